@@ -1,0 +1,277 @@
+"""Every key of a run, declared once: type, default, unit, meaning; read from a config file and the command line.
+
+A config is a Python file of plain assignments of literals. It is read with `ast` and never executed. The command line
+overrides any key: `--lr=1e-3`. What is unknown, of the wrong type or out of range is refused with one line.
+Numbers that change during a run are schedules over its progress in [0, 1], written as a string:
+    "linear(0: 1, 0.7: 0)"      straight lines between the points, flat outside them
+    "stages(0: 1, 0.5: 2)"      each value from its point on
+"""
+import ast
+import dataclasses
+import difflib
+import json
+import math
+import pathlib
+import re
+import sys
+import textwrap
+
+CONFIGS = pathlib.Path(__file__).parent / "configs"  # where a missing teacher's NAME.py is looked up
+
+
+class UserError(Exception):
+    """A user's mistake: printed as one line, without a traceback; the line names the thing and the remedy."""
+
+
+def key(default, help, allowed=None, low=None, high=None, above=None, schedule=False):
+    """Declare a key. low and high are included in what is allowed, `above` is not; allowed: the words to choose from."""
+    meta = dict(help=help, allowed=allowed, low=low, high=high, above=above, schedule=schedule)
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=meta)
+    return dataclasses.field(default=default, metadata=meta)
+
+
+@dataclasses.dataclass
+class Config:
+    # the run
+    out_dir: str = key("out", "parent folder of all runs")
+    name: str = key("", "the run's folder is out_dir/name; empty: the config's file stem")
+    seed: int = key(0, "of data order, initialisation and sampling", low=0, high=2**31 - 1)
+    device: str = key("auto", "where to compute; auto: cuda, else mps, else cpu", ["auto", "cpu", "cuda", "mps"])
+    dtype: str = key("auto", "of matrix products; auto: bfloat16 where the processor multiplies in it, else float32",
+                     ["auto", "float32", "bfloat16", "float16"])
+    compile: bool = key(False, "torch.compile the models (on a CPU this needs a C++ compiler)")
+    resume: str = key("auto", "auto: go on with an unfinished run of this name; no: start anew", ["auto", "no"])
+    max_minutes: float = key(0.0, "minutes after which to save and stop; the same command goes on; 0: never", low=0)
+    init: str = key("", "run whose weights the model starts from; empty: random")
+    # data
+    data_dir: str = key("out/data", "parent folder of prepared data")
+    corpus: str = key("babytalk", "training text: babytalk, a known corpus, a path or glob, an http(s) address")
+    dev: str = key("", "development text, named likewise; empty: the corpus's own, else the last 2% of each file")
+    tokenizer: str = key("", "run or tokenizer.json to take the tokenizer from; empty: train one on the corpus")
+    vocab_size: int = key(0, "tokens; 0: merge until no pair is left (babytalk)", low=0, high=2**31 - 1)
+    mark: str = key("half", "where <s> opens more than a document: no line, every block, half of the lines, every line",
+                    ["none", "block", "half", "line"])
+    sentences: int = key(400_000, "lines of babytalk to generate", low=1)
+    max_words: int = key(0, "words of training text to use, the same share of every file; 0: all", low=0)
+    random_offset: bool = key(True, "give each chunk its own offset each epoch")
+    # the model
+    arch: str = key("llama", "form of the model", ["llama", "gpt2"])
+    n_layer: int = key(16, "layers", low=1)
+    n_head: int = key(8, "attention heads a layer", low=1)
+    d_model: int = key(512, "width of the residual stream", low=1)
+    d_ff: int = key(1024, "width inside the feed-forward block", low=1)
+    tie: bool = key(False, "the output head is the embedding matrix (always so in gpt2)")
+    dropout: float = key(0.0, "probability of dropping an activation", low=0, high=0.99)
+    block_size: int = key(128, "tokens of a training sequence", low=2)
+    # optimisation
+    batch_size: int = key(32, "sequences of one optimiser step, all micro-batches together", low=1)
+    grad_accum: int = key(1, "micro-batches that the batch is cut into: less memory, same result", low=1)
+    max_steps: int = key(0, "optimiser steps; 0: as many as `epochs` needs", low=0)
+    epochs: float = key(6.0, "passes over the corpus", above=0)
+    lr: float = key(2.5e-4, "peak learning rate (AdamW); warmup and cosine to zero are applied to it", low=0,
+                    schedule=True)
+    warmup: int = key(200, "steps of linear warmup, at most a tenth of the run", low=0)
+    weight_decay: float = key(0.1, "of AdamW, on matrices only", low=0)
+    beta2: float = key(0.999, "of AdamW: decay of the squared gradient's mean", low=0, high=0.99999)
+    grad_clip: float = key(1.0, "largest gradient norm; 0: no clipping", low=0)
+    max_skipped: int = key(10, "steps in a row with a loss or gradient that is not finite before the run stops", low=0)
+    # distillation
+    teachers: list = key([], "run names of the teachers, or \"truth\" (babytalk's own); empty: plain language modelling")
+    ensemble: str = key("logits", "several teachers: mean of logits or of probabilities", ["logits", "probs"])
+    divergence: str = key("rkl", "D between teacher p and student q: fkl = KL(p||q), rkl = KL(q||p)", ["fkl", "rkl"])
+    tau: float = key(2.0, "temperature of p and q inside D", above=0, schedule=True)
+    alpha: float = key(0.5, "loss = alpha CE + (1 - alpha) tau^2 D", low=0, high=1, schedule=True)
+    mix: float = key(1.0, "D's target is mix p + (1 - mix) q; 1: the teacher alone", low=0, high=1, schedule=True)
+    reduction: str = key("token", "D's mean over tokens, or Baby Llama's: that times block_size", ["token", "sequence"])
+    baseline: str = key("", "run shown beside teacher and student in the last table; trained when missing")
+    # what is seen
+    log_every: int = key(50, "steps between lines of metrics.jsonl", low=1)
+    val_every: int = key(500, "steps between validations", low=1)
+    val_tokens: int = key(50_000, "development tokens of a validation during training; 0: all", low=0)
+
+
+KEYS = {f.name: f for f in dataclasses.fields(Config)}
+# A missing teacher, baseline or init is trained from its own config with these keys taken from the student's run ...
+INHERITED = ("out_dir", "data_dir", "corpus", "dev", "tokenizer", "vocab_size", "mark", "sentences", "max_words", "seed",
+             "device", "dtype", "compile")
+# ... and a run that is found must agree on these, and on the tokenizer.
+AGREEING = ("corpus", "dev", "mark", "sentences", "max_words", "seed")
+
+
+def number(text):
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"schedule: {text.strip()!r} is not a number")
+
+
+def schedule_points(value):
+    """A schedule's kind and its points: "linear(0: 1, 0.7: 0)" -> ("linear", [(0.0, 1.0), (0.7, 0.0)]).
+
+    Raises UserError for any other form, for points outside [0, 1] or out of order.
+    """
+    if not isinstance(value, str):
+        return "linear", [(0.0, float(value))]
+    match = re.fullmatch(r"\s*(linear|stages)\((.*)\)\s*", value)
+    pairs = [pair.split(":") for pair in match.group(2).split(",")] if match else []
+    if not pairs or any(len(pair) != 2 for pair in pairs):
+        raise UserError(f"schedule {value!r} is neither a number, nor \"linear(0: 1, 0.7: 0)\", nor \"stages(0: 1, 0.5: 2)\"")
+    points = [(number(x), number(y)) for x, y in pairs]
+    xs = [x for x, _ in points]
+    if xs != sorted(set(xs)) or not all(0 <= x <= 1 for x in xs):
+        raise UserError(f"schedule {value!r}: its points must rise within [0, 1]")
+    return match.group(1), points
+
+
+def at(value, progress):
+    """The value of a key at progress in [0, 1]: a number is itself, a schedule string is evaluated."""
+    kind, points = schedule_points(value)
+    before = [p for p in points if p[0] <= progress]
+    if not before:
+        return points[0][1]
+    (x0, y0), after = before[-1], points[len(before):]
+    if kind == "stages" or not after:
+        return y0
+    x1, y1 = after[0]
+    return y0 + (y1 - y0) * (progress - x0) / (x1 - x0)
+
+
+def check(name, value):
+    """Return value as the key's type; UserError with the key, what was given and what is allowed."""
+    if name not in KEYS:
+        near = difflib.get_close_matches(name, KEYS, 1, 0.5)
+        raise UserError(f"unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; --help lists all keys"))
+    kind, meta = KEYS[name].type, KEYS[name].metadata
+    numbers = [value]
+    if meta["schedule"] and isinstance(value, str):
+        numbers = [y for _, y in schedule_points(value)[1]]
+    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = float(value)
+    elif kind is list and isinstance(value, (list, tuple)) and all(isinstance(x, str) for x in value):
+        value = list(value)
+    elif type(value) is not kind:
+        words = {list: "a list of strings", str: "a string", int: "a whole number", float: "a number",
+                 bool: "True or False"}[kind]
+        raise UserError(f"{name} = {value!r}: must be {words}" + (" or a schedule" if meta["schedule"] else ""))
+    if meta["allowed"] and value not in meta["allowed"]:
+        raise UserError(f"{name} = {value!r}: allowed are {', '.join(meta['allowed'])}")
+    for x in numbers if kind in (int, float) else []:
+        low, high, above = meta["low"], meta["high"], meta["above"]
+        if not math.isfinite(x) or (low is not None and x < low) or (high is not None and x > high) or (
+                above is not None and x <= above):
+            lower = f"> {above}" if above is not None else f">= {low}"
+            raise UserError(f"{name} = {value!r}: must be {lower}" + (f" and <= {high}" if high is not None else ""))
+    return value
+
+
+def from_text(name, text):
+    """A command-line value: strings are taken as they are, lists may be written a,b, anything else is a literal."""
+    kind, schedule = (KEYS[name].type, KEYS[name].metadata["schedule"]) if name in KEYS else (str, False)
+    if kind is str or (schedule and "(" in text):
+        return text
+    if kind is list and not text.startswith("["):
+        return [word for word in text.split(",") if word]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def read_file(path):
+    """The assignments of a config, or of a run's config.json (keys that begin with _ are notes): dict of raw values."""
+    path = pathlib.Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        what = "is not UTF-8 text" if isinstance(e, UnicodeDecodeError) else (e.strerror or "cannot be read")
+        raise UserError(f"config {path}: {what}; configs/ has examples")
+    try:
+        if path.suffix == ".json":
+            values = json.loads(text)
+            if not isinstance(values, dict):
+                raise UserError(f"{path}: not a run's config.json (no JSON object)")
+            return {k: v for k, v in values.items() if not k.startswith("_")}
+        values = {}
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                continue  # a docstring
+            if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
+                raise UserError(f"{path}, line {node.lineno}: a config holds only assignments such as lr = 1e-3")
+            try:
+                values[node.targets[0].id] = ast.literal_eval(node.value)
+            except (ValueError, TypeError):
+                raise UserError(f"{path}, line {node.lineno}: {node.targets[0].id} must be a literal (number, string, list)")
+        return values
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        line = getattr(e, "lineno", None)
+        raise UserError(f"{path}{f', line {line}' if line else ''}: cannot be read as a config ({type(e).__name__})")
+
+
+def make(path, overrides=()):
+    """The Config of a file with overrides [(key, raw value)]; UserError names the file or the command line."""
+    config = Config()
+    for source, items in ((path, read_file(path).items()), ("command line", overrides)):
+        for name, value in items:
+            try:
+                setattr(config, name, check(name, value))
+            except UserError as e:
+                raise UserError(f"{source}: {e}")
+    config.name = config.name or pathlib.Path(path).stem
+    for name in (config.name, config.init, config.baseline, *config.teachers):
+        if name and not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name in (".", ".."):
+            raise UserError(f"run name {name!r}: only letters, digits, '.', '_' and '-' are allowed")
+    if config.batch_size % config.grad_accum:
+        raise UserError(f"batch_size {config.batch_size} is not a multiple of grad_accum {config.grad_accum}")
+    if config.d_model % config.n_head or config.arch == "llama" and config.d_model // config.n_head % 2:
+        raise UserError(f"d_model {config.d_model} does not split into n_head = {config.n_head} heads of an even size")
+    if "truth" in config.teachers and config.corpus != "babytalk":
+        raise UserError("teachers: \"truth\" is known for corpus = babytalk only; name a run instead")
+    return config
+
+
+def related(config, name):
+    """The Config that trains the missing run `name` beside `config`: configs/NAME.py with the INHERITED keys."""
+    path = CONFIGS / f"{name}.py"
+    if not path.exists():
+        raise UserError(f"run {name!r} is neither in {config.out_dir} nor has it a config {path}; train it first")
+    return make(path, [("name", name)] + [(k, getattr(config, k)) for k in INHERITED])
+
+
+def load(argv, usage=""):
+    """CONFIG [--key=value ...] -> Config; --help prints `usage` and every key, and exits."""
+    if any(a in ("-h", "--help") for a in argv):
+        print(help_text(usage))
+        raise SystemExit(0)
+    paths = [a for a in argv if not a.startswith("--")]
+    if len(paths) != 1:
+        raise UserError(f"expected one CONFIG, got {len(paths)}: {' '.join(paths) or 'none'}; --help shows how")
+    overrides = []
+    for arg in argv:
+        if arg.startswith("--"):
+            name, equals, text = arg[2:].partition("=")
+            check(name, getattr(Config(), name, None))  # an unknown key is named before its value is looked at
+            if not equals:
+                raise UserError(f"command line: {arg} has no value; write --{name}=VALUE")
+            overrides.append((name, from_text(name, text)))
+    return make(paths[0], overrides)
+
+
+def help_text(usage):
+    lines = [usage.strip(), "", "Keys (in a config: key = value; on the command line: --key=value; * may be a schedule):"]
+    for f in KEYS.values():
+        default = f.default_factory() if f.default is dataclasses.MISSING else f.default
+        left = f"  {f.name}{'*' if f.metadata['schedule'] else ''} = {default!r}"
+        words = f.metadata["help"] + (f" ({' | '.join(f.metadata['allowed'])})" if f.metadata["allowed"] else "")
+        lines += textwrap.wrap(words, 119, initial_indent=left.ljust(26) + " ", subsequent_indent=" " * 27)
+    lines += ["", "Schedules over the run's progress: \"linear(0: 1, 0.7: 0)\", \"stages(0: 1, 0.5: 2)\"."]
+    return "\n".join(lines)
+
+
+def run_main(main):
+    """Call main(argv); a UserError becomes one line on stderr and exit code 2."""
+    try:
+        main(sys.argv[1:])
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        raise SystemExit(2)

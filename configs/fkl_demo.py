@@ -1,0 +1,30 @@
+# The main job in a few minutes on a CPU: one teacher, one student, forward KL, on babytalk. Trains llama_demo and base_demo
+# first if they are missing. The last table shows what the truth says of teacher, baseline and student.
+#     python distill.py configs/fkl_demo.py
+
+corpus = "babytalk"
+sentences = 400_000        # more than the run sees: no line is met twice
+vocab_size = 0             # merge until no pair is left: every word is one token
+mark = "line"              # <s> opens every line
+
+arch = "llama"
+n_layer = 2
+n_head = 2
+d_model = 24
+d_ff = 64
+tie = True
+
+block_size = 32
+batch_size = 32
+max_steps = 1000
+lr = 5e-3
+warmup = 50
+weight_decay = 0.1
+val_every = 250
+val_tokens = 20_000
+
+teachers = ["llama_demo"]
+baseline = "base_demo"
+divergence = "fkl"
+tau = 1.0
+alpha = "linear(0: 1, 0.7: 0)"  # from random weights KL alone starts too slowly: cross-entropy first, the teacher later

@@ -1,0 +1,183 @@
+"""Where text comes from: corpora by name, path or address, safe downloads, cleaning per BabyLM domain. Used by data.py."""
+import glob
+import hashlib
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import urllib.request
+import zipfile
+
+import regex
+from tqdm import tqdm
+
+from config import UserError
+
+DOMAINS = ("bnc_spoken", "childes", "gutenberg", "open_subtitles", "simple_wiki", "switchboard")
+HF = "https://huggingface.co/datasets/BabyLM-community/"
+SMALL_2026 = HF + "BabyLM-2026-Strict-Small/resolve/c92ab16b4f08858304b0815706065b3354d8fc0a/"
+# name -> (addresses: one zip, or a plain file a domain; MB that it may have at most, unpacked; name of its development text)
+CORPORA = {
+    "babylm_10m": (["https://osf.io/download/y7djq"], 200, "babylm_dev"),      # BabyLM 2024 strict-small: the paper's
+    "babylm_100m": (["https://osf.io/download/ywea7"], 2000, "babylm_dev"),    # BabyLM 2024 strict
+    "babylm_dev": (["https://osf.io/download/uyd7v"], 200, ""),
+    "babylm_test": (["https://osf.io/download/ftwu3"], 200, ""),
+    "babylm_2026_10m": ([SMALL_2026 + f"{d}.train.txt" for d in DOMAINS], 200, ""),  # some 55 MB
+    "babylm_2026_100m": ([HF + f"BabyLM-2026-Strict/resolve/main/{d}.train.txt" for d in DOMAINS], 2000, ""),
+}
+TEXT_ENDINGS = (".train", ".dev", ".test", ".txt")
+
+# ---------------------------------------------------------------- downloads
+
+def download(url, path, limit):
+    """Fetch url to path: streamed aside, checked (length, not a page of HTML), then renamed. limit: bytes."""
+    hint = "or pass a file or folder that you have: --corpus=PATH --dev=PATH"
+    request = urllib.request.Request(url, headers={"User-Agent": "onecoach"})
+    if os.environ.get("HF_TOKEN") and url.startswith("https://huggingface.co/"):
+        request.add_unredirected_header("Authorization", f"Bearer {os.environ['HF_TOKEN']}")  # not on to other hosts
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer, open(part, "wb") as f:
+            total = int(answer.headers.get("Content-Length") or 0)
+            with tqdm(total=total or None, unit="B", unit_scale=True, desc=url[-40:], disable=not sys.stderr.isatty()) as bar:
+                while block := answer.read(1 << 20):
+                    f.write(block)
+                    bar.update(len(block))
+                    if f.tell() > limit:
+                        raise UserError(f"{url} is larger than the {limit >> 20} MB expected; check the address, {hint}")
+            size = f.tell()
+        head = part.read_bytes()[:512] if size < 1 << 20 else open(part, "rb").read(512)
+        if total and size != total:
+            raise UserError(f"{url} broke off: {size} of {total} bytes; try again, {hint}")
+        if size == 0 or head.lstrip()[:15].lower().startswith((b"<!doctype", b"<html")):
+            raise UserError(f"{url} gave {'nothing' if size == 0 else 'a page of HTML'} where text was expected; {hint}")
+        os.replace(part, path)
+    except (OSError, ValueError, EOFError) as e:  # URLError and HTTPException's relatives are OSErrors
+        reason = getattr(e, "reason", None) or getattr(e, "strerror", None) or e
+        raise UserError(f"{url} could not be fetched ({reason}); is there a network? Try again, {hint}")
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def unzip(archive, folder, limit):
+    """Unpack the text files of a zip flat into folder; UserError for a damaged one, links, outside paths, over limit."""
+    try:
+        with zipfile.ZipFile(archive) as z:
+            members = [m for m in z.infolist() if not m.is_dir() and "__MACOSX" not in m.filename]
+            for m in members:
+                parts = pathlib.PurePosixPath(m.filename.replace("\\", "/"))
+                if parts.is_absolute() or ".." in parts.parts or ":" in m.filename or (m.external_attr >> 16) & 0o170000 == 0o120000:
+                    raise UserError(f"{archive}: the zip holds {m.filename!r}, which would leave its folder; not unpacked")
+            if sum(m.file_size for m in members) > limit:
+                raise UserError(f"{archive}: the zip unpacks to more than {limit >> 20} MB; not unpacked")
+            texts = [m for m in members if m.filename.endswith(TEXT_ENDINGS) and not pathlib.PurePosixPath(m.filename).name.startswith(".")]
+            if not texts:
+                raise UserError(f"{archive}: the zip holds no text file ({', '.join(TEXT_ENDINGS)})")
+            for m in texts:
+                with z.open(m) as source, open(folder / pathlib.PurePosixPath(m.filename).name, "wb") as target:
+                    shutil.copyfileobj(source, target)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as e:
+        raise UserError(f"{archive}: not a whole zip ({e}); try again, or pass a path: --corpus=PATH")
+
+
+def fetch(name, addresses, limit, data_dir):
+    """Folder of a downloaded corpus: built aside and renamed, so that what is there is whole."""
+    folder = pathlib.Path(data_dir) / "raw" / name
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+        try:
+            for url in addresses:
+                file = aside / (url.rstrip("/").rsplit("/", 1)[-1].split("?")[0] or "text")
+                download(url, file, limit)
+                if zipfile.is_zipfile(file):
+                    archive = file.rename(aside / ".zip")
+                    unzip(archive, aside, limit)
+                    archive.unlink()
+                elif not file.name.endswith(TEXT_ENDINGS):
+                    if len(addresses) == 1 and name in CORPORA:  # it should have been a zip: cut or something else
+                        raise UserError(f"{url} is not a whole zip; try again, or pass a path: --corpus=PATH")
+                    file.rename(file.with_name(file.name + ".txt"))
+            os.replace(aside, folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def resolve(corpus, data_dir):
+    """The text files [(domain, path), ...] of a corpus: a known name, an address, a folder, a file or a glob."""
+    if corpus in CORPORA:
+        addresses, megabytes, _ = CORPORA[corpus]
+        path = fetch(corpus, addresses, megabytes << 20, data_dir)
+    elif corpus.startswith(("http://", "https://")):
+        path = fetch("url-" + hashlib.sha256(corpus.encode()).hexdigest()[:12], [corpus], 4 << 30, data_dir)
+    else:
+        path = pathlib.Path(corpus)
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.name.endswith(TEXT_ENDINGS) and not p.name.startswith("."))
+    else:
+        files = [path] if path.is_file() else sorted(pathlib.Path(p) for p in glob.glob(str(corpus)) if os.path.isfile(p))
+    if not files:
+        raise UserError(f"corpus {corpus!r}: no text there; known names: babytalk, {', '.join(CORPORA)}; else a file, a glob, or a "
+                        f"folder with files {', '.join('*' + e for e in TEXT_ENDINGS)}")
+    return [(p.name.split(".")[0], p) for p in files]
+
+
+# ---------------------------------------------------------------- cleaning: what is removed, a domain, in this order
+
+CLEAN = {
+    "childes": [
+        (r"^\*[A-Z0-9]{2,7}:\s*", "speaker mark: *MOT: where is it ?"),
+        (r"\[[^\]]*\]", "transcriber's comment: [laughs]"),
+        (r"\b(?:xxx|yyy|www)\b", "unintelligible or untranscribed speech"),
+        (r"(?:^|(?<=\s))[&0][A-Za-z~=:]+(?=\s|$|[.?!,])", "fragments and words left out: &ah 0diary"),
+        (r"\s+(?=[.?!,])", "space left before punctuation"),
+    ],
+    "switchboard": [(r"^[A-Z]:\s+", "speaker mark: A:")],
+    "bnc_spoken": [(r"<[^>]{1,40}>", "markup: <pause>"), (r"\[[^\]]*\]", "transcriber's comment: [laugh]")],
+    "gutenberg": [
+        (r"^\s*(?:[*=_-]\s*){3,}$", "rule between sections: * * * * *"),
+        (r"\[(?:Illustration|Footnote|Sidenote)[^\]]*\]?", "editor's insertion: [Illustration: A dog]"),
+        (r"\[(?:\d+|Pg \d+|[A-Z])\]|\{\d+\}", "footnote and page marks: [12] {34}"),
+        (r"_(?=\w)|(?<=[\w.,;:!?'’-])_", "italics: _not_"),
+    ],
+    "open_subtitles": [
+        (r"<[^>]{1,40}>|\{[^}]{1,40}\}", "markup: <i> {y:i}"),
+        (r"\[[^\]]*\]", "sound for the deaf: [door opens]"),
+        (r"[♪♫#]+", "song mark"),
+        (r"^\s*-+\s*", "dash of a new speaker: - Yes."),
+    ],
+    "simple_wiki": [
+        (r"^.*\|\|.*$", "row of a table: 388||69||22"),
+        (r"^\s*=(?:\s*=)+.*=(?:\s*=)+\s*$", "heading: = = = Confetti = = ="),
+        (r"=(?:\s*=){2,}", "mark of a heading broken over lines: = = ="),
+        (r"\[\[|\]\]|'{2,}|</?[a-z]{1,10}[^>]{0,40}>|^[*#:]+\s+", "markup: [[link]] ''italic'' <ref> * item"),
+    ],
+}
+ALWAYS = [  # then, in every domain; a line in which no letter or digit is left goes too
+    (r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\ufeff]", "control characters"),
+    (r"[^\S\n]+", "runs of spaces: one stays"),
+]
+
+
+def clean(domain, lines):
+    """Yield lines of text cleaned as their domain asks (CLEAN, ALWAYS), without line ends; those that lose all letters are dropped."""
+    rules = [(regex.compile(pattern), "") for pattern, _ in CLEAN.get(domain, [])]
+    rules += [(regex.compile(ALWAYS[0][0]), ""), (regex.compile(ALWAYS[1][0]), " ")]
+    for line in lines:
+        for pattern, to in rules:
+            line = pattern.sub(to, line)
+        if regex.search(r"[\p{L}\p{N}]", line):
+            yield line.strip()
+
+
+def read_lines(path):
+    """Lines of a UTF-8 file without their ends; UserError names the line that is not UTF-8."""
+    with open(path, "rb") as f:
+        for number, line in enumerate(f, 1):
+            try:
+                yield line.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError:
+                raise UserError(f"{path}, line {number}: not UTF-8 text; convert the file first")

@@ -1,0 +1,429 @@
+"""From text to batches: corpora, cleaning, byte-level BPE trained by hand, token files, random chunks.
+
+    python data.py CONFIG     prepare corpus, tokenizer and token files; print statistics
+
+    corpus -> files -> clean lines -> pre-token counts -> train_bpe -> Tokenizer -> TokenFile -> Batches
+"""
+import collections
+import hashlib
+import heapq
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+import typing
+
+import numpy as np
+import regex
+import tiktoken
+import torch
+from tqdm import tqdm
+
+import babytalk
+import config as config_module
+from config import UserError
+from corpora import ALWAYS, CLEAN, CORPORA, clean, read_lines, resolve
+
+# ---------------------------------------------------------------- byte-level BPE
+
+# GPT-2's pre-tokens, but a newline is always one of its own and none reaches across it, so that a line has the same
+# tokens alone, after <s> and after "\n"; and none is longer than 41 characters, so that a million spaces cost a million
+# steps. \p{White_Space} and not \s: the regex engines that read this disagree on what \s is.
+PATTERN = (r"\n|'(?:[sdmt]|ll|ve|re)| ?\p{L}{1,40}| ?\p{N}{1,40}| ?[^\p{White_Space}\p{L}\p{N}]{1,40}"
+           r"|[^\P{White_Space}\n]{1,40}(?!\P{White_Space})|[^\P{White_Space}\n]{1,40}")
+SPECIAL = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2
+
+
+def byte_characters():
+    """byte -> the printable character that stands for it in Hugging Face's byte-level files (GPT-2's table)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    other = [b for b in range(256) if b not in printable]
+    return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(other)}
+
+
+CHARACTER = byte_characters()
+BYTE_ID = {b: len(SPECIAL) + i for i, b in enumerate(sorted(CHARACTER, key=CHARACTER.get))}  # ids 3 .. 258
+
+
+def merge(ids, pair, new):
+    """Replace each occurrence of pair in ids, from the left, by the token `new`."""
+    out, i = [], 0
+    while i < len(ids):
+        if i + 1 < len(ids) and (ids[i], ids[i + 1]) == pair:
+            out.append(new)
+            i += 2
+        else:
+            out.append(ids[i])
+            i += 1
+    return out
+
+
+def train_bpe(word_counts, vocab_size=0):
+    """Byte pair encoding (arXiv 1508.07909, algorithm 1): merge the most frequent pair of tokens again and again.
+
+    word_counts: dict pre-token (str) -> how often it occurs. vocab_size counts special tokens, bytes and merges; 0
+    merges until no pair is left. Returns the merges in order, as pairs of bytes. Of pairs equally frequent the one of
+    the smaller ids comes first, as in Hugging Face's trainer. Raises UserError if the words cannot fill vocab_size.
+    """
+    id_of = {bytes([b]): i for b, i in BYTE_ID.items()}
+    token = {i: t for t, i in id_of.items()}
+    words = [[BYTE_ID[b] for b in word.encode()] for word in word_counts]
+    counts = list(word_counts.values())
+    pair_counts, where = collections.Counter(), collections.defaultdict(set)  # where: pair -> words that contain it
+    for i, ids in enumerate(words):
+        for pair in zip(ids, ids[1:]):
+            pair_counts[pair] += counts[i]
+            where[pair].add(i)
+    heap = [(-count, pair) for pair, count in pair_counts.items()]
+    heapq.heapify(heap)
+    merges, size = [], len(SPECIAL) + 256
+    while heap and (vocab_size == 0 or size < vocab_size):
+        count, pair = heapq.heappop(heap)
+        if pair_counts[pair] != -count:  # counts only fall behind the heap's back: put it where it belongs now
+            if pair_counts[pair] > 0:
+                heapq.heappush(heap, (-pair_counts[pair], pair))
+            continue
+        if count == 0:
+            break
+        merged = token[pair[0]] + token[pair[1]]
+        merges.append((token[pair[0]], token[pair[1]]))
+        if merged not in id_of:  # the same bytes can be reached by two merges: one token
+            id_of[merged], token[size] = size, merged
+            size += 1
+        new, raised = id_of[merged], set()
+        for i in where.pop(pair):
+            old, words[i] = words[i], merge(words[i], pair, new)
+            for p in zip(old, old[1:]):
+                pair_counts[p] -= counts[i]
+            for p in zip(words[i], words[i][1:]):
+                pair_counts[p] += counts[i]
+                if new in p:
+                    where[p].add(i)
+                    raised.add(p)
+        for p in raised:
+            heapq.heappush(heap, (-pair_counts[p], p))
+    if size < vocab_size:
+        raise UserError(f"vocab_size = {vocab_size}: the corpus fills only {size} tokens; choose at most that, or 0 for all")
+    return merges
+
+
+class Tokenizer:
+    """Byte-level BPE from its merges. encode adds no special token and normalises nothing: decode(encode(text)) is text."""
+
+    pad_id, bos_id, eos_id = 0, 1, 2
+
+    def __init__(self, merges):
+        self.merges = [tuple(pair) for pair in merges]
+        id_of = {bytes([b]): i for b, i in BYTE_ID.items()}
+        for a, b in self.merges:
+            if a not in id_of or b not in id_of:
+                raise UserError(f"tokenizer: the merge {a!r} {b!r} uses a token that no earlier merge makes")
+            id_of.setdefault(a + b, len(SPECIAL) + len(id_of))
+        self.vocab_size = len(SPECIAL) + len(id_of)
+        self.token_bytes = np.array([0] * len(SPECIAL) + [len(t) for t in id_of], dtype=np.int64)
+        # tiktoken merges first what has the lowest rank; ids are ranks, so its order is ours
+        self.encoding = tiktoken.Encoding("onecoach", pat_str=PATTERN, mergeable_ranks=id_of,
+                                          special_tokens={s: i for i, s in enumerate(SPECIAL)})
+        self.hash = hashlib.sha256(repr((PATTERN, SPECIAL, self.merges)).encode()).hexdigest()[:16]
+
+    def encode(self, text):
+        return self.encoding.encode_ordinary(text)
+
+    def decode(self, ids):
+        return self.encoding.decode([int(i) for i in ids])
+
+    def save(self, path):
+        """Write Hugging Face tokenizers' own tokenizer.json: tokenizers.Tokenizer.from_file gives the same ids."""
+        text = lambda token: "".join(CHARACTER[b] for b in token)
+        vocab = {s: i for i, s in enumerate(SPECIAL)}
+        vocab |= {text(self.encoding.decode_single_token_bytes(i)): i for i in range(len(SPECIAL), self.vocab_size)}
+        special = [{"id": i, "content": s, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+                    "special": True} for i, s in enumerate(SPECIAL)]
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+        split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}
+        write_whole(path, json.dumps({
+            "version": "1.0", "truncation": None, "padding": None, "added_tokens": special, "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}, "post_processor": None,
+            "decoder": byte_level, "model": {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False,
+            "continuing_subword_prefix": None, "end_of_word_suffix": None, "byte_fallback": False, "ignore_merges": False,
+            "vocab": vocab, "merges": [[text(a), text(b)] for a, b in self.merges]}}, ensure_ascii=False).encode())
+
+    @staticmethod
+    def load(path):
+        """Read what save wrote; UserError for a file that is missing, damaged, or another kind of tokenizer."""
+        byte_of = {c: b for b, c in CHARACTER.items()}
+        try:
+            found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+            pattern = found["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+            merges = [tuple(bytes(byte_of[c] for c in part) for part in pair) for pair in found["model"]["merges"]]
+            vocab, two = found["model"]["vocab"], all(len(pair) == 2 for pair in merges)
+        except OSError as e:
+            raise UserError(f"tokenizer {path}: {e.strerror}")
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+            raise UserError(f"tokenizer {path}: damaged, or not one that this program wrote")
+        if pattern != PATTERN or not two:
+            raise UserError(f"tokenizer {path}: splits text in another way than this program; train one with vocab_size")
+        tokenizer = Tokenizer(merges)
+        if len(vocab) != tokenizer.vocab_size:
+            raise UserError(f"tokenizer {path}: its vocabulary does not follow from its merges")
+        return tokenizer
+
+
+def write_whole(path, content):
+    """Write bytes aside, then rename: the file is whole or not there."""
+    path = pathlib.Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(aside, "wb") as f:
+        f.write(content)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(aside, path)
+
+
+# ---------------------------------------------------------------- token files
+
+MAGIC = b"onecoach tokens\n"
+
+
+class TokenFile:
+    """A stream of token ids on disk, memory-mapped: `tokens` (count,), and the header's fields as attributes:
+    count, words, bytes, tokenizer (hash), corpus (hash), mark, segments [[domain, start, stop, words, bytes], ...].
+
+    Raises UserError if the file is missing, cut short, not a token file, or of another tokenizer than the one given.
+    """
+
+    def __init__(self, path, tokenizer_hash=None):
+        again = "; remove its folder, it will be prepared again"
+        try:
+            with open(path, "rb") as f:
+                magic, size = f.read(len(MAGIC)), int.from_bytes(f.read(4), "little")
+                header = json.loads(f.read(size)) if magic == MAGIC and size < 1 << 20 else {}
+            self.dtype, self.count = np.dtype({"uint16": "<u2", "uint32": "<u4"}[header["dtype"]]), int(header["count"])
+            self.words, self.bytes, self.mark = header["words"], header["bytes"], header["mark"]
+            self.tokenizer, self.corpus, self.segments = header["tokenizer"], header["corpus"], header["segments"]
+        except OSError as e:
+            raise UserError(f"token file {path}: {e.strerror}")
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise UserError(f"token file {path}: not a token file, or damaged{again}")
+        start = len(MAGIC) + 4 + size
+        there = os.path.getsize(path) - start
+        if there != self.count * self.dtype.itemsize:
+            raise UserError(f"token file {path}: cut short, {there} bytes of {self.count * self.dtype.itemsize}{again}")
+        if tokenizer_hash not in (None, self.tokenizer):
+            raise UserError(f"token file {path}: made with tokenizer {self.tokenizer}, not {tokenizer_hash}{again}")
+        self.tokens = np.memmap(path, dtype=self.dtype, mode="r", offset=start, shape=(self.count,))
+
+
+def write_tokens(path, tokenizer, texts, mark, seed, corpus):
+    """Encode texts {domain: file of clean lines} into one token file; `<s>` opens each file, and lines as `mark` says."""
+    dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
+    newline, rng = tokenizer.encode("\n")[0], np.random.default_rng(seed)
+    segments, count = [], 0
+    with tempfile.TemporaryFile(dir=pathlib.Path(path).parent) as body:
+        for domain, file in texts.items():
+            start, words, size, opening = count, 0, 0, True
+            with open(file, encoding="utf-8", newline="\n") as f:
+                while lines := f.readlines(1 << 22):
+                    pieces = ["".join(lines[i:i + 5000]) for i in range(0, len(lines), 5000)]
+                    words, size = words + sum(len(p.split()) for p in pieces), size + sum(len(p.encode()) for p in pieces)
+                    ids = np.fromiter((i for p in tokenizer.encoding.encode_ordinary_batch(pieces, num_threads=os.cpu_count() or 1)
+                                       for i in p), dtype=dtype)
+                    starts = np.concatenate([[0], np.flatnonzero(ids[:-1] == newline) + 1])  # where lines begin
+                    chosen = {"line": np.ones(len(starts), bool), "half": rng.random(len(starts)) < 0.5}.get(mark, np.zeros(len(starts), bool))
+                    chosen[0] |= opening
+                    opening = False
+                    ids = np.insert(ids, starts[chosen], tokenizer.bos_id)
+                    body.write(ids.tobytes())
+                    count += len(ids)
+            segments.append([domain, start, count, words, size])
+        header = json.dumps(dict(dtype=dtype, count=count, words=sum(s[3] for s in segments), bytes=sum(s[4] for s in segments),
+                                 tokenizer=tokenizer.hash, corpus=corpus, mark=mark, segments=segments)).encode()
+        header += b" " * (-(len(MAGIC) + 4 + len(header)) % 64)  # tokens start on a cache line
+        body.seek(0)
+        with open(path, "wb") as f:
+            f.write(MAGIC + len(header).to_bytes(4, "little") + header)
+            shutil.copyfileobj(body, f)
+
+
+# ---------------------------------------------------------------- preparation
+
+class Prepared(typing.NamedTuple):
+    tokenizer: Tokenizer
+    train: TokenFile
+    dev: TokenFile
+    folder: pathlib.Path
+
+
+def write_clean(files, folder, skip_tail=0.0, only_tail=0.0):
+    """Clean files [(domain, path)] into folder; all but, or only, a tail share of each file's lines. -> {domain: file}."""
+    texts = {}
+    for domain, path in tqdm(files, desc="clean", disable=not sys.stderr.isatty()):
+        cut = 0
+        if skip_tail or only_tail:
+            cut = round(sum(1 for _ in open(path, "rb")) * (1 - (skip_tail or only_tail)))
+        lines = (line for i, line in enumerate(read_lines(path)) if not cut or (i < cut) == bool(skip_tail))
+        out = texts.setdefault(domain, folder / f"{domain}.{'dev' if only_tail else 'text'}")
+        with open(out, "a", encoding="utf-8", newline="\n") as f:
+            f.writelines(line + "\n" for line in clean(domain, lines))
+    if not any(file.stat().st_size for file in texts.values()):
+        raise UserError(f"corpus {', '.join(str(p) for _, p in files)[:200]}: empty, no text is left after cleaning")
+    return texts
+
+
+def keep_words(texts, max_words):
+    """Cut each text file, from its start, to the same share, so that about max_words are left in all."""
+    counts = {file: sum(len(line.split()) for line in open(file, encoding="utf-8")) for file in texts.values()}
+    share, total = max_words / max(1, sum(counts.values())), 0
+    for file, n in counts.items() if share < 1 else ():
+        short = file.with_suffix(".short")
+        with open(file, encoding="utf-8", newline="\n") as source, open(short, "w", encoding="utf-8", newline="\n") as target:
+            total = 0
+            for line in source:
+                if (total := total + len(line.split())) > n * share:
+                    break
+                target.write(line)
+        os.replace(short, file)
+
+
+def count_words(texts, extra=()):
+    """Pre-token -> count over all texts, and 1 for each of extra."""
+    counts, find = collections.Counter(extra), regex.compile(PATTERN).findall
+    for file in tqdm(texts.values(), desc="count words", disable=not sys.stderr.isatty()):
+        with open(file, encoding="utf-8", newline="\n") as f:
+            while lines := f.readlines(1 << 22):
+                counts.update(find("".join(lines)))
+    return counts
+
+
+def prepare(cfg):
+    """Tokenizer and token files of cfg's corpus, from disk if they have been prepared before. Uses the keys corpus, dev,
+    data_dir, tokenizer, vocab_size, mark, seed, sentences, max_words. Raises UserError for what cannot be prepared."""
+    given = None
+    if cfg.tokenizer:
+        path = pathlib.Path(cfg.tokenizer)
+        given = Tokenizer.load(path / "tokenizer.json" if path.is_dir() else path)
+    digest = hashlib.sha256(repr((PATTERN, CLEAN, ALWAYS, given.hash if given else cfg.vocab_size, cfg.mark, cfg.seed,
+                                  cfg.max_words)).encode())
+    dev_name = cfg.dev or (CORPORA[cfg.corpus][2] if cfg.corpus in CORPORA else "")
+    train_files, dev_files = [], []
+    if cfg.corpus == "babytalk":
+        digest.update(repr(cfg.sentences).encode() + pathlib.Path(babytalk.__file__).read_bytes())
+    else:
+        train_files = resolve(cfg.corpus, cfg.data_dir)
+        dev_files = resolve(dev_name, cfg.data_dir) if dev_name else []
+        for domain, path in train_files + dev_files:
+            digest.update(repr((domain, path.stat().st_size)).encode())
+            with open(path, "rb") as f:
+                while block := f.read(1 << 22):
+                    digest.update(block)
+    label = cfg.corpus if cfg.corpus == "babytalk" or cfg.corpus in CORPORA else pathlib.Path(cfg.corpus).stem or "corpus"
+    label = regex.sub(r"[^A-Za-z0-9._-]+", "_", label)[:40]
+    folder = pathlib.Path(cfg.data_dir) / f"{label}-{cfg.vocab_size or 'all'}-{cfg.mark}-{digest.hexdigest()[:10]}"
+    if not folder.exists():
+        print(f"preparing {cfg.corpus} in {folder}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = pathlib.Path(tempfile.mkdtemp(prefix=".preparing-", dir=folder.parent))
+        try:
+            build(cfg, aside, train_files, dev_files, given, digest.hexdigest()[:16])
+            os.replace(aside, folder)
+        except OSError as e:
+            if not folder.exists():  # it does if another process has prepared the same meanwhile
+                raise UserError(f"{folder} could not be written: {e.strerror or e}")
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    return Prepared(tokenizer, *(TokenFile(folder / f"{s}.bin", tokenizer.hash) for s in ("train", "dev")), folder)
+
+
+def build(cfg, folder, train_files, dev_files, tokenizer, corpus):
+    """Everything prepare leaves, into folder."""
+    extra = ()
+    if cfg.corpus == "babytalk":
+        texts, extra = {"babytalk": folder / "train.text"}, babytalk.forms()
+        (folder / "train.text").write_text("".join(babytalk.sample(cfg.sentences, cfg.seed)))
+        dev_texts = {"babytalk": folder / "dev.text"}
+        dev_lines = babytalk.sample(max(200, min(10_000, cfg.sentences // 20)), cfg.seed + 2**31)
+        (folder / "dev.text").write_text("".join(dev_lines))
+    elif dev_files:
+        (folder / "dev").mkdir()
+        texts, dev_texts = write_clean(train_files, folder), write_clean(dev_files, folder / "dev")
+    else:
+        texts, dev_texts = write_clean(train_files, folder, skip_tail=0.02), write_clean(train_files, folder, only_tail=0.02)
+    if cfg.max_words:
+        keep_words(texts, cfg.max_words)
+    if tokenizer is None:
+        tokenizer = Tokenizer(train_bpe(count_words(texts, extra), cfg.vocab_size))
+    tokenizer.save(folder / "tokenizer.json")
+    write_tokens(folder / "train.bin", tokenizer, texts, cfg.mark, cfg.seed, corpus)
+    write_tokens(folder / "dev.bin", tokenizer, dev_texts, cfg.mark, cfg.seed, corpus)
+    for file in [*texts.values(), *dev_texts.values()]:
+        file.unlink()
+    shutil.rmtree(folder / "dev", ignore_errors=True)
+
+
+# ---------------------------------------------------------------- batches
+
+class Batches:
+    """Random chunks of a token stream: batch(step) -> x, y (B, T) int64, a pure function of seed and step.
+
+    Each epoch takes every chunk once in a new order, shifted by an offset of its own in [0, T) if random_offset
+    (Baby Llama's loader), else 0. y is x one position on; `<s>` is never a label (-100). mark "block": x starts with
+    `<s>`. per_epoch: batches an epoch. Raises UserError if the corpus is smaller than one batch.
+    """
+
+    def __init__(self, file, block_size, batch_size, seed, random_offset=True, mark="none"):
+        self.tokens, self.T, self.B, self.seed, self.mark = file.tokens, block_size, batch_size, seed, mark
+        self.random_offset, self.epoch = random_offset, None
+        self.chunks = (file.count - 1 - (block_size - 1 if random_offset else 0)) // block_size
+        self.per_epoch = self.chunks // batch_size
+        if self.per_epoch < 1:
+            raise UserError(f"the corpus has {file.count} tokens, fewer than one batch of {batch_size} x {block_size}; choose a "
+                            f"smaller batch_size or block_size, or a larger corpus")
+
+    def starts(self, epoch):
+        """Where the chunks of an epoch begin, in the order in which they are read."""
+        rng = np.random.default_rng((self.seed, epoch))
+        order = rng.permutation(self.chunks)
+        return order * self.T + (rng.integers(0, self.T, self.chunks) if self.random_offset else 0)
+
+    def batch(self, step):
+        epoch, i = divmod(step, self.per_epoch)
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, self.starts(epoch)
+        return cut(self.tokens, self.order[i * self.B:(i + 1) * self.B], self.T, self.mark)
+
+
+def cut(tokens, starts, T, mark):
+    """x, y (len(starts), T) of the stream's chunks at `starts`."""
+    ids = torch.from_numpy(tokens[np.asarray(starts)[:, None] + np.arange(T + 1)].astype(np.int64))  # (B, T + 1)
+    x, y = ids[:, :-1], ids[:, 1:]
+    if mark == "block":
+        x, y = torch.cat([torch.full_like(ids[:, :1], Tokenizer.bos_id), ids[:, :-2]], dim=1), ids[:, :-1]
+    return x.contiguous(), y.masked_fill(y == Tokenizer.bos_id, -100)
+
+
+def eval_blocks(file, block_size, max_tokens=0, mark="none"):
+    """x, y (n, T): the stream's blocks in order without overlap, or evenly spread ones with about max_tokens tokens."""
+    n = (file.count - 1) // block_size
+    if n < 1:
+        raise UserError(f"the development text has {file.count} tokens, fewer than one block of {block_size}")
+    wanted = min(n, max(1, max_tokens // block_size)) if max_tokens else n
+    return cut(file.tokens, np.linspace(0, n - 1, wanted).round().astype(np.int64) * block_size, block_size, mark)
+
+
+def main(argv):
+    config = config_module.load(argv, __doc__)
+    started = time.monotonic()
+    prepared = prepare(config)
+    print(f"{prepared.folder}: vocabulary {prepared.tokenizer.vocab_size}, mark {config.mark}, {time.monotonic() - started:.1f} s")
+    print(f"{'':7}{'domain':16}{'words':>12}{'bytes':>13}{'tokens':>12}{'tokens/word':>12}")
+    for split, file in (("train", prepared.train), ("dev", prepared.dev)):
+        for name, start, stop, words, size in file.segments + [["all", 0, file.count, file.words, file.bytes]]:
+            print(f"{split:7}{name:16}{words:12,}{size:13,}{stop - start:12,}{(stop - start) / max(1, words):12.3f}")
+
+
+if __name__ == "__main__":
+    config_module.run_main(main)

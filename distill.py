@@ -1,0 +1,320 @@
+"""Distil teachers into a student: the one training loop. With no teachers it is plain language modelling.
+
+    python distill.py configs/rkl_demo.py                 # embedded corpus, a few minutes on a CPU
+    python distill.py configs/rkl_nano.py --corpus=DIR    # real text, about an hour on a CPU with the teacher
+    python distill.py configs/rkl_10m.py                  # the paper, on a GPU
+
+Data are prepared and missing teachers are trained first. What comes out lies in out_dir/name (see run.py), and the
+last table on the screen shows teacher, baseline and student side by side.
+"""
+import dataclasses
+import json
+import math
+import sys
+import time
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import babytalk
+import config as config_module
+import data
+import eval
+import run
+from config import AGREEING, CONFIGS, KEYS, UserError, at
+from losses import distillation_loss
+
+# Keys that may differ when a run goes on: they say where things lie and how long to work, not what is learned.
+FREE_ON_RESUME = ("out_dir", "data_dir", "resume", "max_minutes", "baseline", "device", "corpus", "dev", "tokenizer")
+
+
+# ---------------------------------------------------------------- the runs a run needs
+
+def ready_run(config, name, prepared, role):
+    """Folder of the run `name`, trained now if it is missing or unfinished; UserError if it does not agree with config."""
+    folder = run.folder_of(dataclasses.replace(config, name=name))
+    if not run.is_finished(folder):
+        print(f"\n{role} {name} is not there yet: training it first")
+        train(config_module.related(config, name))
+    found = run.read_json(folder / "config.json")
+    differ = [f"{k} = {found.get(k)!r} there, {getattr(config, k)!r} here" for k in AGREEING
+              if found.get(k) != getattr(config, k)]
+    if found.get("_tokenizer") != prepared.tokenizer.hash:
+        differ.append("its tokenizer is another")
+    if differ:
+        raise UserError(f"{role} {folder} does not agree with this run: {'; '.join(differ)}; use another --out_dir")
+    return folder
+
+
+class Teacher:
+    """What the loss needs of a teacher: h (B, T, d) and its head W; for babytalk's truth logits (B, T, V) and None."""
+
+    def __init__(self, lm=None, truth=None):
+        self.lm, self.truth = lm, truth
+
+    @torch.no_grad()
+    def __call__(self, x, y):
+        """h, W, and the labels y (B, T) with those positions masked at which this teacher knows nothing."""
+        if self.truth is None:
+            return self.lm(x), self.lm.head.weight, y
+        z, known = self.truth.logits(x.cpu())
+        return z.to(x.device), None, y.masked_fill(~known.to(x.device), -100)
+
+
+def load_teacher(config, name, prepared, device, low):
+    if name == "truth":
+        return Teacher(truth=babytalk.Truth(prepared.tokenizer))
+    lm, _, _ = run.load(ready_run(config, name, prepared, "teacher"), device)
+    lm = lm.requires_grad_(False)
+    if low != torch.float32:
+        lm = lm.to(low)  # it is only read: half the memory, and no casting every step
+    return Teacher(torch.compile(lm) if config.compile else lm)
+
+
+# ---------------------------------------------------------------- pieces of the loop
+
+def learning_rate(config, step, steps):
+    """Linear warmup, then cosine to zero, times the peak (which may itself be a schedule)."""
+    warmup = min(config.warmup, steps // 10)
+    shape = min(1.0, (step + 1) / (warmup + 1)) * 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / max(1, steps - warmup)))
+    return at(config.lr, step / steps) * shape
+
+
+def optimizer_of(model, config):
+    """AdamW, one fused kernel; weight decay on matrices only (norms and biases have no scale to shrink)."""
+    groups = [{"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": config.weight_decay},
+              {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), fused=True)
+
+
+def loss_on(model, lm, teachers, x, y, config, progress, counts=None, stats=False):
+    """The configured loss on x, y (B, T); with stats also what distillation_loss reports."""
+    hidden, h_ps, W_ps = model(x), [], []
+    for teacher in teachers:
+        h, W, y = teacher(x, y)
+        h_ps.append(h), W_ps.append(W)
+    return distillation_loss(
+        hidden, lm.head.weight, h_ps, W_ps, y, divergence=config.divergence, tau=at(config.tau, progress),
+        alpha=at(config.alpha, progress), mix=at(config.mix, progress), ensemble=config.ensemble,
+        reduction=config.reduction, T=config.block_size, counts=counts, return_stats=stats)
+
+
+@torch.no_grad()
+def validate(model, lm, teachers, blocks, token_bytes, batch_size):
+    """val_ce, val_ppl, val_bpb and, with teachers, val_fkl and val_rkl: at tau 1, unmixed, whatever is trained on."""
+    model.eval()
+    sums, positions, n_bytes = {}, 0, 0
+    for x, y in zip(*(b.split(batch_size) for b in blocks)):
+        n_bytes += int(token_bytes[y[y != -100].numpy()].sum())
+        x, y = x.to(lm.embed.weight.device), y.to(lm.embed.weight.device)
+        hidden, h_ps, W_ps = model(x), [], []
+        for teacher in teachers:
+            h, W, _ = teacher(x, y)
+            h_ps.append(h), W_ps.append(W)
+        n = (y != -100).sum()
+        positions += n
+        kinds = {"val_fkl": "fkl", "val_rkl": "rkl"} if teachers else {"": "fkl"}
+        for name, kind in kinds.items():
+            _, stats = distillation_loss(hidden, lm.head.weight, h_ps, W_ps, y, divergence=kind, return_stats=True)
+            sums[name] = sums.get(name, 0) + stats["divergence"] * n
+        sums["val_ce"] = sums.get("val_ce", 0) + stats["ce"] * n
+    model.train()
+    means = {name: float(s / positions) for name, s in sums.items() if name}
+    nats = means["val_ce"]
+    return {"val_ce": nats, "val_ppl": math.exp(min(nats, 700)), "val_bpb": nats * int(positions) / math.log(2) / n_bytes,
+            **{k: v for k, v in means.items() if k != "val_ce"}}
+
+
+def say_how_long(config, seconds):
+    print(f"  about {seconds / 60:.1f} minutes to go" if seconds < 7200 else f"  about {seconds / 3600:.1f} hours to go")
+    if seconds > 86400:
+        nano = f"{config.name.split('_')[0]}_nano"
+        nano = nano if (CONFIGS / f"{nano}.py").exists() else "rkl_nano"
+        print(f"  that is more than a day: configs/{nano}.py shows the same in about an hour on a CPU")
+
+
+def resumed_state(config, folder):
+    """The checkpoint to go on from, or None for a new run; UserError if the folder holds a run of another config."""
+    if config.resume == "no" or not (folder / "ckpt.pt").exists():
+        return None
+    found = run.read_json(folder / "config.json")
+    differ = [f"{k} ({found.get(k)!r} there)" for k in KEYS if k not in FREE_ON_RESUME and found.get(k) != getattr(config, k)]
+    if differ:
+        raise UserError(f"{folder} holds a run with other settings: {', '.join(differ)}; choose another --name, or --resume=no")
+    return run.load_checkpoint(folder / "ckpt.pt")
+
+
+# ---------------------------------------------------------------- the loop
+
+def train(config):
+    """Train config's student to the end, or to max_minutes. Everything it leaves is in out_dir/name."""
+    started = time.monotonic()
+    folder, device = run.folder_of(config), run.device_of(config)
+    state = resumed_state(config, folder)
+    if state and state["step"] >= state["steps"]:
+        print(f"{folder} is finished ({state['step']} steps); --resume=no trains it anew")
+        return show_table(config, folder)
+    # a resumed run keeps the dtype that it was begun with, on whatever machine
+    dtype = run.read_json(folder / "config.json")["_dtype"] if state else run.dtype_of(config, device)
+    autocast = lambda: run.autocast(dtype, device)
+
+    # data, teachers, student
+    prepared = data.prepare(config)
+    tokenizer, token_bytes = prepared.tokenizer, prepared.tokenizer.token_bytes
+    batches = data.Batches(prepared.train, config.block_size, config.batch_size, config.seed, config.random_offset, config.mark)
+    dev_blocks = data.eval_blocks(prepared.dev, config.block_size, config.val_tokens, config.mark)
+    teachers = [load_teacher(config, name, prepared, device, run.DTYPES[dtype]) for name in config.teachers]
+    init = ready_run(config, config.init, prepared, "init") if config.init else None
+    if config.baseline:
+        ready_run(config, config.baseline, prepared, "baseline")
+    torch.manual_seed(config.seed)
+    lm = run.model_of(config, tokenizer.vocab_size).to(device)
+    if init:
+        run.put_weights(lm, run.load_checkpoint(init / "best.pt")["model"], init)
+    model = torch.compile(lm) if config.compile else lm
+    optimizer = optimizer_of(lm, config)
+    steps = config.max_steps or max(1, round(config.epochs * batches.per_epoch))
+    step, best, minutes = 0, math.inf, 0.0
+    if state:
+        run.put_weights(lm, state["model"], folder / "ckpt.pt")
+        optimizer.load_state_dict(state["optimizer"])
+        run.set_random_state(state["random"])
+        step, best, minutes = state["step"], state["best"], state["minutes"]
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder / "tokenizer.json")
+    run.write_config(config, dtype, tokenizer)
+    metrics = run.Metrics(folder / "metrics.jsonl", step)
+    print(f"\n{config.name}: {config.arch} {lm.num_params() / 1e6:.2f}M parameters, {steps} steps of {config.batch_size} x "
+          f"{config.block_size} tokens, {steps / batches.per_epoch:.2f} epochs of {prepared.train.words / 1e6:.2f}M words, "
+          f"{dtype} on {device}" + (f", from step {step}" if state else ""))
+    if teachers:
+        print(f"  {config.divergence} to {', '.join(config.teachers)}; alpha {config.alpha}, tau {config.tau}, mix {config.mix}, "
+              f"reduction {config.reduction}")
+
+    def save():
+        run.save_checkpoint(folder / "ckpt.pt", {
+            "model": lm.state_dict(), "optimizer": optimizer.state_dict(), "random": run.random_state(device),
+            "step": step, "steps": steps, "best": best, "minutes": minutes + (time.monotonic() - started) / 60})
+
+    def validation():
+        nonlocal best
+        with autocast():
+            found = validate(model, lm, teachers, dev_blocks, token_bytes, config.batch_size)
+        metrics.write(step=step, tokens=step * tokens_a_step, **found)
+        say(f"  step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
+        if found["val_ce"] < best:
+            best = found["val_ce"]
+            run.save_checkpoint(folder / "best.pt", {"model": lm.state_dict(), "step": step, "val_ce": best})
+
+    # What the log shows is summed on the device and read at a log line: no step waits for the host.
+    zeros = lambda: {k: torch.zeros((), device=device) for k in ("loss", "norm", "clipped", "skipped", "in_a_row", "worst")}
+    seen, scale = zeros(), torch.tensor(2.0**14 if dtype == "float16" else 1.0, device=device)
+    params = list(lm.parameters())
+    tokens_a_step = config.batch_size * config.block_size
+    bar = tqdm(total=steps, initial=step, disable=not sys.stderr.isatty(), unit="step", leave=False)
+    say = tqdm.write if sys.stderr.isatty() else print
+    first, timed, clock, paused = step, step, time.monotonic(), 0.0
+    model.train()
+    if step == 0:
+        validation()
+    clock = time.monotonic()
+    while step < steps:
+        progress, logging = step / steps, (step + 1) % config.log_every == 0 or step + 1 == steps
+        lr = learning_rate(config, step, steps)
+        x, y = (t.to(device, non_blocking=True) for t in batches.batch(step))
+        counts = valid_positions(teachers, x, y)
+        pieces = [t.chunk(config.grad_accum) for t in (x, y)]
+        loss, stats = 0, []
+        for x_i, y_i in zip(*pieces):
+            with autocast():
+                out = loss_on(model, lm, teachers, x_i, y_i, config, progress, counts, stats=logging)
+            part, stat = out if logging else (out, None)
+            (part * scale).backward()
+            loss = loss + part.detach()
+            stats.append(stat)
+        if dtype == "float16":
+            torch._foreach_div_([p.grad for p in params], scale)
+        norm = torch.nn.utils.clip_grad_norm_(params, config.grad_clip or math.inf)
+        bad = ~(loss.isfinite() & norm.isfinite())
+        optimizer.found_inf = bad.float()  # the fused kernel leaves weights and moments alone where this is 1
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if dtype == "float16":  # halve on overflow, creep up otherwise
+            scale = torch.where(bad, scale / 2, (scale * 1.001).clamp(max=2.0**20))
+        seen["loss"] += torch.where(bad, 0.0, loss)
+        seen["norm"] += torch.where(bad, 0.0, norm)
+        seen["clipped"] += (norm > config.grad_clip) if config.grad_clip else 0
+        seen["skipped"] += bad
+        seen["in_a_row"] = (seen["in_a_row"] + 1) * bad
+        seen["worst"] = torch.maximum(seen["worst"], seen["in_a_row"])
+        step += 1
+        bar.update()
+        if step == first + 10 and steps - step > 100:
+            say_how_long(config, (time.monotonic() - clock) / 10 * (steps - step))
+        if logging:
+            s, n = {k: float(v) for k, v in seen.items()}, step - timed
+            seconds = time.monotonic() - clock
+            means = {k: float(sum(stat[k] for stat in stats) / len(stats)) for k in stats[0]}
+            if not teachers:
+                means = {"ce": means["ce"]}
+            done = max(1, n - int(s["skipped"]))
+            line = dict(step=step, tokens=step * tokens_a_step, words=round(step * tokens_a_step * prepared.train.words / prepared.train.count),
+                        loss=s["loss"] / done, **means, lr=lr, grad_norm=s["norm"] / done, clipped=s["clipped"] / n,
+                        tokens_per_s=n * tokens_a_step / seconds)
+            if s["skipped"]:
+                line["skipped"] = int(s["skipped"])
+                say(f"  step {step}: {line['skipped']} of the last {n} steps skipped, loss or gradient was not finite")
+            if s["worst"] > config.max_skipped:
+                at_step = step - int(s["in_a_row"])
+                good = f"last good checkpoint {folder / 'ckpt.pt'}" if (folder / "ckpt.pt").exists() else "no checkpoint yet"
+                raise UserError(f"{config.name}: loss or gradient not finite {int(s['worst'])} steps in a row up to step {step} "
+                                f"(from batch {at_step}); {good}; try a lower lr, or dtype = float32")
+            metrics.write(**line)
+            bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
+            if not sys.stderr.isatty():
+                left = (steps - step) * seconds / n / 60
+                print(f"  step {step}/{steps} loss {line['loss']:.4f} ce {means['ce']:.4f} {line['tokens_per_s']:.0f} tokens/s, "
+                      f"{left:.1f} minutes left", flush=True)
+            keep = seen["in_a_row"]
+            seen, timed, clock = {**zeros(), "in_a_row": keep}, step, time.monotonic()
+        out_of_time = config.max_minutes and (time.monotonic() - started) / 60 >= config.max_minutes
+        if step % config.val_every == 0 or step == steps:
+            before = time.monotonic()
+            validation()
+            clock += time.monotonic() - before  # validation does not count in tokens_per_s
+        if step % config.val_every == 0 or step % max(1, steps // 10) == 0 or step == steps or out_of_time:
+            save()
+        if out_of_time and step < steps:
+            print(f"{config.name}: max_minutes is over at step {step} of {steps}; the same command goes on from here")
+            return
+    bar.close()
+    print(f"{config.name}: {steps} steps in {minutes + (time.monotonic() - started) / 60:.1f} minutes; all of it is in {folder}")
+    eval.evaluate(folder, device=str(device))
+    show_table(config, folder)
+
+
+def valid_positions(teachers, x, y):
+    """Positions of the whole optimiser step that the loss counts: those with a label, and known to every teacher."""
+    for teacher in teachers:
+        if teacher.truth is not None:
+            y = teacher(x, y)[2]
+    return (y != -100).sum()
+
+
+def show_table(config, folder):
+    """The last table: teachers, baseline and student side by side, as eval.py measured them."""
+    names = [(name, "teacher") for name in config.teachers if name != "truth"] + [(config.baseline, "baseline")] * bool(config.baseline)
+    rows = [(f"{role} {name}", folder.parent / name) for name, role in names] + [(f"student {config.name}", folder)]
+    print("\n" + eval.final_table([(label, run.read_json(f / "eval.json")) for label, f in rows if (f / "eval.json").exists()]))
+
+
+def main(argv):
+    config = config_module.load(argv, __doc__)
+    train(config)
+
+
+if __name__ == "__main__":
+    config_module.run_main(main)

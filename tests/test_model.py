@@ -1,0 +1,173 @@
+"""The model: the same function as transformers' with the same weights; the cache changes nothing."""
+import math
+
+import pytest
+import torch
+
+from model import LM, KVCache, ModelConfig, sample
+
+LLAMA = ModelConfig(arch="llama", vocab_size=61, n_layer=3, n_head=4, d_model=32, d_ff=48, block_size=24)
+GPT2 = ModelConfig(arch="gpt2", vocab_size=61, n_layer=3, n_head=4, d_model=32, d_ff=128, block_size=24)
+
+
+def random_lm(config, seed=0):
+    """Weights large enough that every part of the model shows in the output."""
+    torch.manual_seed(seed)
+    lm = LM(config).eval()
+    with torch.no_grad():
+        for p in lm.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return lm
+
+
+def as_llama(lm):
+    from transformers import LlamaConfig, LlamaForCausalLM
+    c = lm.config
+    theirs = LlamaForCausalLM(LlamaConfig(
+        vocab_size=c.vocab_size, hidden_size=c.d_model, num_hidden_layers=c.n_layer, intermediate_size=c.d_ff,
+        num_attention_heads=c.n_head, max_position_embeddings=c.block_size, tie_word_embeddings=c.tie)).eval()
+    w, s = lm.state_dict(), {}
+    s["model.embed_tokens.weight"], s["lm_head.weight"], s["model.norm.weight"] = w["embed.weight"], w["head.weight"], w["norm.weight"]
+    for i in range(c.n_layer):
+        a, b = f"blocks.{i}.", f"model.layers.{i}."
+        for name, part in zip("qkv", w[a + "attn.qkv.weight"].chunk(3)):
+            s[b + f"self_attn.{name}_proj.weight"] = part
+        s[b + "mlp.gate_proj.weight"], s[b + "mlp.up_proj.weight"] = w[a + "mlp.gate_up.weight"].chunk(2)
+        for ours, name in (("attn.proj", "self_attn.o_proj"), ("mlp.proj", "mlp.down_proj"), ("norm1", "input_layernorm"),
+                           ("norm2", "post_attention_layernorm")):
+            s[b + name + ".weight"] = w[a + ours + ".weight"]
+    theirs.load_state_dict(s)
+    return theirs
+
+
+def as_gpt2(lm):
+    from transformers import GPT2Config, GPT2LMHeadModel
+    c = lm.config
+    theirs = GPT2LMHeadModel(GPT2Config(vocab_size=c.vocab_size, n_embd=c.d_model, n_layer=c.n_layer, n_head=c.n_head,
+                                        n_inner=c.d_ff, n_positions=c.block_size)).eval()
+    w, s = lm.state_dict(), {}
+    s["transformer.wte.weight"] = s["lm_head.weight"] = w["embed.weight"]
+    s["transformer.wpe.weight"] = w["positions.weight"]
+    for kind in ("weight", "bias"):
+        s[f"transformer.ln_f.{kind}"] = w[f"norm.{kind}"]
+        for i in range(c.n_layer):
+            for ours, name in (("attn.qkv", "attn.c_attn"), ("attn.proj", "attn.c_proj"), ("mlp.up", "mlp.c_fc"),
+                               ("mlp.proj", "mlp.c_proj"), ("norm1", "ln_1"), ("norm2", "ln_2")):
+                value = w[f"blocks.{i}.{ours}.{kind}"]
+                s[f"transformer.h.{i}.{name}.{kind}"] = value.T if value.dim() == 2 else value  # Conv1D keeps (in, out)
+    theirs.load_state_dict(s)
+    return theirs
+
+
+@pytest.mark.parametrize("config,convert", [(LLAMA, as_llama), (GPT2, as_gpt2)], ids=["llama", "gpt2"])
+def test_logits_are_transformers(config, convert):
+    lm = random_lm(config)
+    theirs, ids = convert(lm), torch.randint(0, 61, (3, 24), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, reference = lm.logits(lm(ids)), theirs(input_ids=ids).logits
+    assert reference.std() > 0.5  # the weights do show
+    assert (ours - reference).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("arch,sizes,millions", [
+    ("llama", dict(n_layer=16, n_head=8, d_model=512, d_ff=1024), 58.3),
+    ("llama", dict(n_layer=24, n_head=8, d_model=1024, d_ff=3072), 360.0),
+    ("gpt2", dict(n_layer=24, n_head=16, d_model=1536, d_ff=6144), 705)])
+def test_parameter_counts_of_the_paper(arch, sizes, millions):
+    with torch.device("meta"):
+        n = LM(ModelConfig(arch=arch, vocab_size=16000, block_size=128, **sizes)).num_params() / 1e6
+    assert round(n, 1 if millions < 700 else 0) == millions
+
+
+def test_tied_head_is_the_embedding():
+    config = ModelConfig(**{**vars(LLAMA), "tie": True})
+    lm = LM(config)
+    assert lm.head.weight is lm.embed.weight
+    assert lm.num_params() == LM(LLAMA).num_params() - 61 * 32
+
+
+@pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
+def test_initialisation_is_the_reference_releases(config):
+    torch.manual_seed(0)
+    big = ModelConfig(**{**vars(config), "d_model": 128, "d_ff": 512, "vocab_size": 500})
+    lm = LM(big)
+    for name, p in lm.named_parameters():
+        if name.endswith("bias"):
+            assert (p == 0).all()
+        elif p.dim() == 1:
+            assert (p == 1).all()
+        else:
+            scaled = config.arch == "gpt2" and name.endswith("proj.weight")
+            assert abs(p.std() / (0.02 / math.sqrt(6) if scaled else 0.02) - 1) < 0.05, name
+
+
+@pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
+def test_future_tokens_change_nothing(config):
+    lm, ids = random_lm(config), torch.arange(12)[None]
+    other = ids.clone()
+    other[0, 8:] = 50
+    a, b = lm(ids), lm(other)
+    assert torch.allclose(a[:, :8], b[:, :8], atol=1e-5) and not torch.allclose(a[:, 8:], b[:, 8:], atol=1e-2)
+
+
+@pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
+def test_cache_gives_the_same_hidden_states_in_any_pieces(config):
+    lm, ids = random_lm(config), torch.randint(0, 61, (2, 20), generator=torch.Generator().manual_seed(1))
+    cache = KVCache(config, 2, 20, ids.device, torch.float32)
+    pieces = torch.cat([lm(part, cache) for part in ids.split([7, 1, 5, 1, 6], dim=1)], dim=1)
+    assert torch.allclose(pieces, lm(ids), atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("how", [dict(), dict(temperature=0), dict(temperature=0.7, top_k=5), dict(top_p=0.8)])
+def test_generate_with_the_cache_is_generate_without(config, how):
+    lm, ids = random_lm(config), torch.randint(0, 61, (4, 4), generator=torch.Generator().manual_seed(2))
+    runs = [lm.generate(ids, 20, generator=torch.Generator().manual_seed(3), use_cache=c, **how) for c in (True, False)]
+    assert torch.equal(*runs) and runs[0].shape == (4, 24) and torch.equal(runs[0][:, :4], ids)
+    if how.get("temperature", 1):
+        other = lm.generate(ids, 20, generator=torch.Generator().manual_seed(4), **how)
+        assert not torch.equal(runs[0], other)
+
+
+def test_generate_stops_when_every_row_has_stopped():
+    lm, ids = random_lm(LLAMA), torch.zeros(5, 1, dtype=torch.long)
+    free = lm.generate(ids, 23, generator=torch.Generator().manual_seed(0))
+    stop = int(free[0, 3])
+    out = lm.generate(ids, 23, generator=torch.Generator().manual_seed(0), stop=stop)
+    for row, full in zip(out[:, 1:].tolist(), free[:, 1:].tolist()):
+        end = row.index(stop) if stop in row else len(row)
+        assert row[:end + 1] == full[:len(row)][:end + 1] and set(row[end:]) <= {stop}
+
+
+def test_top_k_and_top_p_keep_the_right_tokens():
+    p = torch.tensor([[0.4, 0.3, 0.15, 0.1, 0.05]])
+    draw = lambda **k: {int(sample(p.log(), generator=torch.Generator().manual_seed(i), **k)) for i in range(300)}
+    assert draw() == {0, 1, 2, 3, 4}
+    assert draw(top_k=2) == {0, 1}
+    assert draw(top_p=0.6) == {0, 1}      # 0.4 alone does not reach 0.6
+    assert draw(top_p=0.01) == {0}        # never empty
+    assert draw(top_k=99) == {0, 1, 2, 3, 4}
+
+
+def test_sampling_frequencies():
+    p = torch.tensor([0.5, 0.25, 0.2, 0.05])
+    n = 20000
+    ids = sample(p.log().expand(n, 4), temperature=2.0, generator=torch.Generator().manual_seed(0))
+    expected = (p.sqrt() / p.sqrt().sum()) * n
+    chi2 = ((ids.flatten().bincount(minlength=4) - expected) ** 2 / expected).sum()
+    assert chi2 < 16.3  # 0.1% point with 3 degrees of freedom
+
+
+def test_longer_than_trained():
+    lm = random_lm(LLAMA)
+    ids = torch.randint(0, 61, (1, 40), generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(lm(ids)[:, :10], lm(ids[:, :10]), atol=1e-5)  # Llama's angles go on
+    with pytest.raises(ValueError, match="40 tokens are longer than this GPT-2's block_size 24"):
+        random_lm(GPT2)(ids)
+
+
+def test_sizes_that_do_not_fit():
+    with pytest.raises(ValueError, match="does not split"):
+        LM(ModelConfig(d_model=30, n_head=4))
+    with pytest.raises(ValueError, match="allowed: llama, gpt2"):
+        LM(ModelConfig(arch="bert"))
