@@ -145,7 +145,10 @@ def check(name, value):
     kind, meta = KEYS[name].type, KEYS[name].metadata
     numbers = [value]
     if meta["schedule"] and isinstance(value, str):
-        numbers = [y for _, y in schedule_points(value)[1]]
+        try:
+            numbers = [y for _, y in schedule_points(value)[1]]
+        except UserError as e:
+            raise UserError(f"{name}: {e}")
     elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         value = float(value)
     elif kind is list and isinstance(value, (list, tuple)) and all(isinstance(x, str) for x in value):

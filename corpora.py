@@ -92,7 +92,7 @@ def fetch(name, addresses, limit, data_dir):
             for url in addresses:
                 file = aside / (url.rstrip("/").rsplit("/", 1)[-1].split("?")[0] or "text")
                 download(url, file, limit)
-                if zipfile.is_zipfile(file):
+                if open(file, "rb").read(2) == b"PK":  # also a zip that is cut: unzip will say so
                     archive = file.rename(aside / ".zip")
                     unzip(archive, aside, limit)
                     archive.unlink()

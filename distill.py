@@ -7,13 +7,12 @@
 Data are prepared and missing teachers are trained first. What comes out lies in out_dir/name (see run.py), and the
 last table on the screen shows teacher, baseline and student side by side.
 """
+import collections
 import dataclasses
-import json
 import math
 import sys
 import time
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -48,18 +47,27 @@ def ready_run(config, name, prepared, role):
 
 
 class Teacher:
-    """What the loss needs of a teacher: h (B, T, d) and its head W; for babytalk's truth logits (B, T, V) and None."""
+    """What the loss needs of a teacher: a language model's hidden states and head, or babytalk's truth as logits."""
 
     def __init__(self, lm=None, truth=None):
         self.lm, self.truth = lm, truth
 
     @torch.no_grad()
-    def __call__(self, x, y):
-        """h, W, and the labels y (B, T) with those positions masked at which this teacher knows nothing."""
+    def outputs(self, x):
+        """ids (B, T) -> h (B, T, d) and the head W (V, d); of the truth: logits (B, T, V) and None."""
         if self.truth is None:
-            return self.lm(x), self.lm.head.weight, y
-        z, known = self.truth.logits(x.cpu())
-        return z.to(x.device), None, y.masked_fill(~known.to(x.device), -100)
+            return self.lm(x), self.lm.head.weight
+        return self.truth.logits(x.cpu())[0].to(x.device), None
+
+    def known(self, x, y):
+        """Labels y (B, T) without those positions at which this teacher knows nothing."""
+        return y if self.truth is None else y.masked_fill(~self.truth.logits(x.cpu())[1].to(y.device), -100)
+
+
+def known_to_all(teachers, x, y):
+    for teacher in teachers:
+        y = teacher.known(x, y)
+    return y
 
 
 def load_teacher(config, name, prepared, device, low):
@@ -88,42 +96,38 @@ def optimizer_of(model, config):
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), fused=True)
 
 
-def loss_on(model, lm, teachers, x, y, config, progress, counts=None, stats=False):
-    """The configured loss on x, y (B, T); with stats also what distillation_loss reports."""
-    hidden, h_ps, W_ps = model(x), [], []
-    for teacher in teachers:
-        h, W, y = teacher(x, y)
-        h_ps.append(h), W_ps.append(W)
+def loss_on(model, lm, teachers, x, y, config, progress, counts, stats):
+    """The configured loss on x, y (B, T), counts: of the whole step; with stats also what distillation_loss reports."""
+    outputs = [teacher.outputs(x) for teacher in teachers]
     return distillation_loss(
-        hidden, lm.head.weight, h_ps, W_ps, y, divergence=config.divergence, tau=at(config.tau, progress),
-        alpha=at(config.alpha, progress), mix=at(config.mix, progress), ensemble=config.ensemble,
-        reduction=config.reduction, T=config.block_size, counts=counts, return_stats=stats)
+        model(x), lm.head.weight, [h for h, _ in outputs], [W for _, W in outputs], y, divergence=config.divergence,
+        tau=at(config.tau, progress), alpha=at(config.alpha, progress), mix=at(config.mix, progress),
+        ensemble=config.ensemble, reduction=config.reduction, T=config.block_size, counts=counts, return_stats=stats)
 
 
 @torch.no_grad()
 def validate(model, lm, teachers, blocks, token_bytes, batch_size):
     """val_ce, val_ppl, val_bpb and, with teachers, val_fkl and val_rkl: at tau 1, unmixed, whatever is trained on."""
     model.eval()
-    sums, positions, n_bytes = {}, 0, 0
+    sums, n_bytes = collections.Counter(), 0
     for x, y in zip(*(b.split(batch_size) for b in blocks)):
         n_bytes += int(token_bytes[y[y != -100].numpy()].sum())
         x, y = x.to(lm.embed.weight.device), y.to(lm.embed.weight.device)
-        hidden, h_ps, W_ps = model(x), [], []
-        for teacher in teachers:
-            h, W, _ = teacher(x, y)
-            h_ps.append(h), W_ps.append(W)
-        n = (y != -100).sum()
-        positions += n
-        kinds = {"val_fkl": "fkl", "val_rkl": "rkl"} if teachers else {"": "fkl"}
-        for name, kind in kinds.items():
-            _, stats = distillation_loss(hidden, lm.head.weight, h_ps, W_ps, y, divergence=kind, return_stats=True)
-            sums[name] = sums.get(name, 0) + stats["divergence"] * n
-        sums["val_ce"] = sums.get("val_ce", 0) + stats["ce"] * n
+        hidden, W = model(x), lm.head.weight
+        positions = (y != -100).sum().item()
+        sums["positions"] += positions
+        sums["ce"] += distillation_loss(hidden, W, None, None, y).item() * positions
+        if teachers:
+            y, outputs = known_to_all(teachers, x, y), [teacher.outputs(x) for teacher in teachers]
+            known = (y != -100).sum().item()
+            sums["known"] += known
+            for kind in ("fkl", "rkl"):
+                sums[kind] += distillation_loss(hidden, W, [h for h, _ in outputs], [W for _, W in outputs], y,
+                                                divergence=kind).item() * known
     model.train()
-    means = {name: float(s / positions) for name, s in sums.items() if name}
-    nats = means["val_ce"]
-    return {"val_ce": nats, "val_ppl": math.exp(min(nats, 700)), "val_bpb": nats * int(positions) / math.log(2) / n_bytes,
-            **{k: v for k, v in means.items() if k != "val_ce"}}
+    ce = sums["ce"] / sums["positions"]
+    found = {"val_ce": ce, "val_ppl": math.exp(min(ce, 700)), "val_bpb": sums["ce"] / math.log(2) / n_bytes}
+    return found | {f"val_{kind}": sums[kind] / max(1, sums["known"]) for kind in ("fkl", "rkl") if teachers}
 
 
 def say_how_long(config, seconds):
@@ -154,7 +158,7 @@ def train(config):
     state = resumed_state(config, folder)
     if state and state["step"] >= state["steps"]:
         print(f"{folder} is finished ({state['step']} steps); --resume=no trains it anew")
-        return show_table(config, folder)
+        return finish(config, folder, device)
     # a resumed run keeps the dtype that it was begun with, on whatever machine
     dtype = run.read_json(folder / "config.json")["_dtype"] if state else run.dtype_of(config, device)
     autocast = lambda: run.autocast(dtype, device)
@@ -182,6 +186,9 @@ def train(config):
         run.set_random_state(state["random"])
         step, best, minutes = state["step"], state["best"], state["minutes"]
     folder.mkdir(parents=True, exist_ok=True)
+    if not state:  # what an earlier run left here is not this one's
+        for name in ("ckpt.pt", "best.pt", "metrics.jsonl", "eval.json", "samples.txt"):
+            (folder / name).unlink(missing_ok=True)
     tokenizer.save(folder / "tokenizer.json")
     run.write_config(config, dtype, tokenizer)
     metrics = run.Metrics(folder / "metrics.jsonl", step)
@@ -214,7 +221,7 @@ def train(config):
     tokens_a_step = config.batch_size * config.block_size
     bar = tqdm(total=steps, initial=step, disable=not sys.stderr.isatty(), unit="step", leave=False)
     say = tqdm.write if sys.stderr.isatty() else print
-    first, timed, clock, paused = step, step, time.monotonic(), 0.0
+    first, timed, clock = step, step, time.monotonic()
     model.train()
     if step == 0:
         validation()
@@ -223,12 +230,13 @@ def train(config):
         progress, logging = step / steps, (step + 1) % config.log_every == 0 or step + 1 == steps
         lr = learning_rate(config, step, steps)
         x, y = (t.to(device, non_blocking=True) for t in batches.batch(step))
-        counts = valid_positions(teachers, x, y)
+        y = known_to_all(teachers, x, y)
+        counts = (y != -100).sum()
         pieces = [t.chunk(config.grad_accum) for t in (x, y)]
         loss, stats = 0, []
         for x_i, y_i in zip(*pieces):
             with autocast():
-                out = loss_on(model, lm, teachers, x_i, y_i, config, progress, counts, stats=logging)
+                out = loss_on(model, lm, teachers, x_i, y_i, config, progress, counts, logging)
             part, stat = out if logging else (out, None)
             (part * scale).backward()
             loss = loss + part.detach()
@@ -292,20 +300,13 @@ def train(config):
             return
     bar.close()
     print(f"{config.name}: {steps} steps in {minutes + (time.monotonic() - started) / 60:.1f} minutes; all of it is in {folder}")
-    eval.evaluate(folder, device=str(device))
-    show_table(config, folder)
+    finish(config, folder, device)
 
 
-def valid_positions(teachers, x, y):
-    """Positions of the whole optimiser step that the loss counts: those with a label, and known to every teacher."""
-    for teacher in teachers:
-        if teacher.truth is not None:
-            y = teacher(x, y)[2]
-    return (y != -100).sum()
-
-
-def show_table(config, folder):
-    """The last table: teachers, baseline and student side by side, as eval.py measured them."""
+def finish(config, folder, device):
+    """Evaluate a run that has done its steps, once, and show the last table: teachers, baseline and student."""
+    if not (folder / "eval.json").exists():
+        eval.evaluate(folder, device=device.type)
     names = [(name, "teacher") for name in config.teachers if name != "truth"] + [(config.baseline, "baseline")] * bool(config.baseline)
     rows = [(f"{role} {name}", folder.parent / name) for name, role in names] + [(f"student {config.name}", folder)]
     print("\n" + eval.final_table([(label, run.read_json(f / "eval.json")) for label, f in rows if (f / "eval.json").exists()]))

@@ -1,17 +1,13 @@
-"""Zero-shot evaluation: perplexity, minimal pairs, babytalk's truth, samples. What it finds is in RUN/eval.json.
+"""Zero-shot evaluation: perplexity, minimal pairs, babytalk's truth, samples. What it finds is kept in RUN/eval.json.
 
     python eval.py RUN                                          # what the run's corpus allows without further files
     python eval.py RUN --tasks=blimp,supplement --data=DIR      # DIR holds blimp_filtered and supplement_filtered
     python eval.py RUN --tasks=sample --prompt='once upon a time' --n=5 --temperature=.8 --top_k=0 --top_p=1
 
-    ppl         perplexity of the development text, domain by domain; --limit: tokens a domain
-    blimp       BLiMP's minimal pairs;                              --limit: pairs a paradigm
-    supplement  the BabyLM supplement's
-    babytalk    against the embedded corpus's known truth;          --limit: lines
-    sample      text from a prompt, also in RUN/samples.txt
-
-Everything stands on `score`. A model here is anything with model(ids (B, T)) -> (B, T, d), model.logits, model.config
-and parameters(), in eval mode.
+    ppl                perplexity of the development text, domain by domain; --limit: tokens a domain
+    blimp, supplement  minimal pairs of BLiMP, of the BabyLM supplement;     --limit: pairs a paradigm
+    babytalk           against the embedded corpus's known truth;            --limit: lines
+    sample             text from a prompt, also in RUN/samples.txt
 """
 import argparse
 import collections
@@ -35,48 +31,43 @@ import run
 from config import UserError
 
 BATCH_TOKENS = 8192  # padded tokens of a forward pass
-ROWS = 1024          # positions whose logits exist at once
+ROWS = 256           # positions whose logits exist at once: few enough for a processor's cache
 TIE = 1e-4           # nats: closer than this, fp32 cannot tell two sentences' sums apart
+SENTENCES = "sentence_good", "sentence_bad"  # BLiMP's keys
 
 
 # ---------------------------------------------------------------- the score
 
-def padded(sequences, starts, batch_tokens):
-    """Batches of token sequences of like length, the longest first (what does not fit in memory shows at once).
+@torch.no_grad()
+def positions(forward, sequences, starts, batch_tokens, device):
+    """forward(ids (B, T)) -> (B, T, d) at the positions that predict the tokens starts[i] >= 1 and on of sequence i.
 
-    Of sequence i the tokens from starts[i] >= 1 on are wanted. Yields (members, ids (B, T + 1) padded on the right,
-    where (N,): the flat positions in (B, T) whose next token is wanted). Sequences of which nothing is wanted are left out.
+    Sequences of like length go together, the longest first, padded on the right, where causal attention does not look.
+    Yields, at most ROWS at a time: sequence number (N,), on the CPU; what forward gives (N, d); the next token (N,).
     """
     order = sorted((i for i, s in enumerate(sequences) if starts[i] < len(s)), key=lambda i: -len(sequences[i]))
-    with tqdm(total=len(order), unit="sentence", leave=False, disable=not sys.stderr.isatty()) as bar:
-        while order:
-            width = len(sequences[order[0]])
-            size = max(1, batch_tokens // width)
-            members, order = order[:size], order[size:]
-            ids, wanted = np.zeros((len(members), width), np.int64), np.zeros((len(members), width), bool)
-            for row, i in enumerate(members):
-                ids[row, :len(sequences[i])] = sequences[i]
-                wanted[row, starts[i]:len(sequences[i])] = True
-            yield members, torch.from_numpy(ids), torch.from_numpy(np.flatnonzero(wanted[:, 1:]))
-            bar.update(len(members))
+    while order:
+        width = len(sequences[order[0]])
+        size = max(1, batch_tokens // width)
+        members, order = order[:size], order[size:]
+        ids, wanted = np.zeros((len(members), width), np.int64), np.zeros((len(members), width), bool)
+        for row, i in enumerate(members):
+            ids[row, :len(sequences[i])] = sequences[i]
+            wanted[row, starts[i]:len(sequences[i])] = True
+        ids, where = torch.from_numpy(ids), torch.from_numpy(np.flatnonzero(wanted[:, 1:]))  # (B, T + 1), (all N,)
+        out = forward(ids[:, :-1].to(device)).flatten(0, 1)[where.to(device)]
+        owner, label = torch.tensor(members)[where // (width - 1)], ids[:, 1:].flatten()[where].to(device)
+        yield from zip(owner.split(ROWS), out.split(ROWS), label.split(ROWS))
 
 
-@torch.no_grad()
 def sum_log_probs(model, sequences, starts, batch_tokens=BATCH_TOKENS):
-    """(n,) float64: of each sequence of ids the sum of log q(token | tokens before it), nats, over tokens starts[i] and on.
-
-    Causal attention never looks at the padding on the right; logits exist for ROWS wanted positions at a time.
-    """
-    device, owners, values = next(model.parameters()).device, [], []
-    for members, ids, where in padded(sequences, starts, batch_tokens):
-        hidden = model(ids[:, :-1].to(device)).flatten(0, 1)[where.to(device)]  # (N, d)
-        labels = ids[:, 1:].flatten()[where].to(device)  # (N,)
-        values += [-F.cross_entropy(model.logits(h).float(), y, reduction="none")
-                   for h, y in zip(hidden.split(ROWS), labels.split(ROWS))]
-        owners.append(torch.tensor(members)[where // (ids.shape[1] - 1)])
+    """(n,) float64: of each sequence the sum of log q(token | those before), nats, over its tokens starts[i] and on."""
     sums = torch.zeros(len(sequences), dtype=torch.float64)
-    if values:
-        sums.index_add_(0, torch.cat(owners), torch.cat(values).cpu().double())
+    with tqdm(total=sum(map(len, sequences)), unit="token", leave=False, disable=not sys.stderr.isatty()) as bar:
+        for owner, hidden, label in positions(model, sequences, starts, batch_tokens, next(model.parameters()).device):
+            nats = F.cross_entropy(model.logits(hidden).float(), label, reduction="none")
+            sums.index_add_(0, owner, -nats.cpu().double())
+            bar.update(len(owner))
     if sums.isnan().any():
         raise UserError("the model's log-probabilities are not numbers (nan): its weights are damaged; train it again")
     return sums
@@ -86,19 +77,19 @@ def score(model, tokenizer, prefixes, completions, batch_tokens=BATCH_TOKENS):
     """(n,) float64: log p(completion | <s> prefix), nats.
 
     Prefix and completion are encoded as one string; the tokens that end beyond the prefix are summed, so one that
-    straddles the boundary counts. Follows the ambient autocast; log-softmax and sums are never below fp32. Equal texts
-    are scored once. Raises UserError for a text longer than a GPT-2's block_size (a Llama's positions go on).
+    straddles the boundary counts. Follows the ambient autocast; softmax and sums are never below fp32. Equal texts are
+    scored once. Raises UserError for a text longer than a GPT-2's block_size (a Llama's positions go on).
     """
     longest = model.config.block_size if model.config.arch == "gpt2" else math.inf
     unique, index = {}, []  # (first token that counts, <s>, tokens) -> its number
     for prefix, completion in zip(prefixes, completions, strict=True):
-        ids = tokenizer.encode(prefix + completion)
+        text = prefix + completion
+        ids = tokenizer.encode(text)
         if len(ids) > longest:
-            raise UserError(f"a sentence of {len(ids)} tokens is longer than this GPT-2's block_size {longest}: "
-                            f"{(prefix + completion)[:60]!r}; only a llama can score it")
+            raise UserError(f"{text[:40]!r}: {len(ids)} tokens, longer than this GPT-2's block_size {longest}; use a llama")
         ends = np.cumsum(tokenizer.token_bytes[ids])
-        inside = np.searchsorted(ends, len(prefix.encode("utf-8", "surrogatepass")), side="right")
-        index.append(unique.setdefault((1 + int(inside), tokenizer.bos_id, *ids), len(unique)))
+        inside = int(np.searchsorted(ends, len(prefix.encode("utf-8", "surrogatepass")), side="right"))
+        index.append(unique.setdefault((1 + inside, tokenizer.bos_id, *ids), len(unique)))
     sums = sum_log_probs(model, [key[1:] for key in unique], [key[0] for key in unique], batch_tokens)
     return sums[torch.tensor(index, dtype=torch.long)]
 
@@ -123,137 +114,124 @@ def read_pairs(folder):
     Raises UserError naming the folder, or file and line, that is missing, empty, not JSON or lacks a sentence.
     """
     folder, rows = pathlib.Path(folder), []
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not there; pass --data=DIR, the folder that holds {folder.name}")
-    for file in sorted(folder.glob("*.jsonl")):
-        before = len(rows)
-        for number, line in enumerate(file.read_bytes().splitlines(), 1):
-            if not line.strip():
-                continue
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        raise UserError(f"{folder}: no *.jsonl files there; pass --data=DIR, the folder that holds {folder.name}")
+    for file in files:
+        lines = [(i, line) for i, line in enumerate(file.read_bytes().split(b"\n"), 1) if line.strip()]
+        if not lines:
+            raise UserError(f"{file}: empty, it has no pairs")
+        for i, line in lines:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
-                raise UserError(f"{file}, line {number}: not JSON")
-            for key in ("sentence_good", "sentence_bad"):
+                raise UserError(f"{file}, line {i}: not JSON")
+            for key in SENTENCES:
                 if not isinstance(row, dict) or not isinstance(row.get(key), str):
-                    raise UserError(f"{file}, line {number}: {key} is missing, or not text")
+                    raise UserError(f"{file}, line {i}: {key} is missing, or not text")
             rows.append({**row, "UID": str(row.get("UID") or file.stem)})
-        if len(rows) == before:
-            raise UserError(f"{file}: empty, it has no pairs")
-    if not rows:
-        raise UserError(f"{folder}: no *.jsonl files in it; pass --data=DIR, the folder that holds {folder.name}")
     return rows
 
 
 def minimal_pairs(model, tokenizer, rows, limit=0):
-    """Which of two sentences the model finds more likely. rows: BLiMP's dicts, or a folder of *.jsonl; limit: pairs a paradigm.
+    """Which of two sentences is more likely? rows: BLiMP's dicts, or a folder of them; limit: pairs a paradigm, 0 all.
 
     A tie is half a point; `official` counts it as a whole one, as the official scripts do. Intervals are 95%: Wilson's
-    for a paradigm; for the unweighted mean over k paradigms the normal one with variance sum a (1 - a) / n / k^2: of other
-    pairs of the same paradigms, not of other paradigms.
+    for a paradigm; for the unweighted mean over k paradigms the normal one of variance sum a (1 - a) / n / k^2, which
+    is about other pairs of the same paradigms, not about other paradigms.
     """
-    rows = read_pairs(rows) if isinstance(rows, (str, os.PathLike)) else rows
     groups = collections.defaultdict(list)
-    for row in rows:
-        if not limit or len(groups[row["UID"]]) < limit:
-            groups[row["UID"]].append(row)
-    kept = [row for group in groups.values() for row in group]
-    scores = score_sentences(model, tokenizer, [r[k] for k in ("sentence_good", "sentence_bad") for r in kept])
-    ahead = (scores[:len(kept)] - scores[len(kept):]).split([len(g) for g in groups.values()])
+    for row in read_pairs(rows) if isinstance(rows, (str, os.PathLike)) else rows:
+        groups[row["UID"]].append(row)
+    groups = {name: group[:limit or None] for name, group in groups.items()}
+    texts = [row[key] for key in SENTENCES for group in groups.values() for row in group]
+    good, bad = score_sentences(model, tokenizer, texts).chunk(2)
     paradigms, fields = {}, collections.defaultdict(list)
-    for (name, group), d in zip(groups.items(), ahead):
+    for (name, group), d in zip(groups.items(), (good - bad).split([len(group) for group in groups.values()])):
         won, tied, n = (d > TIE).double().mean().item(), (d.abs() <= TIE).double().mean().item(), len(group)
-        accuracy = won + tied / 2
-        paradigms[name] = dict(accuracy=accuracy, interval=wilson(accuracy, n), ties=tied, official=won + tied, n=n)
-        if "field" in group[0]:
-            paradigms[name]["field"] = group[0]["field"]
-            fields[group[0]["field"]].append(accuracy)
-    mean = lambda key: float(np.mean([p[key] for p in paradigms.values()]))
-    half = 1.96 * math.sqrt(sum(p["accuracy"] * (1 - p["accuracy"]) / p["n"] for p in paradigms.values())) / len(paradigms)
-    return dict(mean=mean("accuracy"), interval=[mean("accuracy") - half, mean("accuracy") + half], ties=mean("ties"),
-                official=mean("official"), pairs=len(kept), fields={f: float(np.mean(a)) for f, a in sorted(fields.items())},
-                paradigms=paradigms)
+        a, field = won + tied / 2, group[0].get("field")
+        paradigms[name] = dict(accuracy=a, interval=wilson(a, n), ties=tied, official=won + tied, n=n, field=field)
+        fields[field].append(a)
+    found = paradigms.values()
+    mean = {key: float(np.mean([p[key] for p in found])) for key in ("accuracy", "ties", "official")}
+    half = 1.96 * math.sqrt(sum(p["accuracy"] * (1 - p["accuracy"]) / p["n"] for p in found)) / len(found)
+    return dict(**mean, interval=[mean["accuracy"] - half, mean["accuracy"] + half], n=len(texts) // 2,
+                fields={field: float(np.mean(a)) for field, a in fields.items() if field}, paradigms=paradigms)
 
 
 # ---------------------------------------------------------------- perplexity
 
-def perplexity(model, tokenizer, dev, block_size, limit=0):
-    """Perplexity of a TokenFile, a domain at a time and overall, by two scorings of the same text without its `<s>`.
+def per_unit(nats, tokens, size):
+    return dict(nats_per_token=nats / tokens, perplexity=math.exp(min(700.0, nats / tokens)),
+                nats_per_byte=nats / size, bits_per_byte=nats / size / math.log(2), tokens=int(tokens), bytes=int(size))
 
-    blocks: block after block of the plain stream, each token after at least one of its block (what turns and dialogues
-    are like). lines: each line, with its "\\n", after `<s>` (what a minimal pair is like); longer ones in pieces of
-    block_size. `mean_nats_per_byte` of the two is the figure by which streams marked in different ways are compared:
-    neither favours them, and bytes are the same whatever the tokenizer. limit: tokens a domain.
+
+def perplexity(model, tokenizer, dev, block_size, limit=0):
+    """Perplexity of a TokenFile, by domain and overall, by two scorings of the same text without the stream's `<s>`.
+
+    blocks: full block after full block of the stream, none opened by `<s>`. lines: each line, with its "\\n", after
+    `<s>`; a longer one in pieces of block_size. `mean_nats_per_byte` of the two is the figure to compare runs of
+    different `mark` by: it favours none, and bytes are the same whatever the tokenizer. limit: tokens a domain, 0 all.
     """
     newline, bos = tokenizer.encode("\n")[0], tokenizer.bos_id
-    totals, domains = collections.defaultdict(lambda: np.zeros(3)), {}  # scoring -> nats, tokens, bytes
+    sums, ways = {}, ("blocks", "lines")  # sums: domain -> (nats, tokens, bytes) of both ways, (2, 3)
     for name, start, stop, *_ in dev.segments:
         ids = np.asarray(dev.tokens[start:stop]).astype(np.int64)
         ids = ids[ids != bos][:limit or None]
         T = min(block_size, len(ids) - 1)
         if T < 1:
-            continue
+            continue  # nothing to predict
         lines = np.split(ids, np.flatnonzero(ids[:-1] == newline) + 1)
-        ways = {"blocks": [ids[i:i + T + 1] for i in range(0, len(ids) - T, T)],
-                "lines": [np.append(bos, line[i:i + block_size]) for line in lines for i in range(0, len(line), block_size)]}
-        domains[name] = {}
-        for way, sequences in ways.items():
-            nats = -sum_log_probs(model, sequences, [1] * len(sequences)).sum().item()
-            found = np.array([nats, sum(len(s) - 1 for s in sequences), sum(tokenizer.token_bytes[s[1:]].sum() for s in sequences)])
-            totals[way] += found
-            domains[name][way] = per_unit(*found)
-    if not domains:
-        raise UserError("the development text is too short to be scored")
-    overall = {way: per_unit(*found) for way, found in totals.items()}
-    for entry in (overall, *domains.values()):
-        entry["mean_nats_per_byte"] = (entry["blocks"]["nats_per_byte"] + entry["lines"]["nats_per_byte"]) / 2
-    return dict(overall=overall, domains=domains)
-
-
-def per_unit(nats, tokens, size):
-    return dict(nats_per_token=nats / tokens, perplexity=math.exp(min(700.0, nats / tokens)), nats_per_byte=nats / size,
-                bits_per_byte=nats / size / math.log(2), tokens=int(tokens), bytes=int(size))
+        blocks = [ids[i:i + T + 1] for i in range(0, len(ids) - T, T)]
+        lines = [np.append(bos, line[i:i + T]) for line in lines for i in range(0, len(line), T)]
+        sums[name] = np.zeros((2, 3))
+        for row, parts in zip(sums[name], (blocks, lines)):
+            labels = np.concatenate([part[1:] for part in parts])
+            nats = -sum_log_probs(model, parts, [1] * len(parts)).sum().item()
+            row[:] = nats, len(labels), tokenizer.token_bytes[labels].sum()
+    if not sums:
+        raise UserError("the development text is too short to be scored; name another with the key dev")
+    found = {name: {way: per_unit(*row) for way, row in zip(ways, both)} for name, both in
+             (*sums.items(), (None, sum(sums.values())))}
+    for entry in found.values():
+        entry["mean_nats_per_byte"] = sum(entry[way]["nats_per_byte"] for way in ways) / 2
+    return dict(overall=found.pop(None), domains=found)
 
 
 # ---------------------------------------------------------------- babytalk's truth
 
 @torch.no_grad()
 def against_truth(model, tokenizer, sequences):
-    """q beside p* on lines of the language (sequences: <s>, tokens, "\\n"): (4,) means over positions, (n,) log q(line).
+    """q beside p* on lines of the language (<s>, tokens, "\\n"): [means over positions], and (n,) log q(line), float64.
 
-    The means: KL(p*||q), the mass of q on tokens that p* rules out, KL(q'||p*) with q' = q renormalised on p*'s support, and
-    H(q) - H(p*); float64.
+    The means: KL(p*||q), mass of q that p* rules out, KL(q'||p*) of q renormalised on p*'s support, H(q) - H(p*).
     """
-    device, truth = next(model.parameters()).device, babytalk.Truth(tokenizer)
-    means, log_q_line, positions = torch.zeros(4, dtype=torch.float64), torch.zeros(len(sequences), dtype=torch.float64), 0
-    for members, ids, where in padded(sequences, [1] * len(sequences), BATCH_TOKENS):
-        owners, labels = torch.tensor(members)[where // (ids.shape[1] - 1)], ids[:, 1:].flatten()[where]
-        hidden = model(ids[:, :-1].to(device)).flatten(0, 1)[where.to(device)]  # (N, d)
-        log_p = truth.logits(ids[:, :-1])[0].flatten(0, 1)[where]  # (N, V)
-        for o, y, h, log_p in zip(*(t.split(ROWS // 4) for t in (owners, labels, hidden, log_p))):  # fits the cache
-            log_p, log_q = log_p.to(device), model.logits(h).float().log_softmax(-1)
-            possible, q = log_p > truth.FLOOR, log_q.exp()
-            p, gap, inner = log_p.masked_fill(~possible, -math.inf).exp(), log_p - log_q, q * possible
-            inside = inner.sum(-1)
-            found = [(p * gap).sum(-1), (q - inner).sum(-1), -(inner * gap).sum(-1) / inside - inside.log(),
-                     (p * log_p).sum(-1) - (q * log_q).sum(-1)]
-            means += torch.stack(found).cpu().double().sum(-1)
-            log_q_line.index_add_(0, o, log_q.gather(1, y.to(device)[:, None])[:, 0].cpu().double())
-        positions += len(where)
-    return means / positions, log_q_line
+    device, truth, starts = next(model.parameters()).device, babytalk.Truth(tokenizer), [1] * len(sequences)
+    sums, log_q_line = torch.zeros(4, dtype=torch.float64), torch.zeros(len(sequences), dtype=torch.float64)
+    both = [positions(f, sequences, starts, BATCH_TOKENS, where) for f, where in
+            ((model, device), (lambda ids: truth.logits(ids)[0], "cpu"))]
+    for (owner, hidden, label), (_, log_p, _) in zip(*both):
+        log_p, log_q = log_p.to(device), model.logits(hidden).float().log_softmax(-1)  # (N, V)
+        possible, q = log_p > truth.FLOOR, log_q.exp()
+        p, gap, inner = log_p.masked_fill(~possible, -math.inf).exp(), log_p - log_q, q * possible
+        inside = inner.sum(-1)  # (N,)
+        sums += torch.stack([(p * gap).sum(-1), (q - inner).sum(-1), -(inner * gap).sum(-1) / inside - inside.log(),
+                             (p * log_p).sum(-1) - (q * log_q).sum(-1)]).cpu().double().sum(-1)
+        log_q_line.index_add_(0, owner, log_q.gather(1, label[:, None])[:, 0].cpu().double())
+    return (sums / sum(len(s) - 1 for s in sequences)).tolist(), log_q_line
 
 
 @functools.cache
 def drawn_from_truth(n, seed):
-    """n lines, the log p* of each, and minimal pairs (200 a paradigm): the same for every model that is measured."""
+    """n lines, the log p* of each, and minimal pairs, 200 a paradigm: the same for every model that is measured."""
     lines, rows = babytalk.sample(n, f"evaluation {seed}"), babytalk.minimal_pairs(200, seed)
     for row in rows:  # a line of babytalk ends in "\n": without it a sentence that lacks its end could not be told
-        row.update({k: row[k] + "\n" for k in ("sentence_good", "sentence_bad")})
+        row.update({key: row[key] + "\n" for key in SENTENCES})
     return lines, torch.tensor([babytalk.log_prob(line) for line in lines], dtype=torch.float64), rows
 
 
 def babytalk_truth(model, tokenizer, n=10_000, seed=0):
-    """The model against p*, on n lines drawn from p* that are scored after `<s>`; KLs and entropies are nats a token.
+    """The model against p*, on n lines drawn from p* and scored after `<s>`; KLs and entropies are nats a token.
 
     ce_above_floor; kl_truth_student KL(p*||q); KL(q||p*) as mass_outside the language and kl_inside it; precision, the
     share of n sampled lines that are in the language; recall_10 and recall_3, the share of lines x with
@@ -263,92 +241,77 @@ def babytalk_truth(model, tokenizer, n=10_000, seed=0):
     sequences = [(tokenizer.bos_id, *tokenizer.encode(line)) for line in lines]
     (kl, outside, inside, entropy), log_q = against_truth(model, tokenizer, sequences)
     floor, ce = (-x.sum().item() / sum(len(s) - 1 for s in sequences) for x in (log_p, log_q))
-    longest = 2 * max(map(len, sequences))  # whatever is longer is not in the language
-    right = sum(line.endswith("\n") and babytalk.contains(line) for line in sampled_lines(model, tokenizer, n, longest, seed)) / n
-    recall = {k: (log_q >= log_p - math.log(k)).double().mean().item() for k in (10, 3)}
-    grammar = minimal_pairs(model, tokenizer, rows)
-    return dict(entropy_floor=floor, ce=ce, ce_above_floor=ce - floor, kl_truth_student=kl.item(), mass_outside=outside.item(),
-                kl_inside=inside.item(), entropy_difference=entropy.item(), precision=right, precision_interval=wilson(right, n),
-                recall_10=recall[10], recall_3=recall[3], minimal_pairs=grammar["mean"], lines=n,
-                paradigms={name: p["accuracy"] for name, p in grammar["paradigms"].items()})
+    longest, newline = 2 * max(map(len, sequences)), sequences[0][-1]  # what is longer is not in the language
+    drawn = [line for i in range(0, n, 1000) for line in
+             samples(model, tokenizer, "", min(1000, n - i), longest, 1.0, seed=seed + i, stop=newline)]
+    right = sum(line.endswith("\n") and babytalk.contains(line) for line in drawn) / n
+    recall_10, recall_3 = ((log_q >= log_p - math.log(k)).double().mean().item() for k in (10, 3))
+    pairs = minimal_pairs(model, tokenizer, rows)
+    return dict(entropy_floor=floor, ce=ce, ce_above_floor=ce - floor, kl_truth_student=kl, mass_outside=outside,
+                kl_inside=inside, entropy_difference=entropy, precision=right, precision_interval=wilson(right, n),
+                recall_10=recall_10, recall_3=recall_3, minimal_pairs=pairs["accuracy"], lines=n,
+                paradigms={name: p["accuracy"] for name, p in pairs["paradigms"].items()})
 
 
-def sampled_lines(model, tokenizer, n, longest, seed, batch=1000, stride=6):
-    """n lines drawn from the model after `<s>` at temperature 1, each cut after its "\\n" if it has one within `longest`.
+def samples(model, tokenizer, prompt="", n=5, tokens=64, temperature=0.8, top_k=0, top_p=1.0, seed=0, stop=-1,
+            stride=8):
+    """n texts: the prompt after `<s>` and up to `tokens` sampled tokens, or up to the first with the id `stop`; seeded.
 
-    Every `stride` tokens the finished lines are taken out, so that a few long ones do not cost as much as all.
+    Every `stride` tokens the samples that are over are taken out, or a few long ones would cost as much as all. A
+    GPT-2's end at its block_size; UserError for a prompt that fills it.
     """
-    device, newline, lines = next(model.parameters()).device, tokenizer.encode("\n")[0], []
-    generator = torch.Generator(device).manual_seed(seed)
-    longest = min(longest, model.config.block_size) if model.config.arch == "gpt2" else longest
-    for start in range(0, n, batch):
-        rows = torch.full((min(batch, n - start), 1), tokenizer.bos_id, device=device)
-        while len(rows) and rows.shape[1] <= longest:
-            rows = model.generate(rows, min(stride, longest + 1 - rows.shape[1]), generator=generator, stop=newline)
-            ended = (rows == newline).any(1) | (rows.shape[1] > longest)
-            lines += [tokenizer.decode(until(newline, row[1:])) for row in rows[ended].tolist()]
-            rows = rows[~ended]
-    return lines
+    ids, texts, device = [tokenizer.bos_id, *tokenizer.encode(prompt)], [], next(model.parameters()).device
+    end = min(len(ids) + tokens, model.config.block_size + 1 if model.config.arch == "gpt2" else math.inf)
+    if end <= len(ids):
+        raise UserError(f"a prompt of {len(ids) - 1} tokens fills this GPT-2's block_size {end - 1}; shorten it")
+    rows, generator = torch.tensor([ids] * n, device=device), torch.Generator(device).manual_seed(seed)
+    while len(rows):
+        rows = model.generate(rows, min(stride, end - rows.shape[1]), temperature=temperature, top_k=top_k,
+                              top_p=top_p, generator=generator, stop=stop)
+        over = (rows[:, len(ids):] == stop).any(1) | (rows.shape[1] == end)
+        for row in rows[over, len(ids):].tolist():
+            texts.append(prompt + tokenizer.decode(row[:row.index(stop) + 1] if stop in row else row))
+        rows = rows[~over]
+    return texts
 
 
-def until(stop, ids):
-    """ids up to the first `stop`, which stays."""
-    return ids[:ids.index(stop) + 1] if stop in ids else ids
-
-
-def samples(model, tokenizer, prompt="", n=5, tokens=64, temperature=0.8, top_k=0, top_p=1.0, seed=0, stop=None):
-    """n texts: the prompt after `<s>`, continued by up to `tokens` sampled tokens, the same for the same seed.
-
-    stop: the id of a token after which a sample is over. A GPT-2's samples end at its block_size; UserError for a prompt that
-    fills it.
-    """
-    device, ids = next(model.parameters()).device, [tokenizer.bos_id, *tokenizer.encode(prompt)]
-    if model.config.arch == "gpt2":
-        tokens = min(tokens, model.config.block_size - len(ids) + 1)
-        if tokens < 1:
-            raise UserError(f"a prompt of {len(ids) - 1} tokens fills this GPT-2's block_size {model.config.block_size}; shorten it")
-    rows = model.generate(torch.tensor([ids] * n, device=device), tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-                          generator=torch.Generator(device).manual_seed(seed), stop=stop)
-    return [prompt + tokenizer.decode(until(stop, row[len(ids):])) for row in rows.tolist()]
-
-
-# ---------------------------------------------------------------- what is shown
+# ---------------------------------------------------------------- a run
 
 def table(rows):
-    """Rows of texts as lines, the first column left, the others right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join([row[0].ljust(widths[0])] + [x.rjust(w) for x, w in zip(row[1:], widths[1:])]) for row in rows)
+    """Rows of texts as lines, the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    line = lambda first, *rest: "  ".join([first.ljust(widths[0]), *(x.rjust(w) for x, w in zip(rest, widths[1:]))])
+    return "\n".join(line(*row) for row in rows)
 
 
 def show_pairs(found):
-    line = lambda name, p, n: [name, f"{p['accuracy']:.1%}", "{:.1%} to {:.1%}".format(*p["interval"]), f"{p['ties']:.1%}",
-                               f"{p['official']:.1%}", str(n)]
     rows = [["paradigm", "accuracy", "95% interval", "ties", "tie is right", "pairs"]]
-    rows += [line(name, p, p["n"]) for name, p in found["paradigms"].items()]
-    rows += [[f"mean of {field}", f"{mean:.1%}", "", "", "", ""] for field, mean in found["fields"].items()]
-    return table(rows + [line("mean over paradigms", {**found, "accuracy": found["mean"]}, found["pairs"])])
-
-
-def show_perplexity(found):
-    rows = [["development text", "tokens", "blocks: perplexity", "bits a byte", "lines: perplexity", "bits a byte", "mean nats a byte"]]
-    for name, e in (*found["domains"].items(), ("all", found["overall"])):
-        rows.append([name, str(e["lines"]["tokens"]), *(f"{e[way][key]:.{digits}f}" for way in ("blocks", "lines")
-                    for key, digits in (("perplexity", 2), ("bits_per_byte", 4))), f"{e['mean_nats_per_byte']:.4f}"])
+    for name, p in (*found["paradigms"].items(), ("mean over paradigms", found)):
+        rows.append([name, f"{p['accuracy']:.1%}", "{:.1%} to {:.1%}".format(*p["interval"]), f"{p['ties']:.1%}",
+                     f"{p['official']:.1%}", str(p["n"])])
+    rows[-1:-1] = [[f"mean of {field}", f"{mean:.1%}", "", "", "", ""] for field, mean in found["fields"].items()]
     return table(rows)
 
 
-FINAL = [  # of final_table: title, where in eval.json, form
+def show_perplexity(found):
+    rows = [["domain", "tokens", "blocks: perplexity", "bits a byte", "lines: perplexity", "bits a byte", "nats a byte"]]
+    for name, e in (*found["domains"].items(), ("all; nats a byte: mean of both", found["overall"])):
+        ways = [f"{e[way][key]:.4g}" for way in ("blocks", "lines") for key in ("perplexity", "bits_per_byte")]
+        rows.append([name, str(e["lines"]["tokens"]), *ways, f"{e['mean_nats_per_byte']:.4f}"])
+    return table(rows)
+
+
+FINAL = [  # title, where it is in eval.json, form
     ("CE above the floor, nats a token", ("babytalk", "ce_above_floor"), "{:.4f}"),
     ("KL(p*||q), nats a token", ("babytalk", "kl_truth_student"), "{:.4f}"),
     ("KL(q||p*): mass of q outside the language", ("babytalk", "mass_outside"), "{:.4f}"),
     ("KL(q||p*): inside it, nats a token", ("babytalk", "kl_inside"), "{:.4f}"),
-    ("H(q) - H(p*), nats a token", ("babytalk", "entropy_difference"), "{:+.4f}"),
     ("precision: samples that are in the language", ("babytalk", "precision"), "{:.1%}"),
     ("recall: truth with q(x) >= p*(x) / 10", ("babytalk", "recall_10"), "{:.1%}"),
     ("recall: truth with q(x) >= p*(x) / 3", ("babytalk", "recall_3"), "{:.1%}"),
     ("minimal pairs of babytalk", ("babytalk", "minimal_pairs"), "{:.1%}"),
-    ("BLiMP", ("blimp", "mean"), "{:.1%}"),
-    ("BLiMP supplement", ("supplement", "mean"), "{:.1%}"),
+    ("BLiMP", ("blimp", "accuracy"), "{:.1%}"),
+    ("BLiMP supplement", ("supplement", "accuracy"), "{:.1%}"),
     ("development text, mean nats a byte", ("ppl", "overall", "mean_nats_per_byte"), "{:.4f}"),
     ("development CE (val_ce), nats a token", ("val_ce",), "{:.4f}"),
 ]
@@ -358,106 +321,83 @@ def final_table(rows):
     """Runs side by side. rows: [(label, contents of its eval.json)]; a line for every figure that one of them has."""
     lines = [["", *(label for label, _ in rows)]]
     for title, path, form in FINAL:
-        cells = []
-        for _, value in rows:
-            for key in path:
-                value = value.get(key) if isinstance(value, dict) else None
-            cells.append("-" if value is None else form.format(value))
-        if set(cells) != {"-"}:
-            lines.append([title, *cells])
+        found = [functools.reduce(lambda value, key: (value or {}).get(key), path, value) for _, value in rows]
+        if any(x is not None for x in found):
+            lines.append([title, *("-" if x is None else form.format(x) for x in found)])
     return table(lines)
 
-
-# ---------------------------------------------------------------- a run
 
 TASKS = ("ppl", "blimp", "supplement", "babytalk", "sample")
 
 
-def evaluate(folder, tasks=(), *, data="", limit=0, which="best", device="auto", prompt="", n=5, temperature=0.8, top_k=0,
-             top_p=1.0, seed=0):
-    """Do `tasks` (default: babytalk or ppl, and sample) on the run in `folder`; print tables; return what eval.json then holds.
+def evaluate(folder, tasks=(), *, data="", limit=0, which="best", device="auto", prompt="", n=5, temperature=0.8,
+             top_k=0, top_p=1.0, seed=0):
+    """Do `tasks` (default: babytalk or ppl, and sample) on the run in `folder`, print tables, return all of eval.json.
 
-    Results are merged into eval.json after each task, samples are written to samples.txt. data: the folder of
-    blimp_filtered and supplement_filtered, by default $BABYLM_DIR/eval. Raises UserError for what is unknown or missing.
+    Each task's result is merged into eval.json. data: the folder that holds blimp_filtered and supplement_filtered, by
+    default $BABYLM_DIR/eval. Raises UserError for what is unknown or missing.
     """
-    for task in tasks:
-        if task not in TASKS:
-            raise UserError(f"unknown task {task!r}; known are {', '.join(TASKS)}")
-    if not data and "BABYLM_DIR" in os.environ:
-        data = pathlib.Path(os.environ["BABYLM_DIR"]) / "eval"
-    if not data and {"blimp", "supplement"} & set(tasks):
-        raise UserError("blimp and supplement need --data=DIR, the folder that holds blimp_filtered and supplement_filtered")
-    folder = pathlib.Path(folder)
+    if unknown := [task for task in tasks if task not in TASKS]:
+        raise UserError(f"unknown task {unknown[0]!r}; known are {', '.join(TASKS)}")
+    if min(limit, n - 1, temperature, top_k, seed) < 0 or not 0 < top_p <= 1 or not temperature < 1e6 or seed >= 2**31:
+        raise UserError("allowed: limit >= 0, n >= 1, temperature >= 0, top_k >= 0, 0 < top_p <= 1, 0 <= seed < 2^31")
+    folder, data = pathlib.Path(folder), pathlib.Path(data or os.path.join(os.environ.get("BABYLM_DIR", "."), "eval"))
     model, tokenizer, config = run.load(folder, which=which)
     model = model.to(run.device_of(dataclasses.replace(config, device=device)))
     file = folder / "eval.json"
-    results = run.read_json(file) if file.exists() else {}
-    results["val_ce"] = validated(folder, which)
+    results = {**(run.read_json(file) if file.exists() else {}), "val_ce": validated(folder, which)}
     for task in tasks or ("babytalk" if config.corpus == "babytalk" else "ppl", "sample"):
-        if task == "sample":
-            texts = samples(model, tokenizer, prompt, n, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-                            stop=tokenizer.encode("\n")[0] if config.mark == "line" else None)  # there lines follow <s>, never sampled
-            head = f"{folder.name} ({which}), prompt {prompt!r}, temperature {temperature}, top_k {top_k}, top_p {top_p}, seed {seed}\n"
-            shown = head + "".join(f"---\n{text.rstrip()}\n" for text in texts)
-            run.write_text(folder / "samples.txt", shown)
-        elif task == "ppl":
+        if task == "ppl":
             prepared = data_module.prepare(config)
             if prepared.tokenizer.hash != tokenizer.hash:
-                raise UserError(f"{folder}: its tokenizer is not that of {prepared.folder}: the corpus has changed since")
+                raise UserError(f"{folder}: {prepared.folder} has another tokenizer; has {config.corpus} changed since?")
             found = perplexity(model, tokenizer, prepared.dev, config.block_size, limit)
             shown = show_perplexity(found)
         elif task == "babytalk":
             found = babytalk_truth(model, tokenizer, limit or 10_000, seed)
-            shown = final_table([(folder.name, {"babytalk": found})])
+            shown = final_table([("", {task: found})])
+        elif task == "sample":  # after a newline comes `<s>` if every line is marked, and `<s>` is never sampled
+            stop = tokenizer.encode("\n")[0] if config.mark == "line" else -1
+            texts = samples(model, tokenizer, prompt, n, 64, temperature, top_k, top_p, seed, stop)
+            found = dict(prompt=prompt, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, texts=texts)
+            shown = "\n---\n".join([", ".join(f"{k} {v!r}" for k, v in found.items() if k != "texts"), *map(str.rstrip, texts)])
+            run.write_text(folder / "samples.txt", f"{folder.name} ({which}), {shown}\n")
         else:
-            found = minimal_pairs(model, tokenizer, pathlib.Path(data) / f"{task}_filtered", limit)
+            found = minimal_pairs(model, tokenizer, data / f"{task}_filtered", limit)
             shown = show_pairs(found)
-        if task != "sample":
-            results[task] = {**found, "which": which, "limit": limit}
+        results[task] = {**found, "which": which, "limit": limit}
         run.write_json(file, results)
-        print(f"\n{task}: {shown}" if task == "sample" else f"\n{task} of {folder} ({which})\n{shown}")
+        print(f"\n{task} of {folder} ({which})\n{shown}")
     return results
 
 
 def validated(folder, which):
     """val_ce of best.pt or ckpt.pt as metrics.jsonl has it: the lowest, or the last; None where there is none."""
-    file = folder / "metrics.jsonl"
-    lines = [line for line in file.read_text().splitlines() if line.endswith("}")] if file.exists() else []
-    found = [line["val_ce"] for line in map(json.loads, lines) if "val_ce" in line]
-    return (min(found) if which == "best" else found[-1]) if found else None
-
-
-def number(kind, low, high=math.inf):
-    """An argparse type: a number of `kind` in [low, high]."""
-    def parse(text):
-        if not low <= (value := kind(text)) <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not in [{low}, {high}]")
-        return value
-    parse.__name__ = kind.__name__
-    return parse
+    lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
+    found = [m["val_ce"] for m in (json.loads(x) for x in lines if x.endswith("}")) if "val_ce" in m] or [None]
+    return min(found) if which == "best" else found[-1]
 
 
 def main(argv):
-    parser = argparse.ArgumentParser(prog="python eval.py", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-
     def refuse(message):
         raise UserError(f"{message}; --help shows how")
-    parser.error = refuse
-    parser.add_argument("run", metavar="RUN", help="the run's folder")
-    parser.add_argument("--tasks", default="", help=f"of {','.join(TASKS)}; default: babytalk (on that corpus) or ppl, and sample")
-    parser.add_argument("--data", default="", metavar="DIR", help="holds blimp_filtered, supplement_filtered; default: $BABYLM_DIR/eval")
-    parser.add_argument("--limit", type=number(int, 0), default=0, help="see the tasks; 0: all (babytalk: 10000 lines)")
-    parser.add_argument("--which", choices=("best", "last"), default="best", help="best.pt, the lowest val_ce, or ckpt.pt")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    parser.add_argument("--prompt", default="", help="what samples begin with")
-    parser.add_argument("--n", type=number(int, 1), default=5, help="samples")
-    parser.add_argument("--temperature", type=number(float, 0, 1e6), default=0.8, help="0: the most likely token")
-    parser.add_argument("--top_k", type=number(int, 0), default=0, help="sample among the k most likely tokens; 0: all")
-    parser.add_argument("--top_p", type=number(float, 1e-9, 1), default=1.0, help="sample among the fewest of this probability")
-    parser.add_argument("--seed", type=number(int, 0, 2**31 - 1), default=0, help="of samples and of babytalk's lines")
+    parser = argparse.ArgumentParser(prog="python eval.py", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error, add = refuse, parser.add_argument
+    add("run", metavar="RUN", help="the run's folder")
+    add("--tasks", default="", help=f"of {','.join(TASKS)}; default: babytalk (on that corpus) or ppl, and sample")
+    add("--data", default="", help="folder of blimp_filtered and supplement_filtered; default: $BABYLM_DIR/eval")
+    add("--limit", type=int, default=0, help="see the tasks; 0: all (babytalk: 10000 lines)")
+    add("--which", choices=("best", "last"), default="best", help="best.pt, the lowest val_ce, or ckpt.pt")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    add("--prompt", default="", help="what samples begin with")
+    add("--n", type=int, default=5, help="samples")
+    add("--temperature", type=float, default=0.8, help="0: always the most likely token")
+    add("--top_k", type=int, default=0, help="sample among the k most likely tokens; 0: all")
+    add("--top_p", type=float, default=1.0, help="sample among the fewest tokens that have this probability")
+    add("--seed", type=int, default=0, help="of samples and of babytalk's lines")
     args = vars(parser.parse_args(argv))
-    evaluate(args.pop("run"), [t for t in args.pop("tasks").split(",") if t], **args)
+    evaluate(args.pop("run"), [task for task in args.pop("tasks").split(",") if task], **args)
 
 
 if __name__ == "__main__":

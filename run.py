@@ -40,8 +40,6 @@ def device_of(config):
 def dtype_of(config, device):
     """The name of the matrix products' dtype. auto asks what the processor has, never a clock: without instructions
     for it a bf16 product on a CPU is tens of times slower than an fp32 one, with them faster."""
-    if config.dtype == "float16" and device.type != "cuda":
-        raise UserError(f"dtype = 'float16' is for GPUs; on {device.type} use --dtype=auto")
     if config.dtype != "auto":
         return config.dtype
     if device.type == "cuda":
@@ -198,5 +196,6 @@ class Metrics:
         self.file = open(self.path, "a", buffering=1)
 
     def write(self, **values):
-        rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}
+        """Append a line; floats with six digits, null for what is not a number (JSON has no nan)."""
+        rounded = {k: (float(f"{v:.6g}") if math.isfinite(v) else None) if isinstance(v, float) else v for k, v in values.items()}
         self.file.write(json.dumps(rounded) + "\n")

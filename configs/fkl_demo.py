@@ -17,9 +17,10 @@ tie = True
 block_size = 32
 batch_size = 32
 max_steps = 1000
-lr = 5e-3
+lr = 1e-2                  # rkl_demo's
 warmup = 50
-weight_decay = 0.1
+weight_decay = 0.0
+beta2 = 0.98
 val_every = 250
 val_tokens = 20_000
 

@@ -1,3 +1,4 @@
+"""Evaluation: the score against plain sums, babytalk's truth against itself, and what a user can get wrong."""
 import collections
 import json
 import math
@@ -5,398 +6,457 @@ import types
 
 import numpy as np
 import pytest
+import regex
 import torch
-import torch.nn.functional as F
 
 import babytalk
+import config
+import data
 import eval
 import run
 from config import UserError
-from data import Tokenizer, train_bpe
 from model import LM, ModelConfig
 
-WORDS = ["the", " cat", " cats", " dog", " sleeps", " on", " a", " mat", "who", "ing", "sing", "\n", "?"]
-SENTENCES = ["the cat sleeps on a mat", "who", "the dogs", "a\nthe cat?\nwho", "the cat sleeps on the mat on a mat on the dog",
-             "zebra quaggas", "who sleeps"]
+TEXT = "the cat sees the dog near the house\nwho sees the little dog\nthe dogs see a cat\n" * 4
+SENTENCES = ["the cat sees the dog", "a dog", "who sees the little cat near a house\nthe dog", "x", "", "the cat sees the dog"]
+
+
+def tokenizer_of(text, vocab_size=0):
+    return data.Tokenizer(data.train_bpe(collections.Counter(regex.findall(data.PATTERN, text)), vocab_size))
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer(train_bpe(collections.Counter({w: 9 for w in WORDS}), 0))
+    return tokenizer_of(TEXT, 285)  # words of several tokens each
 
 
 @pytest.fixture(scope="module")
-def babytalk_tokenizer():
-    return Tokenizer(train_bpe(collections.Counter(babytalk.forms()), 0))
+def words():
+    return tokenizer_of(TEXT + "".join(babytalk.sample(2000, 5)) + "\n".join(babytalk.forms()) * 2)
 
 
-def random_lm(V, arch="llama", block_size=64, seed=0):
-    """A model with opinions: random weights, larger than at the start of training."""
+def small_lm(tokenizer, arch="llama", block_size=16, seed=0):
+    """Random weights large enough that the logits differ by several nats."""
     torch.manual_seed(seed)
-    lm = LM(ModelConfig(arch=arch, vocab_size=V, n_layer=2, n_head=2, d_model=16, d_ff=32, block_size=block_size))
+    lm = LM(ModelConfig(arch=arch, vocab_size=tokenizer.vocab_size, n_layer=2, n_head=2, d_model=16, d_ff=32,
+                        block_size=block_size)).eval()
     with torch.no_grad():
         for p in lm.parameters():
-            p.mul_(8) if p.dim() > 1 else None
-    return lm.eval()
+            p.add_(0.3 * torch.randn_like(p))
+    return lm
 
 
-def naive(lm, ids, first=1):
-    """sum of log q(ids[t] | ids[:t]), t >= first, one prefix at a time."""
-    total = 0.0
-    for t in range(first, len(ids)):
-        total += float(lm.logits(lm(torch.tensor([ids[:t]])))[0, -1].double().log_softmax(-1)[ids[t]].detach())
-    return total
+class Given(torch.nn.Module):
+    """A model whose hidden states are the logits that a function of ids (B, T) gives."""
 
-
-class Perfect(torch.nn.Module):
-    """babytalk's truth in the shape of a model: its logits are log p*."""
-
-    def __init__(self, tokenizer):
+    def __init__(self, function):
         super().__init__()
-        self.truth, self.nothing = babytalk.Truth(tokenizer), torch.nn.Parameter(torch.zeros(1))
-        self.config = ModelConfig(vocab_size=tokenizer.vocab_size, block_size=64)
+        self.function, self.config = function, types.SimpleNamespace(arch="given", block_size=64)
+        self.nothing = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, ids, cache=None):
-        return self.truth.logits(ids)[0]
+        return self.function(ids)
 
     def logits(self, hidden):
         return hidden
 
-    def generate(self, ids, n, **kwargs):
-        return LM.generate(self, ids, n, use_cache=False, **kwargs)
+    def generate(self, ids, n, **options):
+        return LM.generate(self, ids, n, use_cache=False, **options)
+
+
+def uniform(tokenizer):
+    return Given(lambda ids: torch.zeros(*ids.shape, tokenizer.vocab_size))
+
+
+@torch.no_grad()
+def plain_sum(lm, ids, first):
+    """log p of ids[first:], one sequence, no padding, everything in float64 after the hidden states' own type."""
+    if first == len(ids):
+        return 0.0
+    z = lm.logits(lm(torch.tensor([ids[:-1]])))[0].double().log_softmax(-1)
+    return sum(z[t - 1, ids[t]].item() for t in range(first, len(ids)))
 
 
 # ---------------------------------------------------------------- score
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
-def test_score_equals_one_prefix_at_a_time(tokenizer, arch):
-    lm = random_lm(tokenizer.vocab_size, arch)
-    expected = torch.tensor([naive(lm, [1] + tokenizer.encode(s)) for s in SENTENCES], dtype=torch.float64)
-    found = eval.score_sentences(lm, tokenizer, SENTENCES)
-    assert found.dtype == torch.float64 and expected.unique().numel() == len(SENTENCES)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+def test_score_is_the_sum_over_one_sentence_at_a_time(tokenizer, arch):
+    lm = small_lm(tokenizer, arch, block_size=64).double()
+    expected = [plain_sum(lm, [1, *tokenizer.encode(s)], 1) for s in SENTENCES]
+    assert len(set(map(len, map(tokenizer.encode, SENTENCES)))) > 3  # so that there is padding
+    got = eval.score_sentences(lm, tokenizer, SENTENCES)
+    assert got.dtype == torch.float64 and got.shape == (len(SENTENCES),)
+    assert got.tolist() == pytest.approx(expected, abs=2e-5)
+    assert got[4] == 0 and got[0] == got[5] and got[0] < -5
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 24, 8192])
-def test_score_does_not_depend_on_batches_order_or_company(tokenizer, monkeypatch, batch_tokens):
-    lm = random_lm(tokenizer.vocab_size)
-    alone = torch.cat([eval.score_sentences(lm, tokenizer, [s]) for s in SENTENCES])
+def test_score_does_not_depend_on_batches_order_or_chunks(tokenizer, monkeypatch):
+    lm = small_lm(tokenizer).double()
+    whole = eval.score_sentences(lm, tokenizer, SENTENCES)
+    assert eval.score_sentences(lm, tokenizer, SENTENCES, batch_tokens=1).tolist() == pytest.approx(whole.tolist(), abs=1e-5)
+    backwards = eval.score_sentences(lm, tokenizer, SENTENCES[::-1])
+    assert backwards.flip(0).tolist() == pytest.approx(whole.tolist(), abs=1e-5)
     monkeypatch.setattr(eval, "ROWS", 3)
-    order = [4, 1, 1, 6, 0, 5, 3, 2]
-    found = eval.score_sentences(lm, tokenizer, [SENTENCES[i] for i in order], batch_tokens=batch_tokens)
-    torch.testing.assert_close(found, alone[order], atol=1e-4, rtol=0)
+    seen, logits = [], lm.logits
+    monkeypatch.setattr(lm, "logits", lambda h: seen.append(len(h)) or logits(h))
+    assert eval.score_sentences(lm, tokenizer, SENTENCES).tolist() == pytest.approx(whole.tolist(), abs=1e-5)
+    assert max(seen) == 3  # logits never exist for more rows than that
 
 
-def test_next_token_probabilities_sum_to_one(tokenizer):
-    """Over the whole vocabulary after a prefix, through the function that score stands on (most ids are no text)."""
-    lm, prefix = random_lm(tokenizer.vocab_size), [1] + tokenizer.encode("the cat")
-    V, n = tokenizer.vocab_size, len(prefix)
-    logs = eval.sum_log_probs(lm, [prefix + [i] for i in range(V)], [n] * V)
-    assert logs.shape == (V,) and logs.std() > 0.5
-    assert float(logs.exp().sum()) == pytest.approx(1, abs=1e-5)
+def test_next_tokens_sum_to_one(tokenizer):
+    lm, prefix = small_lm(tokenizer), [1, *tokenizer.encode("the cat")]
+    sums = eval.sum_log_probs(lm, [[*prefix, i] for i in range(tokenizer.vocab_size)], [len(prefix)] * tokenizer.vocab_size)
+    assert sums.exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_chain_rule_at_a_token_boundary(tokenizer):
-    lm = random_lm(tokenizer.vocab_size)
-    a, b = "the cat", " sleeps on a mat"
+def test_chain_rule_where_the_boundary_is_one_of_tokens(tokenizer):
+    lm, a, b = small_lm(tokenizer).double(), "the cat\n", "sees the dog"
     assert tokenizer.encode(a) + tokenizer.encode(b) == tokenizer.encode(a + b)
-    whole, first, second = eval.score(lm, tokenizer, ["", "", a], [a + b, a, b]).tolist()
-    assert second < -1 and whole == pytest.approx(first + second, abs=1e-4)
+    whole, first, then = eval.score(lm, tokenizer, ["", "", a], [a + b, a, b]).tolist()
+    assert whole == pytest.approx(first + then, abs=1e-5) and then < -1
 
 
-def test_a_token_that_straddles_the_border_counts(tokenizer):
-    lm, (a, b) = random_lm(tokenizer.vocab_size), ("the ca", "t sleeps")
-    ids = tokenizer.encode(a + b)
-    assert ids == [*tokenizer.encode("the"), *tokenizer.encode(" cat"), *tokenizer.encode(" sleeps")]
-    assert float(eval.score(lm, tokenizer, [a], [b])) == pytest.approx(naive(lm, [1] + ids, first=2), abs=1e-4)
+def test_a_token_that_straddles_the_boundary_counts(tokenizer):
+    lm, ids = small_lm(tokenizer).double(), tokenizer.encode("the cat")
+    sizes = np.cumsum(tokenizer.token_bytes[ids]).tolist()
+    assert any(b - a > 1 for a, b in zip([0] + sizes, sizes))  # a boundary inside a token is among the cuts below
+    for cut in range(len("the cat") + 1):
+        kept = sum(end <= cut for end in sizes)
+        expected = plain_sum(lm, [1, *ids], 1 + kept)
+        assert eval.score(lm, tokenizer, ["the cat"[:cut]], ["the cat"[cut:]]).item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_border_is_counted_in_bytes(tokenizer):
-    lm, (a, b) = random_lm(tokenizer.vocab_size), ("é", "ü?")
-    ids = tokenizer.encode(a + b)
-    assert len(ids) == 5
-    assert float(eval.score(lm, tokenizer, [a], [b])) == pytest.approx(naive(lm, [1] + ids, first=3), abs=1e-4)
+def test_score_beyond_one_byte_a_character():
+    tokenizer = tokenizer_of("é ü", 0)
+    a, b = eval.score(uniform(tokenizer), tokenizer, ["é"], [" ü"]).item(), len(tokenizer.encode(" ü"))
+    assert a == pytest.approx(-b * math.log(tokenizer.vocab_size), rel=1e-6)
 
 
-def test_nothing_to_score_is_zero(tokenizer):
-    lm = random_lm(tokenizer.vocab_size)
-    assert eval.score(lm, tokenizer, ["", "the cat"], ["", ""]).tolist() == [0, 0]
-    assert eval.score_sentences(lm, tokenizer, []).shape == (0,)
+def test_score_follows_autocast(tokenizer):
+    lm = small_lm(tokenizer)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = eval.score_sentences(lm, tokenizer, SENTENCES)
+    assert 0 < (low - eval.score_sentences(lm, tokenizer, SENTENCES)).abs().max() < 1
 
 
-def test_too_long_for_gpt2_is_one_line_and_llama_runs_on(tokenizer):
-    text = "the" + " cat" * 9
-    with pytest.raises(UserError, match="10 tokens.*block_size 8") as e:
-        eval.score_sentences(random_lm(tokenizer.vocab_size, "gpt2", block_size=8), tokenizer, [text])
-    assert "\n" not in str(e.value)
-    lm = random_lm(tokenizer.vocab_size, block_size=8)
-    assert float(eval.score_sentences(lm, tokenizer, [text])) == pytest.approx(naive(lm, [1] + tokenizer.encode(text)), abs=1e-4)
-    lm(torch.tensor([[1] * 20])).sum().backward()  # scoring leaves a model that can still be trained
+def test_gpt2_refuses_what_is_longer_than_its_block_and_llama_scores_it(tokenizer):
+    text = "x " * 20
+    with pytest.raises(UserError, match="longer than this GPT-2's block_size 16") as e:
+        eval.score_sentences(small_lm(tokenizer, "gpt2"), tokenizer, ["a dog", text])
+    assert str(len(tokenizer.encode(text))) in str(e.value)
+    lm = small_lm(tokenizer).double()
+    expected = plain_sum(lm, [1, *tokenizer.encode(text)], 1)
+    assert eval.score_sentences(lm, tokenizer, [text]).item() == pytest.approx(expected, abs=1e-4)
+    fits = tokenizer.encode(text)[:16]
+    gpt2 = small_lm(tokenizer, "gpt2").double()
+    assert eval.score_sentences(gpt2, tokenizer, [tokenizer.decode(fits)]).item() == pytest.approx(
+        plain_sum(gpt2, [1, *fits], 1), abs=1e-5)
 
 
-def test_scores_are_sums_of_fp32_log_softmax_even_under_autocast(tokenizer):
-    """A bf16 log-softmax would be off by whole hundredths a token; logits in bf16 are what autocast asks for."""
-    lm, text = random_lm(tokenizer.vocab_size), SENTENCES[4]
-    ids = [1] + tokenizer.encode(text)
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        found = float(eval.score_sentences(lm, tokenizer, [text]))
-        logits = lm.logits(lm(torch.tensor([ids[:-1]])))[0]
-        assert logits.dtype == torch.bfloat16
-    expected = float(logits.double().log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None]).sum())
-    assert found == pytest.approx(expected, abs=1e-3)
-    assert abs(found - float(eval.score_sentences(lm, tokenizer, [text]))) > 1e-3  # so autocast was followed
+def test_damaged_weights_are_named(tokenizer):
+    lm = small_lm(tokenizer)
+    torch.nn.init.constant_(lm.norm.weight, math.nan)
+    with pytest.raises(UserError, match="nan"):
+        eval.score_sentences(lm, tokenizer, ["a dog"])
 
 
 # ---------------------------------------------------------------- minimal pairs
 
-def pair(good, bad, uid="a", **more):
-    return {"sentence_good": good, "sentence_bad": bad, "UID": uid, **more}
+def pairs(*rows):
+    return [dict(sentence_good=good, sentence_bad=bad, UID=uid, **({"field": field} if field else {}))
+            for good, bad, uid, field in rows]
 
 
-def test_uniform_model_ties_everything(tokenizer):
-    lm = random_lm(tokenizer.vocab_size)
-    torch.nn.init.zeros_(lm.head.weight)
-    found = eval.minimal_pairs(lm, tokenizer, [pair("the cat", "the dog"), pair("a cat sleeps", "a dog sleeps", "b")])
-    assert (found["mean"], found["ties"], found["official"]) == (0.5, 1, 1)
-    assert float(eval.score_sentences(lm, tokenizer, ["the cat"])) == pytest.approx(-2 * math.log(tokenizer.vocab_size), abs=1e-5)
+def test_a_uniform_model_ties_everything(tokenizer):
+    rows = pairs(("the cat", "the dog", "noun", "syntax"), ("xyz", "zyx", "order", "semantics"))
+    assert all(len(tokenizer.encode(r["sentence_good"])) == len(tokenizer.encode(r["sentence_bad"])) for r in rows)
+    found = eval.minimal_pairs(uniform(tokenizer), tokenizer, rows)
+    assert (found["accuracy"], found["ties"], found["official"]) == (0.5, 1.0, 1.0)
 
 
-def test_minimal_pairs_accuracy_mean_and_interval(tokenizer):
-    """The better sentences by the model's own scores: 3 of 4 right in one paradigm, 1 of 1 and a tie in the other."""
-    lm = random_lm(tokenizer.vocab_size)
-    ranked = sorted(SENTENCES, key=lambda s: -float(eval.score_sentences(lm, tokenizer, [s])))
-    rows = [pair(ranked[0], ranked[i], "a", field="syntax") for i in (1, 2, 3)] + [pair(ranked[4], ranked[0], "a", field="syntax")]
-    rows += [pair(ranked[0], ranked[5], "b", field="morphology"), pair("the cat", "the cat", "b", field="morphology")]
-    found = eval.minimal_pairs(lm, tokenizer, rows)
-    a, b = found["paradigms"]["a"], found["paradigms"]["b"]
-    assert (a["accuracy"], a["ties"], a["official"], a["n"]) == (0.75, 0, 0.75, 4)
-    assert (b["accuracy"], b["ties"], b["official"], b["n"]) == (0.75, 0.5, 1, 2)
-    assert (found["mean"], found["ties"], found["official"]) == (0.75, 0.25, 0.875)
-    assert found["fields"] == {"syntax": 0.75, "morphology": 0.75}
-    half = 1.96 * math.sqrt((0.1875 / 4 + 0.1875 / 2) / 4)
-    assert found["interval"] == pytest.approx([0.75 - half, 0.75 + half])
-    first = eval.minimal_pairs(lm, tokenizer, rows, limit=1)
-    assert first["mean"] == 1 and [p["n"] for p in first["paradigms"].values()] == [1, 1]
+def by_first_token(tokenizer, order):
+    """A model that prefers first tokens in the given order, 1 nat apart, and is indifferent to all else."""
+    z = torch.full((tokenizer.vocab_size,), -20.0)
+    for rank, text in enumerate(order):
+        z[tokenizer.encode(text)[0]] = -float(rank)
+    return Given(lambda ids: torch.where((ids == 1)[..., None], z, torch.zeros(())).expand(*ids.shape, -1))
 
 
-def test_the_mean_over_paradigms_is_unweighted(tokenizer):
-    lm = random_lm(tokenizer.vocab_size)
-    good, bad = sorted(["the cat", "the dog"], key=lambda s: -float(eval.score_sentences(lm, tokenizer, [s])))
-    found = eval.minimal_pairs(lm, tokenizer, [pair(good, bad)] * 9 + [pair(bad, good, "b")])
-    assert found["mean"] == 0.5
+def test_accuracies_ties_means_and_fields():
+    tokenizer = data.Tokenizer([])  # bytes
+    rows = pairs(("a", "b", "one", "syntax"), ("a", "c", "one", "syntax"), ("c", "b", "one", "syntax"), ("b", "b", "one", "syntax"),
+                 ("a", "b", "two", "syntax"), ("b", "a", "three", "other"), ("c", "a", "three", "other"))
+    found = eval.minimal_pairs(by_first_token(tokenizer, "abc"), tokenizer, rows)
+    one = found["paradigms"]["one"]
+    assert (one["accuracy"], one["ties"], one["official"], one["n"], one["field"]) == (0.625, 0.25, 0.75, 4, "syntax")
+    assert found["accuracy"] == pytest.approx((0.625 + 1 + 0) / 3) and found["n"] == 7
+    assert found["fields"] == pytest.approx({"syntax": 0.8125, "other": 0})
+    half = 1.96 * math.sqrt(0.625 * 0.375 / 4) / 3
+    assert found["interval"] == pytest.approx([found["accuracy"] - half, found["accuracy"] + half])
+    assert one["interval"] == pytest.approx(eval.wilson(0.625, 4))
+    limited = eval.minimal_pairs(by_first_token(tokenizer, "abc"), tokenizer, rows, limit=2)
+    assert {name: p["n"] for name, p in limited["paradigms"].items()} == {"one": 2, "two": 1, "three": 2}
+    assert limited["paradigms"]["one"]["accuracy"] == 1
 
 
-def test_wilson_interval_textbook():
-    """Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662; 0 of 20 gives 0 to 0.1611."""
-    assert eval.wilson(81 / 263, 263) == pytest.approx([0.2553, 0.3662], abs=5e-5)
-    assert eval.wilson(0, 20) == pytest.approx([0, 0.1611], abs=5e-5)
+def test_wilson():
+    assert eval.wilson(0.5, 10) == pytest.approx([0.2366, 0.7634], abs=1e-4)  # the textbook's example
+    assert eval.wilson(1.0, 10) == pytest.approx([0.7225, 1.0], abs=1e-4)
+    assert eval.wilson(0.0, 10)[0] == 0
 
 
-GOOD = json.dumps(pair("a\nb", "c", "x"))
+def test_reading_pairs(tmp_path, tokenizer):
+    (tmp_path / "turns.jsonl").write_text('{"sentence_good": "a:\\nb", "sentence_bad": "b"}\n\n')
+    (tmp_path / "named.jsonl").write_text('{"sentence_good": "a", "sentence_bad": "b", "UID": "u", "field": "f"}\r\n')
+    rows = eval.read_pairs(tmp_path)
+    assert [(r["UID"], r["sentence_good"]) for r in rows] == [("u", "a"), ("turns", "a:\nb")]
+    found = eval.minimal_pairs(uniform(tokenizer), tokenizer, tmp_path)
+    assert set(found["paradigms"]) == {"u", "turns"} and found["paradigms"]["turns"]["accuracy"] == 0 and set(found["fields"]) == {"f"}
 
 
-@pytest.mark.parametrize("content, message", [
-    (GOOD + "\n{bad\n", r"some\.jsonl, line 2: not JSON"), ("[1]\n", r"some\.jsonl, line 1: sentence_good is missing"),
-    (GOOD + '\n\n{"sentence_good": "x"}\n', r"some\.jsonl, line 3: sentence_bad is missing"),
-    ('{"sentence_good": 3, "sentence_bad": "x"}\n', r"some\.jsonl, line 1: sentence_good is missing"),
-    (b"\xff\xfe\xfa\n", r"some\.jsonl, line 1: not JSON"), ("\n\n", r"some\.jsonl: empty"), ("[" * 100_000, r"line 1: not JSON")])
-def test_damaged_pairs_are_named_in_one_line(tmp_path, content, message):
-    (tmp_path / "some.jsonl").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=message) as e:
-        eval.read_pairs(tmp_path)
-    assert "\n" not in str(e.value)
-
-
-def test_pairs_from_a_folder(tmp_path):
-    with pytest.raises(UserError, match="--data=DIR"):
-        eval.read_pairs(tmp_path / "blimp_filtered")
-    with pytest.raises(UserError, match="no .*jsonl"):
-        eval.read_pairs(tmp_path)
-    (tmp_path / "one.jsonl").write_text(GOOD + "\n")
-    (tmp_path / "two.jsonl").write_text('{"sentence_good": "é\\nb", "sentence_bad": "c"}\r\n')
-    assert [(r["UID"], r["sentence_good"]) for r in eval.read_pairs(tmp_path)] == [("x", "a\nb"), ("two", "é\nb")]
+@pytest.mark.parametrize("content, words", [
+    ('{"sentence_good": "a", "sentence_bad": "b"}\n{"sentence_good": "a"}', ["bad.jsonl, line 2", "sentence_bad"]),
+    ('{"sentence_good": 3, "sentence_bad": "b"}', ["line 1", "sentence_good"]),
+    ("[1, 2]", ["line 1", "sentence_good"]),
+    ("{oops", ["line 1", "not JSON"]),
+    ("[" * 100_000, ["line 1", "not JSON"]),
+    (b"\xff\xfe{}", ["line 1", "not JSON"]),
+    ("\n\n", ["bad.jsonl", "empty"]),
+    (None, ["no *.jsonl", "--data=DIR"]),
+])
+def test_bad_pairs_are_refused_in_one_line(tmp_path, content, words):
+    folder = tmp_path / "blimp_filtered"
+    if content is not None:
+        folder.mkdir()
+        (folder / "bad.jsonl").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as e:
+        eval.read_pairs(folder)
+    assert all(word in str(e.value) for word in words) and "\n" not in str(e.value)
 
 
 def test_real_benchmarks_are_read(babylm):
-    folder = babylm / "eval"
-    if not folder.is_dir():
-        pytest.skip(f"no benchmarks in {folder}; set BABYLM_DIR")
-    assert len({r["UID"] for r in eval.read_pairs(folder / "blimp_filtered")}) == 67
-    rows = eval.read_pairs(folder / "supplement_filtered")
-    assert len({r["UID"] for r in rows}) == 5 and any("\n" in r["sentence_good"] for r in rows)
+    blimp, supplement = (eval.read_pairs(babylm / f"eval/{name}_filtered") for name in ("blimp", "supplement"))
+    assert len(blimp) == 59_875 and len({r["UID"] for r in blimp}) == 67 and all(r["field"] for r in blimp)
+    assert len({r["UID"] for r in supplement}) == 5 and any("\n" in r["sentence_good"] for r in supplement)
 
 
 # ---------------------------------------------------------------- perplexity
 
-def token_file(tokenizer, texts, mark_every=2):
-    """The parts of a TokenFile that perplexity reads, with `<s>` before every second line."""
-    tokens, segments = [], []
+def stream(tokenizer, tmp_path, texts, mark="line"):
+    files = {}
     for name, text in texts.items():
-        start = len(tokens)
-        for i, line in enumerate(text.splitlines(keepends=True)):
-            tokens += [1] * (i % mark_every == 0) + tokenizer.encode(line)
-        segments.append([name, start, len(tokens), len(text.split()), len(text.encode())])
-    return types.SimpleNamespace(tokens=np.array(tokens, np.uint16), segments=segments)
+        files[name] = tmp_path / f"{name}.text"
+        files[name].write_text(text)
+    data.write_tokens(tmp_path / "dev.bin", tokenizer, files, mark, 0, "x")
+    return data.TokenFile(tmp_path / "dev.bin")
 
 
-TEXTS = {"one": "the cat sleeps\non a mat\nwho?\nthe dog\n" * 3, "two": "sing sing sing the cat é on a mat on a mat\n" * 2}
+def test_perplexity_equals_plain_cross_entropy(tokenizer, tmp_path):
+    texts, T = {"one": TEXT, "two": "the dogs see\n\nthe cat near the house sees a little dog near the house"}, 16
+    lm, dev = small_lm(tokenizer, block_size=T).double(), stream(tokenizer, tmp_path, texts)
+    found = eval.perplexity(lm, tokenizer, dev, T)
+    totals = np.zeros(2)
+    for name, text in texts.items():
+        ids, blocks, lines = tokenizer.encode(text), found["domains"][name]["blocks"], found["domains"][name]["lines"]
+        n = (len(ids) - 1) // T
+        nats = -sum(plain_sum(lm, ids[i * T:i * T + T + 1], 1) for i in range(n))
+        assert blocks["tokens"] == n * T and blocks["nats_per_token"] * n * T == pytest.approx(nats, rel=1e-5)
+        assert blocks["perplexity"] == pytest.approx(math.exp(blocks["nats_per_token"]))
+        nats = 0
+        for line in text.splitlines(keepends=True):
+            line = tokenizer.encode(line)
+            nats -= sum(plain_sum(lm, [1, *line[i:i + T]], 1) for i in range(0, len(line), T))
+        totals += nats, len(text.encode())
+        assert (lines["tokens"], lines["bytes"]) == (len(ids), len(text.encode()))
+        assert lines["nats_per_byte"] * lines["bytes"] == pytest.approx(nats, rel=1e-5)
+        assert lines["bits_per_byte"] * math.log(2) == pytest.approx(lines["nats_per_byte"])
+    overall = found["overall"]
+    assert overall["lines"]["nats_per_byte"] == pytest.approx(totals[0] / totals[1], rel=1e-5)
+    assert overall["mean_nats_per_byte"] == (overall["blocks"]["nats_per_byte"] + overall["lines"]["nats_per_byte"]) / 2
+    assert any(len(tokenizer.encode(line)) > T for line in texts["two"].splitlines())  # a line in pieces was among them
 
 
-def test_perplexity_of_blocks_and_lines_is_direct_cross_entropy(tokenizer):
-    lm, T = random_lm(tokenizer.vocab_size), 5
-    found = eval.perplexity(lm, tokenizer, token_file(tokenizer, TEXTS), T)
-    total = {"blocks": np.zeros(3), "lines": np.zeros(3)}
-    for name, text in TEXTS.items():
-        ids = tokenizer.encode(text)
-        blocks = [ids[i:i + T + 1] for i in range(0, len(ids) - 1, T)]
-        lines = [[1] + piece[i:i + T] for piece in map(tokenizer.encode, text.splitlines(keepends=True))
-                 for i in range(0, len(piece), T)]
-        assert max(map(len, lines)) == T + 1 and len(blocks) > 2
-        for way, sequences in (("blocks", blocks), ("lines", lines)):
-            if way == "blocks" and found["domains"][name][way]["tokens"] != len(ids) - 1:
-                sequences = [s for s in sequences if len(s) == T + 1]  # full blocks only
-            nats = sum(float(F.cross_entropy(lm.logits(lm(torch.tensor([s[:-1]])))[0], torch.tensor(s[1:]), reduction="sum").detach())
-                       for s in sequences)
-            labels = [i for s in sequences for i in s[1:]]
-            here = np.array([nats, len(labels), tokenizer.token_bytes[labels].sum()])
-            total[way] += here
-            check_units(found["domains"][name][way], here)
-        assert found["domains"][name]["lines"]["bytes"] == len(text.encode())
-    for way, here in total.items():
-        check_units(found["overall"][way], here)
-    both = [found["overall"][way]["nats_per_byte"] for way in total]
-    assert both[0] != both[1] and found["overall"]["mean_nats_per_byte"] == pytest.approx(sum(both) / 2)
+def test_perplexity_does_not_see_the_marks_and_keeps_its_limit(tokenizer, tmp_path):
+    lm = small_lm(tokenizer)
+    marked, plain = (eval.perplexity(lm, tokenizer, stream(tokenizer, tmp_path, {"one": TEXT}, mark), 16) for mark in ("line", "none"))
+    assert marked == plain
+    short = eval.perplexity(lm, tokenizer, stream(tokenizer, tmp_path, {"one": TEXT, "tiny": "x y", "none": "x"}), 16, limit=33)
+    assert short["domains"]["one"]["lines"]["tokens"] == 33 and short["domains"]["one"]["blocks"]["tokens"] == 32
+    assert "tiny" in short["domains"] and "none" not in short["domains"]
+    with pytest.raises(UserError, match="too short"):
+        eval.perplexity(lm, tokenizer, stream(tokenizer, tmp_path, {"none": "x"}), 16)
 
 
-def check_units(r, nats_tokens_bytes):
-    nats, tokens, size = nats_tokens_bytes
-    assert (r["tokens"], r["bytes"]) == (tokens, size)
-    assert r["nats_per_token"] == pytest.approx(nats / tokens, abs=1e-5)
-    assert r["perplexity"] == pytest.approx(math.exp(nats / tokens), rel=1e-4)
-    assert r["nats_per_byte"] == pytest.approx(nats / size, abs=1e-5)
-    assert 2 ** (r["bits_per_byte"] * size) == pytest.approx(math.exp(r["nats_per_token"] * tokens), rel=1e-6) if nats < 300 else True
-    assert r["bits_per_byte"] * math.log(2) == pytest.approx(r["nats_per_byte"])
+# ---------------------------------------------------------------- babytalk's truth
+
+def test_the_truth_measured_against_itself(words):
+    truth = babytalk.Truth(words)
+    found = eval.babytalk_truth(Given(lambda ids: truth.logits(ids)[0]), words, n=200)
+    for key in ("ce_above_floor", "kl_truth_student", "mass_outside", "kl_inside", "entropy_difference"):
+        assert found[key] == pytest.approx(0, abs=1e-5), key
+    assert found["precision"] == found["recall_10"] == found["recall_3"] == found["minimal_pairs"] == 1
+    assert found["ce"] == pytest.approx(found["entropy_floor"], abs=1e-5) and found["entropy_floor"] > 1
 
 
-def test_perplexity_does_not_depend_on_the_marks_and_keeps_the_limit(tokenizer):
-    lm = random_lm(tokenizer.vocab_size)
-    few, many = (eval.perplexity(lm, tokenizer, token_file(tokenizer, TEXTS, mark), 5) for mark in (100, 1))
-    assert few == many
-    limited = eval.perplexity(lm, tokenizer, token_file(tokenizer, TEXTS), 5, limit=7)
-    assert all(d["lines"]["tokens"] == 7 for d in limited["domains"].values())
-
-
-# ---------------------------------------------------------------- babytalk
-
-@pytest.fixture(scope="module")
-def perfect(babytalk_tokenizer):
-    return eval.babytalk_truth(Perfect(babytalk_tokenizer), babytalk_tokenizer, n=200, seed=3)
-
-
-def test_the_truth_itself_is_perfect(perfect):
-    assert perfect["precision"] == perfect["recall_10"] == perfect["recall_3"] == perfect["minimal_pairs"] == 1
-    for name in ("ce_above_floor", "kl_truth_student", "mass_outside", "kl_inside", "entropy_difference"):
-        assert perfect[name] == pytest.approx(0, abs=1e-5), name
-    assert perfect["ce"] > 1
-
-
-class Tampered(Perfect):
-    """The truth mixed with the uniform distribution over all tokens, weight e: every figure has a closed form."""
-    e = 0.1
-
-    def forward(self, ids, cache=None):
-        p = super().forward(ids).exp()
-        return torch.log((1 - self.e) * p + self.e / p.shape[-1])
-
-
-def test_truth_mixed_with_noise_in_closed_form(babytalk_tokenizer):
-    n, V, model = 100, babytalk_tokenizer.vocab_size, Tampered(babytalk_tokenizer)
-    found = eval.babytalk_truth(model, babytalk_tokenizer, n=n, seed=3, pairs=5)
-    lines = babytalk.sample(n, "evaluation 3")
-    sums, positions, good = np.zeros(5), 0, {10: 0, 3: 0}
+def test_a_mixture_with_the_uniform_distribution_by_hand(words):
+    """q = (1 - e) p* + e / V: mass outside, both KLs and entropies from their definitions, position by position."""
+    truth, e, V, n = babytalk.Truth(words), 0.3, words.vocab_size, 60
+    mixed = lambda ids: ((1 - e) * truth.logits(ids)[0].exp() + e / V).log()
+    found = eval.babytalk_truth(Given(mixed), words, n=n)
+    lines = eval.drawn_from_truth(n, 0)[0]
+    expected, ahead = np.zeros(4), []
     for line in lines:
-        words, behind = line.split() + ["\n"], 0.0
-        for t in range(len(words)):
-            after = babytalk.next_words(words[:t])
-            p = np.array(list(after.values()))
-            q = (1 - model.e) * p + model.e / V
-            outside = model.e / V * (V - len(p))
-            this = after[words[t] if words[t] == "\n" or t == 0 else " " + words[t]]
-            behind += math.log(this) - math.log((1 - model.e) * this + model.e / V)
-            qi = q / q.sum()
-            entropy_q = -(q * np.log(q)).sum() - outside * math.log(model.e / V)
-            sums += [behind * (t == len(words) - 1), (p * np.log(p / q)).sum(), outside, (qi * np.log(qi / p)).sum(),
-                     entropy_q + (p * np.log(p)).sum()]
-            positions += 1
-        for k in good:
-            good[k] += behind <= math.log(k)
-    names = ("ce_above_floor", "kl_truth_student", "mass_outside", "kl_inside", "entropy_difference")
-    for name, expected in zip(names, sums / positions):
-        assert found[name] == pytest.approx(expected, abs=1e-5), name
-    assert found["mass_outside"] > 0.05 and found["kl_inside"] > 1e-4
-    assert (found["recall_10"], found["recall_3"]) == (good[10] / n, good[3] / n)
-    assert 0.1 < found["precision"] < 0.8  # (1 - .1)^8.2 = 0.42, less than 0.2 either way at n = 100 by four standard errors
-    low, high = found["precision_interval"]
-    assert 0 <= low < found["precision"] < high <= 1
+        ids = [1, *words.encode(line)]
+        p = truth.logits(torch.tensor([ids[:-1]]))[0][0].double()
+        p = torch.where(p > -100, p.exp(), 0)
+        q = (1 - e) * p + e / V
+        for a, b in zip(p, q):
+            inside = a > 0
+            c = b[inside] / b[inside].sum()
+            expected += [(a[inside] * (a[inside] / b[inside]).log()).sum(), b[~inside].sum(), (c * (c / a[inside]).log()).sum(),
+                         (a[inside] * a[inside].log()).sum() - (b * b.log()).sum()]
+        ahead.append(sum(math.log(q[t, i] / p[t, i]) for t, i in enumerate(ids[1:])))
+    expected /= sum(len(words.encode(line)) for line in lines)
+    got = [found[k] for k in ("kl_truth_student", "mass_outside", "kl_inside", "entropy_difference")]
+    assert got == pytest.approx(expected.tolist(), rel=1e-4) and min(expected) > 0.001
+    assert found["recall_10"] == np.mean(np.array(ahead) >= -math.log(10))
+    assert 0 < found["recall_3"] == np.mean(np.array(ahead) >= -math.log(3)) < 1
+    assert found["precision"] < 0.5 and found["precision_interval"][0] <= found["precision"] <= found["precision_interval"][1]
 
 
-def test_only_whole_lines_are_in_the_language():
-    line = babytalk.sample(1, 0)[0]
-    assert eval.in_language(line) and not eval.in_language(line.rstrip("\n")) and not eval.in_language("dog dog the\n")
+def test_samples_are_as_frequent_as_the_model_says(words):
+    """Taking finished lines out on the way changes nothing: first words and lengths come out as in p* itself."""
+    truth = babytalk.Truth(words)
+    lines = eval.samples(Given(lambda ids: truth.logits(ids)[0]), words, "", 2000, 64, 1.0, stop=words.encode("\n")[0], stride=3)
+    assert len(lines) == 2000 and all(line.count("\n") == 1 and babytalk.contains(line) for line in lines)
+    lengths, expected = (np.array([len(line.split()) for line in some]) for some in (lines, babytalk.sample(20_000, 1)))
+    assert abs(lengths.mean() - expected.mean()) < 4 * expected.std() * math.sqrt(1 / 2000 + 1 / 20_000)
+    p = truth.rows[0, words.encode("the")[0]].exp().item()
+    share = np.mean([line.split()[0] == "the" for line in lines])
+    assert abs(share - p) < 4 * math.sqrt(p * (1 - p) / 2000) and p > 0.05
 
 
-# ---------------------------------------------------------------- a run
+def test_a_line_without_an_end_is_not_in_the_language(words):
+    """A student that stops nowhere: its samples begin as sentences do, and none is one."""
+    truth, newline = babytalk.Truth(words), words.encode("\n")[0]
+    def endless(ids):
+        z = truth.logits(ids)[0].clone()
+        z[..., newline] = -100
+        return z
+    found = eval.babytalk_truth(Given(endless), words, n=50)
+    assert found["precision"] == 0 and found["precision_interval"][1] > 0
+
+
+def test_babytalk_needs_one_token_a_word(tokenizer):
+    with pytest.raises(UserError, match="one token"):
+        eval.babytalk_truth(uniform(tokenizer), tokenizer, n=5)
+
+
+# ---------------------------------------------------------------- samples, runs, commands
+
+def test_samples_are_seeded_and_begin_with_the_prompt(tokenizer):
+    lm = small_lm(tokenizer)
+    a, b, other = (eval.samples(lm, tokenizer, "the cat", n=3, tokens=20, seed=seed) for seed in (1, 1, 2))
+    assert a == b != other and len(set(a)) == 3 and all(text.startswith("the cat") for text in a)
+    assert len(set(eval.samples(lm, tokenizer, "", n=3, tokens=20, temperature=0))) == 1
+
+
+def test_samples_end_where_they_must(tokenizer):
+    x, y = tokenizer.encode("x")[0], tokenizer.encode("y")[0]
+    after = torch.full((tokenizer.vocab_size, tokenizer.vocab_size), -100.0)
+    after[:, x] = 0
+    after[x, y] = 3
+    model = Given(lambda ids: after[ids])
+    assert eval.samples(model, tokenizer, "xy", n=2, tokens=10, temperature=0) == ["xy" + "xy" * 5] * 2
+    assert eval.samples(model, tokenizer, "xy", n=2, tokens=10, temperature=0, stop=y) == ["xyxy"] * 2  # not at the prompt's own y
+    gpt2 = small_lm(tokenizer, "gpt2")
+    asked, forward = [], gpt2.forward
+    gpt2.forward = lambda ids, cache=None: asked.append(ids.shape[1] + (cache.pos if cache else 0)) or forward(ids, cache)
+    assert len(eval.samples(gpt2, tokenizer, "x", n=2, tokens=100)) == 2 and max(asked) == 16
+    with pytest.raises(UserError, match="block_size 16"):
+        eval.samples(gpt2, tokenizer, "x " * 20, n=2)
+
+
+def test_final_table_lines_up_and_leaves_out_what_nobody_measured():
+    one, two = {"babytalk": {"ce_above_floor": 0.0234, "precision": 0.881}, "val_ce": 2.5}, {"babytalk": {"precision": 0.7}, "val_ce": None}
+    lines = eval.final_table([("teacher t", one), ("student s", two), ("empty", {})]).split("\n")
+    assert len(lines) == 4 and len(set(map(len, lines))) == 1
+    assert lines[1].split()[-3:] == ["0.0234", "-", "-"] and lines[2].split()[-3:] == ["88.1%", "70.0%", "-"]
+    assert lines[3].split()[-3:] == ["2.5000", "-", "-"]
+
 
 @pytest.fixture
-def tiny_run(make_config, babytalk_tokenizer):
-    """The folder of a run that has not learned anything, with both checkpoints."""
-    config = make_config(name="tiny", sentences=300, mark="line", n_layer=1, n_head=2, d_model=8, d_ff=8, block_size=16)
-    folder = run.folder_of(config)
+def babytalk_run(make_config, tmp_path, words):
+    """A run's folder as the loop leaves it, with random weights."""
+    settings = make_config(name="some", corpus="babytalk", mark="line", sentences=300, n_layer=1, n_head=2, d_model=16, d_ff=16,
+                           block_size=32, vocab_size=0)
+    folder = run.folder_of(settings)
     folder.mkdir(parents=True)
-    babytalk_tokenizer.save(folder / "tokenizer.json")
-    run.write_config(config, "float32", babytalk_tokenizer)
-    lm = run.model_of(config, babytalk_tokenizer.vocab_size)
+    tokenizer = data.prepare(settings).tokenizer
+    tokenizer.save(folder / "tokenizer.json")
+    run.write_config(settings, "float32", tokenizer)
+    torch.manual_seed(0)
+    lm = run.model_of(settings, tokenizer.vocab_size)
     for file in ("best.pt", "ckpt.pt"):
-        run.save_checkpoint(folder / file, {"model": lm.state_dict(), "step": 7, "steps": 7})
+        run.save_checkpoint(folder / file, {"model": lm.state_dict(), "step": 1, "steps": 1})
+    (folder / "metrics.jsonl").write_text('{"step": 0, "val_ce": 6.5}\n{"step": 1, "loss": 2}\n{"step": 1, "val_ce": 7.5}\n')
     return folder
 
 
-def test_evaluate_writes_what_it_finds_and_keeps_the_rest(tiny_run, capsys):
-    first = eval.evaluate(tiny_run, ["babytalk"], limit=20, device="cpu")
-    (tiny_run / "eval.json").write_text(json.dumps({**json.loads((tiny_run / "eval.json").read_text()), "other": {"a": 1}}))
-    second = eval.evaluate(tiny_run, ["ppl", "sample"], which="last", device="cpu", n=3)
-    assert second == json.loads((tiny_run / "eval.json").read_text())
-    assert second["babytalk"] == first["babytalk"] and second["other"] == {"a": 1}
-    assert (second["babytalk"]["which"], second["ppl"]["which"]) == ("best", "last")
-    assert second["ppl"]["overall"]["lines"]["nats_per_token"] == pytest.approx(math.log(600), rel=0.2)
-    assert (tiny_run / "samples.txt").read_text().count("---\n") == 3
-    assert not list(tiny_run.glob(".*tmp"))
-    assert "babytalk" in capsys.readouterr().out
+def test_evaluate_writes_and_merges(babytalk_run, capsys):
+    results = eval.evaluate(babytalk_run, limit=50)
+    saved = json.loads((babytalk_run / "eval.json").read_text())
+    assert saved == results and set(saved) == {"babytalk", "sample", "val_ce"} and saved["val_ce"] == 6.5
+    assert saved["babytalk"]["lines"] == 50 and saved["babytalk"]["which"] == "best"
+    text = (babytalk_run / "samples.txt").read_text()
+    assert text.count("---") == 5 and text.startswith("some (best), prompt ''") and len(saved["sample"]["texts"]) == 5
+    assert "precision" in capsys.readouterr().out
+    eval.main([str(babytalk_run), "--tasks=ppl", "--limit=200", "--which=last"])
+    merged = json.loads((babytalk_run / "eval.json").read_text())
+    assert merged["babytalk"] == saved["babytalk"] and merged["ppl"]["which"] == "last" and merged["val_ce"] == 7.5
+    assert "mean of both" in capsys.readouterr().out
+    assert not list(babytalk_run.glob(".*"))  # nothing half written is left
 
 
-def test_the_same_seed_gives_the_same_samples(tiny_run):
-    lm, tokenizer, _ = run.load(tiny_run)
-    a, b, c = (eval.samples(lm, tokenizer, "the dog", 4, 6, 1.0, seed=seed) for seed in (1, 1, 2))
-    assert a == b != c and len(set(a)) > 1 and all(text.startswith("the dog") for text in a)
-
-
-@pytest.mark.parametrize("argv, message", [
-    (["--tasks=blimb"], "unknown task 'blimb'; known are ppl, blimp, supplement, babytalk, sample"), (["--limit=-1"], "limit"),
-    (["--tasks=blimp"], "--data=DIR"), (["--tasks=blimp", "--data=nowhere"], "nowhere.*--data=DIR"), (["--top_p=0"], "top_p")])
-def test_command_line_mistakes_are_one_line(tiny_run, monkeypatch, argv, message):
+def test_blimp_from_a_folder_and_from_the_environment(babytalk_run, tmp_path, monkeypatch, capsys):
+    for name in ("blimp", "supplement"):
+        (tmp_path / f"eval/{name}_filtered").mkdir(parents=True)
+        (tmp_path / f"eval/{name}_filtered/p.jsonl").write_text('{"sentence_good": "the dog sleeps", "sentence_bad": "the dog sleep"}\n')
     monkeypatch.delenv("BABYLM_DIR", raising=False)
-    with pytest.raises(UserError, match=message) as e:
-        eval.main([str(tiny_run), "--device=cpu", *argv])
-    assert "\n" not in str(e.value)
+    with pytest.raises(UserError, match="--data=DIR"):
+        eval.main([str(babytalk_run), "--tasks=blimp"])
+    eval.main([str(babytalk_run), "--tasks=blimp,supplement", f"--data={tmp_path / 'eval'}"])
+    assert capsys.readouterr().out.count("mean over paradigms") == 2
+    monkeypatch.setenv("BABYLM_DIR", str(tmp_path))
+    assert eval.evaluate(babytalk_run, ["blimp"])["supplement"]["n"] == 1
 
 
-def test_not_a_run(tmp_path):
-    with pytest.raises(UserError, match="is not a run"):
-        eval.main([str(tmp_path)])
+@pytest.mark.parametrize("arguments, words", [
+    (["RUN", "--tasks=blimb"], ["blimb", "known are ppl"]),
+    (["RUN", "--tasks=sample", "--top_p=0"], ["top_p"]),
+    (["RUN", "--limit=-1"], ["limit"]),
+    (["RUN", "--limit=many"], ["limit", "--help"]),
+    (["RUN", "--wich=last"], ["--wich"]),
+    (["RUN", "--which=worst"], ["worst"]),
+    (["nowhere"], ["nowhere", "not a run"]),
+    ([], ["RUN"]),
+])
+def test_wrong_commands_are_one_line(babytalk_run, arguments, words, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["eval.py"] + [str(babytalk_run) if a == "RUN" else a for a in arguments])
+    with pytest.raises(SystemExit) as e:
+        config.run_main(eval.main)
+    error = capsys.readouterr().err
+    assert e.value.code == 2 and error.count("\n") == 1 and all(word in error for word in words)
 
 
-def test_final_table_has_a_column_a_run_and_marks_what_is_missing():
-    rows = [("teacher a", {"babytalk": {"ce_above_floor": 0.02, "precision": 0.88}}), ("student b", {"babytalk": {"ce_above_floor": 0.5}})]
-    lines = eval.final_table(rows).splitlines()
-    assert lines[0].split() == ["teacher", "a", "student", "b"]
-    assert lines[1].split()[-2:] == ["0.0200", "0.5000"] and lines[2].split()[-1] == "-" and len(lines) == 3
+def test_damaged_eval_json_is_named(babytalk_run):
+    (babytalk_run / "eval.json").write_text("{")
+    with pytest.raises(UserError, match="eval.json: damaged"):
+        eval.evaluate(babytalk_run, ["sample"])
+
+
+def test_help_names_every_task_and_option(capsys):
+    with pytest.raises(SystemExit):
+        eval.main(["--help"])
+    shown = capsys.readouterr().out
+    assert all(task in shown.split("options:")[0] for task in eval.TASKS) and all(o in shown for o in ("--data", "--limit", "--top_p"))
