@@ -16,6 +16,8 @@ import re
 import sys
 import textwrap
 
+import losses
+
 CONFIGS = pathlib.Path(__file__).parent / "configs"  # where a missing teacher's NAME.py is looked up
 
 
@@ -23,9 +25,10 @@ class UserError(Exception):
     """A user's mistake: printed as one line, without a traceback; the line names the thing and the remedy."""
 
 
-def key(default, help, allowed=None, low=None, high=None, above=None, schedule=False):
-    """Declare a key. low and high are included in what is allowed, `above` is not; allowed: the words to choose from."""
-    meta = dict(help=help, allowed=allowed, low=low, high=high, above=above, schedule=schedule)
+def key(default, help, allowed=None, low=None, high=None, above=None, schedule=False, of=str):
+    """Declare a key. low and high are included in what is allowed, `above` is not; allowed: the words to choose from;
+    of: str or float, what a list holds."""
+    meta = dict(help=help, allowed=allowed, low=low, high=high, above=above, schedule=schedule, of=of)
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=meta)
     return dataclasses.field(default=default, metadata=meta)
@@ -79,11 +82,17 @@ class Config:
     # distillation
     teachers: list = key([], "run names of the teachers, or \"truth\" (babytalk's own); empty: plain language modelling")
     ensemble: str = key("logits", "several teachers: mean of logits or of probabilities", ["logits", "probs"])
-    divergence: str = key("rkl", "D between teacher p and student q: fkl = KL(p||q), rkl = KL(q||p)", ["fkl", "rkl"])
+    divergence: str = key("rkl", "D between teacher p and student q: fkl = KL(p||q), rkl = KL(q||p), or "
+                          f"{', '.join(d for d in losses.DIVERGENCES if d not in ('fkl', 'rkl'))}, with a parameter as in jsd(0.5)")
     tau: float = key(2.0, "temperature of p and q inside D", above=0, schedule=True)
     alpha: float = key(0.5, "loss = alpha CE + (1 - alpha) tau^2 D", low=0, high=1, schedule=True)
     mix: float = key(1.0, "D's target is mix p + (1 - mix) q; 1: the teacher alone", low=0, high=1, schedule=True)
-    reduction: str = key("token", "D's mean over tokens, or Baby Llama's: that times block_size", ["token", "sequence"])
+    mix_grad: bool = key(False, "let the gradient flow through the (1 - mix) q of the target too")
+    unit_curvature: bool = key(False, "divide D by its curvature at p = q: the same alpha then pulls alike in all divergences")
+    reduction: str = key("token", "D's mean over tokens; Baby Llama's, that times block_size; or step by step, weighted",
+                         ["token", "sequence", "step"])
+    step_weights: list = key([0.5, 1.5], "reduction = step: weights of the first and last time step, scaled to mean 1", low=0,
+                             of=float)
     baseline: str = key("", "run shown beside teacher and student in the last table; trained when missing")
     # what is seen
     log_every: int = key(50, "steps between lines of metrics.jsonl", low=1)
@@ -151,15 +160,17 @@ def check(name, value):
             raise UserError(f"{name}: {e}")
     elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         value = float(value)
-    elif kind is list and isinstance(value, (list, tuple)) and all(isinstance(x, str) for x in value):
-        value = list(value)
-    elif type(value) is not kind:
-        words = {list: "a list of strings", str: "a string", int: "a whole number", float: "a number",
+    elif kind is list and isinstance(value, (list, tuple)) and all(
+            isinstance(x, meta["of"]) or meta["of"] is float and type(x) is int for x in value):
+        value = list(map(meta["of"], value))
+        numbers = value if meta["of"] is float else []
+    elif type(value) is not kind or kind is list:
+        words = {list: f"a list of {'numbers' if meta['of'] is float else 'strings'}", str: "a string", int: "a whole number", float: "a number",
                  bool: "True or False"}[kind]
         raise UserError(f"{name} = {value!r}: must be {words}" + (" or a schedule" if meta["schedule"] else ""))
     if meta["allowed"] and value not in meta["allowed"]:
         raise UserError(f"{name} = {value!r}: allowed are {', '.join(meta['allowed'])}")
-    for x in numbers if kind in (int, float) else []:
+    for x in numbers if kind in (int, float, list) else []:
         low, high, above = meta["low"], meta["high"], meta["above"]
         if not math.isfinite(x) or (low is not None and x < low) or (high is not None and x > high) or (
                 above is not None and x <= above):
@@ -173,7 +184,7 @@ def from_text(name, text):
     kind, schedule = (KEYS[name].type, KEYS[name].metadata["schedule"]) if name in KEYS else (str, False)
     if kind is str or (schedule and "(" in text):
         return text
-    if kind is list and not text.startswith("["):
+    if kind is list and KEYS[name].metadata["of"] is str and not text.startswith("["):
         return [word for word in text.split(",") if word]
     try:
         return ast.literal_eval(text)
@@ -228,6 +239,16 @@ def make(path, overrides=()):
         raise UserError(f"batch_size {config.batch_size} is not a multiple of grad_accum {config.grad_accum}")
     if config.d_model % config.n_head or config.arch == "llama" and config.d_model // config.n_head % 2:
         raise UserError(f"d_model {config.d_model} does not split into n_head = {config.n_head} heads of an even size")
+    mixes = [y for _, y in schedule_points(config.mix)[1]]
+    try:  # what the loss refuses, it refuses here
+        losses.parse(config.divergence)
+        losses.weights_of_steps(config.step_weights, 2)
+        for mix in mixes:
+            losses.check_mix(config.divergence, mix, config.mix_grad)
+            if config.unit_curvature:
+                losses.pull(config.divergence, mix, config.mix_grad)
+    except ValueError as e:
+        raise UserError(str(e))
     if "truth" in config.teachers and config.corpus != "babytalk":
         raise UserError("teachers: \"truth\" is known for corpus = babytalk only; name a run instead")
     return config

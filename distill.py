@@ -33,6 +33,8 @@ FREE_ON_RESUME = ("out_dir", "data_dir", "resume", "max_minutes", "baseline", "d
 def ready_run(config, name, prepared, role):
     """Folder of the run `name`, trained now if it is missing or unfinished; UserError if it does not agree with config."""
     folder = run.folder_of(dataclasses.replace(config, name=name))
+    if name == config.name:
+        raise UserError(f"{role} {name} is the run itself; choose another --name")
     if not run.is_finished(folder):
         print(f"\n{role} {name} is not there yet: training it first")
         train(config_module.related(config, name))
@@ -73,7 +75,9 @@ def known_to_all(teachers, x, y):
 def load_teacher(config, name, prepared, device, low):
     if name == "truth":
         return Teacher(truth=babytalk.Truth(prepared.tokenizer))
-    lm, _, _ = run.load(ready_run(config, name, prepared, "teacher"), device)
+    lm, _, its = run.load(ready_run(config, name, prepared, "teacher"), device)
+    if its.arch == "gpt2" and its.block_size < config.block_size:
+        raise UserError(f"teacher {name} is a GPT-2 of block_size {its.block_size}, too short for block_size = {config.block_size}")
     lm = lm.requires_grad_(False)
     if low != torch.float32:
         lm = lm.to(low)  # it is only read: half the memory, and no casting every step
@@ -102,7 +106,8 @@ def loss_on(model, lm, teachers, x, y, config, progress, counts, stats):
     return distillation_loss(
         model(x), lm.head.weight, [h for h, _ in outputs], [W for _, W in outputs], y, divergence=config.divergence,
         tau=at(config.tau, progress), alpha=at(config.alpha, progress), mix=at(config.mix, progress),
-        ensemble=config.ensemble, reduction=config.reduction, T=config.block_size, counts=counts, return_stats=stats)
+        mix_grad=config.mix_grad, unit_curvature=config.unit_curvature, ensemble=config.ensemble, reduction=config.reduction,
+        step_weights=config.step_weights, T=config.block_size, counts=counts, return_stats=stats)
 
 
 @torch.no_grad()
@@ -142,11 +147,15 @@ def resumed_state(config, folder):
     """The checkpoint to go on from, or None for a new run; UserError if the folder holds a run of another config."""
     if config.resume == "no" or not (folder / "ckpt.pt").exists():
         return None
-    found = run.read_json(folder / "config.json")
-    differ = [f"{k} ({found.get(k)!r} there)" for k in KEYS if k not in FREE_ON_RESUME and found.get(k) != getattr(config, k)]
+    found = {**vars(config_module.Config()), **run.read_json(folder / "config.json")}  # a key newer than the run: its default
+    differ = [f"{k} = {found[k]!r} there, {getattr(config, k)!r} here" for k in KEYS
+              if k not in FREE_ON_RESUME and found[k] != getattr(config, k)]
     if differ:
-        raise UserError(f"{folder} holds a run with other settings: {', '.join(differ)}; choose another --name, or --resume=no")
-    return run.load_checkpoint(folder / "ckpt.pt")
+        raise UserError(f"{folder} holds a run with other settings: {'; '.join(differ)}; choose another --name, or --resume=no")
+    state = run.load_checkpoint(folder / "ckpt.pt")
+    if not {"optimizer", "random", "step", "steps", "best", "minutes"} <= state.keys():
+        raise UserError(f"{folder / 'ckpt.pt'} holds weights alone, nothing to go on from; train anew with --resume=no")
+    return state
 
 
 # ---------------------------------------------------------------- the loop
@@ -166,6 +175,8 @@ def train(config):
     # data, teachers, student
     prepared = data.prepare(config)
     tokenizer, token_bytes = prepared.tokenizer, prepared.tokenizer.token_bytes
+    if state and state.get("corpus", prepared.train.corpus) != prepared.train.corpus:
+        raise UserError(f"{folder} was begun on another text than corpus = {config.corpus!r} is now; --resume=no trains anew")
     batches = data.Batches(prepared.train, config.block_size, config.batch_size, config.seed, config.random_offset, config.mark)
     dev_blocks = data.eval_blocks(prepared.dev, config.block_size, config.val_tokens, config.mark)
     teachers = [load_teacher(config, name, prepared, device, run.DTYPES[dtype]) for name in config.teachers]
@@ -202,7 +213,8 @@ def train(config):
     def save():
         run.save_checkpoint(folder / "ckpt.pt", {
             "model": lm.state_dict(), "optimizer": optimizer.state_dict(), "random": run.random_state(device),
-            "step": step, "steps": steps, "best": best, "minutes": minutes + (time.monotonic() - started) / 60})
+            "corpus": prepared.train.corpus, "step": step, "steps": steps, "best": best,
+            "minutes": minutes + (time.monotonic() - started) / 60})
 
     def validation():
         nonlocal best
@@ -215,7 +227,7 @@ def train(config):
             run.save_checkpoint(folder / "best.pt", {"model": lm.state_dict(), "step": step, "val_ce": best})
 
     # What the log shows is summed on the device and read at a log line: no step waits for the host.
-    zeros = lambda: {k: torch.zeros((), device=device) for k in ("loss", "norm", "clipped", "skipped", "in_a_row", "worst")}
+    zeros = lambda: {k: torch.zeros((), device=device) for k in ("loss", "norm", "clipped", "skipped", "in_a_row", "worst", "end")}
     seen, scale = zeros(), torch.tensor(2.0**14 if dtype == "float16" else 1.0, device=device)
     params = list(lm.parameters())
     tokens_a_step = config.batch_size * config.block_size
@@ -231,7 +243,7 @@ def train(config):
         lr = learning_rate(config, step, steps)
         x, y = (t.to(device, non_blocking=True) for t in batches.batch(step))
         y = known_to_all(teachers, x, y)
-        counts = (y != -100).sum()
+        counts = (y != -100).sum(0 if config.reduction == "step" else (0, 1))  # of the whole step: (T,) or a number
         pieces = [t.chunk(config.grad_accum) for t in (x, y)]
         loss, stats = 0, []
         for x_i, y_i in zip(*pieces):
@@ -257,18 +269,19 @@ def train(config):
         seen["clipped"] += (norm > config.grad_clip) if config.grad_clip else 0
         seen["skipped"] += bad
         seen["in_a_row"] = (seen["in_a_row"] + 1) * bad
-        seen["worst"] = torch.maximum(seen["worst"], seen["in_a_row"])
         step += 1
+        seen["end"] = torch.where(seen["in_a_row"] > seen["worst"], step, seen["end"])  # of the longest row
+        seen["worst"] = torch.maximum(seen["worst"], seen["in_a_row"])
         bar.update()
         if step == first + 10 and steps - step > 100:
             say_how_long(config, (time.monotonic() - clock) / 10 * (steps - step))
         if logging:
             s, n = {k: float(v) for k, v in seen.items()}, step - timed
             seconds = time.monotonic() - clock
-            means = {k: float(sum(stat[k] for stat in stats) / len(stats)) for k in stats[0]}
-            if not teachers:
-                means = {"ce": means["ce"]}
-            done = max(1, n - int(s["skipped"]))
+            shares = [(y_i != -100).sum() / counts.sum() for y_i in pieces[1]]
+            means = {k: float(sum(share * stat[k] for share, stat in zip(shares, stats)))
+                     for k in ("ce", "divergence", "entropy_q", "entropy_p")[:None if teachers else 1]}
+            done = n - int(s["skipped"]) or math.nan  # of no step there is no mean
             line = dict(step=step, tokens=step * tokens_a_step, words=round(step * tokens_a_step * prepared.train.words / prepared.train.count),
                         loss=s["loss"] / done, **means, lr=lr, grad_norm=s["norm"] / done, clipped=s["clipped"] / n,
                         tokens_per_s=n * tokens_a_step / seconds)
@@ -276,10 +289,9 @@ def train(config):
                 line["skipped"] = int(s["skipped"])
                 say(f"  step {step}: {line['skipped']} of the last {n} steps skipped, loss or gradient was not finite")
             if s["worst"] > config.max_skipped:
-                at_step = step - int(s["in_a_row"])
                 good = f"last good checkpoint {folder / 'ckpt.pt'}" if (folder / "ckpt.pt").exists() else "no checkpoint yet"
-                raise UserError(f"{config.name}: loss or gradient not finite {int(s['worst'])} steps in a row up to step {step} "
-                                f"(from batch {at_step}); {good}; try a lower lr, or dtype = float32")
+                raise UserError(f"{config.name}: loss or gradient not finite {int(s['worst'])} steps in a row up to step {int(s['end'])} "
+                                f"(from batch {int(s['end'] - s['worst'])}); {good}; try a lower lr, or dtype = float32")
             metrics.write(**line)
             bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
             if not sys.stderr.isatty():

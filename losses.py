@@ -1,16 +1,27 @@
-"""The distillation loss: divergences between teacher p and student q, and one chunked loss around them.
+"""The distillation loss: a family of divergences between teacher p and student q, and one chunked loss around them.
 
     L = alpha CE + (1 - alpha) tau^2 D(p_tau, q_tau)        p_tau = softmax(z_p / tau), q_tau = softmax(z_q / tau)
 
-Imports nothing of the project; copy it alone. Adding a divergence is adding one function of (log_q, log_p) to DIVERGENCES.
+First page: the divergences, each the line it is in its paper. Then the loss of one chunk of positions with its gradient,
+the walk over the chunks, and `distillation_loss`. Imports nothing of the project; copy it alone. Adding a divergence is
+adding one function of (log_q, log_p) to DIVERGENCES; its gradient is autograd's.
 """
+import functools
+import importlib.util
+import inspect
 import math
+import os
+import re
+import shutil
+import warnings
 
 import torch
 import torch.nn.functional as F
 
 LOG_FLOOR = -100.0  # of log p inside D: reverse KL to a teacher that says "never" would otherwise be infinite
 
+
+# ---------------------------------------------------------------- divergences: log q, log p (..., V) -> (...)
 
 def fkl(log_q, log_p):
     """Forward KL, KL(p||q) = sum p (log p - log q): charges the student for lacking mass where the teacher has it."""
@@ -22,73 +33,257 @@ def rkl(log_q, log_p):
     return (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
-DIVERGENCES = {"fkl": fkl, "rkl": rkl}  # name -> function of log-probabilities (..., V), (..., V) -> (...)
+def sym(log_q, log_p, l=0.5):
+    """l KL(p||q) + (1 - l) KL(q||p)."""
+    return l * fkl(log_q, log_p) + (1 - l) * rkl(log_q, log_p)
 
+
+def jsd(log_q, log_p, b=0.5):
+    """Generalised Jensen-Shannon, b KL(p||M) + (1 - b) KL(q||M), M = b p + (1 - b) q (GKD, arXiv 2306.13649, eq. 1).
+
+    b = 0 and b = 1 are forward and reverse KL by definition, the limits of jsd / b and jsd / (1 - b).
+    """
+    if b in (0, 1):
+        return rkl(log_q, log_p) if b else fkl(log_q, log_p)
+    log_m = log_mixture(log_p, log_q, b)
+    return b * fkl(log_m, log_p) + (1 - b) * rkl(log_q, log_m)
+
+
+def skew_fkl(log_q, log_p, l=0.1):
+    """KL(p || l p + (1 - l) q) (DistiLLM, arXiv 2402.03898, eq. 3)."""
+    return fkl(log_mixture(log_p, log_q, l), log_p)
+
+
+def skew_rkl(log_q, log_p, l=0.1):
+    """KL(q || (1 - l) p + l q) (DistiLLM, arXiv 2402.03898)."""
+    return rkl(log_q, log_mixture(log_p, log_q, 1 - l))
+
+
+def tvd(log_q, log_p):
+    """Total variation, sum |p - q| / 2 (arXiv 2307.15190). Scaled by tau, not tau^2: it is of first order in z_q - z_p."""
+    return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
+
+
+def akl(log_q, log_p, mu=0.5):
+    """Adaptive KL (arXiv 2404.02657): forward KL where the gap lies in p's head, reverse KL where it lies in the tail.
+
+    Head: p's first token and those with cumulative p <= mu. With g = sum |p - q| over each, held fixed:
+    (g_head KL(p||q) + g_tail KL(q||p)) / (g_head + g_tail).
+    """
+    with torch.no_grad():
+        p, order = log_p.exp().sort(dim=-1, descending=True)
+        gap = (p - log_q.exp().gather(-1, order)).abs()
+        head = p.cumsum(-1) <= mu
+        head[..., 0] = True
+        g_head, g_all = (gap * head).sum(-1), gap.sum(-1)
+        share = torch.where(g_all > 0, g_head / g_all.clamp_min(torch.finfo(gap.dtype).tiny), 0.5)  # p = q: D is 0 anyway
+    return share * fkl(log_q, log_p) + (1 - share) * rkl(log_q, log_p)
+
+
+def log_mixture(log_a, log_b, share):
+    """log(share a + (1 - share) b); share: a number in [0, 1], or a tensor."""
+    if not isinstance(share, torch.Tensor):
+        if share in (0, 1):
+            return log_a if share else log_b
+        return torch.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
+    return torch.logaddexp(log_a + share.log(), log_b + (-share).log1p())
+
+
+DIVERGENCES = {f.__name__: f for f in (fkl, rkl, sym, jsd, skew_fkl, skew_rkl, tvd, akl)}
+# What tau^2 D becomes of as tau grows is curvature x |z_q - z_p|^2 / 2V (centred): the slope of D's gradient at p = q.
+# 1 where nothing stands here; `unit_curvature` divides by it, so that the same alpha means the same pull.
+CURVATURE = {"jsd": lambda b: b * (1 - b) if 0 < b < 1 else 1.0, "skew_fkl": lambda l: (1 - l) ** 2,
+             "skew_rkl": lambda l: (1 - l) ** 2, "tvd": lambda: 0.0}  # tvd has a kink there, and no slope
+
+
+@functools.cache
+def parse(divergence):
+    """"jsd(0.5)" -> (function of (log_q, log_p), curvature). Raises ValueError for an unknown name or parameter."""
+    name, _, number = divergence.removesuffix(")").partition("(")
+    if not re.fullmatch(r"\w+(\([0-9.e-]+\))?", divergence) or name not in DIVERGENCES:
+        raise ValueError(f"divergence is {divergence!r}; allowed: {', '.join(DIVERGENCES)}, with a parameter as in 'jsd(0.5)'")
+    function, curvature = DIVERGENCES[name], CURVATURE.get(name, lambda *_: 1.0)
+    parameters = list(inspect.signature(function).parameters.values())[2:]
+    if not parameters:
+        if number:
+            raise ValueError(f"divergence is {divergence!r}; {name} has no parameter")
+        return function, curvature()
+    try:
+        value = float(number) if number else parameters[0].default
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise ValueError(f"divergence is {divergence!r}; {name}'s {parameters[0].name} lies in [0, 1]")
+    return lambda log_q, log_p: function(log_q, log_p, value), curvature(value)
+
+
+def pull(divergence, mix=1.0, mix_grad=False):
+    """The curvature of D against the target mix p + (1 - mix) q: what `unit_curvature` divides by.
+
+    Raises ValueError where it is 0: tvd, mix 0, a skew of 1.
+    """
+    check_mix(divergence, mix, mix_grad)
+    slope = parse(divergence)[1] * (mix**2 if mix_grad else mix)
+    if slope == 0:
+        raise ValueError(f"unit_curvature: {divergence} with mix {mix} has no curvature at p = q to divide by")
+    return slope
+
+
+def check_mix(divergence, mix, mix_grad):
+    if mix < 1 and not mix_grad and divergence == "fkl":
+        raise ValueError(f"mix is {mix} under fkl: without mix_grad its gradient is mix times the plain one; set alpha instead")
+
+
+# ---------------------------------------------------------------- one chunk: values and gradient to the logits
 
 def teacher_log_probs(z_ps, tau, ensemble):
     """log p_tau (n, V) of one or several teachers' logits: of their mean (geometric mean of the p's), or of the p's mean."""
     if len(z_ps) == 1 or ensemble == "logits":
-        log_p = F.log_softmax(sum(z_ps) / (len(z_ps) * tau), -1)
-    else:
-        log_p = torch.stack([F.log_softmax(z / tau, -1) for z in z_ps]).logsumexp(0) - math.log(len(z_ps))
-    return log_p.clamp_min(LOG_FLOOR)
+        return F.log_softmax(sum(z_ps) / (len(z_ps) * tau), -1)
+    return torch.stack([F.log_softmax(z / tau, -1) for z in z_ps]).logsumexp(0) - math.log(len(z_ps))
 
 
-def chunk_loss(z_q, z_ps, labels, valid, ce_weight, d_weight, divergence, tau, mix, ensemble, entropies):
-    """Sums over the valid positions of one chunk: z_q and each of z_ps (n, V), labels and valid (n,).
+def rows_and_gradient(rows, log_q):
+    """rows: log_q (n, V) -> D (n,). Returns D and the gradient of its sum to log_q, taken as a free variable."""
+    if torch.compiler.is_compiling():  # one fused graph of value and gradient; run eagerly it is slower than autograd
+        def total(log_q):
+            d = rows(log_q)
+            return d.sum(), d
+        gradient, d = torch.func.grad(total, has_aux=True)(log_q)
+        return d, gradient
+    log_q = log_q.detach().requires_grad_()
+    with torch.enable_grad():
+        d = rows(log_q)
+        return d.detach(), torch.autograd.grad(d.sum(), log_q)[0]
 
-    Returns (ce_weight CE + d_weight D, what return_stats reports: CE, D, entropy of q_tau, of p_tau), each summed.
+
+def chunk_terms(z_q, z_ps, labels, ce_weight, d_weight, tau, mix, *, divergence, ensemble, with_ce, with_gradient,
+                with_entropies, tau_is_1, mixed, mix_grad, masked):
+    """z_q and each of z_ps (n, V), labels and the weights of CE and D (n,), tau and mix scalars; divergence: a function.
+
+    Returns CE, D, entropy of q_tau and of p_tau, each (n,), and the gradient (n, V) of ce_weight CE + d_weight D to z_q in
+    z_q's dtype, without the -1 of CE at the label, which the caller subtracts. What was not asked for is None.
     """
-    weight = valid.to(z_q.dtype)
-    ce = weight @ F.cross_entropy(z_q, labels, reduction="none")
-    stats = [ce.detach()] + 3 * [torch.zeros_like(ce)]
-    objective = ce_weight * ce
+    low, full = z_q.dtype, torch.promote_types(z_q.dtype, torch.float32)
+    z_q, z_ps = z_q.to(full), [z.to(full) for z in z_ps]
+    ce = d = entropy_q = entropy_p = dz = None
+    log_q = F.log_softmax(z_q, -1) if with_ce or tau_is_1 else None
+    if with_ce:
+        ce = -log_q.gather(1, labels[:, None])[:, 0]
+        if with_gradient:
+            dz = log_q.exp().mul_(ce_weight[:, None])
     if z_ps:
-        log_q, log_p = F.log_softmax(z_q / tau, -1), teacher_log_probs(z_ps, tau, ensemble)
-        target = log_p
-        if mix < 1:  # p~ = mix p + (1 - mix) q, held fixed: no gradient flows through the target
-            fixed = log_q.detach()
-            target = torch.logaddexp(log_p + math.log(mix), fixed + math.log1p(-mix)) if mix > 0 else fixed
-        d = weight @ DIVERGENCES[divergence](log_q, target)
-        objective = objective + d_weight * d
-        stats[1] = d.detach()
-        if entropies:
-            with torch.no_grad():
-                stats[2:] = [-(weight @ (log.exp() * log).sum(-1)) for log in (log_q, log_p)]
-    return objective, torch.stack(stats)
+        log_p = teacher_log_probs(z_ps, tau, ensemble)
+        if masked:  # what the caller has ruled out is out in both; both sides get the same floor there, so it adds 0 to D
+            out = ~(log_p > -math.inf)  # also nan, where all is ruled out
+            log_q = F.log_softmax((z_q / tau).masked_fill(out, torch.finfo(full).min / 2), -1).masked_fill(out, LOG_FLOOR)
+            log_p = log_p.masked_fill(out, LOG_FLOOR)
+        elif not tau_is_1:
+            log_q = F.log_softmax(z_q / tau, -1)
+        log_p = log_p.clamp_min(LOG_FLOOR)
+
+        def rows(log_q):
+            if not mixed:
+                return divergence(log_q, log_p)
+            return divergence(log_q, log_mixture(log_p, log_q if mix_grad else log_q.detach(), mix))
+
+        if with_gradient:
+            d, gradient = rows_and_gradient(rows, log_q)
+            q = log_q.exp()
+            gradient.addcmul_(q, gradient.sum(-1, keepdim=True), value=-1)  # back through log_softmax
+            gradient.mul_((d_weight / tau)[:, None])
+            dz = gradient if dz is None else dz.add_(gradient)
+        else:
+            d = rows(log_q)
+        if with_entropies:
+            entropy_q, entropy_p = (-(log.exp() * log).sum(-1) for log in (log_q, log_p))
+    return ce, d, entropy_q, entropy_p, None if dz is None else dz.to(low)
+
+
+# ---------------------------------------------------------------- the compiled form of the same chunk
+
+mode = "auto"  # set to "eager" or "compiled" to overrule `path`
+
+
+@functools.cache
+def can_compile(kind):
+    """Is there what torch.compile needs on this kind of device: a C++ compiler on a CPU, Triton on a GPU? It is tried."""
+    compiler = os.environ.get("CXX") or "g++"
+    if kind == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
+        return False
+    if kind == "cuda" and importlib.util.find_spec("triton") is None or kind not in ("cpu", "cuda"):
+        return False
+    try:
+        x = torch.ones(2, 3, device=kind)
+        return bool((torch.compile(lambda x: F.log_softmax(x, -1).exp(), dynamic=True)(x).sum() - 2).abs() < 1e-3)
+    except Exception as e:  # whatever a broken tool chain raises
+        warnings.warn(f"the loss runs uncompiled: torch.compile does not work here ({type(e).__name__})")
+        return False
+
+
+def path(kind, N, V):
+    """"compiled" or "eager": how the elementwise part of a loss over N positions and V tokens runs on a device's kind.
+
+    Compiling takes seconds, so it is done where there is enough to win: from 2^24 logits on (4096 x 4096).
+    """
+    if mode != "auto":
+        return mode
+    return "compiled" if N * V >= 2**24 and can_compile(kind) else "eager"
+
+
+@functools.cache
+def compiled_terms(statics):
+    """chunk_terms with these keywords, fused by torch.compile; sizes are left open, so that it compiles once."""
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # it counts across keywords
+    keywords = dict(statics)
+    return torch.compile(lambda *tensors: chunk_terms(*tensors, **keywords), dynamic=True)
+
+
+# ---------------------------------------------------------------- the walk over the chunks
+
+def chunk_size(N, V):
+    """Positions a chunk: some 4M logits, 16 MB in fp32, which a processor's cache holds; at most 64 chunks a call.
+
+    From N and V alone, so that results do not depend on the machine.
+    """
+    return max(16, max(2**22 // V, N // 64) // 16 * 16)
 
 
 class ChunkedLoss(torch.autograd.Function):
     """Walks over chunks of positions, logits and gradient of one chunk at a time: no (N, V) tensor ever exists.
 
     The gradient is computed here, in the forward pass, while a chunk's logits are at hand; backward only scales it.
+    Returns the loss and what was found a position: CE, D, entropy of q, of p, (4, N), 0 where it was not asked for.
     """
 
     @staticmethod
-    def forward(ctx, h_q, W_q, h_ps, W_ps, labels, valid, scale, chunk, terms):
+    def forward(ctx, h_q, W_q, h_ps, W_ps, labels, valid, ce_weight, d_weight, scale, tau, mix, chunk, statics):
         need_h, need_W = ctx.needs_input_grad[:2]
-        kind = h_q.device.type
+        N, kind = len(labels), h_q.device.type
         # Under autocast the products run in its dtype, cast once; softmax and sums stay in fp32 (fp64 if that came in).
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        product = low or h_q.dtype
-        full = torch.promote_types(h_q.dtype, torch.float32)
+        product, full = low or h_q.dtype, torch.promote_types(h_q.dtype, torch.float32)
+        terms = functools.partial(chunk_terms, **statics)
+        if statics["with_gradient"] and path(kind, N, W_q.shape[0]) == "compiled":  # always all: fewer things to compile
+            terms = compiled_terms(tuple({**statics, "with_ce": True, "with_entropies": bool(h_ps)}.items()))
+        new = functools.partial(torch.zeros, dtype=full, device=h_q.device)
+        grad_h, grad_W, found = new(h_q.shape) if need_h else None, new(W_q.shape) if need_W else None, new(4, N)
+        out = ~valid[:, None]
         with torch.autocast(kind, enabled=False):
             W, Ws = W_q.to(product), [W_p if W_p is None else W_p.to(product) for W_p in W_ps]
-            grad_h = torch.empty(h_q.shape, dtype=full, device=h_q.device) if need_h else None
-            grad_W = torch.zeros(W_q.shape, dtype=full, device=h_q.device) if need_W else None
-            loss, stats = torch.zeros((), dtype=full, device=h_q.device), 0
-            for i in range(0, len(labels), chunk):
+            for i in range(0, N, chunk):
                 part = slice(i, i + chunk)
-                h = h_q[part].to(product)
-                z_q = (h @ W.T).to(full)  # (chunk, V)
-                z_ps = [(h_p[part] if W_p is None else h_p[part].to(product) @ W_p.T).to(full) for h_p, W_p in zip(h_ps, Ws)]
-                with torch.enable_grad():
-                    z_q.requires_grad_(need_h or need_W)
-                    objective, stat = chunk_loss(z_q, z_ps, labels[part], valid[part], **terms)
-                loss, stats = loss + objective.detach(), stats + stat
-                if not (need_h or need_W):
+                h = h_q[part].to(product).masked_fill(out[part], 0)  # what is padding may be anything, also nan
+                hs = [h_p[part].masked_fill(out[part], 0) for h_p in h_ps]
+                z_ps = [h_p if W_p is None else h_p.to(product) @ W_p.T for h_p, W_p in zip(hs, Ws)]  # each (chunk, V)
+                *rows, dz = terms(h @ W.T, z_ps, labels[part], ce_weight[part], d_weight[part], tau, mix)
+                for k, row in enumerate(rows):
+                    if row is not None:
+                        found[k, part] = row
+                if dz is None:
                     continue
-                dz = torch.autograd.grad(objective, z_q)[0].to(product)  # (chunk, V)
+                if statics["with_ce"]:
+                    dz[torch.arange(len(dz), device=dz.device), labels[part]] -= ce_weight[part].to(dz.dtype)
                 # dz is not yet divided by the number of positions: its entries are of order one, safe in fp16 too.
                 if need_h:
                     grad_h[part] = dz @ W
@@ -98,52 +293,91 @@ class ChunkedLoss(torch.autograd.Function):
                     grad_W += dz.T @ h
         ctx.save_for_backward(*[None if g is None else g.mul_(scale) for g in (grad_h, grad_W)])
         ctx.dtypes = h_q.dtype, W_q.dtype
-        ctx.mark_non_differentiable(stats)
-        return loss * scale, stats
+        ctx.mark_non_differentiable(found)
+        return scale * (ce_weight @ found[0] + d_weight @ found[1]), found
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, grad, _):
         grads = [None if g is None else (g * grad).to(dtype) for g, dtype in zip(ctx.saved_tensors, ctx.dtypes)]
-        return *grads, None, None, None, None, None, None, None
+        return *grads, *[None] * 11
 
 
-def distillation_loss(h_q, W_q, h_p, W_p, labels, *, divergence="rkl", tau=1.0, alpha=0.0, mix=1.0, ensemble="logits",
-                      reduction="token", T=None, counts=None, ignore_index=-100, chunk=None, return_stats=False):
-    """alpha CE + (1 - alpha) tau^2 D, means over valid positions, without ever holding (N, V) logits.
+def weights_of_steps(step_weights, T, **kind):
+    """(T,) weights from the first to the last of step_weights in a straight line, of mean 1."""
+    step_weights = step_weights or (1.0, 1.0)
+    if len(step_weights) != 2 or min(step_weights) < 0 or sum(step_weights) <= 0:
+        raise ValueError(f"step_weights is {step_weights!r}; allowed: two numbers >= 0, not both 0")
+    first, last = step_weights
+    return torch.linspace(first, last, T, **kind) * (2 / (first + last))
 
-    h_q (N, d) or (B, T, d) student's last hidden states, W_q (V, d) its head; labels (N,) or (B, T), ignore_index where
-    a position does not count. h_p, W_p the teacher's alike, or lists of them (an ensemble); W_p None: h_p is the
-    teacher's logits (..., V). h_p None or []: cross-entropy alone. Gradients flow to h_q and W_q.
-    divergence, tau, mix, ensemble: see DIVERGENCES and DESIGN's words in README. CE is at tau 1 always.
-    reduction: "token" D's mean over valid positions; "sequence" that times T, the run's longest block: Baby Llama's
-    batchmean on (B, T, V) (arXiv 2308.02019). T defaults to h.shape[1].
-    counts: valid positions of the whole optimiser step (default: this call's own), so that micro-batches add up.
-    chunk: positions a chunk (default from N and V alone, so that results do not depend on the machine).
+
+def distillation_loss(h_q, W_q, h_p, W_p, labels, *, divergence="rkl", tau=1.0, alpha=0.0, mix=1.0, mix_grad=False,
+                      unit_curvature=False, ensemble="logits", reduction="token", step_weights=None, T=None, counts=None,
+                      ignore_index=-100, chunk=None, return_stats=False):
+    """alpha CE + (1 - alpha) tau^2 D (tau for tvd), without ever holding (N, V) logits; gradients flow to h_q and W_q.
+
+    h_q: (N, d) or (B, T, d), the student's last hidden states. W_q: (V, d), its head.
+    h_p, W_p: the teacher's alike, or lists of them (an ensemble); W_p None: h_p is the teacher's logits (..., V), and
+        what is -inf there is ruled out in both. h_p None or []: cross-entropy alone.
+    labels: (N,) or (B, T), ignore_index where a position does not count.
+    divergence: a name in DIVERGENCES, with a parameter as in "jsd(0.5)". CE is the mean over valid positions, at tau 1.
+    mix: D's target is mix p + (1 - mix) q, q held fixed unless mix_grad (arXiv 2410.22081; with it rkl is
+        skew_rkl(1 - mix)).
+    unit_curvature: divide D by its curvature at p = q (see `pull`).
+    ensemble: the mean of the teachers' "logits" (arXiv 2308.02019) or of their "probs".
+    reduction, of D only: "token" mean over valid positions; "sequence" that times T, the run's longest block: Baby
+        Llama's batchmean on (B, T, V) (arXiv 2308.02019); "step" the mean over the T time steps of each step's own
+        mean, weighted by step_weights, two numbers: linear from the first step to the last, scaled to mean 1.
+    T: for "sequence", default h_q.shape[1].
+    counts: valid positions of the whole optimiser step, so that micro-batches add up: a number, or (T,) for "step".
+    chunk: positions a chunk (default `chunk_size`). ensemble, tau, alpha: see README's table of words.
     Follows the ambient autocast: products in its dtype, softmax and sums in fp32.
-    Returns the scalar loss; with return_stats (loss, dict of detached ce, divergence, entropy_q, entropy_p: means a
-    position, divergence and entropies at tau and before tau^2 and reduction).
-    Raises ValueError for an unknown divergence, ensemble or reduction, and for `sequence` without T on (N, d).
+    Returns the scalar loss; with return_stats (loss, dict of detached ce, divergence, per_step, entropy_q, entropy_p:
+    means a position, at tau, before tau^2, curvature and reduction; per_step (T,), None for (N, d)).
+    Raises ValueError for words not known, numbers out of range, and `sequence` without T or `step` on (N, d).
     """
     h_ps = [] if h_p is None else list(h_p) if isinstance(h_p, (list, tuple)) else [h_p]
     W_ps = list(W_p) if isinstance(W_p, (list, tuple)) else [W_p] * len(h_ps)
-    for name, value, allowed in (("divergence", divergence, DIVERGENCES), ("ensemble", ensemble, ("logits", "probs")),
-                                 ("reduction", reduction, ("token", "sequence"))):
+    for name, value, allowed in (("ensemble", ensemble, ("logits", "probs")), ("reduction", reduction, ("token", "sequence", "step"))):
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
-    if reduction == "sequence" and T is None:
-        if h_q.dim() != 3:
-            raise ValueError("reduction 'sequence' on (N, d) needs T, the run's longest block")
-        T = h_q.shape[1]
+    for name, value, low, high in (("tau", tau, 1e-6, math.inf), ("alpha", alpha, 0, 1), ("mix", mix, 0, 1)):
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value!r}; allowed: {low} to {high}")
+    check_mix(divergence, mix, mix_grad)
+    if h_q.dim() != 3 and (reduction == "step" or reduction == "sequence" and T is None):
+        raise ValueError(f"reduction {reduction!r} on (N, d) needs " + ("(B, T, d)" if reduction == "step" else "T, the run's longest block"))
+    steps = h_q.shape[1] if h_q.dim() == 3 else None
     flat = labels.reshape(-1)
     h_q, h_ps = h_q.reshape(-1, h_q.shape[-1]), [h.reshape(-1, h.shape[-1]) for h in h_ps]
+    full, N = torch.promote_types(h_q.dtype, torch.float32), len(flat)
     valid = flat != ignore_index
-    full = torch.promote_types(h_q.dtype, torch.float32)
-    n = valid.sum(dtype=full) if counts is None else counts  # stays on the device: a GPU never waits for it
-    d_weight = (1 - alpha) * tau**2 * (T if reduction == "sequence" else 1) if h_ps else 0.0
-    terms = dict(ce_weight=alpha if h_ps else 1.0, d_weight=d_weight, divergence=divergence, tau=tau, mix=mix,
-                 ensemble=ensemble, entropies=return_stats)
-    chunk = chunk or max(16, 2**22 // W_q.shape[0])
-    loss, stats = ChunkedLoss.apply(h_q, W_q, h_ps, W_ps, flat.masked_fill(~valid, 0), valid, 1.0 / n, chunk, terms)
+    d_weight = valid.to(full)  # D's weight a position; all is divided by n, the number of positions, at the very end
+    if counts is None:  # counted on the device: a GPU is never waited for
+        counts = d_weight.view(-1, steps).sum(0) if reduction == "step" else d_weight.sum()
+    counts = torch.as_tensor(counts, dtype=full, device=h_q.device)
+    if counts.shape != ((steps,) if reduction == "step" else ()):
+        raise ValueError(f"counts has shape {tuple(counts.shape)}; allowed: a number, or (T,) for reduction 'step'")
+    n = counts.sum().clamp_min(1)
+    if reduction == "sequence":
+        d_weight = d_weight * (T or steps)
+    elif reduction == "step":
+        share = weights_of_steps(step_weights, steps, dtype=full, device=h_q.device) * n / (steps * counts).clamp_min(1)
+        d_weight = (d_weight.view(-1, steps) * share).view(-1)
+    factor = (1 - alpha) * tau ** (1 if divergence == "tvd" else 2)
+    d_weight = d_weight * (factor / pull(divergence, mix, mix_grad) if unit_curvature else factor)
+    ce_weight = valid.to(full) * (alpha if h_ps else 1.0)
+    statics = dict(divergence=parse(divergence)[0], ensemble=ensemble, with_ce=not h_ps or alpha > 0 or return_stats,
+                   with_gradient=torch.is_grad_enabled() and (h_q.requires_grad or W_q.requires_grad),
+                   with_entropies=return_stats, tau_is_1=tau == 1, mixed=mix < 1, mix_grad=mix_grad, masked=None in W_ps)
+    loss, found = ChunkedLoss.apply(h_q, W_q, h_ps, W_ps, flat.masked_fill(~valid, 0), valid, ce_weight, d_weight, 1 / n,
+                                    *(torch.full((), x, dtype=full, device=h_q.device) for x in (tau, mix)),
+                                    chunk or chunk_size(N, W_q.shape[0]), statics)
     if not return_stats:
         return loss
-    return loss, dict(zip(("ce", "divergence", "entropy_q", "entropy_p"), (stats / valid.sum()).unbind()))
+    found = found.masked_fill(~valid, 0)
+    stats = dict(zip(("ce", "divergence", "entropy_q", "entropy_p"), (found.sum(1) / valid.sum().clamp_min(1)).unbind()))
+    if steps and h_ps:
+        stats["per_step"] = found[1].view(-1, steps).sum(0) / valid.view(-1, steps).sum(0).clamp_min(1)
+    return loss, {"per_step": None, **stats}

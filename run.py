@@ -130,7 +130,7 @@ def load_checkpoint(path, device="cpu"):
         state = torch.load(path, map_location=device, weights_only=True)
         if isinstance(state, dict) and isinstance(state.get("model"), dict):
             return state
-    except OSError as e:
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as e:
         raise UserError(f"{path}: {e.strerror or e}")
     except Exception as e:  # torch.load raises whatever the damaged bytes lead it to
         raise UserError(f"{path}: not a checkpoint that can be read safely ({type(e).__name__}); remove it or train again")

@@ -50,7 +50,7 @@ def test_a_run_is_its_config_json(file):
     ("alpha = 1.5", ["alpha = 1.5", ">= 0 and <= 1"]),
     ("alpha = 'linear(0: 2)'", ["alpha", "<= 1"]),
     ("lr = float('nan')", ["line 1", "lr must be a literal"]),
-    ("divergence = 'kl'", ["'kl'", "allowed are fkl, rkl"]),
+    ("divergence = 'kl'", ["'kl'", "allowed: fkl, rkl"]),
     ("teachers = 'one'", ["a list of strings"]),
     ("mark = None", ["mark = None", "a string"]),
     ("name = '../x'", ["run name '../x'", "only letters"]),

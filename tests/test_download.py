@@ -86,7 +86,7 @@ def test_every_known_corpus_in_its_own_layout(server, tmp_path, name):
 def test_a_named_corpus_from_download_to_tokens(server, make_config):
     server.pages["/download/y7djq"] = zipped({f"train_10M/{d}.train": TEXT for d in DOMAINS})
     server.pages["/download/uyd7v"] = zipped({f"dev/{d}.dev": TEXT[:220] for d in DOMAINS})
-    p = prepare(make_config(corpus="babylm_10m", vocab_size=280))
+    p = prepare(make_config(corpus="babylm_10m", vocab_size=270))
     assert p.train.words == 6 * 300 * 5 and p.dev.words == 6 * 10 * 5
 
 

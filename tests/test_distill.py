@@ -1,0 +1,718 @@
+"""The loop: what a run leaves, its loss against the formula, repeating it and going on with it, and what it refuses."""
+import copy
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import babytalk
+import config as config_module
+import data
+import distill
+import eval
+import run
+import teacher
+from config import UserError
+
+FILES = {"config.json", "ckpt.pt", "best.pt", "tokenizer.json", "metrics.jsonl", "eval.json", "samples.txt"}
+TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line", n_layer=1, n_head=2, d_model=16,
+            d_ff=32, block_size=16, batch_size=4, max_steps=5, lr=1e-2, val_tokens=64, log_every=1)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Prepared data of all tests here: what has been prepared once is not prepared again."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write configs/NAME.py of the given keys where the program looks for the configs of missing runs; the file's path."""
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    for module in (config_module, distill):
+        monkeypatch.setattr(module, "CONFIGS", folder)
+
+    def write(name, **keys):
+        path = folder / f"{name}.py"
+        path.write_text("".join(f"{k} = {v!r}\n" for k, v in keys.items()))
+        return str(path)
+    return write
+
+
+@pytest.fixture
+def tiny(write, tmp_path, data_dir):
+    """The Config of a tiny run `name`: TINY's keys and those given. Its file can be found by runs that need it."""
+    def tiny(name="some", **keys):
+        keys = {"out_dir": str(tmp_path / "out"), "data_dir": str(data_dir), **TINY, **keys}
+        return config_module.make(write(name, **keys))
+    return tiny
+
+
+@pytest.fixture(autouse=True)
+def evaluated(request, monkeypatch):
+    """Names of the runs that were evaluated; the evaluation itself (seconds, and tested elsewhere) is left out."""
+    names = []
+
+    def evaluate(folder, **_):
+        names.append(folder.name)
+        run.write_json(folder / "eval.json", {})
+    if "real_evaluation" not in request.fixturenames:
+        monkeypatch.setattr(eval, "evaluate", evaluate)
+    return names
+
+
+@pytest.fixture
+def real_evaluation(monkeypatch):
+    evaluate = eval.evaluate
+    monkeypatch.setattr(eval, "evaluate", lambda folder, **options: evaluate(folder, limit=20, **options))
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Call a main as from the command line: (exit code, stdout, stderr)."""
+    def command(main, *argv):
+        monkeypatch.setattr("sys.argv", ["program.py", *map(str, argv)])
+        code = 0
+        capsys.readouterr()
+        try:
+            config_module.run_main(main)
+        except SystemExit as e:
+            code = e.code
+        return code, *capsys.readouterr()
+    return command
+
+
+@pytest.fixture
+def states(monkeypatch):
+    """What is saved in ckpt.pt, by step: (run's name, step) -> a copy of the state."""
+    kept, save = {}, run.save_checkpoint
+
+    def keep(path, state):
+        if path.name == "ckpt.pt":
+            kept[path.parent.name, state["step"]] = copy.deepcopy(state)
+        save(path, state)
+    monkeypatch.setattr(run, "save_checkpoint", keep)
+    return kept
+
+
+@pytest.fixture
+def losses(monkeypatch):
+    """Change what loss_on gives: losses(change), change(call number, model, loss) -> loss; returns the calls so far."""
+    original = distill.loss_on
+
+    def install(change=lambda call, model, loss: loss):
+        calls = []
+
+        def loss_on(model, lm, *args):
+            out = original(model, lm, *args)
+            loss, stats = out if isinstance(out, tuple) else (out, None)
+            calls.append(lm)
+            loss = change(len(calls) - 1, lm, loss)
+            return loss if stats is None else (loss, stats)
+        monkeypatch.setattr(distill, "loss_on", loss_on)
+        return calls
+    return install
+
+
+def trained(config, name=None):
+    """Train, and the run's folder."""
+    distill.train(config)
+    return run.folder_of(config).with_name(name or config.name)
+
+
+def lines(folder, key="step"):
+    """The lines of metrics.jsonl that have `key`."""
+    return [m for m in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if key in m]
+
+
+def without_speed(found):
+    return [{k: v for k, v in m.items() if k != "tokens_per_s"} for m in found]
+
+
+def weights(folder, file="ckpt.pt"):
+    return torch.load(folder / file, weights_only=True)["model"]
+
+
+def same(a, b):
+    """True if two nested states hold the same bits."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def refused(config, *words):
+    with pytest.raises(UserError) as e:
+        distill.train(config)
+    assert "\n" not in str(e.value) and all(word in str(e.value) for word in words), str(e.value)
+
+
+# ---------------------------------------------------------------- from a config to a table
+
+def test_a_student_trains_what_it_needs_and_ends_with_a_table(write, tiny, tmp_path, losses, command, real_evaluation):
+    own = dict(n_layer=2, d_model=8, n_head=1, d_ff=16, block_size=8, max_steps=3, batch_size=8)
+    others = dict(mark="none", sentences=10, seed=5, vocab_size=300, out_dir="elsewhere", dtype="bfloat16")  # the student's are taken
+    write("coach", **own, **others)
+    write("alone", **{**TINY, "d_model": 12, "n_head": 1, "max_steps": 4})
+    tiny("kid", teachers=["coach"], baseline="alone", seed=1)
+    kid, calls = tmp_path / "configs/kid.py", losses()
+    code, out, err = command(distill.main, kid, "--max_steps=2")
+    assert (code, err, len(calls)) == (0, "", 3 + 4 + 2)
+    first = [out.index(f"{who} is not there yet: training it first") for who in ("teacher coach", "baseline alone")]
+    assert first[0] < first[1] < out.index("\nkid: llama")
+
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"coach", "alone", "kid"}
+    found = {p.name: p for p in (tmp_path / "out").iterdir()}
+    assert all({p.name for p in folder.iterdir()} == FILES for folder in found.values())
+    configs = {name: run.read_json(folder / "config.json") for name, folder in found.items()}
+    for name in ("coach", "alone"):
+        assert all(configs[name][k] == configs["kid"][k] for k in config_module.INHERITED)
+    assert {k: configs["coach"][k] for k in own} == own and configs["kid"]["max_steps"] == 2
+    assert configs["kid"]["_tokenizer"] == configs["coach"]["_tokenizer"] and configs["kid"]["_dtype"] == "float32"
+    assert data.Tokenizer.load(found["kid"] / "tokenizer.json").hash == configs["kid"]["_tokenizer"]
+    assert set(run.read_json(found["coach"] / "eval.json")) == {"babytalk", "sample", "val_ce"}
+
+    table = out.rstrip().split("\n")[-eval.final_table([("", run.read_json(found["kid"] / "eval.json"))]).count("\n") - 1:]
+    assert table[0].split() == ["teacher", "coach", "baseline", "alone", "student", "kid"]
+    best = [min(m["val_ce"] for m in lines(found[name], "val_ce")) for name in ("coach", "alone", "kid")]
+    assert table[-1].split()[-3:] == [f"{x:.4f}" for x in best] and len(table) > 5
+
+    # asked again it does nothing but show the table
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    code, again, err = command(distill.main, kid, "--max_steps=2")
+    assert (code, err, len(calls)) == (0, "", 9) and "kid is finished (2 steps); --resume=no" in again
+    assert again.rstrip().split("\n")[-len(table):] == table
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file()}
+
+    # resume = no trains the student anew, and nothing else; the evaluation of the earlier one is not shown for it
+    (found["kid"] / "eval.json").write_text("{}")
+    code, out, err = command(distill.main, kid, "--max_steps=3", "--resume=no")
+    assert (code, err, len(calls)) == (0, "", 12) and "from step" not in out
+    assert [m["step"] for m in lines(found["kid"])] == [0, 1, 2, 3, 3]
+    assert "babytalk" in run.read_json(found["kid"] / "eval.json")
+    assert all(p.stat().st_mtime_ns == before[p] for p in before if p.parent != found["kid"])
+
+
+def test_a_run_that_was_stopped_before_its_evaluation_is_evaluated_when_asked_again(tiny, evaluated, losses):
+    folder = trained(tiny("some"))
+    (folder / "eval.json").unlink()
+    calls = losses()
+    distill.train(tiny("some"))
+    assert evaluated == ["some", "some"] and not calls and (folder / "eval.json").exists()
+
+
+def test_a_tiny_corpus_is_learned_by_heart(tiny):
+    folder = trained(tiny("some", sentences=20, random_offset=False, max_steps=80, lr=3e-2, log_every=20))
+    loss = [m["loss"] for m in lines(folder, "loss")]
+    assert loss == sorted(loss, reverse=True) and loss[-1] < 0.3 * loss[0]
+
+
+@pytest.mark.parametrize("divergence", ["fkl", "rkl"])
+def test_a_student_comes_to_agree_with_its_teacher(tiny, divergence):
+    tiny("coach", d_model=24, max_steps=60, lr=3e-2)
+    keys = dict(teachers=["coach"], alpha=0.0, tau=1.0, divergence=divergence)
+    found = lines(trained(tiny("kid", **keys, max_steps=60, lr=3e-2)), "val_ce")
+    assert all(found[1][key] < 0.2 * found[0][key] for key in ("val_fkl", "val_rkl")) and found[0]["val_fkl"] > 0.5
+
+
+# ---------------------------------------------------------------- metrics.jsonl
+
+def test_metrics_have_the_promised_keys_at_the_promised_steps(tiny):
+    tiny("coach")
+    folder = trained(tiny("kid", teachers=["coach"], max_steps=7, log_every=3, val_every=4))
+    logged, validated = lines(folder, "loss"), lines(folder, "val_ce")
+    assert [m["step"] for m in logged] == [3, 6, 7] and [m["step"] for m in validated] == [0, 4, 7]
+    line = {"step", "tokens", "words", "loss", "ce", "divergence", "lr", "grad_norm", "clipped", "entropy_q", "entropy_p",
+            "tokens_per_s"}
+    assert all(set(m) == line for m in logged)
+    assert all(set(m) == {"step", "tokens", "val_ce", "val_ppl", "val_bpb", "val_fkl", "val_rkl"} for m in validated)
+    assert set(lines(folder.with_name("coach"), "loss")[0]) == line - {"divergence", "entropy_q", "entropy_p"}
+    assert set(lines(folder.with_name("coach"), "val_ce")[0]) == {"step", "tokens", "val_ce", "val_ppl", "val_bpb"}
+    train = data.prepare(tiny("kid")).train
+    assert logged[-1]["tokens"] == 7 * 4 * 16 and logged[-1]["words"] == round(7 * 4 * 16 * train.words / train.count)
+
+
+def test_logged_figures_are_means_over_the_steps_since_the_last_line(tiny):
+    every, third = (lines(trained(tiny(f"log{n}", log_every=n, max_steps=6, grad_clip=0.9)), "loss") for n in (1, 3))
+    assert {m["grad_norm"] > 0.9 for m in every} == {True, False}  # or the share of clipped steps could not be told
+    for key, share in (("loss", 1), ("grad_norm", 1), ("clipped", 1)):
+        means = [sum(m[key] for m in every[i:i + 3]) / 3 for i in (0, 3)]
+        assert [m[key] for m in third] == pytest.approx(means, rel=1e-5), key
+    assert [m["clipped"] for m in every] == [float(m["grad_norm"] > 0.9) for m in every]
+    assert [m["lr"] for m in third] == [every[2]["lr"], every[5]["lr"]]
+
+
+def test_validation_does_not_depend_on_the_loss(tiny):
+    tiny("coach")
+    plain = lines(trained(tiny("a", teachers=["coach"], tau=1.0, alpha=0.0, mix=1.0, divergence="rkl")))
+    other = lines(trained(tiny("b", teachers=["coach"], tau=4.0, alpha=0.9, mix=0.3, reduction="sequence", batch_size=3)))
+    assert plain[0] == pytest.approx(other[0]) and plain[0]["val_rkl"] > 0
+    assert plain[1]["loss"] != pytest.approx(other[1]["loss"], rel=0.01)  # while what is trained on is another thing
+
+
+def test_validation_is_the_direct_computation(tiny):
+    tiny("coach", n_layer=2, d_model=8, lr=0.1)
+    settings = tiny("kid", teachers=["coach"], lr=0.1, val_tokens=200)
+    folder = trained(settings)
+    prepared = data.prepare(settings)
+    x, y = data.eval_blocks(prepared.dev, 16, 200, "line")
+    q, p = (log_probs(run.load(f, which=w)[0], x) for f, w in ((folder, "last"), (folder.with_name("coach"), "best")))
+    valid, found = y != -100, lines(folder, "val_ce")[-1]
+    assert (~valid).any() and len(x) == 12
+    ce = F.nll_loss(q[valid], y[valid])
+    assert found["val_ce"] == pytest.approx(ce.item(), rel=1e-5)
+    assert found["val_ppl"] == pytest.approx(ce.exp().item(), rel=1e-4)
+    n_bytes = sum(len(prepared.tokenizer.encoding.decode_single_token_bytes(i)) for i in y[valid].tolist())
+    assert found["val_bpb"] == pytest.approx(ce.item() * valid.sum().item() / n_bytes / math.log(2), rel=1e-5)
+    assert found["val_fkl"] == pytest.approx((p.exp() * (p - q)).sum(-1)[valid].mean().item(), rel=1e-4)
+    assert found["val_rkl"] == pytest.approx((q.exp() * (q - p)).sum(-1)[valid].mean().item(), rel=1e-4)
+    assert found["val_fkl"] != pytest.approx(found["val_rkl"], rel=1e-2)
+
+
+def test_best_is_the_lowest_val_ce_and_not_the_last(tiny):
+    spoiled_late = "linear(0: 0.03, 0.4: 0.03, 0.5: 9)"
+    settings = tiny("some", lr=spoiled_late, grad_clip=0.0, max_steps=20, warmup=0, val_every=2)
+    folder = trained(settings)
+    found = lines(folder, "val_ce")
+    best = min(found, key=lambda m: m["val_ce"])
+    assert 0 < best["step"] < 20 and found[-1]["val_ce"] > best["val_ce"] + 0.1
+    saved = torch.load(folder / "best.pt", weights_only=True)
+    assert saved["step"] == best["step"] and saved["val_ce"] == pytest.approx(best["val_ce"], rel=1e-5)
+    x, y = data.eval_blocks(data.prepare(settings).dev, 16, 64, "line")
+    ce = lambda which: F.nll_loss(log_probs(run.load(folder, which=which)[0], x).flatten(0, 1), y.flatten()).item()
+    assert ce("best") == pytest.approx(best["val_ce"], rel=1e-5)
+    assert ce("last") == pytest.approx(found[-1]["val_ce"], rel=1e-5)
+
+
+# ---------------------------------------------------------------- the loss is the configured one
+
+@torch.no_grad()
+def log_probs(lm, x, tau=1.0):
+    return F.log_softmax(lm.logits(lm(x)) / tau, -1)
+
+
+@pytest.mark.parametrize("teachers, ensemble", [
+    (["coach"], "logits"), (["gpt"], "logits"), (["coach", "gpt"], "logits"), (["coach", "gpt"], "probs"),
+    (["truth"], "logits"), (["truth", "gpt"], "probs")])
+@pytest.mark.parametrize("divergence, reduction", [("rkl", "sequence"), ("fkl", "token"), ("rkl", "step")])
+def test_the_loss_is_the_formula_at_the_configured_keys(tiny, teachers, ensemble, divergence, reduction):
+    tiny("coach", d_model=8, lr=0.1)
+    tiny("gpt", arch="gpt2", block_size=32, lr=0.1)
+    mix = 0.6 if divergence == "rkl" else 1.0  # fkl's gradient to a mixed target is mix times the plain one: refused
+    keys = dict(divergence=divergence, reduction=reduction, tau=1.7, alpha=0.3, mix=mix, unit_curvature=reduction == "step",
+                step_weights=[1.0, 4.0])
+    # lr 0: the weights at the end are those that the loss was taken with
+    settings = tiny("kid", teachers=teachers, ensemble=ensemble, **keys, lr=0.0, max_steps=1)
+    folder = trained(settings)
+    prepared = data.prepare(settings)
+    x, y = data.Batches(prepared.train, 16, 4, 0, True, "line").batch(0)
+    student, truth = run.load(folder, which="last")[0], babytalk.Truth(prepared.tokenizer)
+    z_ps = []
+    for name in teachers:
+        if name == "truth":
+            z_p, known = truth.logits(x)
+            assert 0 < (~known).sum() < known.numel()  # or that it is left out could not be told
+            y = y.masked_fill(~known, -100)
+        else:
+            z_p = log_probs(run.load(folder.with_name(name))[0], x)
+        z_ps.append(z_p)
+    q = log_probs(student, x, 1.7)
+    if ensemble == "logits":
+        p = F.softmax(torch.stack(z_ps).mean(0) / 1.7, -1)
+    else:
+        p = torch.stack([F.softmax(z / 1.7, -1) for z in z_ps]).mean(0)
+    log_p = p.log().clamp_min(-100)
+    target = torch.log(mix * log_p.exp() + (1 - mix) * q.exp()).clamp_min(-100)
+    d = (q.exp() * (q - target) if divergence == "rkl" else target.exp() * (target - q)).sum(-1) * (y != -100)  # (B, T)
+    mean, ce = d.sum() / (y != -100).sum(), F.nll_loss(log_probs(student, x).flatten(0, 1), y.flatten())
+    # step: each time step's own mean (0 if nothing is known there), weights from 1 to 4 scaled to mean 1; its curvature is mix
+    by_step = d.sum(0) / (y != -100).sum(0).clamp_min(1) * torch.linspace(0.4, 1.6, 16)
+    D = {"token": mean, "sequence": 16 * mean, "step": by_step.mean() / mix}[reduction]
+    expected = 0.3 * ce + 0.7 * 1.7**2 * D
+    found = lines(folder, "loss")[0]
+    assert found["loss"] == pytest.approx(expected.item(), rel=1e-4)
+    assert found["divergence"] == pytest.approx(mean.item(), rel=1e-3) and found["ce"] == pytest.approx(ce.item(), rel=1e-5)
+
+
+def test_mix_grad_is_in_the_gradient_and_not_in_the_loss(tiny):
+    tiny("coach", d_model=8, lr=0.1)
+    keys = dict(teachers=["coach"], alpha=0.0, mix=0.5, lr=0.0, max_steps=1, grad_clip=0.0)
+    without, with_it = (lines(trained(tiny(f"kid{m}", **keys, mix_grad=m)), "loss")[0] for m in (False, True))
+    assert with_it["loss"] == pytest.approx(without["loss"])
+    assert with_it["grad_norm"] == pytest.approx(without["grad_norm"] / 2, rel=0.2)  # where q is near p, m times the pull
+
+
+def test_schedules_follow_the_runs_progress(tiny):
+    keys = dict(alpha="stages(0: 1, 0.5: 0)", mix="stages(0: 1, 0.25: 0.5)", tau="stages(0: 1, 0.75: 2)")
+    first, second, third, fourth = lines(trained(tiny("some", teachers=["truth"], max_steps=4, lr=0.0, **keys)), "loss")
+    assert first["loss"] == pytest.approx(first["ce"]) and second["loss"] == pytest.approx(second["ce"])
+    assert third["loss"] == pytest.approx(third["divergence"]) and fourth["loss"] == pytest.approx(4 * fourth["divergence"])
+    assert first["divergence"] > 20 > second["divergence"]  # a mixed target softens what the truth forbids
+
+
+def test_a_gpt2_with_fewer_positions_than_the_students_block_is_refused(tiny):
+    tiny("gpt", arch="gpt2", block_size=8)
+    refused(tiny("kid", teachers=["gpt"]), "gpt", "block_size", "8", "16")
+
+
+@pytest.mark.parametrize("reduction", ["sequence", "step"])
+def test_micro_batches_change_memory_and_not_results(tiny, reduction):
+    found = {}
+    for n in (1, 2, 4):
+        folder = trained(tiny(f"by{n}", teachers=["truth"], grad_accum=n, batch_size=8, reduction=reduction, alpha=0.3,
+                              lr=1e-3))
+        found[n] = weights(folder), lines(folder, "loss")
+    _, y = data.Batches(data.prepare(tiny("by4")).train, 16, 8, 0, True, "line").batch(0)
+    assert len({(piece != -100).sum().item() for piece in y.chunk(4)}) > 1  # or a mean of means would do as well
+    for n in (2, 4):
+        for name, w in found[1][0].items():
+            torch.testing.assert_close(found[n][0][name], w, rtol=0, atol=1e-5, msg=lambda m: f"{n} pieces, {name}: {m}")
+        for key in ("loss", "ce", "divergence", "entropy_q", "entropy_p", "grad_norm"):
+            assert [m[key] for m in found[n][1]] == pytest.approx([m[key] for m in found[1][1]], rel=1e-4), (n, key)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(tiny, tmp_path):
+    runs = [trained(tiny("some", out_dir=str(tmp_path / f"out{i}"), seed=s, dropout=0.1)) for i, s in enumerate((3, 3, 4))]
+    a, b, c = (without_speed(lines(folder)) for folder in runs)
+    assert a == b and same(weights(runs[0]), weights(runs[1]))
+    assert a[1]["loss"] != c[1]["loss"] and not same(weights(runs[0]), weights(runs[2]))
+
+
+# ---------------------------------------------------------------- learning rate and optimizer
+
+def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine(tiny):
+    config = tiny(lr=0.5, warmup=10)
+    lr = [distill.learning_rate(config, step, 1000) for step in range(1000)]
+    assert lr[:11] == pytest.approx([0.5 * (i + 1) / 11 for i in range(11)]) and max(lr) == lr[10] == 0.5
+    assert lr[10 + 495] == pytest.approx(0.25) and lr[10 + 330] == pytest.approx(0.5 * 0.75)  # half and a third of the way
+    assert all(a > b for a, b in zip(lr[10:], lr[11:])) and 0 < lr[-1] < 1e-5
+    # a warmup longer than the run is shortened, a peak may be a schedule, and a run of one step learns something
+    assert max(range(50), key=lambda s: distill.learning_rate(config, s, 50)) == 5
+    halved = tiny(lr="stages(0: 0.5, 0.5: 0.25)", warmup=10)
+    assert [distill.learning_rate(halved, s, 1000) / lr[s] for s in (3, 499, 500, 900)] == pytest.approx([1, 1, 0.5, 0.5])
+    assert distill.learning_rate(config, 0, 1) == 0.5
+
+
+def test_the_loop_uses_it(tiny):
+    config = tiny("some", lr="linear(0: 1e-2, 1: 1e-3)", warmup=2, max_steps=20)
+    logged = [m["lr"] for m in lines(trained(config), "lr")]
+    assert logged == pytest.approx([distill.learning_rate(config, step, 20) for step in range(20)], rel=1e-5)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_weight_decay_shrinks_matrices_only(tiny, arch):
+    lm = run.model_of(tiny(arch=arch), 50)
+    with torch.no_grad():
+        for p in lm.parameters():
+            p.fill_(2.0)
+            p.grad = torch.zeros_like(p)
+    optimizer = distill.optimizer_of(lm, tiny(weight_decay=0.1, beta2=0.97))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.5
+        assert group["betas"] == (0.9, 0.97)
+    optimizer.step()
+    assert {(p.dim(), round(p.mean().item(), 4)) for p in lm.parameters()} == {(1, 2.0), (2, 2.0 * (1 - 0.5 * 0.1))}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(lm.parameters()))
+
+
+# ---------------------------------------------------------------- steps that are not finite
+
+def spoiled(steps, what):
+    """A change of the loss at `steps`: the loss is not finite, its gradient is not, or neither is."""
+    def change(call, lm, loss):
+        if call not in steps:
+            return loss
+        zero = lm.embed.weight.sum()
+        zero = zero - zero.detach()
+        return loss + {"loss": math.inf, "gradient": zero.sqrt(), "both": zero / 0}[what]
+    return change
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient", "both"])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tiny, losses, states, what):
+    losses(spoiled({3}, what))
+    folder = trained(tiny("some", max_steps=6))
+    before, at, after = (states["some", step] for step in (3, 4, 5))
+    for key in ("model", "optimizer"):  # of the optimizer moments and their count; the learning rate beside them goes on
+        a, b, c = (state[key].get("state", state[key]) for state in (before, at, after))
+        assert same(a, b) and not same(b, c)
+    assert all(torch.isfinite(w).all() for w in weights(folder).values())
+    assert [m.get("skipped") for m in lines(folder, "lr")] == [None, None, None, 1, None, None]
+    assert lines(folder, "lr")[3]["loss"] is None and lines(folder, "lr")[3]["grad_norm"] is None  # there was none
+
+
+def test_skipped_steps_are_not_in_the_means(tiny, losses):
+    whole = lines(trained(tiny("whole", max_steps=2)), "loss")
+    losses(spoiled({2, 3}, "gradient"))
+    folder = trained(tiny("some", max_steps=8, warmup=0, log_every=4, max_skipped=2))  # as many in a row as are allowed
+    line = lines(folder, "loss")[0]
+    assert line["skipped"] == 2 and len(lines(folder, "skipped")) == 1
+    assert line["loss"] == pytest.approx(sum(m["loss"] for m in whole) / 2, rel=1e-2)
+
+
+@pytest.mark.parametrize("bad, log_every, words", [
+    (range(4, 99), 1, ["3 steps in a row up to step 7", "from batch 4"]),
+    (range(4, 99), 4, ["4 steps in a row up to step 8", "from batch 4"]),
+    (range(2, 5), 10, ["3 steps in a row up to step 5", "from batch 2"]),  # over when it is noticed, and yet named
+])
+def test_too_many_in_a_row_stop_the_run(tiny, losses, command, tmp_path, bad, log_every, words):
+    losses(spoiled(set(bad), "both"))
+    tiny("some", max_steps=30, max_skipped=2, log_every=log_every)
+    code, out, err = command(distill.main, tmp_path / "configs/some.py")
+    folder = tmp_path / "out/some"
+    assert code == 2 and err.startswith("error: some: ") and err.count("\n") == 1
+    assert all(word in err for word in words) and f"last good checkpoint {folder / 'ckpt.pt'}" in err, err
+    saved = run.load_checkpoint(folder / "ckpt.pt")
+    assert 3 <= saved["step"] <= 9 and all(torch.isfinite(w).all() for w in saved["model"].values())
+    assert not (folder / "eval.json").exists()
+
+
+def test_without_a_checkpoint_it_says_so(tiny, losses):
+    losses(spoiled(range(99), "both"))
+    refused(tiny("some", max_steps=100, max_skipped=2), "3 steps in a row up to step 3", "from batch 0", "no checkpoint yet")
+
+
+# ---------------------------------------------------------------- interrupted, and gone on with
+
+@pytest.mark.parametrize("teachers", [[], ["coach"]])
+def test_a_run_that_broke_off_goes_on_to_the_same_bits(tiny, tmp_path, losses, monkeypatch, teachers):
+    keys = dict(teachers=teachers, max_steps=25, dropout=0.1, val_every=6)
+    tiny("coach")
+    whole = trained(tiny("some", **keys))
+    tiny("coach")
+    settings = tiny("some", **keys, out_dir=str(tmp_path / "again"))
+
+    def fail(call, lm, loss):
+        if call == 17 + 5 * len(teachers):  # the teacher's steps come first; happens once, calls are counted on
+            raise RuntimeError("the power went off")
+        return loss
+    calls = losses(fail)
+    with pytest.raises(RuntimeError, match="power"):
+        distill.train(settings)
+    broken, made = run.folder_of(settings), len(calls)
+    assert run.load_checkpoint(broken / "ckpt.pt")["step"] == 16
+    assert lines(broken)[-1]["step"] == 17  # so a line is to be dropped
+    with open(broken / "metrics.jsonl", "a") as f:
+        f.write('{"step": 18, "los')  # torn off in the middle of a line
+    distill.train(settings)
+    assert len(calls) - made == 25 - 16 and without_speed(lines(broken)) == without_speed(lines(whole))
+    assert same(weights(broken), weights(whole)) and same(weights(broken, "best.pt"), weights(whole, "best.pt"))
+    assert same(run.load_checkpoint(broken / "ckpt.pt")["optimizer"], run.load_checkpoint(whole / "ckpt.pt")["optimizer"])
+
+
+def test_max_minutes_saves_and_stops_and_the_same_command_goes_on(tiny, tmp_path, command, evaluated):
+    whole = trained(tiny("some", max_steps=3, dropout=0.1))
+    settings = tiny("some", max_steps=3, dropout=0.1, out_dir=str(tmp_path / "slow"), max_minutes=1e-9)
+    folder, path = run.folder_of(settings), tmp_path / "configs/some.py"
+    for step in (1, 2):
+        code, out, _ = command(distill.main, path)
+        assert code == 0 and f"max_minutes is over at step {step} of 3; the same command goes on" in out
+        assert not run.is_finished(folder) and evaluated == ["some"]
+    assert command(distill.main, path)[0] == 0 and run.is_finished(folder) and evaluated == ["some"] * 2
+    assert without_speed(lines(folder)) == without_speed(lines(whole)) and same(weights(folder), weights(whole))
+
+
+def test_checkpoints_come_at_least_every_tenth_of_the_run(tiny, states):
+    folder = trained(tiny("some", max_steps=25, val_every=10**6, log_every=10**6))
+    steps = [0, *(step for _, step in states)]
+    assert steps[-1] == 25 and max(b - a for a, b in zip(steps, steps[1:])) <= 2.5
+    assert [m["step"] for m in lines(folder, "val_ce")] == [0, 25]
+
+
+@pytest.fixture
+def unfinished(tiny):
+    """A function of further keys: the Config of a run that was stopped after its first step."""
+    def unfinished(**keys):
+        folder = trained(tiny("some", max_minutes=1e-9, **keys))
+        assert (folder / "ckpt.pt").exists() and not run.is_finished(folder)
+        return folder
+    return unfinished
+
+
+def test_going_on_with_other_settings_is_refused_and_names_them(tiny, unfinished):
+    folder = unfinished()
+    before = {p: p.read_bytes() for p in folder.iterdir()}
+    refused(tiny("some", lr=2e-2, tau=3.0), str(folder), "other settings", "lr = 0.01 there, 0.02 here",
+            "tau = 2.0 there, 3.0 here", "--resume=no")
+    refused(tiny("some", seed=1), "seed = 0 there, 1 here")
+    assert before == {p: p.read_bytes() for p in folder.iterdir()}
+    distill.train(tiny("some", max_minutes=5.0))  # how long to work is not what is learned
+    assert run.is_finished(folder)
+    refused(tiny("some", lr=2e-2), "lr = 0.01 there, 0.02 here")  # of a finished run too
+
+
+def test_a_run_from_before_a_key_had_its_default(tiny, unfinished):
+    folder = unfinished()
+    config = run.read_json(folder / "config.json")
+    run.write_json(folder / "config.json", {k: v for k, v in config.items() if k != "ensemble"})
+    refused(tiny("some", ensemble="probs"), "ensemble = 'logits' there, 'probs' here")
+    assert run.is_finished(trained(tiny("some")))
+
+
+def test_going_on_with_another_text_is_refused(tiny, unfinished, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("".join(f"the cat of {name} sees {i} dogs.\n" for i in range(3000)))
+    keys = dict(vocab_size=300, mark="half")
+    folder = unfinished(corpus=str(tmp_path / "a.txt"), **keys)
+    before = {p: p.read_bytes() for p in folder.iterdir()}
+    refused(tiny("some", corpus=str(tmp_path / "b.txt"), **keys), str(folder), "corpus", "--resume=no")
+    assert before == {p: p.read_bytes() for p in folder.iterdir()}
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "a.txt").rename(tmp_path / "moved/a.txt")  # where it lies does not matter
+    assert run.is_finished(trained(tiny("some", corpus=str(tmp_path / "moved/a.txt"), **keys)))
+
+
+def test_a_checkpoint_that_cannot_be_gone_on_with_is_named(tiny, unfinished):
+    folder = unfinished()
+    (folder / "ckpt.pt").write_bytes((folder / "best.pt").read_bytes())  # weights alone
+    refused(tiny("some"), str(folder / "ckpt.pt"), "--resume=no")
+    (folder / "ckpt.pt").write_bytes(b"PK\x03\x04 cut short")
+    refused(tiny("some"), str(folder / "ckpt.pt"), "not a checkpoint")
+    other = {"model": {"embed.weight": torch.zeros(2, 2)}, "optimizer": {}, "random": {}}
+    run.save_checkpoint(folder / "ckpt.pt", {**other, "step": 1, "steps": 5, "best": 1.0, "minutes": 0.0})
+    refused(tiny("some"), "ckpt.pt", "embed.weight")
+    assert run.is_finished(trained(tiny("some", resume="no")))
+
+
+# ---------------------------------------------------------------- dtype
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_lower_precision_learns_the_same(tiny, dtype):
+    low, full = (trained(tiny(name, dtype=name, max_steps=8, teachers=["truth"], alpha=0.5)) for name in (dtype, "float32"))
+    assert run.read_json(low / "config.json")["_dtype"] == dtype
+    assert all(w.dtype == torch.float32 for w in weights(low).values())  # the weights themselves stay what they were
+    for key in ("loss", "grad_norm"):
+        a, b = ([m[key] for m in lines(f, "loss")] for f in (low, full))
+        assert a == pytest.approx(b, rel=0.05) and a != pytest.approx(b, rel=1e-7), key
+    assert lines(low, "loss")[-1]["ce"] < lines(low, "loss")[0]["ce"] and not lines(low, "skipped")
+
+
+def test_a_run_keeps_the_dtype_it_was_begun_with(tiny, unfinished, monkeypatch, capsys):
+    monkeypatch.setattr(run, "dtype_of", lambda config, device: "bfloat16")
+    folder = unfinished(dtype="auto")
+    monkeypatch.setattr(run, "dtype_of", lambda config, device: "float32")  # another processor
+    trained(tiny("some", dtype="auto"))
+    config = run.read_json(folder / "config.json")
+    assert config["_dtype"] == "bfloat16" and config["dtype"] == "auto"
+    assert "bfloat16 on cpu, from step 1" in capsys.readouterr().out
+    trained(tiny("some", dtype="auto", resume="no"))
+    assert run.read_json(folder / "config.json")["_dtype"] == "float32"
+
+
+# ---------------------------------------------------------------- the runs a run needs
+
+def test_init_is_where_the_weights_start(tiny, capsys):
+    tiny("first", lr=0.05)
+    folder = trained(tiny("second", init="first", lr=0.0, max_steps=1))
+    assert "init first is not there yet" in capsys.readouterr().out
+    first = folder.with_name("first")
+    assert same(weights(folder), weights(first, "best.pt"))
+    assert lines(folder, "val_ce")[0]["val_ce"] == pytest.approx(min(m["val_ce"] for m in lines(first, "val_ce")), rel=1e-5)
+    refused(tiny("third", init="first", d_model=32), "first", "embed.weight does not fit")
+    assert not folder.with_name("third").exists()
+
+
+@pytest.mark.parametrize("role", ["teacher", "init", "baseline"])
+@pytest.mark.parametrize("keys, words", [
+    (dict(seed=1), ["seed = 1 there, 0 here"]),
+    (dict(mark="none"), ["mark = 'none' there, 'line' here"]),
+    (dict(sentences=400, seed=2), ["sentences = 400 there, 300 here", "seed = 2 there"]),
+    (dict(vocab_size=300), ["its tokenizer is another"]),
+])
+def test_a_run_found_that_does_not_agree_is_refused(tiny, role, keys, words, evaluated):
+    folder = trained(tiny("found", **keys))
+    before = {p: p.read_bytes() for p in folder.iterdir()}
+    refused(tiny("kid", **{"teacher": dict(teachers=["found"])}.get(role, {role: "found"})),
+            f"{role} {folder} does not agree", *words, "--out_dir")
+    assert before == {p: p.read_bytes() for p in folder.iterdir()} and {p.name for p in folder.parent.iterdir()} == {"found"}
+
+
+def test_a_run_found_of_another_corpus_is_refused(tiny, tmp_path):
+    (tmp_path / "a.txt").write_text("".join(f"the cat sees {i} dogs.\n" for i in range(3000)))
+    trained(tiny("found", corpus=str(tmp_path / "a.txt"), vocab_size=300))
+    there = f"corpus = '{tmp_path / 'a.txt'}' there, 'babytalk' here"
+    refused(tiny("kid", teachers=["found"]), "teacher", "found", there, "its tokenizer is another")
+
+
+def test_a_teacher_that_broke_off_is_gone_on_with(tiny, losses, capsys):
+    folder = trained(tiny("coach", max_steps=4, max_minutes=1e-9))
+    calls = losses()
+    tiny("coach", max_steps=4)
+    trained(tiny("kid", teachers=["coach"], max_steps=2))
+    assert len(calls) == 3 + 2 and "float32 on cpu, from step 1" in capsys.readouterr().out and run.is_finished(folder)
+
+
+def test_no_run_needs_itself(tiny, command, tmp_path):
+    tiny("kid", teachers=["kid"])
+    code, _, err = command(distill.main, tmp_path / "configs/kid.py")
+    assert code == 2 and "kid" in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_more_than_a_day_names_the_small_config(write, tiny, capsys):
+    write("fkl_nano")
+    for name, seconds, shown in (("fkl_10m", 90_000, "configs/fkl_nano.py"), ("my_10m", 90_000, "configs/rkl_nano.py"),
+                                 ("fkl_10m", 80_000, None), ("fkl_10m", 600, None)):
+        distill.say_how_long(tiny(name), seconds)
+        out = capsys.readouterr().out
+        assert shown in out if shown else "configs/" not in out
+        assert {600: "about 10.0 minutes", 80_000: "about 22.2 hours", 90_000: "about 25.0 hours"}[seconds] in out
+
+
+# ---------------------------------------------------------------- what a user can get wrong
+
+@pytest.mark.parametrize("main", [distill.main, teacher.main])
+@pytest.mark.parametrize("argument, words", [
+    ("--learning=1", ["unknown key 'learning'"]),
+    ("--lr=fast", ["lr", "'fast'"]),
+    ("--max_steps=2.5", ["max_steps = 2.5", "whole number"]),
+    ("--corpus=nowhere/at/all", ["nowhere/at/all", "no text there"]),
+    ("--corpus=EMPTY", ["empty.txt", "empty"]),
+    ("--corpus=LATIN", ["latin.txt, line 2", "UTF-8"]),
+    ("--vocab_size=50000", ["vocab_size = 50000", "fills only"]),
+    ("--batch_size=50000", ["fewer than one batch of 50000 x 16", "batch_size"]),
+    ("--block_size=100000", ["fewer than one batch"]),
+    ("--tokenizer=nowhere.json", ["nowhere.json"]),
+    ("--init=nobody", ["nobody", "nor has it a config", "nobody.py"]),
+    ("--device=mps", ["device = 'mps'", "--device=auto"]),
+])
+def test_wrong_commands_are_one_line_and_leave_nothing(tiny, command, tmp_path, main, argument, words):
+    (tmp_path / "empty.txt").write_text("\n\n")
+    (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n" * 100)
+    tiny("some")
+    for name in ("EMPTY", "LATIN"):
+        argument = argument.replace(name, str(tmp_path / f"{name.lower()}.txt"))
+    code, _, err = command(main, tmp_path / "configs/some.py", argument, f"--data_dir={tmp_path / 'data'}")
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and all(word in err for word in words), err
+    left = [p.name for p in (tmp_path / "data").glob("*")] if (tmp_path / "data").exists() else []
+    assert not (tmp_path / "out").exists() and not [name for name in left if not name.startswith("babytalk-all-line-")]
+
+
+def test_a_token_file_cut_short_is_refused(tiny, command, tmp_path):
+    folder = data.prepare(tiny("some", data_dir=str(tmp_path / "data"))).folder
+    with open(folder / "train.bin", "r+b") as f:
+        f.truncate(500)
+    code, _, err = command(distill.main, tmp_path / "configs/some.py")
+    assert code == 2 and err.count("\n") == 1
+    assert all(word in err for word in ("train.bin", "cut short", "prepared again")), err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_teacher_without_a_config_is_refused_at_once(tiny, command, tmp_path):
+    tiny("kid")
+    code, _, err = command(distill.main, tmp_path / "configs/kid.py", "--teachers=nobody")
+    assert code == 2 and err.count("\n") == 1 and "'nobody'" in err and "nor has it a config" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_teacher_py_trains_no_student(tiny, command, tmp_path, losses):
+    calls = losses()
+    tiny("kid", teachers=["a", "b"])
+    code, _, err = command(teacher.main, tmp_path / "configs/kid.py")
+    assert code == 2 and err == "error: kid has teachers (a, b); run it with distill.py\n"
+    assert not calls and not (tmp_path / "out").exists()
+    assert command(teacher.main, tmp_path / "configs/kid.py", "--teachers=")[0] == 0
+    assert len(calls) == 5 and {p.name for p in (tmp_path / "out/kid").iterdir()} == FILES - {"samples.txt"}

@@ -1,0 +1,204 @@
+"""A run's folder: files are whole or not there, checkpoints are data, and device and dtype are what was asked for."""
+import json
+import os
+import pathlib
+import pickle
+import warnings
+
+import pytest
+import torch
+
+import data
+import run
+from config import UserError
+
+TINY = dict(corpus="babytalk", sentences=300, n_layer=1, n_head=2, d_model=16, d_ff=32, block_size=16)
+
+
+def one_line(function, *args, words):
+    with pytest.raises(UserError) as e:
+        function(*args)
+    assert "\n" not in str(e.value) and all(word in str(e.value) for word in words), str(e.value)
+
+
+@pytest.fixture
+def folder(make_config):
+    """A run's folder with random weights."""
+    config = make_config(**TINY)
+    tokenizer = data.Tokenizer([])
+    run.folder_of(config).mkdir(parents=True)
+    tokenizer.save(run.folder_of(config) / "tokenizer.json")
+    run.write_config(config, "float32", tokenizer)
+    for i, name in enumerate(("best.pt", "ckpt.pt")):
+        torch.manual_seed(i)
+        lm = run.model_of(config, tokenizer.vocab_size)
+        run.save_checkpoint(run.folder_of(config) / name, {"model": lm.state_dict(), "step": 1, "steps": 2})
+    return run.folder_of(config)
+
+
+# ---------------------------------------------------------------- files
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_while_writing_leaves_the_old_file_whole(tmp_path, error):
+    path = tmp_path / "ckpt.pt"
+    path.write_bytes(b"old")
+    with pytest.raises(error), run.replacing(path) as f:
+        f.write(b"new, but not all of")
+        f.flush()
+        assert path.read_bytes() == b"old"
+        raise error
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["ckpt.pt"]
+    with run.replacing(path) as f:
+        f.write(b"new")
+    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["ckpt.pt"]
+
+
+def test_what_cannot_be_saved_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "ckpt.pt"
+    run.save_checkpoint(path, {"model": {"w": torch.ones(2)}})
+    with pytest.raises(Exception, match="pickle"):
+        run.save_checkpoint(path, {"model": {"w": torch.zeros(2)}, "no": lambda: 0})
+    assert run.load_checkpoint(path)["model"]["w"].tolist() == [1, 1] and os.listdir(tmp_path) == ["ckpt.pt"]
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+    run.write_text(tmp_path / "a.txt", "old")
+    with monkeypatch.context() as m:
+        m.setattr(os, "fsync", full)
+        one_line(run.write_text, tmp_path / "a.txt", "new", words=["a.txt", "No space left"])
+    one_line(run.write_json, tmp_path / "nowhere/a.json", {}, words=["nowhere/a.json", "No such file"])
+    assert (tmp_path / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
+def test_damaged_json_is_named(tmp_path, content):
+    (tmp_path / "eval.json").write_bytes(content)
+    one_line(run.read_json, tmp_path / "eval.json", words=["eval.json", "damaged"])
+
+
+def test_config_json_has_every_key_and_says_what_made_the_run(folder, make_config):
+    found = run.read_json(folder / "config.json")
+    assert {k: v for k, v in found.items() if not k.startswith("_")} == vars(make_config(**TINY))
+    assert found["_dtype"] == "float32" and found["_tokenizer"] == data.Tokenizer([]).hash and found["_vocab_size"] == 259
+    assert found["_versions"]["torch"] == torch.__version__ and "_commit" in found
+
+
+def test_metrics_drop_what_is_beyond_the_checkpoint_and_what_is_torn(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    run.Metrics(path, 0).write(step=1, loss=1 / 3, val_ce=float("nan"), skipped=2)
+    assert json.loads(path.read_text()) == {"step": 1, "loss": 0.333333, "val_ce": None, "skipped": 2}
+    run.Metrics(path, 1).write(step=2, loss=2.0)
+    run.Metrics(path, 2).write(step=3, loss=3.0)
+    with open(path, "a") as f:
+        f.write('{"step": 2, "lo')
+    run.Metrics(path, 2).write(step=3, loss=4.0)
+    left = [(m["step"], m["loss"]) for m in map(json.loads, path.read_text().splitlines())]
+    assert left == [(1, 0.333333), (2, 2.0), (3, 4.0)]
+
+
+# ---------------------------------------------------------------- checkpoints
+
+class Code:
+    """Pickled it is a call that leaves a file."""
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name, which", [("best.pt", "best"), ("ckpt.pt", "last")])
+def test_code_in_a_checkpoint_is_refused_and_not_executed(folder, tmp_path, name, which):
+    made = tmp_path / "made"
+    for write in (lambda f: torch.save({"model": Code(made)}, f), lambda f: pickle.dump({"model": Code(made)}, f)):
+        with open(folder / name, "wb") as f:
+            write(f)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            one_line(lambda: run.load(folder, which=which), words=[name, "safely"])
+            assert not made.exists()
+            if name == "ckpt.pt":
+                one_line(run.is_finished, folder, words=[name, "safely"])
+        assert not made.exists()
+    pickle.loads(pickle.dumps(Code(made)))
+    assert made.exists()  # so it would have shown
+
+
+def test_a_damaged_checkpoint_is_named(folder):
+    whole = (folder / "best.pt").read_bytes()
+    for content in (whole[:-1], whole[:len(whole) // 2], whole[:10], b"", b"not a checkpoint at all"):
+        (folder / "best.pt").write_bytes(content)
+        one_line(run.load, folder, words=["best.pt", "not a checkpoint that can be read safely"])
+
+
+@pytest.mark.parametrize("state", [[1, 2], {"weights": {}}, {"model": torch.ones(2)}])
+def test_another_programs_checkpoint_is_named(folder, state):
+    run.save_checkpoint(folder / "best.pt", state)
+    one_line(run.load, folder, words=["best.pt", "not a checkpoint of this program"])
+
+
+def test_weights_that_do_not_fit_are_named(folder, make_config):
+    weights = run.load(folder)[0].state_dict()
+    for change, name in (({"norm.weight": torch.ones(17)}, "norm.weight"), ({"more": torch.ones(1)}, "more"),
+                         ({"head.weight": 3}, "head.weight")):
+        run.save_checkpoint(folder / "best.pt", {"model": {**weights, **change}})
+        one_line(run.load, folder, words=["best.pt", f"{name} does not fit"])
+    run.save_checkpoint(folder / "best.pt", {"model": {k: v for k, v in weights.items() if k != "embed.weight"}})
+    one_line(run.load, folder, words=["best.pt", "embed.weight does not fit"])
+    gpt2 = run.model_of(make_config(**{**TINY, "arch": "gpt2"}), 259)
+    run.save_checkpoint(folder / "best.pt", {"model": gpt2.state_dict()})
+    one_line(run.load, folder, words=["best.pt", "does not fit", "another arch"])
+
+
+def test_load_gives_a_model_to_evaluate(folder):
+    for which, file in (("best", "best.pt"), ("last", "ckpt.pt")):
+        lm, tokenizer, config = run.load(folder, which=which)
+        saved = torch.load(folder / file)["model"]
+        assert not any(m.training for m in lm.modules())
+        assert all(torch.equal(w, saved[k]) for k, w in lm.state_dict().items())
+        assert tokenizer.vocab_size == 259 and (config.name, config.d_model) == ("some", 16)
+    assert not torch.equal(run.load(folder)[0].embed.weight, lm.embed.weight)
+
+
+def test_what_is_no_run_is_named(folder):
+    one_line(run.load, folder.parent / "other", words=["other is not a run", "distill.py or teacher.py"])
+    (folder / "best.pt").unlink()
+    one_line(run.load, folder, words=["best.pt is missing", "--which=last"])
+    assert run.load(folder, which="last") and not run.is_finished(folder) and not run.is_finished(folder.parent)
+    state = run.load_checkpoint(folder / "ckpt.pt")
+    run.save_checkpoint(folder / "ckpt.pt", {**state, "step": 2})
+    assert run.is_finished(folder)
+
+
+# ---------------------------------------------------------------- device and dtype
+
+def test_devices(make_config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert run.device_of(make_config(device="auto")).type == "mps" and run.device_of(make_config(device="cpu")).type == "cpu"
+    one_line(run.device_of, make_config(device="cuda"), words=["device = 'cuda'", "--device=auto"])
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert run.device_of(make_config(device="auto")).type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert run.device_of(make_config(device="auto")).type == "cuda"
+
+
+@pytest.mark.parametrize("avx, amx", [(False, False), (True, False), (False, True)])
+def test_auto_dtype_asks_the_processor(make_config, monkeypatch, avx, amx):
+    expected = "bfloat16" if avx or amx else "float32"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert run.dtype_of(make_config(dtype="auto"), torch.device("cpu")) == expected
+    assert run.dtype_of(make_config(dtype="auto"), torch.device("mps")) == "float32"
+    assert run.dtype_of(make_config(dtype="float16"), torch.device("cpu")) == "float16"
+    with run.autocast(expected, torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == run.DTYPES[expected]
+
+
+def test_random_state_is_kept():
+    state = run.random_state(torch.device("cpu"))
+    drawn = torch.rand(3)
+    run.set_random_state(state)
+    assert torch.equal(torch.rand(3), drawn) and not torch.equal(torch.rand(3), drawn)
