@@ -19,6 +19,7 @@ from config import UserError
 FILES = {"config.json", "ckpt.pt", "best.pt", "tokenizer.json", "metrics.jsonl", "eval.json", "samples.txt"}
 TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line", n_layer=1, n_head=2, d_model=16,
             d_ff=32, block_size=16, batch_size=4, max_steps=5, lr=1e-2, val_tokens=64, log_every=1)
+SPOILED_LATE = "linear(0: 0.03, 0.4: 0.03, 0.5: 9)"  # a learning rate that undoes in the run's second half what was learned
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +156,8 @@ def refused(config, *words):
 
 def test_a_student_trains_what_it_needs_and_ends_with_a_table(write, tiny, tmp_path, losses, command, real_evaluation):
     own = dict(n_layer=2, d_model=8, n_head=1, d_ff=16, block_size=8, max_steps=3, batch_size=8)
-    others = dict(mark="none", sentences=10, seed=5, vocab_size=300, out_dir="elsewhere", dtype="bfloat16")  # the student's are taken
-    write("coach", **own, **others)
+    not_kept = dict(mark="none", sentences=10, seed=5, vocab_size=300, out_dir="elsewhere", dtype="bfloat16")
+    write("coach", **own, **not_kept)
     write("alone", **{**TINY, "d_model": 12, "n_head": 1, "max_steps": 4})
     tiny("kid", teachers=["coach"], baseline="alone", seed=1)
     kid, calls = tmp_path / "configs/kid.py", losses()
@@ -256,7 +257,7 @@ def test_validation_does_not_depend_on_the_loss(tiny):
 
 def test_validation_is_the_direct_computation(tiny):
     tiny("coach", n_layer=2, d_model=8, lr=0.1)
-    settings = tiny("kid", teachers=["coach"], lr=0.1, val_tokens=200)
+    settings = tiny("kid", teachers=["coach"], lr=0.1, val_tokens=200, dropout=0.3)  # which is for training only
     folder = trained(settings)
     prepared = data.prepare(settings)
     x, y = data.eval_blocks(prepared.dev, 16, 200, "line")
@@ -274,8 +275,7 @@ def test_validation_is_the_direct_computation(tiny):
 
 
 def test_best_is_the_lowest_val_ce_and_not_the_last(tiny):
-    spoiled_late = "linear(0: 0.03, 0.4: 0.03, 0.5: 9)"
-    settings = tiny("some", lr=spoiled_late, grad_clip=0.0, max_steps=20, warmup=0, val_every=2)
+    settings = tiny("some", lr=SPOILED_LATE, grad_clip=0.0, max_steps=20, warmup=0, val_every=2)
     folder = trained(settings)
     found = lines(folder, "val_ce")
     best = min(found, key=lambda m: m["val_ce"])
@@ -306,10 +306,10 @@ def test_the_loss_is_the_formula_at_the_configured_keys(tiny, teachers, ensemble
     keys = dict(divergence=divergence, reduction=reduction, tau=1.7, alpha=0.3, mix=mix, unit_curvature=reduction == "step",
                 step_weights=[1.0, 4.0])
     # lr 0: the weights at the end are those that the loss was taken with
-    settings = tiny("kid", teachers=teachers, ensemble=ensemble, **keys, lr=0.0, max_steps=1)
+    settings = tiny("kid", teachers=teachers, ensemble=ensemble, **keys, lr=0.0, max_steps=1, seed=3)
     folder = trained(settings)
     prepared = data.prepare(settings)
-    x, y = data.Batches(prepared.train, 16, 4, 0, True, "line").batch(0)
+    x, y = data.Batches(prepared.train, 16, 4, 3, True, "line").batch(0)
     student, truth = run.load(folder, which="last")[0], babytalk.Truth(prepared.tokenizer)
     z_ps = []
     for name in teachers:
@@ -480,7 +480,7 @@ def test_without_a_checkpoint_it_says_so(tiny, losses):
 
 @pytest.mark.parametrize("teachers", [[], ["coach"]])
 def test_a_run_that_broke_off_goes_on_to_the_same_bits(tiny, tmp_path, losses, monkeypatch, teachers):
-    keys = dict(teachers=teachers, max_steps=25, dropout=0.1, val_every=6)
+    keys = dict(teachers=teachers, max_steps=25, dropout=0.1, val_every=6, lr=SPOILED_LATE, grad_clip=0.0, warmup=0)
     tiny("coach")
     whole = trained(tiny("some", **keys))
     tiny("coach")
@@ -501,6 +501,7 @@ def test_a_run_that_broke_off_goes_on_to_the_same_bits(tiny, tmp_path, losses, m
     distill.train(settings)
     assert len(calls) - made == 25 - 16 and without_speed(lines(broken)) == without_speed(lines(whole))
     assert same(weights(broken), weights(whole)) and same(weights(broken, "best.pt"), weights(whole, "best.pt"))
+    assert torch.load(whole / "best.pt")["step"] <= 12  # so that a best forgotten on the way would show
     assert same(run.load_checkpoint(broken / "ckpt.pt")["optimizer"], run.load_checkpoint(whole / "ckpt.pt")["optimizer"])
 
 
@@ -679,7 +680,8 @@ def test_more_than_a_day_names_the_small_config(write, tiny, capsys):
     ("--init=nobody", ["nobody", "nor has it a config", "nobody.py"]),
     ("--device=mps", ["device = 'mps'", "--device=auto"]),
 ])
-def test_wrong_commands_are_one_line_and_leave_nothing(tiny, command, tmp_path, main, argument, words):
+def test_wrong_commands_are_one_line_and_leave_nothing(tiny, command, tmp_path, monkeypatch, main, argument, words):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n" * 100)
     tiny("some")
