@@ -250,10 +250,12 @@ def swap_at(words, i, to):
 
 def flip_verb(words, between):
     """Give the first verb after the subject its other number; `between`: the words that part them must hold this one."""
-    verbs, nouns = other_form("VI", "VT", "BE"), other_form("N")
+    verbs, nouns = other_form("VI", "VT", "VD", "THINK", "BE"), other_form("N")
     rel, prep = {"that", "what"}, set("near behind with beside under by".split())
     heads = [i for i, w in enumerate(words) if w in nouns][:1]
     if not heads or {"who", "where", "when", "why", "can", "do", "does", "please", "not", "will", "gonna"} & set(words):
+        return None
+    if words[1] in rel:  # tom that sees the dog feeds ...: the first noun is not the subject
         return None
     finite = [i for i, w in enumerate(words) if w in verbs and i > heads[0]]
     marks = [w for w in words[heads[0]:] if w in rel | prep]
@@ -283,7 +285,7 @@ def replace_first(choices, condition=lambda words: True):
 def inflect_after(*auxiliaries):
     """does the dog sleep / does the dog sleeps: after an auxiliary the verb has no ending."""
     def change(words):
-        bare = {b: a for a, b in other_form("VI", "VT").items() if a.endswith("s") and not b.endswith("s")}
+        bare = {b: a for a, b in other_form("VI", "VT", "VD").items() if len(a) > len(b)}
         start = min((words.index(a) for a in auxiliaries if a in words), default=len(words))
         at = [i for i in range(start + 1, len(words)) if words[i] in bare]
         return swap_at(words, at[0], bare[words[at[0]]]) if len(at) == 1 else None
@@ -302,12 +304,13 @@ PAIRS = {  # UID -> (field, linguistics term, words of a good sentence -> words 
     "determiner_noun_agreement": ("morphology", "determiner_noun_agreement", flip_noun),
     "reflexive_gender": ("syntax_semantics", "binding", replace_first(other_form("SELF"))),
     "reflexive_number": ("syntax_semantics", "binding", replace_first({"themselves": "itself", "itself": "themselves"})),
-    "pronoun_case": ("syntax", "case", replace_first({"him": "he", "them": "they", "us": "we", "he": "him", "they": "them", "we": "us"})),
+    "pronoun_case": ("syntax", "case", replace_first({"him": "he", "us": "we", "he": "him", "they": "them", "we": "us"})),
     "question_verb_form": ("syntax", "do_support", lambda w: None if "not" in w else inflect_after("does", "do", "can")(w)),
     "negation_verb_form": ("syntax", "do_support", inflect_after("not")),
     "npi_licensing": ("semantics", "npi_licensing", replace_first({"no": "the"}, lambda w: "ever" in w)),
     "filler_gap": ("syntax", "filler_gap_dependency", fill_gap),
-    "transitivity": ("syntax", "argument_structure", lambda w: w[:-1] if w[-1] in ("him", "us", "me", "it") else None),
+    "transitivity": ("syntax", "argument_structure",
+                     lambda w: w[:-1] if w[-1] in ("him", "us", "me", "it") and w[-2] != "to" else None),
 }
 
 

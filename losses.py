@@ -161,10 +161,11 @@ def chunk_terms(z_q, z_ps, labels, ce_weight, d_weight, tau, mix, *, divergence,
                 with_entropies, tau_is_1, mixed, mix_grad, masked):
     """z_q and each of z_ps (n, V), labels and the weights of CE and D (n,), tau and mix scalars; divergence: a function.
 
-    Returns CE, D, entropy of q_tau and of p_tau, each (n,), and the gradient (n, V) of ce_weight CE + d_weight D to z_q in
-    z_q's dtype, without the -1 of CE at the label, which the caller subtracts. What was not asked for is None.
+    Returns CE, D, entropy of q_tau and of p_tau, each (n,), None where it was not asked for. With with_gradient z_q is
+    overwritten by the gradient of ce_weight CE + d_weight D to it, without the -1 of CE at the label, which the caller
+    subtracts.
     """
-    low, full = z_q.dtype, torch.promote_types(z_q.dtype, torch.float32)
+    logits, full = z_q, torch.promote_types(z_q.dtype, torch.float32)
     z_q, z_ps = z_q.to(full), [z.to(full) for z in z_ps]
     ce = d = entropy_q = entropy_p = dz = None
     log_q = F.log_softmax(z_q, -1) if with_ce or tau_is_1 else None
@@ -197,7 +198,9 @@ def chunk_terms(z_q, z_ps, labels, ce_weight, d_weight, tau, mix, *, divergence,
             d = rows(log_q)
         if with_entropies:
             entropy_q, entropy_p = (-(log.exp() * log).sum(-1) for log in (log_q, log_p))
-    return ce, d, entropy_q, entropy_p, None if dz is None else dz.to(low)
+    if with_gradient:
+        logits.copy_(dz)
+    return ce, d, entropy_q, entropy_p
 
 
 # ---------------------------------------------------------------- the compiled form of the same chunk
@@ -269,6 +272,7 @@ class ChunkedLoss(torch.autograd.Function):
         new = functools.partial(torch.zeros, dtype=full, device=h_q.device)
         grad_h, grad_W, found = new(h_q.shape) if need_h else None, new(W_q.shape) if need_W else None, new(4, N)
         out = ~valid[:, None]
+        block = max(1, 2**20 // W_q.shape[0]) if kind == "cpu" else chunk  # rows at a time for a processor's cache; no row sees another
         with torch.autocast(kind, enabled=False):
             W, Ws = W_q.to(product), [W_p if W_p is None else W_p.to(product) for W_p in W_ps]
             for i in range(0, N, chunk):
@@ -276,12 +280,16 @@ class ChunkedLoss(torch.autograd.Function):
                 h = h_q[part].to(product).masked_fill(out[part], 0)  # what is padding may be anything, also nan
                 hs = [h_p[part].masked_fill(out[part], 0) for h_p in h_ps]
                 z_ps = [h_p if W_p is None else h_p.to(product) @ W_p.T for h_p, W_p in zip(hs, Ws)]  # each (chunk, V)
-                *rows, dz = terms(h @ W.T, z_ps, labels[part], ce_weight[part], d_weight[part], tau, mix)
-                for k, row in enumerate(rows):
-                    if row is not None:
-                        found[k, part] = row
-                if dz is None:
+                z_q = h @ W.T
+                for j in range(0, len(z_q), block):
+                    some, at = slice(j, j + block), slice(i + j, i + min(j + block, len(z_q)))
+                    rows = terms(z_q[some], [z[some] for z in z_ps], labels[at], ce_weight[at], d_weight[at], tau, mix)
+                    for k, row in enumerate(rows):
+                        if row is not None:
+                            found[k, at] = row
+                if not statics["with_gradient"]:
                     continue
+                dz = z_q  # the logits have done their work
                 if statics["with_ce"]:
                     dz[torch.arange(len(dz), device=dz.device), labels[part]] -= ce_weight[part].to(dz.dtype)
                 # dz is not yet divided by the number of positions: its entries are of order one, safe in fp16 too.

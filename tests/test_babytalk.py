@@ -103,7 +103,8 @@ NAME   : tom/anna
             "N[sg]": [(5 / 9, ("dog",)), (4 / 9, ("cat",))], "N[pl]": [(5 / 9, ("dogs",)), (4 / 9, ("cats",))],  # 1/4 : 1/5
             "V[sg]": [(1, ("runs",))], "V[pl]": [(1, ("run",))], "NAME[m]": [(1, ("tom",))], "NAME[f]": [(1, ("anna",))]}
     agree = [("X[sg]", "V[sg]"), ("X[pl]", "V[pl]")]
-    S = {"A": [(1.5 / 6, agree[0]), (1.5 / 6, agree[1]), (1 / 6, ("hey", "N[sg]")), (1 / 6, ("hey", "N[pl]")), (1 / 6, ("hm",))],
+    S = {"A": [(1.5 / 6, agree[0]), (1.5 / 6, agree[1]), (1 / 6, ("hey", "N[sg]")), (1 / 6, ("hey", "N[pl]")),
+               (1 / 6, ("hm",))],
          "B": [(1.5 / 5, agree[0]), (1.5 / 5, agree[1]), (1 / 5, ("hey",)), (1 / 5, ("hm",))]}
     for d in DIALECTS:
         expected = both | {"S": S[d]}
@@ -121,7 +122,7 @@ def rank(r, words):
 @pytest.mark.parametrize("line, p", [
     ("tom sleeps\n", 15 / 102 * 3 / 13 / 2 * rank(0, 7) * 2 / 21 * rank(0, 18)),
     ("they will smile\n", 0.6 * 5 / 102 * 2 / 13 * 2 / 14 * rank(10, 18)),
-    ("dat cat is happy\n", 0.4 * 15 / 102 * 8 / 13 * 8 / 18 * 5 / 9 * 2 / 14 * rank(1, 45) * 2 / 21 * rank(3, 29)),
+    ("dat cat is happy\n", 0.4 * 15 / 102 * 8 / 13 * 8 / 18 * 5 / 9 * 2 / 14 * rank(1, 46) * 2 / 21 * rank(3, 30)),
     ("who sees us\n", 12 / 102 * 3 / 10 * 8 / 21 * rank(0, 20) * 2 / 12 * rank(4, 6)),
 ])
 def test_probabilities_counted_by_hand(line, p):
@@ -164,7 +165,8 @@ def classes_as_words():
     """The rules with each class of words as a word of its own, so that the walks above are short; and the classes."""
     tables, classes = {}, {}
     for d, table in LANGUAGE.rules.items():
-        classes[d] = {s: options for s, options in table.items() if all(len(b) == 1 and b[0] not in table for _, b in options)}
+        classes[d] = {s: options for s, options in table.items()
+                      if all(len(body) == 1 and body[0] not in table for _, body in options)}
         tables[d] = {s: options for s, options in table.items() if s not in classes[d]}
     return tables, classes
 
@@ -190,7 +192,7 @@ def all_prefixes():
 
 def test_the_whole_language_has_mass_one_and_lines_as_long_as_the_rules_say(classes_as_words, all_prefixes):
     expected = sum(w * np.pad(lengths(classes_as_words[0][d]), (0, 40))[:40] for d, w in DIALECTS.items())
-    assert expected.sum() == pytest.approx(1, abs=1e-12) and 20 < np.flatnonzero(expected).max() < 39
+    assert expected.sum() == pytest.approx(1, abs=1e-12) and 15 < np.flatnonzero(expected).max() < 39
     ended = all_prefixes[0]
     assert ended.sum() == pytest.approx(1, abs=1e-9)
     assert ended == pytest.approx(expected[:len(ended)], abs=1e-9) and expected[len(ended):].sum() == 0
@@ -266,8 +268,9 @@ def test_next_words_multiply_to_the_probability_of_the_line(lines):
         assert p == pytest.approx(math.exp(babytalk.log_prob(line)))
 
 
-@pytest.mark.parametrize("prefix", [["dogs"], [" the"], ["the", "the"], ["the", " dog"], ["the", ""], ["\n"], ["tom", "sleep"],
-                                    ["tom", "sleeps", "\n"], ["tom", "sleeps", "\n", "tom"], ["tom", "will", "gonna"]])
+@pytest.mark.parametrize("prefix", [
+    ["dogs"], [" the"], ["the", "the"], ["the", " dog"], ["the", ""], ["\n"], ["tom", "sleep"], ["tom", "sleeps", "\n"],
+    ["tom", "sleeps", "\n", "tom"], ["tom", "will", "gonna"]])
 def test_nothing_follows_a_wrong_prefix(prefix):
     assert babytalk.next_words(prefix) == {}
 
@@ -291,7 +294,7 @@ def agree(counts, expected):
 def merged(counts, expected, least=20):
     """Neighbours added up until each expected count is at least that."""
     groups, group = [], np.zeros(2)
-    for pair in sorted(zip(expected, counts), reverse=True):
+    for pair in sorted(zip(expected, counts), key=lambda pair: -pair[0]):  # ties in any order but that of the counts
         group = group + pair
         if group[0] >= least:
             groups.append(group)
@@ -315,18 +318,15 @@ def test_first_words_and_lengths_are_drawn_as_often_as_they_should(lines, all_pr
     assert agree(*merged(drawn, len(lines) * all_prefixes[0]))
 
 
-@pytest.mark.parametrize("a, b", [("will", "gonna"), ("that", "what")])
-def test_dialects_are_drawn_sixty_to_forty(lines, a, b):
-    """Futures and relative clauses are as frequent in both, and differ by a word: their shares are the dialects'."""
-    if (a, b) == ("will", "gonna"):
-        n = [sum(word in line.split() for line in lines) for word in (a, b)]
-    else:  # as the second word "that" and "what" are relatives: determiners open a line there, "who" and "what" questions
-        n = [sum(line.split()[1] == word for line in lines) for word in (a, b)]
+@pytest.mark.parametrize("a, b, before", [("will", "gonna", ".*"), ("that", "what", "^(?:tom|anna|ben|mia|sam|lucy|max)")])
+def test_dialects_are_drawn_sixty_to_forty(lines, a, b, before):
+    """Futures are as frequent in both dialects, and so are relative clauses after a name: a word tells which it was."""
+    n = [sum(bool(re.search(f"{before} {word} ", line)) for line in lines) for word in (a, b)]
     assert min(n) > 50 and abs(n[0] / sum(n) - 0.6) < 4 * math.sqrt(0.6 * 0.4 / sum(n))
 
 
 def test_the_words_of_the_dialects_do_not_meet_in_a_line(lines):
-    of_a, of_b = {"will", "please", "too"}, {"gonna", "dat"}
+    of_a, of_b = {"will", "too"}, {"gonna", "dat"}
     found = collections.Counter((bool(of_a & set(line.split())), bool(of_b & set(line.split()))) for line in lines)
     assert found[True, True] == 0 and found[True, False] > 1000 and found[False, True] > 1000
 
@@ -346,11 +346,36 @@ def test_samples_are_lines_of_the_language(lines):
 
 @pytest.mark.parametrize("line", [
     "", "\n", " ", "tom", "the dog\n", "tom sleeps\n\n", "\ntom sleeps\n", "tom\nsleeps\n", "tom  sleeps\n", " tom sleeps\n",
-    "tom sleeps \n", "tom\tsleeps\n", "Tom sleeps\n", "tom sleeps.\n", "tom sleep\n", "sleeps tom\n", "tom sleeps tom sleeps\n",
-    "tom sleeps\r\n", "please tom sleeps\n", "please sleep please\n", "dat dog that sleeps runs\n"])
+    "tom sleeps \n", "tom sleeps \n\n", "tom\tsleeps\n", "Tom sleeps\n", "tom sleeps.\n", "tom sleeps\r\n", "sleeps tom\n",
+    "tom sleeps tom sleeps\n"])
 def test_what_is_no_line_of_the_language(line):
     assert not babytalk.contains(line) and babytalk.log_prob(line) == -math.inf
     assert babytalk.contains("tom sleeps\n")
+
+
+@pytest.mark.parametrize("good, bad", [
+    ("the dogs near the cat sleep", "the dogs near the cat sleeps"),
+    ("the dog that the cats see sleeps", "the dog that the cats sees sleeps"),
+    ("the dog what the cats see sleeps", "dat dog that the cats see sleeps"),  # dat and what are B's, that is A's
+    ("tom knows that the dogs sleep", "tom knows that the dogs sleeps"),
+    ("tom knows dat dog sleeps", "tom knows that dat dog sleeps"),
+    ("those dogs will sleep", "those dog will sleep"),
+    ("them dogs gonna sleep", "them dogs will sleep"),
+    ("tom sees them", "tom sees they"),
+    ("does the dog sleep", "does the dog sleeps"),
+    ("do the dog sleep", "do dat dog sleeps"),
+    ("what does tom see", "what does tom see the cat"),
+    ("the dogs do not sleep", "the dogs not sleep"),
+    ("anna sees herself", "anna sees himself"),
+    ("tom that sees the girls sees himself", "tom that sees the girls sees themselves"),
+    ("no dog ever sleeps", "the dog ever sleeps"),
+    ("there are two dogs near a cat", "there is two dogs near a cat"),
+    ("please give the cat to me", "please give me the cat"),
+    ("give me the cat please", "give the cat to me please"),
+    ("we sleep too", "we sleep too as well"),
+])
+def test_good_and_bad_sentences_by_hand(good, bad):
+    assert babytalk.contains(good) and not babytalk.contains(bad)
 
 
 def test_damaged_sentences_are_in_exactly_when_they_are_among_all_sentences(cut, truth_of_cut):
@@ -369,14 +394,15 @@ def test_damaged_sentences_are_in_exactly_when_they_are_among_all_sentences(cut,
             seen[kind, line in truth_of_cut] += 1
             assert (babytalk.log_prob(line, cut[0]) > -math.inf) == (line in truth_of_cut), line
     assert all(seen[kind, False] > 100 for kind in ("cut", "dropped", "replaced", "exchanged", "doubled"))
-    assert sum(n for (_, inside), n in seen.items() if inside) > 500
+    assert sum(n for (_, inside), n in seen.items() if inside) > 300
 
 
 # ---------------------------------------------------------------- the entropy floor
 
 def test_the_floor_is_the_mean_of_minus_log_p_a_token(lines):
     some = lines[:100]
-    nats = [-math.log(sum(DIALECTS[d] * p for d in DIALECTS for p, _ in parses(LANGUAGE.rules[d], line.split()))) for line in some]
+    readings = [[DIALECTS[d] * p for d in DIALECTS for p, _ in parses(LANGUAGE.rules[d], line.split())] for line in some]
+    nats = [-math.log(sum(ps)) for ps in readings]
     tokens = sum(line.count(" ") + 2 for line in some)  # words and the newline
     assert babytalk.entropy_floor(some) == pytest.approx(sum(nats) / tokens)
     assert babytalk.entropy_floor(["tom sleeps\n"]) == pytest.approx(-babytalk.log_prob("tom sleeps\n") / 3)
@@ -403,6 +429,11 @@ def pairs():
     return babytalk.minimal_pairs(PAIRS, 3)
 
 
+@pytest.fixture(scope="module")
+def many_pairs():
+    return babytalk.minimal_pairs(150, 5)
+
+
 def test_pairs_have_the_form_of_blimp(pairs):
     assert all(set(row) == {"sentence_good", "sentence_bad", "UID", "field", "linguistics_term", "pair_id"} for row in pairs)
     paradigms = collections.defaultdict(list)
@@ -419,22 +450,30 @@ def test_pairs_have_the_form_of_blimp(pairs):
 
 def test_the_good_one_is_in_the_language_and_the_bad_one_in_no_dialect(pairs):
     for row in pairs:
-        good, bad = ([bool(parses(LANGUAGE.rules[d], row[key].split())) for d in DIALECTS] for key in ("sentence_good", "sentence_bad"))
-        assert any(good) and not any(bad), row
-        assert babytalk.contains(row["sentence_good"]) and not babytalk.contains(row["sentence_bad"])
-        assert all(row[key] == " ".join(row[key].split()) for key in ("sentence_good", "sentence_bad"))
+        good, bad = row["sentence_good"], row["sentence_bad"]
+        assert good == " ".join(good.split()) and bad == " ".join(bad.split())
+        assert any(parses(LANGUAGE.rules[d], good.split()) for d in DIALECTS) and babytalk.contains(good), row
+        assert not any(parses(LANGUAGE.rules[d], bad.split()) for d in DIALECTS) and not babytalk.contains(bad), row
+
+
+def test_a_change_that_leaves_a_sentence_of_the_language_is_no_pair(monkeypatch):
+    change = lambda words: {2: ["tom", "sleeps"], 3: ["sleeps", "tom"]}.get(len(words))  # the first of them is a sentence
+    monkeypatch.setattr(babytalk, "PAIRS", {"some": ("syntax", "order", change)})
+    rows = babytalk.minimal_pairs(20, 0)
+    assert [row["sentence_bad"] for row in rows] == ["sleeps tom"] * 20
+    assert {len(row["sentence_good"].split()) for row in rows} == {3}
 
 
 def test_pairs_are_seeded(pairs):
     assert babytalk.minimal_pairs(PAIRS, 3) == pairs
-    assert len({row["sentence_good"] for row in babytalk.minimal_pairs(PAIRS, 4)} - {row["sentence_good"] for row in pairs}) > 100
+    good, other = ({row["sentence_good"] for row in rows} for rows in (pairs, babytalk.minimal_pairs(PAIRS, 4)))
+    assert len(other - good) > 100
 
 
-def test_many_pairs_of_every_paradigm():
-    rows = babytalk.minimal_pairs(150, 5)
-    assert set(collections.Counter(row["UID"] for row in rows).values()) == {150}
-    assert len({(row["UID"], row["sentence_good"]) for row in rows}) == len(rows)
-    assert all(babytalk.contains(row["sentence_good"]) > babytalk.contains(row["sentence_bad"]) for row in rows)
+def test_many_pairs_of_every_paradigm(many_pairs):
+    assert set(collections.Counter(row["UID"] for row in many_pairs).values()) == {150}
+    assert len({(row["UID"], row["sentence_good"]) for row in many_pairs}) == len(many_pairs)
+    assert all(babytalk.contains(row["sentence_good"]) > babytalk.contains(row["sentence_bad"]) for row in many_pairs)
 
 
 def path(tree, i):
@@ -459,10 +498,6 @@ def from_head_to_verb(tree, i):
             return [symbols(tree, k)[-1] for k in range(heads[0] + 1, i)] if heads else None
 
 
-def object_of_a_verb(tree, i):
-    return symbols(tree, i)[-2:-1] == ["OBJ"]
-
-
 def verb_of_the_question(tree, i):
     return symbols(tree, i)[-1] in ("VI", "VT", "VD") and "RC" not in symbols(tree, i)
 
@@ -479,15 +514,14 @@ WHAT_DIFFERS = {  # UID -> of the good sentence's tree and the first word that d
     "negation_verb_form": lambda tree, i: "NEGATION" in symbols(tree, i) and verb_of_the_question(tree, i),
     "npi_licensing": lambda tree, i: symbols(tree, i) == ["S", "NPI"] and i == 0,
     "filler_gap": lambda tree, i: tree.kids[0].symbol == "WH" and i == tree.end,
-    "transitivity": lambda tree, i: object_of_a_verb(tree, i) and i == tree.end - 1,
+    "transitivity": lambda tree, i: symbols(tree, i)[-2] == "OBJ" and i == tree.end - 1,
 }
 
 
 @pytest.mark.parametrize("uid", babytalk.PAIRS)
-def test_pairs_differ_in_what_their_paradigm_is_about(uid):
+def test_pairs_differ_in_what_their_paradigm_is_about(uid, many_pairs):
     """The change is a word, or two at the end, and stands where the name of the paradigm says, in every reading."""
-    rows = [row for row in babytalk.minimal_pairs(150, 5) if row["UID"] == uid]
-    for row in rows[:100]:
+    for row in [row for row in many_pairs if row["UID"] == uid][:100]:
         good, bad = row["sentence_good"].split(), row["sentence_bad"].split()
         i = next((k for k, (a, b) in enumerate(zip(good, bad)) if a != b), min(len(good), len(bad)))
         assert len(bad) - len(good) == {"filler_gap": 2, "transitivity": -1}.get(uid, 0)
@@ -501,7 +535,8 @@ def test_pairs_differ_in_what_their_paradigm_is_about(uid):
 def test_every_word_is_one_pre_token():
     assert len(LEXICON) == len(set(LEXICON)) > 250
     for word in LEXICON:
-        assert regex.findall(data.PATTERN, word) == [word] and regex.findall(data.PATTERN, f"tom {word}\n") == ["tom", " " + word, "\n"]
+        assert regex.findall(data.PATTERN, word) == [word]
+        assert regex.findall(data.PATTERN, f"tom {word}\n") == ["tom", " " + word, "\n"]
 
 
 def test_every_form_is_one_token_and_a_line_is_its_forms(tokenizer, lines):
@@ -509,7 +544,8 @@ def test_every_form_is_one_token_and_a_line_is_its_forms(tokenizer, lines):
     assert all(len(i) == 1 for i in ids) and len({i for i, in ids}) == len(ids)
     for line in lines[-1000:]:  # the tokenizer has not seen these
         words = line.split()
-        assert tokenizer.encode(line) == [tokenizer.encode(form)[0] for form in [words[0], *(" " + w for w in words[1:]), "\n"]]
+        forms = [words[0], *(" " + w for w in words[1:]), "\n"]
+        assert tokenizer.encode(line) == [tokenizer.encode(form)[0] for form in forms]
 
 
 def test_a_line_has_the_same_tokens_at_the_start_and_after_a_newline(tokenizer, lines):
@@ -533,7 +569,7 @@ def expected_of(tokenizer, ids):
 
 
 def blocks(tokenizer, lines, B, T, seed=0):
-    """(B, T) ids of lines after <s>, without it, from the middle of a line on; in every other block some tokens are wrong."""
+    """(B, T) ids of lines after <s> or "\\n", from the middle of a line on; in every other block some tokens are wrong."""
     rng, rows = random.Random(seed), []
     for b in range(B):
         ids = []
@@ -564,10 +600,13 @@ def test_logits_are_the_logs_of_the_next_words_and_defined_where_there_are_some(
 
 def test_where_the_truth_is_defined_by_hand(tokenizer):
     truth, encode = babytalk.Truth(tokenizer), tokenizer.encode
-    ids = [*encode(" dog sleeps\n"), *encode("tom sleep now\n"), *encode("tom sleeps\n"), 1, *encode("tom"), 2, *encode(" sleeps\n"),
-           *encode(" tom sleeps"), 1, *encode("a")]
-    #          dog sleeps \n  tom sleep now \n  tom sleeps \n  <s> tom </s> sleeps \n   tom sleeps <s> a
-    expected = [0, 0, 1,      1, 0, 0, 1,       1, 1, 1,       1, 1, 0, 0, 1,           0, 0, 1, 1]
+    ids = [*encode(" dog sleeps\n"), *encode("tom sleep now\n"), *encode("tom sleeps\n"), 1, *encode("tom"), 2,
+           *encode(" sleeps\n"), *encode(" tom sleeps"), 1, *encode("a")]
+    expected = [0, 0, 1,  # no line has started before the first newline
+                1, 0, 0, 1,  # "tom sleep": wrong, until the next line
+                1, 1, 1,
+                1, 1, 0, 0, 1,  # <s> tom </s> sleeps
+                0, 0, 1, 1]  # a first word after a space is none
     assert truth.logits(torch.tensor([ids]))[1][0].int().tolist() == expected
 
 
@@ -582,7 +621,7 @@ def test_logits_add_up_to_the_probability_of_the_line(tokenizer, lines):
     assert len(truth.steps) > 200  # the table has grown on the way
 
 
-@pytest.mark.parametrize("form", ["the", " grumpy", " as"])
+@pytest.mark.parametrize("form", ["every", " grumpy", " as"])
 def test_a_tokenizer_that_splits_one_word_is_refused(form):
     words = [f for f in babytalk.forms() if f != form]
     with pytest.raises(UserError, match="vocab_size = 0") as e:

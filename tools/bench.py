@@ -146,7 +146,7 @@ def products_run(size, N, dtype):
 
 
 def loss(size, peers, N=4096):
-    auto = machine()
+    auto, path = machine(), losses.path("cpu", N, V)
     names = ["ours", "ours, eager"] + (["ours, fp32", "ours, fp32, eager"] if auto != "float32" else [])
     if peers:
         names += ["materialised"] + ["liger"] * (importlib.util.find_spec("liger_kernel") is not None)
@@ -163,7 +163,7 @@ def loss(size, peers, N=4096):
         rows.append([name, f"{times[name]:.3f}", over(name, product), over(name, "materialised"), over(name, "liger"),
                      *(f"{m[name]:.2f}" if name in m else "-" for m in (memory, twice))])
     print(f"loss, {size}: N {N}, V {V}, d {' from '.join(map(str, LOSS_SIZES[size]))}; the elementwise part of ours is "
-          f"{losses.path('cpu', N, V)}; `ours` runs its products in {auto}\n" + table(rows))
+          f"{path}; `ours` runs its products in {auto}\n" + table(rows))
     exact = loss_inputs(size, N)
     a, b = exact[0].double().requires_grad_(), exact[1].double().requires_grad_()
     ours(a, b, *(t.double() for t in exact[2:4]), exact[4]).backward()
@@ -172,7 +172,7 @@ def loss(size, peers, N=4096):
         print(f"{name}: gradient against fp64, relative error {errors[0]:.1e} (states), {errors[1]:.1e} (head)")
     peer = "liger" if "liger" in times else "materialised" if "materialised" in times else None
     return dict(what="loss", size=size, ours=times["ours"], peer=times.get(peer), ours_gb=memory["ours"], peer_gb=memory.get(peer),
-                peer_is=peer, seconds=times, gb=memory, gb_at_twice_n=twice, dtype=auto, path=losses.path("cpu", N, V))
+                peer_is=peer, seconds=times, gb=memory, gb_at_twice_n=twice, dtype=auto, path=path)
 
 
 COMMANDS = {"loss": loss}
