@@ -136,11 +136,19 @@ def check_mix(divergence, mix, mix_grad):
 
 # ---------------------------------------------------------------- one chunk: values and gradient to the logits
 
+def log_softmax(z):
+    """log of softmax over V."""
+    if torch.compiler.is_compiling():  # written out, so that the fused loop keeps two numbers a row and no (n, V) buffer
+        z = z - z.amax(-1, keepdim=True)
+        return z - z.exp().sum(-1, keepdim=True).log()
+    return F.log_softmax(z, -1)
+
+
 def teacher_log_probs(z_ps, tau, ensemble):
     """log p_tau (n, V) of one or several teachers' logits: of their mean (geometric mean of the p's), or of the p's mean."""
     if len(z_ps) == 1 or ensemble == "logits":
-        return F.log_softmax(sum(z_ps) / (len(z_ps) * tau), -1)
-    return torch.stack([F.log_softmax(z / tau, -1) for z in z_ps]).logsumexp(0) - math.log(len(z_ps))
+        return log_softmax(sum(z_ps) / (len(z_ps) * tau))
+    return torch.stack([log_softmax(z / tau) for z in z_ps]).logsumexp(0) - math.log(len(z_ps))
 
 
 def rows_and_gradient(rows, log_q):
@@ -168,7 +176,7 @@ def chunk_terms(z_q, z_ps, labels, ce_weight, d_weight, tau, mix, *, divergence,
     logits, full = z_q, torch.promote_types(z_q.dtype, torch.float32)
     z_q, z_ps = z_q.to(full), [z.to(full) for z in z_ps]
     ce = d = entropy_q = entropy_p = dz = None
-    log_q = F.log_softmax(z_q, -1) if with_ce or tau_is_1 else None
+    log_q = log_softmax(z_q) if with_ce or tau_is_1 else None
     if with_ce:
         ce = -log_q.gather(1, labels[:, None])[:, 0]
         if with_gradient:
@@ -177,10 +185,10 @@ def chunk_terms(z_q, z_ps, labels, ce_weight, d_weight, tau, mix, *, divergence,
         log_p = teacher_log_probs(z_ps, tau, ensemble)
         if masked:  # what the caller has ruled out is out in both; both sides get the same floor there, so it adds 0 to D
             out = ~(log_p > -math.inf)  # also nan, where all is ruled out
-            log_q = F.log_softmax((z_q / tau).masked_fill(out, torch.finfo(full).min / 2), -1).masked_fill(out, LOG_FLOOR)
+            log_q = log_softmax((z_q / tau).masked_fill(out, torch.finfo(full).min / 2)).masked_fill(out, LOG_FLOOR)
             log_p = log_p.masked_fill(out, LOG_FLOOR)
         elif not tau_is_1:
-            log_q = F.log_softmax(z_q / tau, -1)
+            log_q = log_softmax(z_q / tau)
         log_p = log_p.clamp_min(LOG_FLOOR)
 
         def rows(log_q):
@@ -267,8 +275,8 @@ class ChunkedLoss(torch.autograd.Function):
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         product, full = low or h_q.dtype, torch.promote_types(h_q.dtype, torch.float32)
         terms = functools.partial(chunk_terms, **statics)
-        if statics["with_gradient"] and path(kind, N, W_q.shape[0]) == "compiled":  # always all: fewer things to compile
-            terms = compiled_terms(tuple({**statics, "with_ce": True, "with_entropies": bool(h_ps)}.items()))
+        if statics["with_gradient"] and path(kind, N, W_q.shape[0]) == "compiled":
+            terms = compiled_terms(tuple(statics.items()))
         new = functools.partial(torch.zeros, dtype=full, device=h_q.device)
         grad_h, grad_W, found = new(h_q.shape) if need_h else None, new(W_q.shape) if need_W else None, new(4, N)
         out = ~valid[:, None]
