@@ -299,3 +299,8 @@ def run_main(main):
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(2)
+    except OSError as e:  # a folder that is a file, a full disk, no permission
+        if e.filename is None:
+            raise
+        print(f"error: {e.filename}: {e.strerror}", file=sys.stderr)
+        raise SystemExit(2)

@@ -20,12 +20,13 @@ import babytalk
 import config as config_module
 import data
 import eval
+import losses
 import run
 from config import AGREEING, CONFIGS, KEYS, UserError, at
-from losses import distillation_loss
 
 # Keys that may differ when a run goes on: they say where things lie and how long to work, not what is learned.
-FREE_ON_RESUME = ("out_dir", "data_dir", "resume", "max_minutes", "baseline", "device", "corpus", "dev", "tokenizer")
+FREE_ON_RESUME = ("out_dir", "data_dir", "resume", "max_minutes", "baseline", "device", "corpus", "dev", "tokenizer",
+                 "grad_accum", "log_every", "max_skipped")
 
 
 # ---------------------------------------------------------------- the runs a run needs
@@ -103,15 +104,33 @@ def optimizer_of(model, config):
 def loss_on(model, lm, teachers, x, y, config, progress, counts, stats):
     """The configured loss on x, y (B, T), counts: of the whole step; with stats also what distillation_loss reports."""
     outputs = [teacher.outputs(x) for teacher in teachers]
-    return distillation_loss(
+    return losses.distillation_loss(
         model(x), lm.head.weight, [h for h, _ in outputs], [W for _, W in outputs], y, divergence=config.divergence,
         tau=at(config.tau, progress), alpha=at(config.alpha, progress), mix=at(config.mix, progress),
         mix_grad=config.mix_grad, unit_curvature=config.unit_curvature, ensemble=config.ensemble, reduction=config.reduction,
         step_weights=config.step_weights, T=config.block_size, counts=counts, return_stats=stats)
 
 
+def forward_backward(model, lm, teachers, x, y, config, progress, autocast, scale, logging):
+    """Gradients of scale times the loss on x, y (B, T), grad_accum pieces after one another.
+
+    Returns the loss and, if logging, what the log shows of it: means over all valid positions, as floats.
+    """
+    counts = (y != -100).sum(0 if config.reduction == "step" else (0, 1))  # of the whole step: (T,) or a number
+    loss, means = 0, collections.Counter()
+    for x_i, y_i in zip(x.chunk(config.grad_accum), y.chunk(config.grad_accum)):
+        with autocast():
+            out = loss_on(model, lm, teachers, x_i, y_i, config, progress, counts, logging)
+        part, stats = out if logging else (out, {})
+        (part * scale).backward()
+        loss = loss + part.detach()
+        for key in stats and ("ce", "divergence", "entropy_q", "entropy_p")[:None if teachers else 1]:
+            means[key] += float(stats[key] * (y_i != -100).sum() / counts.sum())
+    return loss, dict(means)
+
+
 @torch.no_grad()
-def validate(model, lm, teachers, blocks, token_bytes, batch_size):
+def validate(model, lm, teachers, blocks, token_bytes, batch_size, ensemble="logits"):
     """val_ce, val_ppl, val_bpb and, with teachers, val_fkl and val_rkl: at tau 1, unmixed, whatever is trained on."""
     model.eval()
     sums, n_bytes = collections.Counter(), 0
@@ -121,14 +140,14 @@ def validate(model, lm, teachers, blocks, token_bytes, batch_size):
         hidden, W = model(x), lm.head.weight
         positions = (y != -100).sum().item()
         sums["positions"] += positions
-        sums["ce"] += distillation_loss(hidden, W, None, None, y).item() * positions
+        sums["ce"] += losses.distillation_loss(hidden, W, None, None, y).item() * positions
         if teachers:
             y, outputs = known_to_all(teachers, x, y), [teacher.outputs(x) for teacher in teachers]
             known = (y != -100).sum().item()
             sums["known"] += known
             for kind in ("fkl", "rkl"):
-                sums[kind] += distillation_loss(hidden, W, [h for h, _ in outputs], [W for _, W in outputs], y,
-                                                divergence=kind).item() * known
+                sums[kind] += losses.distillation_loss(hidden, W, [h for h, _ in outputs], [W for _, W in outputs], y,
+                                                divergence=kind, ensemble=ensemble).item() * known
     model.train()
     ce = sums["ce"] / sums["positions"]
     found = {"val_ce": ce, "val_ppl": math.exp(min(ce, 700)), "val_bpb": sums["ce"] / math.log(2) / n_bytes}
@@ -201,11 +220,12 @@ def train(config):
         for name in ("ckpt.pt", "best.pt", "metrics.jsonl", "eval.json", "samples.txt"):
             (folder / name).unlink(missing_ok=True)
     tokenizer.save(folder / "tokenizer.json")
-    run.write_config(config, dtype, tokenizer)
+    loss_path = losses.path(device.type, config.batch_size // config.grad_accum * config.block_size, tokenizer.vocab_size)
+    run.write_config(config, dtype, tokenizer, loss_path)
     metrics = run.Metrics(folder / "metrics.jsonl", step)
     print(f"\n{config.name}: {config.arch} {lm.num_params() / 1e6:.2f}M parameters, {steps} steps of {config.batch_size} x "
           f"{config.block_size} tokens, {steps / batches.per_epoch:.2f} epochs of {prepared.train.words / 1e6:.2f}M words, "
-          f"{dtype} on {device}" + (f", from step {step}" if state else ""))
+          f"{dtype} on {device}, loss {loss_path}" + (f", from step {step}" if state else ""))
     if teachers:
         print(f"  {config.divergence} to {', '.join(config.teachers)}; alpha {config.alpha}, tau {config.tau}, mix {config.mix}, "
               f"reduction {config.reduction}")
@@ -219,40 +239,44 @@ def train(config):
     def validation():
         nonlocal best
         with autocast():
-            found = validate(model, lm, teachers, dev_blocks, token_bytes, config.batch_size)
+            found = validate(model, lm, teachers, dev_blocks, token_bytes, config.batch_size, config.ensemble)
         metrics.write(step=step, tokens=step * tokens_a_step, **found)
         say(f"  step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
         if found["val_ce"] < best:
             best = found["val_ce"]
             run.save_checkpoint(folder / "best.pt", {"model": lm.state_dict(), "step": step, "val_ce": best})
 
-    # What the log shows is summed on the device and read at a log line: no step waits for the host.
-    zeros = lambda: {k: torch.zeros((), device=device) for k in ("loss", "norm", "clipped", "skipped", "in_a_row", "worst", "end")}
-    seen, scale = zeros(), torch.tensor(2.0**14 if dtype == "float16" else 1.0, device=device)
-    params = list(lm.parameters())
-    tokens_a_step = config.batch_size * config.block_size
+    def log(lr, stats):
+        seen, words = meter.read(step), prepared.train.words / prepared.train.count
+        line = dict(step=step, tokens=step * tokens_a_step, words=round(step * tokens_a_step * words), loss=seen["loss"], **stats,
+                    lr=lr, grad_norm=seen["grad_norm"], clipped=seen["clipped"], tokens_per_s=seen["steps_per_s"] * tokens_a_step)
+        if seen["skipped"]:
+            line["skipped"] = seen["skipped"]
+            say(f"  step {step}: {seen['skipped']} of the last {seen['steps']} steps skipped, loss or gradient was not finite")
+        if seen["worst"] > config.max_skipped:
+            good = f"last good checkpoint {folder / 'ckpt.pt'}" if (folder / "ckpt.pt").exists() else "no checkpoint yet"
+            raise UserError(f"{config.name}: loss or gradient not finite {seen['worst']} steps in a row up to step {seen['end']} "
+                            f"(from batch {seen['end'] - seen['worst']}); {good}; try a lower lr, or dtype = float32")
+        metrics.write(**line)
+        bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
+        if not sys.stderr.isatty():
+            print(f"  step {step}/{steps} loss {line['loss']:.4f} ce {line['ce']:.4f} {line['tokens_per_s']:.0f} tokens/s, "
+                  f"{(steps - step) / seen['steps_per_s'] / 60:.1f} minutes left", flush=True)
+
+    params, scale = list(lm.parameters()), torch.tensor(2.0**14 if dtype == "float16" else 1.0, device=device)
+    tokens_a_step, first = config.batch_size * config.block_size, step
     bar = tqdm(total=steps, initial=step, disable=not sys.stderr.isatty(), unit="step", leave=False)
     say = tqdm.write if sys.stderr.isatty() else print
-    first, timed, clock = step, step, time.monotonic()
     model.train()
     if step == 0:
         validation()
-    clock = time.monotonic()
+    meter = run.Meter(device, step)
     while step < steps:
-        progress, logging = step / steps, (step + 1) % config.log_every == 0 or step + 1 == steps
+        logging = (step + 1) % config.log_every == 0 or step + 1 == steps
         lr = learning_rate(config, step, steps)
         x, y = (t.to(device, non_blocking=True) for t in batches.batch(step))
-        y = known_to_all(teachers, x, y)
-        counts = (y != -100).sum(0 if config.reduction == "step" else (0, 1))  # of the whole step: (T,) or a number
-        pieces = [t.chunk(config.grad_accum) for t in (x, y)]
-        loss, stats = 0, []
-        for x_i, y_i in zip(*pieces):
-            with autocast():
-                out = loss_on(model, lm, teachers, x_i, y_i, config, progress, counts, logging)
-            part, stat = out if logging else (out, None)
-            (part * scale).backward()
-            loss = loss + part.detach()
-            stats.append(stat)
+        loss, stats = forward_backward(model, lm, teachers, x, known_to_all(teachers, x, y), config, step / steps, autocast, scale,
+                                       logging)
         if dtype == "float16":
             torch._foreach_div_([p.grad for p in params], scale)
         norm = torch.nn.utils.clip_grad_norm_(params, config.grad_clip or math.inf)
@@ -264,47 +288,17 @@ def train(config):
         optimizer.zero_grad(set_to_none=True)
         if dtype == "float16":  # halve on overflow, creep up otherwise
             scale = torch.where(bad, scale / 2, (scale * 1.001).clamp(max=2.0**20))
-        seen["loss"] += torch.where(bad, 0.0, loss)
-        seen["norm"] += torch.where(bad, 0.0, norm)
-        seen["clipped"] += (norm > config.grad_clip) if config.grad_clip else 0
-        seen["skipped"] += bad
-        seen["in_a_row"] = (seen["in_a_row"] + 1) * bad
         step += 1
-        seen["end"] = torch.where(seen["in_a_row"] > seen["worst"], step, seen["end"])  # of the longest row
-        seen["worst"] = torch.maximum(seen["worst"], seen["in_a_row"])
+        meter.add(step, loss, norm, norm > (config.grad_clip or math.inf), bad)
         bar.update()
         if step == first + 10 and steps - step > 100:
-            say_how_long(config, (time.monotonic() - clock) / 10 * (steps - step))
+            say_how_long(config, meter.seconds() / 10 * (steps - step))
         if logging:
-            s, n = {k: float(v) for k, v in seen.items()}, step - timed
-            seconds = time.monotonic() - clock
-            shares = [(y_i != -100).sum() / counts.sum() for y_i in pieces[1]]
-            means = {k: float(sum(share * stat[k] for share, stat in zip(shares, stats)))
-                     for k in ("ce", "divergence", "entropy_q", "entropy_p")[:None if teachers else 1]}
-            done = n - int(s["skipped"]) or math.nan  # of no step there is no mean
-            line = dict(step=step, tokens=step * tokens_a_step, words=round(step * tokens_a_step * prepared.train.words / prepared.train.count),
-                        loss=s["loss"] / done, **means, lr=lr, grad_norm=s["norm"] / done, clipped=s["clipped"] / n,
-                        tokens_per_s=n * tokens_a_step / seconds)
-            if s["skipped"]:
-                line["skipped"] = int(s["skipped"])
-                say(f"  step {step}: {line['skipped']} of the last {n} steps skipped, loss or gradient was not finite")
-            if s["worst"] > config.max_skipped:
-                good = f"last good checkpoint {folder / 'ckpt.pt'}" if (folder / "ckpt.pt").exists() else "no checkpoint yet"
-                raise UserError(f"{config.name}: loss or gradient not finite {int(s['worst'])} steps in a row up to step {int(s['end'])} "
-                                f"(from batch {int(s['end'] - s['worst'])}); {good}; try a lower lr, or dtype = float32")
-            metrics.write(**line)
-            bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
-            if not sys.stderr.isatty():
-                left = (steps - step) * seconds / n / 60
-                print(f"  step {step}/{steps} loss {line['loss']:.4f} ce {means['ce']:.4f} {line['tokens_per_s']:.0f} tokens/s, "
-                      f"{left:.1f} minutes left", flush=True)
-            keep = seen["in_a_row"]
-            seen, timed, clock = {**zeros(), "in_a_row": keep}, step, time.monotonic()
+            log(lr, stats)
         out_of_time = config.max_minutes and (time.monotonic() - started) / 60 >= config.max_minutes
         if step % config.val_every == 0 or step == steps:
-            before = time.monotonic()
-            validation()
-            clock += time.monotonic() - before  # validation does not count in tokens_per_s
+            with meter.paused():
+                validation()
         if step % config.val_every == 0 or step % max(1, steps // 10) == 0 or step == steps or out_of_time:
             save()
         if out_of_time and step < steps:

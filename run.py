@@ -14,6 +14,7 @@ import os
 import pathlib
 import platform
 import subprocess
+import time
 
 import numpy as np
 import torch
@@ -100,7 +101,7 @@ def folder_of(config):
     return pathlib.Path(config.out_dir) / config.name
 
 
-def write_config(config, dtype, tokenizer):
+def write_config(config, dtype, tokenizer, loss_path="eager"):
     """config.json: the keys, and as notes (names with _) what they came to on this machine."""
     commit = None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
@@ -108,7 +109,7 @@ def write_config(config, dtype, tokenizer):
         commit = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     notes = {"_dtype": dtype, "_tokenizer": tokenizer.hash, "_vocab_size": tokenizer.vocab_size, "_commit": commit,
              "_versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-             "_threads": torch.get_num_threads()}
+             "_loss": loss_path, "_threads": torch.get_num_threads()}
     write_json(folder_of(config) / "config.json", {**dataclasses.asdict(config), **notes})
 
 
@@ -185,6 +186,44 @@ def set_random_state(state):
 
 
 # ---------------------------------------------------------------- metrics
+
+class Meter:
+    """What a log line shows, summed on the device and read at the log line: no step waits for the host."""
+
+    def __init__(self, device, step):
+        self.zero = torch.zeros((), device=device)
+        self.in_a_row, self.start, self.clock = self.zero, step, time.monotonic()
+        self.loss = self.norm = self.clipped = self.skipped = self.worst = self.end = self.zero
+
+    def add(self, step, loss, norm, clipped, bad):
+        """Tensors of the step that ended; bad: loss or norm was not finite, and the step was skipped."""
+        self.loss = self.loss + torch.where(bad, 0.0, loss)
+        self.norm = self.norm + torch.where(bad, 0.0, norm)
+        self.clipped, self.skipped = self.clipped + (clipped & ~bad), self.skipped + bad
+        self.in_a_row = (self.in_a_row + 1) * bad
+        self.end = torch.where(self.in_a_row > self.worst, step, self.end)  # of the longest row
+        self.worst = torch.maximum(self.worst, self.in_a_row)
+
+    def seconds(self):
+        return time.monotonic() - self.clock
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Validation does not count in steps_per_s."""
+        before = time.monotonic()
+        yield
+        self.clock += time.monotonic() - before
+
+    def read(self, step):
+        """Means since the last reading (nan where every step was skipped), and what was skipped."""
+        steps, skipped = step - self.start, int(self.skipped)
+        done = steps - skipped or math.nan
+        found = dict(steps=steps, loss=float(self.loss) / done, grad_norm=float(self.norm) / done, clipped=float(self.clipped) / steps,
+                     skipped=skipped, worst=int(self.worst), end=int(self.end), steps_per_s=steps / self.seconds())
+        in_a_row = self.in_a_row
+        self.__init__(self.zero.device, step)
+        self.in_a_row = in_a_row
+        return found
 
 class Metrics:
     """metrics.jsonl: lines are appended whole; after an interruption the lines beyond the checkpoint are dropped."""

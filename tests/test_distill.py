@@ -599,7 +599,7 @@ def test_a_run_keeps_the_dtype_it_was_begun_with(tiny, unfinished, monkeypatch, 
     trained(tiny("some", dtype="auto"))
     config = run.read_json(folder / "config.json")
     assert config["_dtype"] == "bfloat16" and config["dtype"] == "auto"
-    assert "bfloat16 on cpu, from step 1" in capsys.readouterr().out
+    assert "bfloat16 on cpu, loss eager, from step 1" in capsys.readouterr().out
     trained(tiny("some", dtype="auto", resume="no"))
     assert run.read_json(folder / "config.json")["_dtype"] == "float32"
 
