@@ -644,7 +644,7 @@ def test_a_teacher_that_broke_off_is_gone_on_with(tiny, losses, capsys):
     calls = losses()
     tiny("coach", max_steps=4)
     trained(tiny("kid", teachers=["coach"], max_steps=2))
-    assert len(calls) == 3 + 2 and "float32 on cpu, from step 1" in capsys.readouterr().out and run.is_finished(folder)
+    assert len(calls) == 3 + 2 and "float32 on cpu, loss eager, from step 1" in capsys.readouterr().out and run.is_finished(folder)
 
 
 def test_no_run_needs_itself(tiny, command, tmp_path):
