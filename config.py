@@ -66,9 +66,10 @@ class Config:
     d_ff: int = key(1024, "width inside the feed-forward block", low=1)
     tie: bool = key(False, "the output head is the embedding matrix (always so in gpt2)")
     dropout: float = key(0.0, "probability of dropping an activation", low=0, high=0.99)
-    block_size: int = key(128, "tokens of a training sequence", low=2)
+    block_size: int = key(128, "tokens of a training sequence; stages of divisors of the longest cut it, tokens a step stay",
+                          low=2, schedule=True)
     # optimisation
-    batch_size: int = key(32, "sequences of one optimiser step, all micro-batches together", low=1)
+    batch_size: int = key(32, "sequences (of the longest block) of one optimiser step, all micro-batches together", low=1)
     grad_accum: int = key(1, "micro-batches that the batch is cut into: less memory, same result", low=1)
     max_steps: int = key(0, "optimiser steps; 0: as many as `epochs` needs", low=0)
     epochs: float = key(6.0, "passes over the corpus", above=0)
@@ -93,11 +94,25 @@ class Config:
                          ["token", "sequence", "step"])
     step_weights: list = key([0.5, 1.5], "reduction = step: weights of the first and last time step, scaled to mean 1", low=0,
                              of=float)
+    on_policy: float = key(0.0, "share of batches that train on rollouts: continuations written by the student", low=0, high=1,
+                           schedule=True)
+    rollout_mix: float = key(0.0, "rollouts are drawn from rollout_mix p + (1 - rollout_mix) q; 0: the student's own", low=0, high=1,
+                             schedule=True)
+    prompt_len: int = key(8, "tokens of the corpus that a rollout starts from", low=1)
+    rollout_loss: str = key("token", "on rollouts: D at each position; plain REINFORCE of sequence-level reverse KL; or its "
+                            "single-step part exact and only the long-term part sampled", ["token", "reinforce", "single_step"])
+    length_norm: bool = key(False, "divide the long-term return by the number of its terms (biased)")
     baseline: str = key("", "run shown beside teacher and student in the last table; trained when missing")
     # what is seen
     log_every: int = key(50, "steps between lines of metrics.jsonl", low=1)
     val_every: int = key(500, "steps between validations", low=1)
     val_tokens: int = key(50_000, "development tokens of a validation during training; 0: all", low=0)
+
+
+    @property
+    def longest(self):
+        """The longest block of the run: block_size, or the largest of its stages."""
+        return int(max(y for _, y in schedule_points(self.block_size)[1]))
 
 
 KEYS = {f.name: f for f in dataclasses.fields(Config)}
@@ -106,6 +121,11 @@ INHERITED = ("out_dir", "data_dir", "corpus", "dev", "tokenizer", "vocab_size", 
              "device", "dtype", "compile")
 # ... and a run that is found must agree on these, and on the tokenizer.
 AGREEING = ("corpus", "dev", "mark", "sentences", "max_words", "seed")
+
+
+def default_of(name):
+    f = KEYS[name]
+    return f.default_factory() if f.default is dataclasses.MISSING else f.default
 
 
 def number(text):
@@ -170,6 +190,8 @@ def check(name, value):
         raise UserError(f"{name} = {value!r}: must be {words}" + (" or a schedule" if meta["schedule"] else ""))
     if meta["allowed"] and value not in meta["allowed"]:
         raise UserError(f"{name} = {value!r}: allowed are {', '.join(meta['allowed'])}")
+    if kind is int and any(x % 1 for x in numbers):
+        raise UserError(f"{name} = {value!r}: must be whole numbers")
     for x in numbers if kind in (int, float, list) else []:
         low, high, above = meta["low"], meta["high"], meta["above"]
         if not math.isfinite(x) or (low is not None and x < low) or (high is not None and x > high) or (
@@ -239,11 +261,27 @@ def make(path, overrides=()):
         raise UserError(f"batch_size {config.batch_size} is not a multiple of grad_accum {config.grad_accum}")
     if config.d_model % config.n_head or config.arch == "llama" and config.d_model // config.n_head % 2:
         raise UserError(f"d_model {config.d_model} does not split into n_head = {config.n_head} heads of an even size")
-    mixes = [y for _, y in schedule_points(config.mix)[1]]
+    values = lambda key: [y for _, y in schedule_points(getattr(config, key))[1]]
+    if isinstance(config.block_size, str) and schedule_points(config.block_size)[0] != "stages" or any(
+            b % 1 or config.longest % b for b in values("block_size")):
+        raise UserError(f"block_size = {config.block_size!r}: a schedule of it is stages(...) of whole divisors of the longest")
+    rollout_keys = [k for k in ("rollout_mix", "prompt_len", "rollout_loss", "length_norm") if getattr(config, k) != default_of(k)]
+    if not max(values("on_policy")) and rollout_keys:
+        raise UserError(f"{rollout_keys[0]} is about rollouts, and there are none; set on_policy, the share of batches with them")
+    if max(values("on_policy")):
+        if not config.teachers:
+            raise UserError("on_policy needs teachers: rollouts are trained towards one")
+        if not config.init and at(config.on_policy, 0.0) > 0:
+            raise UserError("on_policy: rollouts of random weights are noise; start from a trained student with init = RUN, or later: "
+                            "on_policy = \"stages(0: 0, 0.5: 0.5)\"")
+        if config.rollout_loss != "token" and config.divergence != "rkl":
+            raise UserError(f"rollout_loss = {config.rollout_loss!r} is the gradient of reverse KL; with {config.divergence} only token")
+        if config.prompt_len >= min(values("block_size")):
+            raise UserError(f"prompt_len = {config.prompt_len}: must be shorter than the shortest block, {min(values('block_size')):.0f}")
     try:  # what the loss refuses, it refuses here
         losses.parse(config.divergence)
         losses.weights_of_steps(config.step_weights, 2)
-        for mix in mixes:
+        for mix in values("mix"):
             losses.check_mix(config.divergence, mix, config.mix_grad)
             if config.unit_curvature:
                 losses.pull(config.divergence, mix, config.mix_grad)
@@ -284,8 +322,7 @@ def load(argv, usage=""):
 def help_text(usage):
     lines = [usage.strip(), "", "Keys (in a config: key = value; on the command line: --key=value; * may be a schedule):"]
     for f in KEYS.values():
-        default = f.default_factory() if f.default is dataclasses.MISSING else f.default
-        left = f"  {f.name}{'*' if f.metadata['schedule'] else ''} = {default!r}"
+        left = f"  {f.name}{'*' if f.metadata['schedule'] else ''} = {default_of(f.name)!r}"
         words = f.metadata["help"] + (f" ({' | '.join(f.metadata['allowed'])})" if f.metadata["allowed"] else "")
         lines += textwrap.wrap(words, 119, initial_indent=left.ljust(26) + " ", subsequent_indent=" " * 27)
     lines += ["", "Schedules over the run's progress: \"linear(0: 1, 0.7: 0)\", \"stages(0: 1, 0.5: 2)\"."]

@@ -389,11 +389,13 @@ class Batches:
         order = rng.permutation(self.chunks)
         return order * self.T + (rng.integers(0, self.T, self.chunks) if self.random_offset else 0)
 
-    def batch(self, step):
+    def batch(self, step, block=None):
+        """block: a divisor of block_size; the same tokens, cut into shorter sequences, (B T / block, block)."""
         epoch, i = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             self.epoch, self.order = epoch, self.starts(epoch)
-        return cut(self.tokens, self.order[i * self.B:(i + 1) * self.B], self.T, self.mark)
+        starts, block = self.order[i * self.B:(i + 1) * self.B], block or self.T
+        return cut(self.tokens, (starts[:, None] + np.arange(0, self.T, block)).ravel(), block, self.mark)
 
 
 def cut(tokens, starts, T, mark):

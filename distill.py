@@ -21,6 +21,7 @@ import config as config_module
 import data
 import eval
 import losses
+import rollouts
 import run
 from config import AGREEING, CONFIGS, KEYS, UserError, at
 
@@ -52,14 +53,15 @@ def ready_run(config, name, prepared, role):
 class Teacher:
     """What the loss needs of a teacher: a language model's hidden states and head, or babytalk's truth as logits."""
 
-    def __init__(self, lm=None, truth=None):
+    def __init__(self, lm=None, truth=None, compiled=False):
         self.lm, self.truth = lm, truth
+        self.forward = torch.compile(lm) if compiled else lm
 
     @torch.no_grad()
     def outputs(self, x):
         """ids (B, T) -> h (B, T, d) and the head W (V, d); of the truth: logits (B, T, V) and None."""
         if self.truth is None:
-            return self.lm(x), self.lm.head.weight
+            return self.forward(x), self.lm.head.weight
         return self.truth.logits(x.cpu())[0].to(x.device), None
 
     def known(self, x, y):
@@ -77,12 +79,12 @@ def load_teacher(config, name, prepared, device, low):
     if name == "truth":
         return Teacher(truth=babytalk.Truth(prepared.tokenizer))
     lm, _, its = run.load(ready_run(config, name, prepared, "teacher"), device)
-    if its.arch == "gpt2" and its.block_size < config.block_size:
-        raise UserError(f"teacher {name} is a GPT-2 of block_size {its.block_size}, too short for block_size = {config.block_size}")
+    if its.arch == "gpt2" and its.longest < config.longest:
+        raise UserError(f"teacher {name} is a GPT-2 of block_size {its.longest}, too short for block_size = {config.longest}")
     lm = lm.requires_grad_(False)
     if low != torch.float32:
         lm = lm.to(low)  # it is only read: half the memory, and no casting every step
-    return Teacher(torch.compile(lm) if config.compile else lm)
+    return Teacher(lm, compiled=config.compile)
 
 
 # ---------------------------------------------------------------- pieces of the loop
@@ -101,31 +103,66 @@ def optimizer_of(model, config):
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), fused=True)
 
 
-def loss_on(model, lm, teachers, x, y, config, progress, counts, stats):
+def loss_on(model, lm, teachers, x, y, config, progress, counts, stats, **overrides):
     """The configured loss on x, y (B, T), counts: of the whole step; with stats also what distillation_loss reports."""
     outputs = [teacher.outputs(x) for teacher in teachers]
-    return losses.distillation_loss(
-        model(x), lm.head.weight, [h for h, _ in outputs], [W for _, W in outputs], y, divergence=config.divergence,
-        tau=at(config.tau, progress), alpha=at(config.alpha, progress), mix=at(config.mix, progress),
-        mix_grad=config.mix_grad, unit_curvature=config.unit_curvature, ensemble=config.ensemble, reduction=config.reduction,
-        step_weights=config.step_weights, T=config.block_size, counts=counts, return_stats=stats)
+    keys = dict(divergence=config.divergence, tau=at(config.tau, progress), alpha=at(config.alpha, progress),
+                mix=at(config.mix, progress), mix_grad=config.mix_grad, unit_curvature=config.unit_curvature,
+                ensemble=config.ensemble, reduction=config.reduction, step_weights=config.step_weights, T=config.longest)
+    return losses.distillation_loss(model(x), lm.head.weight, [h for h, _ in outputs], [W for _, W in outputs], y,
+                                    counts=counts, return_stats=stats, **{**keys, **overrides})
 
 
-def forward_backward(model, lm, teachers, x, y, config, progress, autocast, scale, logging):
-    """Gradients of scale times the loss on x, y (B, T), grad_accum pieces after one another.
+def loss_on_rollout(model, lm, teachers, x, y, rollout, coefficients, config, progress, counts, positions, stats):
+    """alpha CE on the corpus x, y + (1 - alpha) what rollout_loss says, on the rollout that x began. CE sees no sampled token."""
+    alpha, loss, found = at(config.alpha, progress), 0, {}
+    if alpha > 0 or stats:
+        ce = losses.distillation_loss(model(x), lm.head.weight, None, None, y, counts=counts.sum(), return_stats=stats)
+        ce, found = ce if stats else (ce, {})
+        loss = alpha * ce
+    if config.rollout_loss == "token":
+        d = loss_on(model, lm, teachers, rollout.x, rollout.y, config, progress, positions, stats, alpha=0.0)
+    else:  # tau, mix and mix_grad act on corpus batches only
+        outputs = [teacher.outputs(rollout.x) for teacher in teachers]
+        d = losses.sequence_loss(model(rollout.x), lm.head.weight, [h for h, _ in outputs], [W for _, W in outputs], rollout.y,
+                                 coefficients, exact=config.rollout_loss == "single_step", ensemble=config.ensemble,
+                                 counts=positions.sum(), return_stats=stats)
+    d, more = d if stats else (d, {})
+    return (loss + (1 - alpha) * d, {**more, "ce": found["ce"]}) if stats else loss + (1 - alpha) * d
 
-    Returns the loss and, if logging, what the log shows of it: means over all valid positions, as floats.
+
+def forward_backward(model, lm, teachers, x, y, config, progress, autocast, scale, logging, uniforms=None, newline=None):
+    """Gradients of scale times the loss on x, y (B, T), grad_accum pieces after one another; uniforms: draws of rollouts.
+
+    Returns the loss and, if logging or on rollouts, what the log shows of it: means over all valid positions.
     """
-    counts = (y != -100).sum(0 if config.reduction == "step" else (0, 1))  # of the whole step: (T,) or a number
-    loss, means = 0, collections.Counter()
-    for x_i, y_i in zip(x.chunk(config.grad_accum), y.chunk(config.grad_accum)):
+    count = lambda y: (y != -100).sum(0 if config.reduction == "step" else (0, 1))  # of the whole step: (T,) or a number
+    pieces, loss, means = list(zip(x.chunk(config.grad_accum), y.chunk(config.grad_accum))), 0, collections.Counter()
+    counts = positions = count(y)
+    if uniforms is not None:
         with autocast():
-            out = loss_on(model, lm, teachers, x_i, y_i, config, progress, counts, logging)
+            parts = [rollouts.sample(lm, teachers, x_i, config.prompt_len, at(config.rollout_mix, progress), u, config.ensemble,
+                                     newline) for (x_i, _), u in zip(pieces, uniforms.chunk(config.grad_accum))]
+        whole = rollouts.Rollout(*map(torch.cat, zip(*parts)))
+        positions = count(whole.y)
+        coefficients, seen = rollouts.weigh(whole, config)
+        means.update(seen)
+        coefficients = coefficients.chunk(config.grad_accum)
+    for i, (x_i, y_i) in enumerate(pieces):
+        with autocast():
+            if uniforms is None:
+                out = loss_on(model, lm, teachers, x_i, y_i, config, progress, counts, logging)
+            else:
+                out = loss_on_rollout(model, lm, teachers, x_i, y_i, parts[i], coefficients[i], config, progress, counts, positions,
+                                      logging)
         part, stats = out if logging else (out, {})
         (part * scale).backward()
         loss = loss + part.detach()
+        shares = (y_i != -100).sum() / counts.sum(), ((y_i if uniforms is None else parts[i].y) != -100).sum() / positions.sum()
         for key in stats and ("ce", "divergence", "entropy_q", "entropy_p")[:None if teachers else 1]:
-            means[key] += float(stats[key] * (y_i != -100).sum() / counts.sum())
+            means[key] = means[key] + stats[key] * shares[key != "ce"]
+        if stats and teachers and config.reduction == "step" and "per_step" in stats:
+            means["per_step"] = means["per_step"] + stats["per_step"] * shares[1]
     return loss, dict(means)
 
 
@@ -196,8 +233,8 @@ def train(config):
     tokenizer, token_bytes = prepared.tokenizer, prepared.tokenizer.token_bytes
     if state and state.get("corpus", prepared.train.corpus) != prepared.train.corpus:
         raise UserError(f"{folder} was begun on another text than corpus = {config.corpus!r} is now; --resume=no trains anew")
-    batches = data.Batches(prepared.train, config.block_size, config.batch_size, config.seed, config.random_offset, config.mark)
-    dev_blocks = data.eval_blocks(prepared.dev, config.block_size, config.val_tokens, config.mark)
+    batches = data.Batches(prepared.train, config.longest, config.batch_size, config.seed, config.random_offset, config.mark)
+    dev_blocks = data.eval_blocks(prepared.dev, config.longest, config.val_tokens, config.mark)
     teachers = [load_teacher(config, name, prepared, device, run.DTYPES[dtype]) for name in config.teachers]
     init = ready_run(config, config.init, prepared, "init") if config.init else None
     if config.baseline:
@@ -220,11 +257,11 @@ def train(config):
         for name in ("ckpt.pt", "best.pt", "metrics.jsonl", "eval.json", "samples.txt"):
             (folder / name).unlink(missing_ok=True)
     tokenizer.save(folder / "tokenizer.json")
-    loss_path = losses.path(device.type, config.batch_size // config.grad_accum * config.block_size, tokenizer.vocab_size)
+    loss_path = losses.path(device.type, config.batch_size // config.grad_accum * config.longest, tokenizer.vocab_size)
     run.write_config(config, dtype, tokenizer, loss_path)
     metrics = run.Metrics(folder / "metrics.jsonl", step)
     print(f"\n{config.name}: {config.arch} {lm.num_params() / 1e6:.2f}M parameters, {steps} steps of {config.batch_size} x "
-          f"{config.block_size} tokens, {steps / batches.per_epoch:.2f} epochs of {prepared.train.words / 1e6:.2f}M words, "
+          f"{config.longest} tokens, {steps / batches.per_epoch:.2f} epochs of {prepared.train.words / 1e6:.2f}M words, "
           f"{dtype} on {device}, loss {loss_path}" + (f", from step {step}" if state else ""))
     if teachers:
         print(f"  {config.divergence} to {', '.join(config.teachers)}; alpha {config.alpha}, tau {config.tau}, mix {config.mix}, "
@@ -246,10 +283,11 @@ def train(config):
             best = found["val_ce"]
             run.save_checkpoint(folder / "best.pt", {"model": lm.state_dict(), "step": step, "val_ce": best})
 
-    def log(lr, stats):
-        seen, words = meter.read(step), prepared.train.words / prepared.train.count
-        line = dict(step=step, tokens=step * tokens_a_step, words=round(step * tokens_a_step * words), loss=seen["loss"], **stats,
-                    lr=lr, grad_norm=seen["grad_norm"], clipped=seen["clipped"], tokens_per_s=seen["steps_per_s"] * tokens_a_step)
+    def log(lr):
+        notes, seen, words = meter.notes, meter.read(step), prepared.train.words / prepared.train.count
+        notes = {k: v.tolist() if torch.is_tensor(v) else v for k, v in notes.items()}
+        line = dict(step=step, tokens=step * tokens_a_step, words=round(step * tokens_a_step * words), loss=seen["loss"], **notes, lr=lr,
+                     grad_norm=seen["grad_norm"], clipped=seen["clipped"], tokens_per_s=seen["steps_per_s"] * tokens_a_step)
         if seen["skipped"]:
             line["skipped"] = seen["skipped"]
             say(f"  step {step}: {seen['skipped']} of the last {seen['steps']} steps skipped, loss or gradient was not finite")
@@ -257,14 +295,17 @@ def train(config):
             good = f"last good checkpoint {folder / 'ckpt.pt'}" if (folder / "ckpt.pt").exists() else "no checkpoint yet"
             raise UserError(f"{config.name}: loss or gradient not finite {seen['worst']} steps in a row up to step {seen['end']} "
                             f"(from batch {seen['end'] - seen['worst']}); {good}; try a lower lr, or dtype = float32")
+        for warning in rollouts.failures(notes):
+            say(f"  step {step}: {warning}")
         metrics.write(**line)
         bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
         if not sys.stderr.isatty():
             print(f"  step {step}/{steps} loss {line['loss']:.4f} ce {line['ce']:.4f} {line['tokens_per_s']:.0f} tokens/s, "
                   f"{(steps - step) / seen['steps_per_s'] / 60:.1f} minutes left", flush=True)
 
+    newline = tokenizer.encode("\n")[0] if config.mark == "line" else None  # in a rollout too `<s>` follows it then
     params, scale = list(lm.parameters()), torch.tensor(2.0**14 if dtype == "float16" else 1.0, device=device)
-    tokens_a_step, first = config.batch_size * config.block_size, step
+    tokens_a_step, first = config.batch_size * config.longest, step
     bar = tqdm(total=steps, initial=step, disable=not sys.stderr.isatty(), unit="step", leave=False)
     say = tqdm.write if sys.stderr.isatty() else print
     model.train()
@@ -274,9 +315,10 @@ def train(config):
     while step < steps:
         logging = (step + 1) % config.log_every == 0 or step + 1 == steps
         lr = learning_rate(config, step, steps)
-        x, y = (t.to(device, non_blocking=True) for t in batches.batch(step))
+        x, y = (t.to(device, non_blocking=True) for t in batches.batch(step, int(at(config.block_size, step / steps))))
         loss, stats = forward_backward(model, lm, teachers, x, known_to_all(teachers, x, y), config, step / steps, autocast, scale,
-                                       logging)
+                                       logging, rollouts.draws(config, step, step / steps, x.shape), newline)
+        meter.note(stats)
         if dtype == "float16":
             torch._foreach_div_([p.grad for p in params], scale)
         norm = torch.nn.utils.clip_grad_norm_(params, config.grad_clip or math.inf)
@@ -294,7 +336,7 @@ def train(config):
         if step == first + 10 and steps - step > 100:
             say_how_long(config, meter.seconds() / 10 * (steps - step))
         if logging:
-            log(lr, stats)
+            log(lr)
         out_of_time = config.max_minutes and (time.monotonic() - started) / 60 >= config.max_minutes
         if step % config.val_every == 0 or step == steps:
             with meter.paused():

@@ -351,7 +351,7 @@ def evaluate(folder, tasks=(), *, data="", limit=0, which="best", device="auto",
             prepared = data_module.prepare(config)
             if prepared.tokenizer.hash != tokenizer.hash:
                 raise UserError(f"{folder}: {prepared.folder} has another tokenizer; has {config.corpus} changed since?")
-            found = perplexity(model, tokenizer, prepared.dev, config.block_size, limit)
+            found = perplexity(model, tokenizer, prepared.dev, config.longest, limit)
             shown = show_perplexity(found)
         elif task == "babytalk":
             found = babytalk_truth(model, tokenizer, limit or 10_000, seed)

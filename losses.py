@@ -353,8 +353,7 @@ def distillation_loss(h_q, W_q, h_p, W_p, labels, *, divergence="rkl", tau=1.0, 
     means a position, at tau, before tau^2, curvature and reduction; per_step (T,), None for (N, d)).
     Raises ValueError for words not known, numbers out of range, and `sequence` without T or `step` on (N, d).
     """
-    h_ps = [] if h_p is None else list(h_p) if isinstance(h_p, (list, tuple)) else [h_p]
-    W_ps = list(W_p) if isinstance(W_p, (list, tuple)) else [W_p] * len(h_ps)
+    h_ps, W_ps = as_lists(h_p, W_p)
     for name, value, allowed in (("ensemble", ensemble, ("logits", "probs")), ("reduction", reduction, ("token", "sequence", "step"))):
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
@@ -365,10 +364,8 @@ def distillation_loss(h_q, W_q, h_p, W_p, labels, *, divergence="rkl", tau=1.0, 
     if h_q.dim() != 3 and (reduction == "step" or reduction == "sequence" and T is None):
         raise ValueError(f"reduction {reduction!r} on (N, d) needs " + ("(B, T, d)" if reduction == "step" else "T, the run's longest block"))
     steps = h_q.shape[1] if h_q.dim() == 3 else None
-    flat = labels.reshape(-1)
-    h_q, h_ps = h_q.reshape(-1, h_q.shape[-1]), [h.reshape(-1, h.shape[-1]) for h in h_ps]
-    full, N = torch.promote_types(h_q.dtype, torch.float32), len(flat)
-    valid = flat != ignore_index
+    full = torch.promote_types(h_q.dtype, torch.float32)
+    valid = labels.reshape(-1) != ignore_index
     d_weight = valid.to(full)  # D's weight a position; all is divided by n, the number of positions, at the very end
     if counts is None:  # counted on the device: a GPU is never waited for
         counts = d_weight.view(-1, steps).sum(0) if reduction == "step" else d_weight.sum()
@@ -384,12 +381,8 @@ def distillation_loss(h_q, W_q, h_p, W_p, labels, *, divergence="rkl", tau=1.0, 
     factor = (1 - alpha) * tau ** (1 if divergence == "tvd" else 2)
     d_weight = d_weight * (factor / pull(divergence, mix, mix_grad) if unit_curvature else factor)
     ce_weight = valid.to(full) * (alpha if h_ps else 1.0)
-    statics = dict(divergence=parse(divergence)[0], ensemble=ensemble, with_ce=not h_ps or alpha > 0 or return_stats,
-                   with_gradient=torch.is_grad_enabled() and (h_q.requires_grad or W_q.requires_grad),
-                   with_entropies=return_stats, tau_is_1=tau == 1, mixed=mix < 1, mix_grad=mix_grad, masked=None in W_ps)
-    loss, found = ChunkedLoss.apply(h_q, W_q, h_ps, W_ps, flat.masked_fill(~valid, 0), valid, ce_weight, d_weight, 1 / n,
-                                    *(torch.full((), x, dtype=full, device=h_q.device) for x in (tau, mix)),
-                                    chunk or chunk_size(N, W_q.shape[0]), statics)
+    loss, found = walk(h_q, W_q, h_ps, W_ps, labels, valid, ce_weight, d_weight, n, divergence, tau, mix, mix_grad, ensemble,
+                       not h_ps or alpha > 0 or return_stats, return_stats, chunk)
     if not return_stats:
         return loss
     found = found.masked_fill(~valid, 0)
@@ -397,3 +390,70 @@ def distillation_loss(h_q, W_q, h_p, W_p, labels, *, divergence="rkl", tau=1.0, 
     if steps and h_ps:
         stats["per_step"] = found[1].view(-1, steps).sum(0) / valid.view(-1, steps).sum(0).clamp_min(1)
     return loss, {"per_step": None, **stats}
+
+
+def as_lists(h_p, W_p):
+    h_ps = [] if h_p is None else list(h_p) if isinstance(h_p, (list, tuple)) else [h_p]
+    return h_ps, list(W_p) if isinstance(W_p, (list, tuple)) else [W_p] * len(h_ps)
+
+
+def walk(h_q, W_q, h_ps, W_ps, labels, valid, ce_weight, d_weight, n, divergence, tau, mix, mix_grad, ensemble, with_ce, with_entropies,
+         chunk):
+    """(sum of ce_weight CE + d_weight D over all positions) / n, and what was found a position, (4, N)."""
+    labels, statics = labels.reshape(-1).masked_fill(~valid, 0), dict(
+        divergence=parse(divergence)[0], ensemble=ensemble, with_ce=with_ce, with_entropies=with_entropies, tau_is_1=tau == 1,
+        with_gradient=torch.is_grad_enabled() and (h_q.requires_grad or W_q.requires_grad), mixed=mix < 1, mix_grad=mix_grad,
+        masked=None in W_ps)
+    scalars = [torch.full((), x, dtype=ce_weight.dtype, device=h_q.device) for x in (tau, mix)]
+    return ChunkedLoss.apply(h_q.reshape(-1, h_q.shape[-1]), W_q, [h.reshape(-1, h.shape[-1]) for h in h_ps], W_ps, labels, valid,
+                             ce_weight, d_weight, 1 / n, *scalars, chunk or chunk_size(len(labels), W_q.shape[0]), statics)
+
+
+# ---------------------------------------------------------------- the sequence-level gradient
+
+def policy_coefficients(log_q, log_p, log_s, valid, rollout_loss="single_step", length_norm=False):
+    """What multiplies grad log q(y_t | y_<t) in the gradient of J = E_{y~q} [log q(y|x) - log p(y|x)], from sampled y.
+
+    log_q, log_p, log_s (B, T): log-probabilities of the sampled tokens under student, teacher and the distribution s that
+    they were drawn from; valid (B, T). With c_t = log q - log p and R_{t+1} = sum_{s>t} c_s (arXiv 2306.08543, eq. 4):
+    rollout_loss "single_step" w_t R_{t+1}, the long-term part alone; "reinforce" w_t (c_t + R_{t+1}). length_norm divides
+    R_{t+1} by the T - t terms it has (biased). w_t = q / s, a step: exact where s = q. The mean over the other sequences of
+    the batch is taken off (a baseline: variance, no bias). Returns (B, T), 0 where not valid, and w c, whose mean estimates J
+    a position.
+    """
+    c, w = (log_q - log_p).masked_fill(~valid, 0), (log_q - log_s).exp().masked_fill(~valid, 0)
+    value = c.flip(1).cumsum(1).flip(1) - c  # R_{t+1}
+    if length_norm:
+        left = valid.flip(1).cumsum(1).flip(1) - valid.long()  # valid positions after t
+        value = value / left.clamp_min(1)
+    if rollout_loss == "reinforce":
+        value = value + c
+    others = (valid.sum(0) - valid.long()).clamp_min(1)
+    baseline = ((value * valid).sum(0) - value * valid) / others  # of the other sequences, at the same step
+    return (w * (value - baseline)).masked_fill(~valid, 0), w * c
+
+
+def sequence_loss(h_q, W_q, h_p, W_p, tokens, coefficients, *, exact=True, ensemble="logits", counts=None, ignore_index=-100,
+                  chunk=None, return_stats=False):
+    """The sequence-level reverse KL's gradient at sampled tokens, divided by counts (arXiv 2306.08543, section 2.2):
+
+        [exact] sum_t grad KL(q(. | y_<t) || p(. | y_<t))  +  sum_t coefficients_t grad log q(y_t | y_<t)
+
+    h_q (B, T, d), tokens and coefficients (B, T) (`policy_coefficients`); teachers, ensemble, counts, chunk as in
+    distillation_loss, tau 1 and the target unmixed. Returns a scalar whose gradient this is (its value is no objective's);
+    with return_stats also a dict of detached divergence, entropy_q, entropy_p: means a position. exact: True, False, or
+    weights (B, T) of the first part.
+    """
+    h_ps, W_ps = as_lists(h_p, W_p)
+    valid = tokens.reshape(-1) != ignore_index
+    full = torch.promote_types(h_q.dtype, torch.float32)
+    n = (valid.sum() if counts is None else torch.as_tensor(counts, device=h_q.device)).to(full).clamp_min(1)
+    if exact is False and not return_stats:
+        h_ps, W_ps = [], []
+    d_weight = torch.as_tensor(exact, dtype=full, device=h_q.device).reshape(-1) * valid
+    loss, found = walk(h_q, W_q, h_ps, W_ps, tokens, valid, -coefficients.reshape(-1).to(full) * valid, d_weight, n, "rkl", 1.0, 1.0, False,
+                       ensemble, True, return_stats, chunk)  # CE is -log q(y_t)
+    if not return_stats:
+        return loss
+    means = found.masked_fill(~valid, 0).sum(1) / valid.sum().clamp_min(1)
+    return loss, dict(zip(("divergence", "entropy_q", "entropy_p"), means[1:].unbind()))

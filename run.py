@@ -117,7 +117,7 @@ def write_config(config, dtype, tokenizer, loss_path="eager"):
 
 def model_of(config, vocab_size):
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(ModelConfig)}
-    return LM(ModelConfig(**{**fields, "vocab_size": vocab_size}))
+    return LM(ModelConfig(**{**fields, "vocab_size": vocab_size, "block_size": config.longest}))
 
 
 def save_checkpoint(path, state):
@@ -194,6 +194,7 @@ class Meter:
         self.zero = torch.zeros((), device=device)
         self.in_a_row, self.start, self.clock = self.zero, step, time.monotonic()
         self.loss = self.norm = self.clipped = self.skipped = self.worst = self.end = self.zero
+        self.notes = {}
 
     def add(self, step, loss, norm, clipped, bad):
         """Tensors of the step that ended; bad: loss or norm was not finite, and the step was skipped."""
@@ -203,6 +204,10 @@ class Meter:
         self.in_a_row = (self.in_a_row + 1) * bad
         self.end = torch.where(self.in_a_row > self.worst, step, self.end)  # of the longest row
         self.worst = torch.maximum(self.worst, self.in_a_row)
+
+    def note(self, values):
+        """Tensors of which the log line shows the latest."""
+        self.notes |= values
 
     def seconds(self):
         return time.monotonic() - self.clock
@@ -236,5 +241,6 @@ class Metrics:
 
     def write(self, **values):
         """Append a line; floats with six digits, null for what is not a number (JSON has no nan)."""
-        rounded = {k: (float(f"{v:.6g}") if math.isfinite(v) else None) if isinstance(v, float) else v for k, v in values.items()}
-        self.file.write(json.dumps(rounded) + "\n")
+        plain = lambda v: [plain(x) for x in v] if isinstance(v, list) else v if not isinstance(v, float) else (
+            float(f"{v:.6g}") if math.isfinite(v) else None)
+        self.file.write(json.dumps({k: plain(v) for k, v in values.items()}) + "\n")

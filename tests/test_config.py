@@ -65,8 +65,34 @@ def test_a_run_is_its_config_json(file):
     (b"lr = 1\x00", ["cannot be read as a config"]),
 ])
 def test_bad_configs(file, text, words):
-    refused([file(text)], "some.py", *words) if "batch" not in str(text) and "name" not in str(text) and "d_model" not in str(
-        text) and "truth" not in str(text) else refused([file(text)], *words)
+    across = ("batch", "name", "d_model", "truth", "divergence")  # keys that are checked against one another: of file or command line
+    refused([file(text)], *words, *([] if any(word in str(text) for word in across) else ["some.py"]))
+
+
+@pytest.mark.parametrize("text, words", [
+    ("mix = 0.5\ndivergence = 'fkl'", ["mix is 0.5 under fkl", "alpha"]),
+    ("mix = 'linear(0: 1, 1: 0)'\ndivergence = 'fkl'", ["mix is 0.0 under fkl"]),
+    ("unit_curvature = True\ndivergence = 'tvd'", ["unit_curvature", "tvd"]),
+    ("step_weights = [1.0]", ["step_weights", "two numbers"]),
+    ("step_weights = ['a', 'b']", ["step_weights", "a list of numbers"]),
+    ("block_size = 'linear(0: 32, 1: 128)'", ["block_size", "stages"]),
+    ("block_size = 'stages(0: 48, 0.5: 128)'", ["block_size", "divisors"]),
+    ("block_size = 'stages(0: 32.5, 0.5: 65)'", ["block_size", "whole numbers"]),
+    ("rollout_mix = 0.2", ["rollout_mix", "set on_policy"]),
+    ("rollout_loss = 'reinforce'", ["rollout_loss", "set on_policy"]),
+    ("on_policy = 0.5\ninit = 'x'", ["on_policy needs teachers"]),
+    ("on_policy = 0.5\nteachers = ['t']", ["random weights are noise", "init"]),
+    ("on_policy = 0.5\nteachers = ['t']\ninit = 'x'\nrollout_loss = 'reinforce'\ndivergence = 'fkl'", ["reinforce", "only token"]),
+    ("on_policy = 0.5\nteachers = ['t']\ninit = 'x'\nprompt_len = 64\nblock_size = 'stages(0: 32, 0.5: 128)'", ["prompt_len", "32"]),
+])
+def test_keys_that_do_not_go_together(file, text, words):
+    refused([file(text)], *words)
+
+
+def test_keys_that_do(file):
+    c = config.load([file("block_size = 'stages(0: 32, 0.5: 128)'\nstep_weights = (1, 2)\non_policy = 'stages(0: 0, 0.5: 1)'\nteachers = ['t']")])
+    assert c.longest == 128 and c.step_weights == [1.0, 2.0] and config.Config().longest == 128
+    assert config.load([file("lr = 1"), "--step_weights=0.5,2"]).step_weights == [0.5, 2.0]
 
 
 def test_nothing_in_a_config_is_executed(file, tmp_path):

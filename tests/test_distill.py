@@ -718,3 +718,107 @@ def test_teacher_py_trains_no_student(tiny, command, tmp_path, losses):
     assert not calls and not (tmp_path / "out").exists()
     assert command(teacher.main, tmp_path / "configs/kid.py", "--teachers=")[0] == 0
     assert len(calls) == 5 and {p.name for p in (tmp_path / "out/kid").iterdir()} == FILES - {"samples.txt"}
+
+
+# ---------------------------------------------------------------- rollouts and stages
+
+ROLLOUTS = dict(teachers=["coach"], on_policy=0.5, prompt_len=4, init="first", alpha=0.3, rollout_mix=0.2, max_steps=8)
+
+
+@pytest.fixture
+def first(tiny):
+    """A trained student to start from."""
+    tiny("coach")
+    tiny("first")
+
+
+@pytest.mark.parametrize("rollout_loss", ["token", "reinforce", "single_step"])
+def test_rollouts_in_micro_batches_change_nothing(tiny, first, rollout_loss):
+    found = {}
+    for n in (1, 4):
+        folder = trained(tiny(f"by{n}", **ROLLOUTS, rollout_loss=rollout_loss, grad_accum=n, batch_size=8))
+        found[n] = weights(folder), lines(folder, "loss")
+    for name, w in found[1][0].items():
+        torch.testing.assert_close(found[4][0][name], w, rtol=0, atol=1e-5, msg=lambda m: f"{name}: {m}")
+    for key in ("loss", "ce", "divergence", "entropy_q", "grad_norm"):
+        assert [m[key] for m in found[4][1]] == pytest.approx([m[key] for m in found[1][1]], rel=1e-4), key
+    rolled = [m for m in found[1][1] if "rollout_kl" in m]
+    assert 0 < len(rolled) < 8 and all(0 < m["rollout_weight"] <= 1 / 0.8 + 1e-4 for m in rolled)  # q / s is bounded by 1 / (1 - r)
+
+
+@pytest.mark.parametrize("teachers", [["coach"], ["truth"], ["coach", "other"]])
+def test_an_on_policy_run_that_broke_off_goes_on_to_the_same_bits(tiny, first, tmp_path, teachers, monkeypatch):
+    tiny("other", arch="gpt2")
+    keys = {**ROLLOUTS, "teachers": teachers, "rollout_loss": "single_step", "dropout": 0.1, "max_steps": 10, "val_every": 3}
+    whole = trained(tiny("whole", **keys))
+    settings, stop = tiny("parts", **keys), run.save_checkpoint
+
+    def interrupt(path, state):
+        stop(path, state)
+        if path.name == "ckpt.pt" and path.parent.name == "parts" and state["step"] == 5:
+            raise RuntimeError("the power went off")
+    monkeypatch.setattr(run, "save_checkpoint", interrupt)
+    with pytest.raises(RuntimeError, match="power"):
+        distill.train(settings)
+    monkeypatch.setattr(run, "save_checkpoint", stop)
+    parts = trained(settings)
+    assert same(weights(parts), weights(whole)) and without_speed(lines(parts)) == without_speed(lines(whole))
+
+
+def test_each_switch_changes_what_it_should_and_nothing_else(tiny, first, monkeypatch):
+    """Same seed: the corpus batches and the first validation are the same whatever is switched on; the weights are not."""
+    trained(tiny("coach")), trained(tiny("first"))
+    seen, batch = {}, data.Batches.batch
+    monkeypatch.setattr(data.Batches, "batch", lambda self, step, block=None: seen.setdefault(name, []).append(
+        batch(self, step)[0]) or batch(self, step, block))
+    plain = dict(teachers=["coach"], init="first", alpha=0.3, max_steps=8)
+    switches = {"plain": {}, "mix": dict(mix=0.8), "mix_grad": dict(mix=0.8, mix_grad=True), "step": dict(reduction="step"),
+                "stages": dict(block_size="stages(0: 4, 0.5: 16)"), "tau": dict(tau="linear(0: 2, 1: 1)"),
+                "gkd": dict(on_policy=0.5, prompt_len=4), "mixed": dict(on_policy=0.5, prompt_len=4, rollout_mix=0.5),
+                "reinforce": dict(on_policy=0.5, prompt_len=4, rollout_loss="reinforce"),
+                "single": dict(on_policy=0.5, prompt_len=4, rollout_loss="single_step"),
+                "normed": dict(on_policy=0.5, prompt_len=4, rollout_loss="single_step", length_norm=True)}
+    found = {}
+    for name, keys in switches.items():
+        folder = trained(tiny(name, **{**plain, **keys}))
+        found[name] = weights(folder), lines(folder)[0]
+    for name in switches:
+        assert len(seen[name]) == 8 and all(torch.equal(a, b) for a, b in zip(seen[name], seen["plain"])), name
+        assert found[name][1] == found["plain"][1], name
+    names = list(switches)
+    assert not [(a, b) for i, a in enumerate(names) for b in names[:i] if same(found[a][0], found[b][0])]
+
+
+def test_short_blocks_are_the_same_tokens(tiny):
+    settings = tiny(block_size="stages(0: 4, 0.5: 16)")
+    batches = data.Batches(data.prepare(settings).train, settings.longest, 4, 0, True, "line")
+    (x, y), (short_x, short_y) = batches.batch(3), batches.batch(3, 4)
+    assert short_x.shape == (16, 4) and torch.equal(short_x.view(4, 16), x) and torch.equal(short_y.view(4, 16), y)
+    marked = data.Batches(data.prepare(settings).train, 16, 4, 0, True, "block").batch(3, 4)[0]
+    assert (marked[:, 0] == data.Tokenizer.bos_id).all()
+
+
+def test_the_step_wise_curve_is_logged(tiny):
+    tiny("coach")
+    folder = trained(tiny("kid", teachers=["coach"], reduction="step", step_weights=[1.0, 1.0], grad_accum=2))
+    for m in lines(folder, "loss"):
+        assert len(m["per_step"]) == 16 and sum(m["per_step"]) / 16 == pytest.approx(m["divergence"], rel=0.2)
+    assert "per_step" not in lines(trained(tiny("other", teachers=["coach"])), "loss")[0]
+
+
+@pytest.mark.parametrize("keys, words", [
+    (dict(), ["entropy collapse", "raise alpha"]),
+    (dict(), ["repetition", "4-grams"]),
+    (dict(rollout_mix=0.999), ["exploding weights", "lower rollout_mix"]),
+])
+def test_failures_during_training_are_named(tiny, first, capsys, keys, words):
+    """A student with a tied head and large last states says its last token again and again; drawing nearly all from the
+    teacher, what is the student's own weighs up to 1000."""
+    own = trained(tiny("own", tie=True, max_steps=1, lr=1e-6))
+    state = run.load_checkpoint(own / "best.pt")
+    state["model"]["norm.weight"] *= 400
+    run.save_checkpoint(own / "best.pt", state)
+    trained(tiny("kid", **{**ROLLOUTS, "init": "own", "tie": True, "on_policy": 1.0, "rollout_loss": "single_step", "lr": 1e-6,
+                           "batch_size": 16, "prompt_len": 2, "rollout_mix": 0.0, **keys}))
+    out = capsys.readouterr().out
+    assert all(word in out for word in words), out

@@ -1,0 +1,345 @@
+"""Rollouts and the sequence-level gradient, by enumeration: V = 4, T = 4, all 256 sequences, float64.
+
+    python tests/test_rollouts.py     prints the table of bias and variance of each estimator
+"""
+import itertools
+import math
+import types
+
+import numpy as np
+import pytest
+import torch
+
+import babytalk
+import losses
+import rollouts
+from distill import Teacher
+from losses import policy_coefficients, sequence_loss
+from model import LM, ModelConfig
+
+V, T = 4, 4
+PREFIXES = [p for n in range(T) for p in itertools.product(range(V), repeat=n)]
+INDEX = {p: i for i, p in enumerate(PREFIXES)}
+SEQUENCES = torch.tensor(list(itertools.product(range(V), repeat=T)))  # (256, T)
+ROWS = torch.tensor([[INDEX[tuple(y[:t])] for t in range(T)] for y in SEQUENCES.tolist()])  # (256, T): the prefix of each step
+EYE = torch.eye(V, dtype=torch.float64)
+
+
+def table(seed, scale=1.0):
+    """A random policy: logits of every prefix (85, V)."""
+    return scale * torch.randn(len(PREFIXES), V, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def logs(z, sequences=SEQUENCES, rows=ROWS):
+    """log-probability of each token of each sequence (n, T)."""
+    return z.log_softmax(-1)[rows].gather(2, sequences[..., None])[..., 0]
+
+
+def true_gradient(z_q, z_p):
+    z = z_q.clone().requires_grad_()
+    log_q = logs(z).sum(1)
+    (log_q.exp() * (log_q - logs(z_p).sum(1))).sum().backward()
+    return z.grad
+
+
+def estimate(z_q, z_p, members, coefficients, exact):
+    """The gradient that sequence_loss gives for a batch, members (B,) of SEQUENCES, as a mean over its sequences."""
+    z = z_q.clone().requires_grad_()
+    rows = ROWS[members]
+    loss = sequence_loss(z[rows], EYE, z_p[rows], None, SEQUENCES[members], coefficients, exact=exact, counts=len(members))
+    loss.backward()
+    return z.grad
+
+
+def sequences_estimates(z_q, z_p, z_s, rollout_loss, length_norm=False, exact_weights=False):
+    """(256, parameters): the estimate of each sequence alone (a baseline needs others, so it is 0)."""
+    log_q, log_p, log_s = (logs(z) for z in (z_q, z_p, z_s))
+    everywhere, found = torch.ones(1, T, dtype=torch.bool), []
+    for i in range(len(SEQUENCES)):
+        one = slice(i, i + 1)
+        coefficients, _ = policy_coefficients(log_q[one], log_p[one], log_s[one], everywhere, rollout_loss, length_norm)
+        exact = rollout_loss == "single_step"
+        if exact_weights:  # the whole product of q / s up to the term, which training cannot bear
+            w, c = (log_q - log_s)[one].exp().cumprod(1), (log_q - log_p)[one]
+            reached = torch.cat([torch.ones(1, 1), w[:, :-1]], 1)  # probability ratio of the prefix of step t
+            later = (w * c).flip(1).cumsum(1).flip(1) - w * c
+            coefficients, exact = (later, reached) if exact else (later + w * c, False)
+        found.append(estimate(z_q, z_p, torch.tensor([i]), coefficients, exact).flatten())
+    return torch.stack(found)
+
+
+def mean_and_variance(estimates, z_s):
+    """Of an estimator under sequences drawn from s: its expectation, and the sum of its components' variances."""
+    s = logs(z_s).sum(1).exp()
+    mean = s @ estimates
+    return mean, (s @ (estimates - mean).square().sum(1)).item()
+
+
+@pytest.fixture(scope="module")
+def policies():
+    return table(0), table(1)
+
+
+# ---------------------------------------------------------------- exactness
+
+@pytest.mark.parametrize("rollout_loss", ["single_step", "reinforce"])
+def test_the_gradient_of_j_is_the_enumerated_one(policies, rollout_loss):
+    z_q, z_p = policies
+    mean, _ = mean_and_variance(sequences_estimates(z_q, z_p, z_q, rollout_loss), z_q)
+    assert (mean - true_gradient(z_q, z_p).flatten()).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("share", [0.2, 0.7])
+@pytest.mark.parametrize("rollout_loss", ["single_step", "reinforce"])
+def test_with_exact_weights_teacher_mixed_sampling_gives_it_too(policies, share, rollout_loss):
+    z_q, z_p = policies
+    z_s = losses.log_mixture(z_p.log_softmax(-1), z_q.log_softmax(-1), share)
+    mean, _ = mean_and_variance(sequences_estimates(z_q, z_p, z_s, rollout_loss, exact_weights=True), z_s)
+    assert (mean - true_gradient(z_q, z_p).flatten()).abs().max() < 1e-9
+
+
+def test_a_tiny_transformer_too():
+    """The same through our own model: hidden states, tied head, all parameters."""
+    torch.manual_seed(0)
+    q, p = (LM(ModelConfig(vocab_size=V + 1, n_layer=1, n_head=1, d_model=4, d_ff=4, block_size=T, tie=True)).double() for _ in range(2))
+    for lm in (q, p):
+        for w in lm.parameters():
+            w.data += 0.5 * torch.randn_like(w)
+    x = torch.cat([torch.full((len(SEQUENCES), 1), V), SEQUENCES[:, :-1]], 1)  # token V opens; the head never says it
+    keep = torch.arange(V + 1) < V
+    head = lambda lm: lm.head.weight[keep]
+    of = lambda lm: (lm(x) @ head(lm).T).log_softmax(-1).gather(2, SEQUENCES[..., None])[..., 0]
+    log_q, log_p = of(q), of(p).detach()
+    total = log_q.sum(1)
+    expected = torch.autograd.grad((total.exp() * (total - log_p.sum(1))).sum(), list(q.parameters()))
+    log_q = log_q.detach()
+    ones = torch.ones(1, T, dtype=torch.bool)
+    coefficients = torch.cat([policy_coefficients(log_q[i:i + 1], log_p[i:i + 1], log_q[i:i + 1], ones)[0] for i in range(len(x))])
+    weight = log_q.sum(1).exp()[:, None].expand(-1, T)  # the expectation over sequences, as weights of both parts
+    loss = sequence_loss(q(x), head(q), p(x).detach(), head(p).detach(), SEQUENCES, coefficients * weight, exact=weight, counts=1)
+    for ours, theirs in zip(torch.autograd.grad(loss, list(q.parameters())), expected):
+        assert (ours - theirs).abs().max() < 1e-9
+
+
+def test_the_baseline_is_without_bias():
+    """All 256^2 pairs of sequences, weighted by their probability: batches of two."""
+    z_q, z_p = table(0), table(1)
+    log_q, log_p = logs(z_q), logs(z_p)
+    s = log_q.sum(1).exp()
+    score = torch.zeros(len(SEQUENCES), T, len(PREFIXES) * V, dtype=torch.float64)  # grad log q(y_t | y_<t)
+    q = z_q.softmax(-1)
+    for t in range(T):
+        for i in range(len(SEQUENCES)):
+            at = score[i, t].view(len(PREFIXES), V)[ROWS[i, t]]
+            at -= q[ROWS[i, t]]
+            at[SEQUENCES[i, t]] += 1
+    pairs = torch.cartesian_prod(torch.arange(256), torch.arange(256))
+    both = torch.ones(2, T, dtype=torch.bool)
+    alone = torch.cat([policy_coefficients(log_q[i:i + 1], log_p[i:i + 1], log_q[i:i + 1], both[:1])[0] for i in range(256)])  # R_{t+1}
+    a, b = policy_coefficients(log_q[[3, 7]], log_p[[3, 7]], log_q[[3, 7]], both)[0]
+    assert torch.allclose(a, alone[3] - alone[7]) and torch.allclose(b, alone[7] - alone[3])  # what the code does, for the sums below
+    plain = (alone[:, :, None] * score).sum(1)  # (256, parameters)
+    mean = s @ plain
+    weight = s[pairs[:, 0]] * s[pairs[:, 1]]
+    cross = torch.einsum("jt,itp->ijp", alone, score)  # R of j with the scores of i
+    half = (plain[:, None] - cross) / 2  # of i in the pair (i, j)
+    estimate = (half + half.transpose(0, 1)).reshape(len(pairs), -1)
+    assert (weight @ estimate - mean).abs().max() < 1e-9 and mean.norm() > 0.1
+
+
+def variance_in_batches(z_q, z_p, rollout_loss, with_baseline, B, n=2000):
+    """B times the variance of a batch's estimate, by Monte Carlo over n batches: comparable with one sequence's."""
+    truth, s, g = true_gradient(z_q, z_p), logs(z_q).sum(1).exp(), torch.Generator().manual_seed(0)
+    log_q, log_p, valid, total = logs(z_q), logs(z_p), torch.ones(1, T, dtype=torch.bool), 0.0
+    alone = torch.cat([policy_coefficients(log_q[i:i + 1], log_p[i:i + 1], log_q[i:i + 1], valid, rollout_loss)[0] for i in range(256)])
+    for _ in range(n):
+        m = torch.multinomial(s, B, replacement=True, generator=g)
+        coefficients = alone[m] if not with_baseline else policy_coefficients(log_q[m], log_p[m], log_q[m], valid.expand(B, T), rollout_loss)[0]
+        total += (estimate(z_q, z_p, m, coefficients, rollout_loss == "single_step") - truth).square().sum().item()
+    return B * total / n
+
+
+def test_the_baseline_takes_variance_off(policies):
+    """Measured at the batches that are trained with; of two sequences the other one is a worse guess than 0."""
+    for rollout_loss in ("reinforce", "single_step"):
+        with_it, without = (variance_in_batches(*policies, rollout_loss, b, 32, 300) for b in (True, False))
+        assert with_it < 0.95 * without, rollout_loss
+
+
+@pytest.mark.parametrize("rollout_loss", ["single_step", "reinforce"])
+def test_monte_carlo_converges_at_one_over_root_n(policies, rollout_loss):
+    z_q, z_p = policies
+    truth, s = true_gradient(z_q, z_p), logs(z_q).sum(1).exp()
+    log_q, log_p = logs(z_q), logs(z_p)
+    g, errors = torch.Generator().manual_seed(0), []
+    for n in (100, 10_000):
+        squares = []
+        for _ in range(40):
+            members = torch.multinomial(s, n, replacement=True, generator=g)
+            coefficients, _ = policy_coefficients(log_q[members], log_p[members], log_q[members], torch.ones(n, T, dtype=torch.bool), rollout_loss)
+            squares.append((estimate(z_q, z_p, members, coefficients, rollout_loss == "single_step") - truth).square().sum())
+        errors.append(torch.stack(squares).mean().sqrt())
+    assert 8 < errors[0] / errors[1] < 12.5  # 10 is 1 / sqrt(n)
+
+
+def bias_and_variance(z_q, z_p):
+    """[(name, relative bias, variance of one sequence's estimate relative to REINFORCE's)]."""
+    truth = true_gradient(z_q, z_p).flatten()
+    z_s = losses.log_mixture(z_p.log_softmax(-1), z_q.log_softmax(-1), 0.2)
+    rows = [("REINFORCE", z_q, dict(rollout_loss="reinforce")), ("single-step + long-term", z_q, dict(rollout_loss="single_step")),
+            ("  with length_norm", z_q, dict(rollout_loss="single_step", length_norm=True)),
+            ("  rollout_mix 0.2, weights a step", z_s, dict(rollout_loss="single_step")),
+            ("  rollout_mix 0.2, exact weights", z_s, dict(rollout_loss="single_step", exact_weights=True))]
+    found = [(name, *mean_and_variance(sequences_estimates(z_q, z_p, z, **k), z)) for name, z, k in rows]
+    return [(name, ((mean - truth).norm() / truth.norm()).item(), variance / found[0][2]) for name, mean, variance in found]
+
+
+def test_bias_and_variance_are_where_they_should_be(policies):
+    plain, single, normed, mixed, exact = bias_and_variance(*policies)
+    assert max(plain[1], single[1], exact[1]) < 1e-9 and single[2] < plain[2]
+    assert 0.01 < normed[1] < 1 and 0.001 < mixed[1] < normed[1]  # the two that are biased
+
+
+def test_single_step_alone_is_the_token_loss(policies):
+    z_q, z_p = policies
+    members = torch.arange(10)
+    ours = estimate(z_q, z_p, members, torch.zeros(10, T), True)
+    z = z_q.clone().requires_grad_()
+    losses.distillation_loss(z[ROWS[members]], EYE, z_p[ROWS[members]], None, SEQUENCES[members], counts=10).backward()
+    assert torch.allclose(ours, z.grad)
+
+
+def test_positions_that_do_not_count_have_no_part():
+    log_q, log_p = torch.randn(3, 6, dtype=torch.float64), torch.randn(3, 6, dtype=torch.float64)
+    valid = torch.tensor([[0, 0, 1, 1, 0, 1]] * 3, dtype=torch.bool)
+    full = [x[:, valid[0]] for x in (log_q, log_p)]
+    for k in (dict(), dict(length_norm=True), dict(rollout_loss="reinforce")):
+        a, value = policy_coefficients(log_q, log_p, log_q, valid, **k)
+        b, expected = policy_coefficients(*full, full[0], torch.ones(3, 3, dtype=torch.bool), **k)
+        assert torch.allclose(a[:, valid[0]], b) and not a[:, ~valid[0]].any() and torch.allclose(value[:, valid[0]], expected)
+    assert torch.allclose(value.sum(1), (log_q - log_p)[:, valid[0]].sum(1))  # on policy, their sum is J's sample
+
+
+# ---------------------------------------------------------------- sampling
+
+def small(seed, arch="llama", vocab=11, block=12):
+    torch.manual_seed(seed)
+    lm = LM(ModelConfig(arch=arch, vocab_size=vocab, n_layer=2, n_head=2, d_model=16, d_ff=16, block_size=block))
+    for w in lm.parameters():
+        w.data += 0.3 * torch.randn_like(w)
+    return lm
+
+
+@torch.no_grad()
+def log_probs(lm, ids):
+    return lm.logits(lm(ids)).log_softmax(-1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("ensemble", ["logits", "probs"])
+def test_what_a_rollout_says_of_itself_is_true(share, ensemble):
+    """log q, log p, log s against full forward passes without a cache; tokens against the uniform numbers."""
+    lm, coaches = small(0), [small(1), small(2, "gpt2")]
+    x, uniforms = torch.randint(3, 11, (5, 12)), torch.rand(5, 9)
+    out = rollouts.sample(lm, [Teacher(c.eval()) for c in coaches], x, 4, share, uniforms, ensemble)
+    assert lm.training and out.x.shape == out.y.shape == (5, 12)
+    assert torch.equal(out.x[:, :4], x[:, :4]) and torch.equal(out.x[:, 4:], out.y[:, 3:-1]) and (out.y[:, :3] == -100).all()
+    lm.eval()
+    log_q = log_probs(lm, out.x)
+    z = [c.logits(c(out.x)).detach() for c in coaches]
+    log_p = losses.teacher_log_probs(z, 1.0, ensemble)
+    log_s = losses.log_mixture(log_p, log_q, share)
+    for found, full in ((out.log_q, log_q), (out.log_p, log_p), (out.log_s, log_s)):
+        assert (found[:, 3:] - full.gather(2, out.y.clamp_min(0)[..., None])[:, 3:, 0]).abs().max() < 1e-4 and not found[:, :3].any()
+    cdf = log_s[:, 3:].exp().cumsum(-1)
+    assert torch.equal((cdf <= uniforms[..., None]).sum(-1), out.y[:, 3:])  # inverse of the distribution function
+
+
+def test_tokens_are_drawn_from_the_mixture():
+    lm, coach, n = small(0), small(1), 20_000
+    out = rollouts.sample(lm, [Teacher(coach)], torch.full((n, 3), 5), 2, 0.4, torch.rand(n, 2, generator=torch.Generator().manual_seed(0)))
+    lm.eval()
+    q, p = (log_probs(m, torch.full((1, 2), 5))[0, 1].exp() for m in (lm, coach.eval()))
+    s = 0.4 * p + 0.6 * q
+    share = torch.bincount(out.y[:, 1], minlength=11) / n
+    assert ((share - s).abs() < 4 * (s * (1 - s) / n).sqrt() + 1e-9).all()
+
+
+def test_rollouts_do_not_depend_on_how_a_batch_is_cut():
+    lm, coach, x, u = small(0), Teacher(small(1)), torch.randint(3, 11, (6, 12)), torch.rand(6, 9)
+    whole = rollouts.sample(lm, [coach], x, 4, 0.2, u)
+    parts = [rollouts.sample(lm, [coach], x_i, 4, 0.2, u_i) for x_i, u_i in zip(x.chunk(3), u.chunk(3))]
+    assert torch.equal(whole.x, torch.cat([part.x for part in parts]))
+
+
+def test_generating_costs_one_pass_over_the_tokens():
+    """The KV cache: each model sees the prompt once and then one token at a time."""
+    lm, coach, seen = small(0), small(1), []
+    for model in (lm, coach):
+        model.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
+    rollouts.sample(lm, [Teacher(coach)], torch.randint(3, 11, (2, 12)), 4, 0.2, torch.rand(2, 9))
+    assert sorted(seen) == [1] * 16 + [4, 4]
+
+
+def test_a_marked_corpus_is_continued_as_it_is_written():
+    """`<s>` follows a newline where every line is marked; it is given, not drawn, and counts nowhere."""
+    lm = small(0)
+    newline = 7
+    out = rollouts.sample(lm, [Teacher(small(1))], torch.randint(3, 11, (40, 12)), 4, 0.0, torch.rand(40, 9), mark_after=newline)
+    ids = torch.cat([out.x, out.y[:, -1:]], 1)
+    after = (ids[:, 3:-1] == newline)
+    assert after.any() and (ids[:, 4:][after] == 1).all() and (out.y[:, 3:][after] == -100).all()
+    assert not out.log_q[:, 3:][after].any() and (out.y != -100).sum() == 40 * 9 - after.sum()
+
+
+def test_the_truth_rolls_along():
+    tokens = [*babytalk.forms()]
+    ids = {form: i + 3 for i, form in enumerate(tokens)}
+    tokenizer = types.SimpleNamespace(encode=lambda form: [ids[form]], vocab_size=len(tokens) + 3, bos_id=1)
+    truth = babytalk.Truth(tokenizer)
+    lm = small(0, vocab=len(tokens) + 3)
+    x = torch.full((64, 12), 1)
+    out = rollouts.sample(lm, [Teacher(truth=truth)], x, 1, 1.0, torch.rand(64, 12), mark_after=truth.newline)
+    text = "".join({i: form for form, i in ids.items()}.get(i, "") for i in out.x[0].tolist())
+    assert all(babytalk.contains(line) for line in text.split("\n")[:-1])  # r = 1: the teacher's own text, whole lines of the language
+    assert torch.allclose(out.log_p, out.log_s) and (out.log_p > -20).all()
+
+
+# ---------------------------------------------------------------- failure modes
+
+def test_repetition_is_measured():
+    circling = torch.tensor([[1, 2, 3, 4] * 6, list(range(24))])
+    assert abs(rollouts.repeated(circling) - (21 - 4) / 42) < 1e-6
+    assert rollouts.repeated(torch.full((2, 10), -100)) == 0
+    masked = circling.clone()
+    masked[0, :12] = -100  # what does not count is no repetition
+    assert rollouts.repeated(masked) < rollouts.repeated(circling)
+
+
+def test_failures_are_named_with_what_to_change():
+    good = dict(entropy_q=2.0, entropy_p=2.1, rollout_repeated=0.1, rollout_weight=1.2)
+    assert not list(rollouts.failures(good)) and not list(rollouts.failures({"ce": 1.0}))
+    for bad, words in ((dict(entropy_q=0.3), ("entropy collapse", "alpha")), (dict(rollout_repeated=0.9), ("repetition", "rollout_mix")),
+                       (dict(rollout_weight=50.0), ("exploding weights", "lower rollout_mix"))):
+        message, = rollouts.failures({**good, **bad})
+        assert all(word in message for word in words)
+
+
+def test_draws_are_a_function_of_seed_and_step():
+    config = types.SimpleNamespace(seed=3, on_policy=0.25, prompt_len=4)
+    drawn = [rollouts.draws(config, step, 0.0, (2, 12)) for step in range(2000)]
+    share = np.mean([d is not None for d in drawn])
+    assert abs(share - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 2000)
+    again = [rollouts.draws(config, step, 0.0, (2, 12)) for step in range(2000)]
+    assert all((a is None and b is None) or torch.equal(a, b) for a, b in zip(drawn, again))
+    assert rollouts.draws(types.SimpleNamespace(seed=3, on_policy="stages(0: 0, 0.5: 1)", prompt_len=4), 1, 0.4, (2, 12)) is None
+    assert next(d for d in drawn if d is not None).shape == (2, 9)
+
+
+if __name__ == "__main__":
+    unit = mean_and_variance(sequences_estimates(table(0), table(1), table(0), "reinforce"), table(0))[1]
+    rows = bias_and_variance(table(0), table(1))
+    rows += [(f"{name} + baseline, batch {B}", 0.0, variance_in_batches(table(0), table(1), kind, True, B) / unit)
+             for name, kind in (("REINFORCE", "reinforce"), ("single-step", "single_step")) for B in (2, 8, 32)]
+    for name, bias, variance in rows:
+        print(f"{name:36} bias {bias:8.1e}   variance / REINFORCE's {variance:6.2f}")
