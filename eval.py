@@ -60,6 +60,7 @@ def positions(forward, sequences, starts, batch_tokens, device):
         yield from zip(owner.split(ROWS), out.split(ROWS), label.split(ROWS))
 
 
+@torch.no_grad()
 def sum_log_probs(model, sequences, starts, batch_tokens=BATCH_TOKENS):
     """(n,) float64: of each sequence the sum of log q(token | those before), nats, over its tokens starts[i] and on."""
     sums = torch.zeros(len(sequences), dtype=torch.float64)

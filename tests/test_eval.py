@@ -132,6 +132,14 @@ def test_score_beyond_one_byte_a_character():
     assert a == pytest.approx(-b * math.log(tokenizer.vocab_size), rel=1e-6)
 
 
+def test_scoring_keeps_no_graph(tokenizer):
+    """A graph over the head would hold the logits of the whole text: gigabytes."""
+    lm = small_lm(tokenizer)
+    seen, logits = [], lm.logits
+    lm.logits = lambda h: seen.append(torch.is_grad_enabled()) or logits(h)
+    assert not eval.score_sentences(lm, tokenizer, SENTENCES).requires_grad and seen and not any(seen)
+
+
 def test_score_follows_autocast(tokenizer):
     lm = small_lm(tokenizer)
     with torch.autocast("cpu", torch.bfloat16):
