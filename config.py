@@ -52,7 +52,7 @@ class Config:
     corpus: str = key("babytalk", "training text: babytalk, a known corpus, a path or glob, an http(s) address")
     dev: str = key("", "development text, named likewise; empty: the corpus's own, else the last 2% of each file")
     tokenizer: str = key("", "run or tokenizer.json to take the tokenizer from; empty: train one on the corpus")
-    vocab_size: int = key(0, "tokens; 0: merge until no pair is left (babytalk)", low=0, high=2**31 - 1)
+    vocab_size: int = key(0, "tokens, at least 259; 0: merge until no pair is left (babytalk)", low=0, high=2**31 - 1)
     mark: str = key("half", "where <s> opens more than a document: no line, every block, half of the lines, every line",
                     ["none", "block", "half", "line"])
     sentences: int = key(400_000, "lines of babytalk to generate", low=1)
@@ -194,7 +194,7 @@ def check(name, value):
         raise UserError(f"{name} = {value!r}: must be whole numbers")
     for x in numbers if kind in (int, float, list) else []:
         low, high, above = meta["low"], meta["high"], meta["above"]
-        if not math.isfinite(x) or (low is not None and x < low) or (high is not None and x > high) or (
+        if abs(x) > 1e300 or not math.isfinite(x) or (low is not None and x < low) or (high is not None and x > high) or (
                 above is not None and x <= above):
             lower = f"> {above}" if above is not None else f">= {low}"
             raise UserError(f"{name} = {value!r}: must be {lower}" + (f" and <= {high}" if high is not None else ""))
@@ -257,6 +257,8 @@ def make(path, overrides=()):
     for name in (config.name, config.init, config.baseline, *config.teachers):
         if name and not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name in (".", ".."):
             raise UserError(f"run name {name!r}: only letters, digits, '.', '_' and '-' are allowed")
+    if 0 < config.vocab_size < 259:
+        raise UserError(f"vocab_size = {config.vocab_size}: the 256 bytes and 3 special tokens are always in it; choose 0 or at least 259")
     if config.batch_size % config.grad_accum:
         raise UserError(f"batch_size {config.batch_size} is not a multiple of grad_accum {config.grad_accum}")
     if config.d_model % config.n_head or config.arch == "llama" and config.d_model // config.n_head % 2:

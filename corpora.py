@@ -1,6 +1,7 @@
 """Where text comes from: corpora by name, path or address, safe downloads, cleaning per BabyLM domain. Used by data.py."""
 import glob
 import hashlib
+import http.client
 import os
 import pathlib
 import shutil
@@ -8,6 +9,7 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
+import zlib
 
 import regex
 from tqdm import tqdm
@@ -48,13 +50,13 @@ def download(url, path, limit):
                     if f.tell() > limit:
                         raise UserError(f"{url} is larger than the {limit >> 20} MB expected; check the address, {hint}")
             size = f.tell()
-        head = part.read_bytes()[:512] if size < 1 << 20 else open(part, "rb").read(512)
+        head = open(part, "rb").read(512)
         if total and size != total:
             raise UserError(f"{url} broke off: {size} of {total} bytes; try again, {hint}")
         if size == 0 or head.lstrip()[:15].lower().startswith((b"<!doctype", b"<html")):
             raise UserError(f"{url} gave {'nothing' if size == 0 else 'a page of HTML'} where text was expected; {hint}")
         os.replace(part, path)
-    except (OSError, ValueError, EOFError) as e:  # URLError and HTTPException's relatives are OSErrors
+    except (OSError, ValueError, EOFError, http.client.HTTPException) as e:  # URLError is an OSError
         reason = getattr(e, "reason", None) or getattr(e, "strerror", None) or e
         raise UserError(f"{url} could not be fetched ({reason}); is there a network? Try again, {hint}")
     finally:
@@ -75,10 +77,13 @@ def unzip(archive, folder, limit):
             texts = [m for m in members if m.filename.endswith(TEXT_ENDINGS) and not pathlib.PurePosixPath(m.filename).name.startswith(".")]
             if not texts:
                 raise UserError(f"{archive}: the zip holds no text file ({', '.join(TEXT_ENDINGS)})")
+            names = [pathlib.PurePosixPath(m.filename).name for m in texts]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise UserError(f"{archive}: the zip holds {twice[0]!r} in several folders; unpack it yourself and pass a path")
             for m in texts:
                 with z.open(m) as source, open(folder / pathlib.PurePosixPath(m.filename).name, "wb") as target:
                     shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as e:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as e:
         raise UserError(f"{archive}: not a whole zip ({e}); try again, or pass a path: --corpus=PATH")
 
 
@@ -129,7 +134,8 @@ def resolve(corpus, data_dir):
 
 CLEAN = {
     "childes": [
-        (r"^\*[A-Z0-9]{2,7}:\s*", "speaker mark: *MOT: where is it ?"),
+        (r"^\*[A-Z0-9]{1,7}:\s*", "speaker mark: *MOT: where is it ?"),
+        (r"=(?: =){2} childes/\S+ =(?: =){2}", "name of a file: = = = childes/Eng-NA/x.cha = = ="),
         (r"\[[^\]]*\]", "transcriber's comment: [laughs]"),
         (r"\b(?:xxx|yyy|www)\b", "unintelligible or untranscribed speech"),
         (r"(?:^|(?<=\s))[&0][A-Za-z~=:]+(?=\s|$|[.?!,])", "fragments and words left out: &ah 0diary"),
@@ -138,6 +144,7 @@ CLEAN = {
     "switchboard": [(r"^[A-Z]:\s+", "speaker mark: A:")],
     "bnc_spoken": [(r"<[^>]{1,40}>", "markup: <pause>"), (r"\[[^\]]*\]", "transcriber's comment: [laugh]")],
     "gutenberg": [
+        (r"=(?: =){2} PG\d+ =(?: =){2}", "number of a book: = = = PG53602 = = ="),
         (r"^\s*(?:[*=_-]\s*){3,}$", "rule between sections: * * * * *"),
         (r"\[(?:Illustration|Footnote|Sidenote)[^\]]*\]?", "editor's insertion: [Illustration: A dog]"),
         (r"\[(?:\d+|Pg \d+|[A-Z])\]|\{\d+\}", "footnote and page marks: [12] {34}"),
@@ -157,15 +164,16 @@ CLEAN = {
     ],
 }
 ALWAYS = [  # then, in every domain; a line in which no letter or digit is left goes too
-    (r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\ufeff]", "control characters"),
-    (r"[^\S\n]+", "runs of spaces: one stays"),
-]
+    (r"\ufeff", "byte order mark"),
+    (r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029]|[^\S\n]+", "control characters, runs of spaces: one space stays"),
+    (r" {2,}", "what that left"),
+]  # HTML's entities (&amp;) stay: some 400 lines of simple_wiki
 
 
 def clean(domain, lines):
     """Yield lines of text cleaned as their domain asks (CLEAN, ALWAYS), without line ends; those that lose all letters are dropped."""
     rules = [(regex.compile(pattern), "") for pattern, _ in CLEAN.get(domain, [])]
-    rules += [(regex.compile(ALWAYS[0][0]), ""), (regex.compile(ALWAYS[1][0]), " ")]
+    rules += [(regex.compile(ALWAYS[0][0]), "")] + [(regex.compile(pattern), " ") for pattern, _ in ALWAYS[1:]]
     for line in lines:
         for pattern, to in rules:
             line = pattern.sub(to, line)

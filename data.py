@@ -206,12 +206,12 @@ class TokenFile:
             self.tokenizer, self.corpus, self.segments = header["tokenizer"], header["corpus"], header["segments"]
         except OSError as e:
             raise UserError(f"token file {path}: {e.strerror}")
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
             raise UserError(f"token file {path}: not a token file, or damaged{again}")
         start = len(MAGIC) + 4 + size
         there = os.path.getsize(path) - start
         if there != self.count * self.dtype.itemsize:
-            raise UserError(f"token file {path}: cut short, {there} bytes of {self.count * self.dtype.itemsize}{again}")
+            raise UserError(f"token file {path}: {'cut short' if there < self.count * self.dtype.itemsize else 'too long'}, {there} bytes of {self.count * self.dtype.itemsize}{again}")
         if tokenizer_hash not in (None, self.tokenizer):
             raise UserError(f"token file {path}: made with tokenizer {self.tokenizer}, not {tokenizer_hash}{again}")
         self.tokens = np.memmap(path, dtype=self.dtype, mode="r", offset=start, shape=(self.count,))
@@ -269,6 +269,8 @@ def write_clean(files, folder, skip_tail=0.0, only_tail=0.0):
         with open(out, "a", encoding="utf-8", newline="\n") as f:
             f.writelines(line + "\n" for line in clean(domain, lines))
     if not any(file.stat().st_size for file in texts.values()):
+        if only_tail:
+            raise UserError("the last 2% of the corpus's lines, kept for development, hold no text; name development text with --dev")
         raise UserError(f"corpus {', '.join(str(p) for _, p in files)[:200]}: empty, no text is left after cleaning")
     return texts
 
@@ -314,8 +316,8 @@ def prepare(cfg):
     else:
         train_files = resolve(cfg.corpus, cfg.data_dir)
         dev_files = resolve(dev_name, cfg.data_dir) if dev_name else []
-        for domain, path in train_files + dev_files:
-            digest.update(repr((domain, path.stat().st_size)).encode())
+        for split, domain, path in [("train", *f) for f in train_files] + [("dev", *f) for f in dev_files]:
+            digest.update(repr((split, domain, path.stat().st_size)).encode())
             with open(path, "rb") as f:
                 while block := f.read(1 << 22):
                     digest.update(block)
@@ -328,6 +330,7 @@ def prepare(cfg):
         aside = pathlib.Path(tempfile.mkdtemp(prefix=".preparing-", dir=folder.parent))
         try:
             build(cfg, aside, train_files, dev_files, given, digest.hexdigest()[:16])
+            aside.chmod(0o755)  # mkdtemp's is for its user alone
             os.replace(aside, folder)
         except OSError as e:
             if not folder.exists():  # it does if another process has prepared the same meanwhile

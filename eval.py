@@ -156,7 +156,8 @@ def minimal_pairs(model, tokenizer, rows, limit=0):
     found = paradigms.values()
     mean = {key: float(np.mean([p[key] for p in found])) for key in ("accuracy", "ties", "official")}
     half = 1.96 * math.sqrt(sum(p["accuracy"] * (1 - p["accuracy"]) / p["n"] for p in found)) / len(found)
-    return dict(**mean, interval=[mean["accuracy"] - half, mean["accuracy"] + half], n=len(texts) // 2,
+    interval = [max(0.0, mean["accuracy"] - half), min(1.0, mean["accuracy"] + half)]
+    return dict(**mean, interval=interval, n=len(texts) // 2,
                 fields={field: float(np.mean(a)) for field, a in fields.items() if field}, paradigms=paradigms)
 
 
@@ -375,7 +376,7 @@ def evaluate(folder, tasks=(), *, data="", limit=0, which="best", device="auto",
 def validated(folder, which):
     """val_ce of best.pt or ckpt.pt as metrics.jsonl has it: the lowest, or the last; None where there is none."""
     lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
-    found = [m["val_ce"] for m in (json.loads(x) for x in lines if x.endswith("}")) if "val_ce" in m] or [None]
+    found = [m["val_ce"] for m in (json.loads(x) for x in lines if x.endswith("}")) if isinstance(m.get("val_ce"), float)] or [None]
     return min(found) if which == "best" else found[-1]
 
 

@@ -85,7 +85,7 @@ class Attention(nn.Module):
         with torch.autocast("cpu", enabled=False) if on_cpu else contextlib.nullcontext():
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=T > 1 and mask is None,
                                                dropout_p=self.dropout if self.training else 0.0)
-        return self.proj(y.transpose(1, 2).reshape(B, T, d))
+        return self.proj(y.to(x.dtype).transpose(1, 2).reshape(B, T, d))
 
 
 class SwiGLU(nn.Module):

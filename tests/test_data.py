@@ -37,6 +37,10 @@ def plain(file, tokenizer):
     ("childes", "*MOT: where is it [laughs] ?", "where is it?"),
     ("childes", "*CHI: xxx want dis 0diary.", "want dis."),
     ("childes", "*CHI: [cries].", None),
+    ("childes", "*A: why ?", "why?"),
+    ("childes", "go on. = = = childes/Eng-NA/Brown/a.cha = = = *MOT: no.", "go on. *MOT: no."),
+    ("gutenberg", "the end = = = PG53602 = = = Chapter I", "the end Chapter I"),
+    ("other", "one\u2028two\x85three\ufefffour\x0b  five", "one two threefour five"),
     ("childes", "2 dogs and 10 cats", "2 dogs and 10 cats"),
     ("switchboard", "A:\tYou too,", "You too,"),
     ("switchboard", "I said: no", "I said: no"),
@@ -187,7 +191,7 @@ def test_bad_token_files(texts, make_config, tmp_path):
         file.write_bytes(content)
         one_line(TokenFile, file, *args, match=match)
     refused(good[:-2], "cut short")
-    refused(good + b"xx", "cut short")
+    refused(good + b"xx", "too long")
     refused(good[:30], "damaged")
     refused(b"", "not a token file")
     refused(b"x" + good[1:], "not a token file")
@@ -254,3 +258,20 @@ def test_eval_blocks():
     assert torch.equal(x.flatten(), torch.arange(3, 103)) and torch.equal(y.flatten(), torch.arange(4, 104))
     few, _ = eval_blocks(Stream(1001), 10, 50)
     assert few[:, 0].tolist() == [3, 253, 503, 743, 993]  # five blocks of a hundred, evenly spread
+
+
+def test_the_same_files_in_other_roles_are_prepared_anew(tmp_path, make_config):
+    """Text that was trained on yesterday and is development text today must not be trained on again."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name in "ab":
+        (corpus / f"{name}.txt").write_text("".join(f"{name} word {i} is here\n" for i in range(500)))
+    both = prepare(make_config(corpus=str(corpus), vocab_size=262))
+    (corpus / "b.txt").rename(tmp_path / "b.txt")
+    apart = prepare(make_config(corpus=str(corpus), dev=str(tmp_path / "b.txt"), vocab_size=262))
+    assert both.folder != apart.folder and [s[0] for s in apart.train.segments] == ["a"] and [s[0] for s in apart.dev.segments] == ["b"]
+
+
+def test_a_corpus_too_short_for_a_tail_says_so(tmp_path, make_config):
+    (tmp_path / "t.txt").write_text("a b c\n" * 20)
+    one_line(prepare, make_config(corpus=str(tmp_path / "t.txt"), vocab_size=260), match="last 2%.*--dev")

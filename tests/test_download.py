@@ -155,3 +155,25 @@ def test_the_token_goes_to_hugging_face_alone(server, tmp_path, monkeypatch):
     with pytest.raises(UserError):
         resolve("https://huggingface.co/a.txt", tmp_path)
     assert seen[0].unredirected_hdrs["Authorization"] == "Bearer secret" and "Authorization" not in seen[0].headers
+
+
+def test_any_damaged_zip_is_one_line(server, tmp_path):
+    """One byte changed, everywhere: it is refused, or what is unpacked is what was packed, or its names are others."""
+    whole, refusals = zipped({"a/childes.train": TEXT}), 0
+    for i in range(0, len(whole), 7):
+        server.pages[f"/{i}.zip"] = whole[:i] + bytes([whole[i] ^ 16]) + whole[i + 1:]
+        try:
+            resolve(f"{server.base}{i}.zip", tmp_path / str(i))
+        except UserError as e:
+            refusals += "\n" not in str(e)
+    assert refusals > len(whole) / 7 / 2
+
+
+def test_two_files_of_one_name_are_not_one(server, tmp_path):
+    server.pages["/twice.zip"] = zipped({"a/1.txt": TEXT, "b/1.txt": TEXT})
+    refused(server.base + "twice.zip", tmp_path, "'1.txt' in several folders")
+
+
+def test_an_address_that_is_none(tmp_path):
+    for address in ("http://127.0.0.1:9/my file.txt", "http://127.0.0.1:port/x.txt"):
+        refused(address, tmp_path, "could not be fetched")

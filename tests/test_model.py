@@ -171,3 +171,12 @@ def test_sizes_that_do_not_fit():
         LM(ModelConfig(d_model=30, n_head=4))
     with pytest.raises(ValueError, match="allowed: llama, gpt2"):
         LM(ModelConfig(arch="bert"))
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_low_precision_weights_work_without_autocast(arch):
+    lm = LM(ModelConfig(arch=arch, vocab_size=50, n_layer=1, n_head=2, d_model=16, d_ff=16, block_size=16)).eval()
+    ids = torch.randint(0, 50, (2, 9))
+    exact, low = lm(ids), lm.bfloat16()(ids)
+    assert low.dtype == torch.bfloat16 and (low.float() - exact).norm() < 0.05 * exact.norm()
+    assert lm.generate(ids, 5).shape == (2, 14)
