@@ -1,7 +1,7 @@
 """Distil teachers into a student: the one training loop. With no teachers it is plain language modelling.
 
     python distill.py configs/rkl_demo.py                 # embedded corpus, a few minutes on a CPU
-    python distill.py configs/rkl_nano.py --corpus=DIR    # real text, about an hour on a CPU with the teacher
+    python distill.py configs/rkl_nano.py --corpus=DIR    # real text, an hour or two on a CPU with the teacher
     python distill.py configs/rkl_10m.py                  # the paper, on a GPU
 
 Data are prepared and missing teachers are trained first. What comes out lies in out_dir/name (see run.py), and the
@@ -196,7 +196,7 @@ def say_how_long(config, seconds):
     if seconds > 86400:
         nano = f"{config.name.split('_')[0]}_nano"
         nano = nano if (CONFIGS / f"{nano}.py").exists() else "rkl_nano"
-        print(f"  that is more than a day: configs/{nano}.py shows the same in about an hour on a CPU")
+        print(f"  that is more than a day: configs/{nano}.py shows the same in an hour or two on a CPU")
 
 
 def resumed_state(config, folder):

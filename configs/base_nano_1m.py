@@ -1,4 +1,4 @@
-# The student of the 1M runs without a teacher: 1M words, six times over.
+# The student of the 1M runs without a teacher: 1M words, six times over; as long as base_nano.
 # Give your text with --corpus=PATH --dev=PATH; without it babylm_10m is downloaded.
 #     python teacher.py configs/base_nano_1m.py
 

@@ -1,4 +1,5 @@
-# The demo's other teacher, in GPT-2's form; name it beside llama_demo in `teachers` for an ensemble.
+# The demo's other teacher, in GPT-2's form; name it beside llama_demo in `teachers` for an ensemble. A minute
+# or two.
 #     python teacher.py configs/gpt2_demo.py
 
 corpus = "babytalk"

@@ -1,4 +1,4 @@
-# The teacher of the 1M runs: llama_nano on 1M words, four times over.
+# The teacher of the 1M runs: llama_nano on 1M words, four times over; less than llama_nano.
 # Give your text with --corpus=PATH --dev=PATH; without it babylm_10m is downloaded.
 #     python teacher.py configs/llama_nano_1m.py
 

@@ -1,5 +1,5 @@
 # The paper (arXiv 2410.22081): one teacher, the Llama, reverse KL against the mixed target, 10M words. Trains llama_360m
-# and base_10m first if they are missing. For a GPU; on a CPU it takes weeks, and configs/rkl_nano.py shows the same in an hour.
+# and base_10m first if they are missing. For a GPU; on a CPU it takes weeks, and configs/rkl_nano.py shows the same in an hour or two.
 #     python distill.py configs/rkl_10m.py
 
 corpus = "babylm_10m"
