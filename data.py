@@ -3,6 +3,10 @@
     python data.py CONFIG     prepare corpus, tokenizer and token files; print statistics
 
     corpus -> files -> clean lines -> pre-token counts -> train_bpe -> Tokenizer -> TokenFile -> Batches
+
+`mark` is "half" by default since that has the fewest nats a byte of the same development text, mean of two scorings (lines
+after `<s>`, full blocks without): none 1.750, block 1.719, half 1.711, line 1.717. One seed, early in training: `python
+teacher.py configs/base_nano_1m.py --mark=M --max_steps=150`, then `python eval.py RUN --tasks=ppl --limit=30000`.
 """
 import collections
 import hashlib
