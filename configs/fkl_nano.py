@@ -1,5 +1,5 @@
-# One teacher, one student, forward KL, on real text and a CPU: one to two hours on 2
-# cores with bf16 instructions. Trains llama_nano and base_nano first if they are
+# One teacher, one student, forward KL, on real text and a CPU: as rkl_nano; not timed.
+# Trains llama_nano and base_nano first if they are
 # missing. Give your text with --corpus=PATH --dev=PATH; without it babylm_10m is downloaded.
 #     python distill.py configs/fkl_nano.py --corpus=DIR/train --dev=DIR/dev
 

@@ -1,5 +1,5 @@
 # The data-limited regime that the paper is in, at nano size: teacher and student see the same 1M words several times;
-# forward KL. Trains llama_nano_1m and base_nano_1m first if they are missing: one to two hours in all, as fkl_nano.
+# forward KL. Trains llama_nano_1m and base_nano_1m first if they are missing. Not timed.
 # Give your text with --corpus=PATH --dev=PATH; without it babylm_10m is downloaded.
 #     python distill.py configs/fkl_nano_1m.py --corpus=DIR/train --dev=DIR/dev
 

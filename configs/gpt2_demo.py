@@ -1,5 +1,4 @@
-# The demo's other teacher, in GPT-2's form; name it beside llama_demo in `teachers` for an ensemble. A minute
-# or two.
+# The demo's other teacher, in GPT-2's form; name it beside llama_demo in `teachers` for an ensemble. Not timed.
 #     python teacher.py configs/gpt2_demo.py
 
 corpus = "babytalk"

@@ -1,5 +1,5 @@
-# The teacher of the nano runs: a Llama of 6.9M parameters on real text, 8M tokens, half to three quarters of an hour on
-# 2 CPU cores with bf16 instructions. Give your text with --corpus=PATH --dev=PATH; without it babylm_10m is downloaded.
+# The teacher of the nano runs: a Llama of 6.9M parameters on real text, 8M tokens, 43 minutes on 2 CPU cores with bf16
+# instructions, shared with other work. Give your text with --corpus=PATH --dev=PATH; without it babylm_10m is downloaded.
 #     python teacher.py configs/llama_nano.py
 
 corpus = "babylm_10m"
