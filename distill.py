@@ -1,7 +1,7 @@
 """Distil teachers into a student: the one training loop. With no teachers it is plain language modelling.
 
     python distill.py configs/rkl_demo.py                 # embedded corpus, a few minutes on a CPU
-    python distill.py configs/rkl_nano.py --corpus=DIR    # real text, an hour or two on a CPU with the teacher
+    python distill.py configs/rkl_nano.py --corpus=DIR    # real text, hours on a CPU with the teacher
     python distill.py configs/rkl_10m.py                  # the paper, on a GPU
 
 Data are prepared and missing teachers are trained first. What comes out lies in out_dir/name (see run.py), and the
@@ -103,32 +103,35 @@ def optimizer_of(model, config):
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), fused=True)
 
 
-def loss_on(model, lm, teachers, x, y, config, progress, counts, stats, **overrides):
-    """The configured loss on x, y (B, T), counts: of the whole step; with stats also what distillation_loss reports."""
+def outputs_of(teachers, x):
+    """What all teachers say of ids x (B, T): their hidden states or logits, and their heads, as distillation_loss takes them."""
     outputs = [teacher.outputs(x) for teacher in teachers]
+    return [h for h, _ in outputs], [W for _, W in outputs]
+
+
+def loss_on(model, lm, teachers, x, y, config, progress, counts, stats, **overrides):
+    """The configured loss on x, y (B, T), counts: of the whole step. Returns it and, with stats, what losses reports of it."""
     keys = dict(divergence=config.divergence, tau=at(config.tau, progress), alpha=at(config.alpha, progress),
                 mix=at(config.mix, progress), mix_grad=config.mix_grad, unit_curvature=config.unit_curvature,
                 ensemble=config.ensemble, reduction=config.reduction, step_weights=config.step_weights, T=config.longest)
-    return losses.distillation_loss(model(x), lm.head.weight, [h for h, _ in outputs], [W for _, W in outputs], y,
-                                    counts=counts, return_stats=stats, **{**keys, **overrides})
+    out = losses.distillation_loss(model(x), lm.head.weight, *outputs_of(teachers, x), y, counts=counts, return_stats=stats,
+                                   **{**keys, **overrides})
+    return out if stats else (out, {})
 
 
 def loss_on_rollout(model, lm, teachers, x, y, rollout, coefficients, config, progress, counts, positions, stats):
-    """alpha CE on the corpus x, y + (1 - alpha) what rollout_loss says, on the rollout that x began. CE sees no sampled token."""
-    alpha, loss, found = at(config.alpha, progress), 0, {}
-    if alpha > 0 or stats:
-        ce = losses.distillation_loss(model(x), lm.head.weight, None, None, y, counts=counts.sum(), return_stats=stats)
-        ce, found = ce if stats else (ce, {})
-        loss = alpha * ce
+    """alpha CE on the corpus x, y + (1 - alpha) what rollout_loss says of the rollout that x began; as loss_on."""
+    alpha, ce, found = at(config.alpha, progress), 0.0, {}
+    if alpha > 0 or stats:  # CE never sees sampled tokens
+        ce, found = loss_on(model, lm, [], x, y, config, progress, counts.sum(), stats, reduction="token")
     if config.rollout_loss == "token":
-        d = loss_on(model, lm, teachers, rollout.x, rollout.y, config, progress, positions, stats, alpha=0.0)
+        d, more = loss_on(model, lm, teachers, rollout.x, rollout.y, config, progress, positions, stats, alpha=0.0)
     else:  # tau, mix and mix_grad act on corpus batches only
-        outputs = [teacher.outputs(rollout.x) for teacher in teachers]
-        d = losses.sequence_loss(model(rollout.x), lm.head.weight, [h for h, _ in outputs], [W for _, W in outputs], rollout.y,
-                                 coefficients, exact=config.rollout_loss == "single_step", ensemble=config.ensemble,
-                                 counts=positions.sum(), return_stats=stats)
-    d, more = d if stats else (d, {})
-    return (loss + (1 - alpha) * d, {**more, "ce": found["ce"]}) if stats else loss + (1 - alpha) * d
+        out = losses.sequence_loss(model(rollout.x), lm.head.weight, *outputs_of(teachers, rollout.x), rollout.y, coefficients,
+                                   exact=config.rollout_loss == "single_step", ensemble=config.ensemble,
+                                   counts=positions.sum(), return_stats=stats)
+        d, more = out if stats else (out, {})
+    return alpha * ce + (1 - alpha) * d, {**found, **more, **({"ce": found["ce"]} if stats else {})}
 
 
 def forward_backward(model, lm, teachers, x, y, config, progress, autocast, scale, logging, uniforms=None, newline=None):
@@ -137,32 +140,30 @@ def forward_backward(model, lm, teachers, x, y, config, progress, autocast, scal
     Returns the loss and, if logging or on rollouts, what the log shows of it: means over all valid positions.
     """
     count = lambda y: (y != -100).sum(0 if config.reduction == "step" else (0, 1))  # of the whole step: (T,) or a number
-    pieces, loss, means = list(zip(x.chunk(config.grad_accum), y.chunk(config.grad_accum))), 0, collections.Counter()
-    counts = positions = count(y)
+    cut = lambda t: t.chunk(config.grad_accum)
+    x, counts, loss, means = cut(x), count(y), 0, collections.Counter()
+    y, positions = cut(y), counts
     if uniforms is not None:
         with autocast():
             parts = [rollouts.sample(lm, teachers, x_i, config.prompt_len, at(config.rollout_mix, progress), u, config.ensemble,
-                                     newline) for (x_i, _), u in zip(pieces, uniforms.chunk(config.grad_accum))]
+                                     newline) for x_i, u in zip(x, cut(uniforms))]
         whole = rollouts.Rollout(*map(torch.cat, zip(*parts)))
-        positions = count(whole.y)
-        coefficients, seen = rollouts.weigh(whole, config)
+        positions, (coefficients, seen) = count(whole.y), rollouts.weigh(whole, config)
         means.update(seen)
-        coefficients = coefficients.chunk(config.grad_accum)
-    for i, (x_i, y_i) in enumerate(pieces):
+        coefficients = cut(coefficients)
+    for i, (x_i, y_i) in enumerate(zip(x, y)):
         with autocast():
             if uniforms is None:
-                out = loss_on(model, lm, teachers, x_i, y_i, config, progress, counts, logging)
+                part, stats = loss_on(model, lm, teachers, x_i, y_i, config, progress, counts, logging)
             else:
-                out = loss_on_rollout(model, lm, teachers, x_i, y_i, parts[i], coefficients[i], config, progress, counts, positions,
-                                      logging)
-        part, stats = out if logging else (out, {})
+                part, stats = loss_on_rollout(model, lm, teachers, x_i, y_i, parts[i], coefficients[i], config, progress, counts,
+                                              positions, logging)
         (part * scale).backward()
         loss = loss + part.detach()
         shares = (y_i != -100).sum() / counts.sum(), ((y_i if uniforms is None else parts[i].y) != -100).sum() / positions.sum()
-        for key in stats and ("ce", "divergence", "entropy_q", "entropy_p")[:None if teachers else 1]:
-            means[key] = means[key] + stats[key] * shares[key != "ce"]
-        if stats and teachers and config.reduction == "step" and "per_step" in stats:
-            means["per_step"] = means["per_step"] + stats["per_step"] * shares[1]
+        for key in stats if teachers else stats and ["ce"]:
+            if key != "per_step" or config.reduction == "step":
+                means[key] = means[key] + stats[key] * shares[key != "ce"]
     return loss, dict(means)
 
 
@@ -179,12 +180,11 @@ def validate(model, lm, teachers, blocks, token_bytes, batch_size, ensemble="log
         sums["positions"] += positions
         sums["ce"] += losses.distillation_loss(hidden, W, None, None, y).item() * positions
         if teachers:
-            y, outputs = known_to_all(teachers, x, y), [teacher.outputs(x) for teacher in teachers]
+            y, outputs = known_to_all(teachers, x, y), outputs_of(teachers, x)
             known = (y != -100).sum().item()
             sums["known"] += known
             for kind in ("fkl", "rkl"):
-                sums[kind] += losses.distillation_loss(hidden, W, [h for h, _ in outputs], [W for _, W in outputs], y,
-                                                divergence=kind, ensemble=ensemble).item() * known
+                sums[kind] += losses.distillation_loss(hidden, W, *outputs, y, divergence=kind, ensemble=ensemble).item() * known
     model.train()
     ce = sums["ce"] / sums["positions"]
     found = {"val_ce": ce, "val_ppl": math.exp(min(ce, 700)), "val_bpb": sums["ce"] / math.log(2) / n_bytes}

@@ -7,7 +7,6 @@ the walk over the chunks, and `distillation_loss`. Imports nothing of the projec
 adding one function of (log_q, log_p) to DIVERGENCES; its gradient is autograd's.
 """
 import functools
-import importlib.util
 import inspect
 import math
 import os
@@ -169,13 +168,14 @@ def chunk_terms(z_q, z_ps, labels, ce_weight, d_weight, tau, mix, *, divergence,
                 with_entropies, tau_is_1, mixed, mix_grad, masked):
     """z_q and each of z_ps (n, V), labels and the weights of CE and D (n,), tau and mix scalars; divergence: a function.
 
-    Returns CE, D, entropy of q_tau and of p_tau, each (n,), None where it was not asked for. With with_gradient z_q is
+    Returns CE, D, entropy of q_tau and of p_tau (4, n), 0 where it was not asked for. With with_gradient z_q is
     overwritten by the gradient of ce_weight CE + d_weight D to it, without the -1 of CE at the label, which the caller
     subtracts.
     """
     logits, full = z_q, torch.promote_types(z_q.dtype, torch.float32)
     z_q, z_ps = z_q.to(full), [z.to(full) for z in z_ps]
-    ce = d = entropy_q = entropy_p = dz = None
+    ce = d = entropy_q = entropy_p = z_q.new_zeros(len(z_q))
+    dz = None
     log_q = log_softmax(z_q) if with_ce or tau_is_1 else None
     if with_ce:
         ce = -log_q.gather(1, labels[:, None])[:, 0]
@@ -208,7 +208,7 @@ def chunk_terms(z_q, z_ps, labels, ce_weight, d_weight, tau, mix, *, divergence,
             entropy_q, entropy_p = (-(log.exp() * log).sum(-1) for log in (log_q, log_p))
     if with_gradient:
         logits.copy_(dz)
-    return ce, d, entropy_q, entropy_p
+    return torch.stack([ce, d, entropy_q, entropy_p])
 
 
 # ---------------------------------------------------------------- the compiled form of the same chunk
@@ -219,10 +219,7 @@ mode = "auto"  # set to "eager" or "compiled" to overrule `path`
 @functools.cache
 def can_compile(kind):
     """Is there what torch.compile needs on this kind of device: a C++ compiler on a CPU, Triton on a GPU? It is tried."""
-    compiler = os.environ.get("CXX") or "g++"
-    if kind == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
-        return False
-    if kind == "cuda" and importlib.util.find_spec("triton") is None or kind not in ("cpu", "cuda"):
+    if kind not in ("cpu", "cuda") or kind == "cpu" and not shutil.which(os.environ.get("CXX") or "g++"):
         return False
     try:
         x = torch.ones(2, 3, device=kind)
@@ -291,10 +288,7 @@ class ChunkedLoss(torch.autograd.Function):
                 z_q = h @ W.T
                 for j in range(0, len(z_q), block):
                     some, at = slice(j, j + block), slice(i + j, i + min(j + block, len(z_q)))
-                    rows = terms(z_q[some], [z[some] for z in z_ps], labels[at], ce_weight[at], d_weight[at], tau, mix)
-                    for k, row in enumerate(rows):
-                        if row is not None:
-                            found[k, at] = row
+                    found[:, at] = terms(z_q[some], [z[some] for z in z_ps], labels[at], ce_weight[at], d_weight[at], tau, mix)
                 if not statics["with_gradient"]:
                     continue
                 dz = z_q  # the logits have done their work
@@ -347,7 +341,7 @@ def distillation_loss(h_q, W_q, h_p, W_p, labels, *, divergence="rkl", tau=1.0, 
         mean, weighted by step_weights, two numbers: linear from the first step to the last, scaled to mean 1.
     T: for "sequence", default h_q.shape[1].
     counts: valid positions of the whole optimiser step, so that micro-batches add up: a number, or (T,) for "step".
-    chunk: positions a chunk (default `chunk_size`). ensemble, tau, alpha: see README's table of words.
+    chunk: positions a chunk (default `chunk_size`).
     Follows the ambient autocast: products in its dtype, softmax and sums in fp32.
     Returns the scalar loss; with return_stats (loss, dict of detached ce, divergence, per_step, entropy_q, entropy_p:
     means a position, at tau, before tau^2, curvature and reduction; per_step (T,), None for (N, d)).

@@ -8,6 +8,7 @@ import typing
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import losses
 from config import at
@@ -59,9 +60,9 @@ def sample(lm, teachers, x, prompt_len, share, uniforms, ensemble="logits", mark
         logs.append([log.gather(1, new)[:, 0] for log in (log_q, log_p, log_s)])
         counts.append(known & ~forced)
     lm.train(was_training)
-    counts = torch.nn.functional.pad(torch.stack(counts, 1), (prompt_len - 1, 0))  # (B, T)
-    log_q, log_p, log_s = (torch.nn.functional.pad(torch.stack(log, 1), (prompt_len - 1, 0)).masked_fill(~counts, 0) for log in zip(*logs))
-    return Rollout(ids[:, :-1], ids[:, 1:].masked_fill(~counts, -100), log_q, log_p, log_s)
+    whole = lambda columns: F.pad(torch.stack(columns, 1), (prompt_len - 1, 0))  # (B, T)
+    counts = whole(counts)
+    return Rollout(ids[:, :-1], ids[:, 1:].masked_fill(~counts, -100), *(whole(log).masked_fill(~counts, 0) for log in zip(*logs)))
 
 
 def draws(config, step, progress, shape):
@@ -75,9 +76,7 @@ def draws(config, step, progress, shape):
 def weigh(rollout, config):
     """Coefficients (B, T) of the rollout's tokens for losses.sequence_loss, and what the log shows of a rollout batch."""
     valid = rollout.y != -100
-    coefficients, terms = losses.policy_coefficients(rollout.log_q, rollout.log_p, rollout.log_s, valid,
-                                                     "reinforce" if config.rollout_loss == "reinforce" else "single_step",
-                                                     config.length_norm)
+    coefficients, terms = losses.policy_coefficients(*rollout[2:], valid, config.rollout_loss, config.length_norm)
     weights = (rollout.log_q - rollout.log_s).masked_fill(~valid, 0).exp()
     return coefficients, {"rollout_kl": terms.sum() / valid.sum().clamp_min(1), "rollout_weight": weights.amax(),
                           "rollout_repeated": repeated(rollout.y)}
