@@ -284,10 +284,10 @@ def train(config):
             run.save_checkpoint(folder / "best.pt", {"model": lm.state_dict(), "step": step, "val_ce": best})
 
     def log(lr):
-        notes, seen, words = meter.notes, meter.read(step), prepared.train.words / prepared.train.count
-        notes = {k: v.tolist() if torch.is_tensor(v) else v for k, v in notes.items()}
-        line = dict(step=step, tokens=step * tokens_a_step, words=round(step * tokens_a_step * words), loss=seen["loss"], **notes, lr=lr,
-                     grad_norm=seen["grad_norm"], clipped=seen["clipped"], tokens_per_s=seen["steps_per_s"] * tokens_a_step)
+        seen, words = meter.read(step), prepared.train.words / prepared.train.count
+        line = dict(step=step, tokens=step * tokens_a_step, words=round(step * tokens_a_step * words), loss=seen["loss"],
+                    **seen["notes"], lr=lr, grad_norm=seen["grad_norm"], clipped=seen["clipped"],
+                    tokens_per_s=seen["steps_per_s"] * tokens_a_step)
         if seen["skipped"]:
             line["skipped"] = seen["skipped"]
             say(f"  step {step}: {seen['skipped']} of the last {seen['steps']} steps skipped, loss or gradient was not finite")
@@ -295,7 +295,7 @@ def train(config):
             good = f"last good checkpoint {folder / 'ckpt.pt'}" if (folder / "ckpt.pt").exists() else "no checkpoint yet"
             raise UserError(f"{config.name}: loss or gradient not finite {seen['worst']} steps in a row up to step {seen['end']} "
                             f"(from batch {seen['end'] - seen['worst']}); {good}; try a lower lr, or dtype = float32")
-        for warning in rollouts.failures(notes):
+        for warning in rollouts.failures(line):
             say(f"  step {step}: {warning}")
         metrics.write(**line)
         bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
@@ -318,7 +318,6 @@ def train(config):
         x, y = (t.to(device, non_blocking=True) for t in batches.batch(step, int(at(config.block_size, step / steps))))
         loss, stats = forward_backward(model, lm, teachers, x, known_to_all(teachers, x, y), config, step / steps, autocast, scale,
                                        logging, rollouts.draws(config, step, step / steps, x.shape), newline)
-        meter.note(stats)
         if dtype == "float16":
             torch._foreach_div_([p.grad for p in params], scale)
         norm = torch.nn.utils.clip_grad_norm_(params, config.grad_clip or math.inf)
@@ -331,7 +330,7 @@ def train(config):
         if dtype == "float16":  # halve on overflow, creep up otherwise
             scale = torch.where(bad, scale / 2, (scale * 1.001).clamp(max=2.0**20))
         step += 1
-        meter.add(step, loss, norm, norm > (config.grad_clip or math.inf), bad)
+        meter.add(step, loss, norm, norm > (config.grad_clip or math.inf), bad, stats)
         bar.update()
         if step == first + 10 and steps - step > 100:
             say_how_long(config, meter.seconds() / 10 * (steps - step))
@@ -339,8 +338,9 @@ def train(config):
             log(lr)
         out_of_time = config.max_minutes and (time.monotonic() - started) / 60 >= config.max_minutes
         if step % config.val_every == 0 or step == steps:
-            with meter.paused():
-                validation()
+            before = time.monotonic()
+            validation()
+            meter.clock += time.monotonic() - before  # it does not count in tokens_per_s
         if step % config.val_every == 0 or step % max(1, steps // 10) == 0 or step == steps or out_of_time:
             save()
         if out_of_time and step < steps:
@@ -361,8 +361,7 @@ def finish(config, folder, device):
 
 
 def main(argv):
-    config = config_module.load(argv, __doc__)
-    train(config)
+    train(config_module.load(argv, __doc__))
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ CURVATURE = {"jsd": lambda b: b * (1 - b) if 0 < b < 1 else 1.0, "skew_fkl": lam
 def parse(divergence):
     """"jsd(0.5)" -> (function of (log_q, log_p), curvature). Raises ValueError for an unknown name or parameter."""
     name, _, number = divergence.removesuffix(")").partition("(")
-    if not re.fullmatch(r"\w+(\([0-9.e-]+\))?", divergence) or name not in DIVERGENCES:
+    if not re.fullmatch(r"\w+(\(\d*\.?\d+(e-?\d+)?\))?", divergence) or name not in DIVERGENCES:
         raise ValueError(f"divergence is {divergence!r}; allowed: {', '.join(DIVERGENCES)}, with a parameter as in 'jsd(0.5)'")
     function, curvature = DIVERGENCES[name], CURVATURE.get(name, lambda *_: 1.0)
     parameters = list(inspect.signature(function).parameters.values())[2:]
@@ -107,10 +107,7 @@ def parse(divergence):
         if number:
             raise ValueError(f"divergence is {divergence!r}; {name} has no parameter")
         return function, curvature()
-    try:
-        value = float(number) if number else parameters[0].default
-    except ValueError:
-        value = math.nan
+    value = float(number) if number else parameters[0].default
     if not 0 <= value <= 1:
         raise ValueError(f"divergence is {divergence!r}; {name}'s {parameters[0].name} lies in [0, 1]")
     return lambda log_q, log_p: function(log_q, log_p, value), curvature(value)

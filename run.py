@@ -169,9 +169,7 @@ def load(path, device="cpu", which="best"):
 def is_finished(folder):
     """True if the run in `folder` has done all its steps."""
     path = pathlib.Path(folder) / "ckpt.pt"
-    if not path.exists():
-        return False
-    state = load_checkpoint(path)
+    state = load_checkpoint(path) if path.exists() else {}
     return state.get("step", 0) >= state.get("steps", math.inf)
 
 
@@ -191,44 +189,35 @@ class Meter:
     """What a log line shows, summed on the device and read at the log line: no step waits for the host."""
 
     def __init__(self, device, step):
-        self.zero = torch.zeros((), device=device)
-        self.in_a_row, self.start, self.clock = self.zero, step, time.monotonic()
-        self.loss = self.norm = self.clipped = self.skipped = self.worst = self.end = self.zero
-        self.notes = {}
+        self.in_a_row = torch.zeros((), device=device)
+        self.restart(step)
 
-    def add(self, step, loss, norm, clipped, bad):
-        """Tensors of the step that ended; bad: loss or norm was not finite, and the step was skipped."""
-        self.loss = self.loss + torch.where(bad, 0.0, loss)
-        self.norm = self.norm + torch.where(bad, 0.0, norm)
+    def restart(self, step):
+        self.loss = self.norm = self.clipped = self.skipped = self.worst = self.end = torch.zeros_like(self.in_a_row)
+        self.notes, self.start, self.clock = {}, step, time.monotonic()
+
+    def add(self, step, loss, norm, clipped, bad, notes):
+        """Tensors of the step that ended; bad: loss or norm was not finite, and the step was skipped. Of notes the latest stay."""
+        self.loss, self.norm = self.loss + torch.where(bad, 0.0, loss), self.norm + torch.where(bad, 0.0, norm)
         self.clipped, self.skipped = self.clipped + (clipped & ~bad), self.skipped + bad
         self.in_a_row = (self.in_a_row + 1) * bad
         self.end = torch.where(self.in_a_row > self.worst, step, self.end)  # of the longest row
         self.worst = torch.maximum(self.worst, self.in_a_row)
-
-    def note(self, values):
-        """Tensors of which the log line shows the latest."""
-        self.notes |= values
+        self.notes |= notes
 
     def seconds(self):
         return time.monotonic() - self.clock
 
-    @contextlib.contextmanager
-    def paused(self):
-        """Validation does not count in steps_per_s."""
-        before = time.monotonic()
-        yield
-        self.clock += time.monotonic() - before
-
     def read(self, step):
-        """Means since the last reading (nan where every step was skipped), and what was skipped."""
+        """Means since the last reading (nan where every step was skipped), what was skipped, and the notes."""
         steps, skipped = step - self.start, int(self.skipped)
         done = steps - skipped or math.nan
-        found = dict(steps=steps, loss=float(self.loss) / done, grad_norm=float(self.norm) / done, clipped=float(self.clipped) / steps,
-                     skipped=skipped, worst=int(self.worst), end=int(self.end), steps_per_s=steps / self.seconds())
-        in_a_row = self.in_a_row
-        self.__init__(self.zero.device, step)
-        self.in_a_row = in_a_row
+        found = dict(steps=steps, loss=float(self.loss) / done, grad_norm=float(self.norm) / done, skipped=skipped,
+                     clipped=float(self.clipped) / steps, worst=int(self.worst), end=int(self.end),
+                     steps_per_s=steps / self.seconds(), notes={key: value.tolist() for key, value in self.notes.items()})
+        self.restart(step)
         return found
+
 
 class Metrics:
     """metrics.jsonl: lines are appended whole; after an interruption the lines beyond the checkpoint are dropped."""
