@@ -64,14 +64,11 @@ class Teacher:
             return self.forward(x), self.lm.head.weight
         return self.truth.logits(x.cpu())[0].to(x.device), None
 
-    def known(self, x, y):
-        """Labels y (B, T) without those positions at which this teacher knows nothing."""
-        return y if self.truth is None else y.masked_fill(~self.truth.logits(x.cpu())[1].to(y.device), -100)
-
 
 def known_to_all(teachers, x, y):
-    for teacher in teachers:
-        y = teacher.known(x, y)
+    """Labels y (B, T) without those positions at which the truth is not defined."""
+    for truth in [teacher.truth for teacher in teachers if teacher.truth is not None]:
+        y = y.masked_fill(~truth.logits(x.cpu())[1].to(y.device), -100)
     return y
 
 
@@ -81,10 +78,8 @@ def load_teacher(config, name, prepared, device, low):
     lm, _, its = run.load(ready_run(config, name, prepared, "teacher"), device)
     if its.arch == "gpt2" and its.longest < config.longest:
         raise UserError(f"teacher {name} is a GPT-2 of block_size {its.longest}, too short for block_size = {config.longest}")
-    lm = lm.requires_grad_(False)
-    if low != torch.float32:
-        lm = lm.to(low)  # it is only read: half the memory, and no casting every step
-    return Teacher(lm, compiled=config.compile)
+    # it is only read: in low precision half the memory, and no casting every step
+    return Teacher(lm.requires_grad_(False).to(low), compiled=config.compile)
 
 
 # ---------------------------------------------------------------- pieces of the loop

@@ -372,15 +372,12 @@ def distillation_loss(h_q, W_q, h_p, W_p, labels, *, divergence="rkl", tau=1.0, 
     factor = (1 - alpha) * tau ** (1 if divergence == "tvd" else 2)
     d_weight = d_weight * (factor / pull(divergence, mix, mix_grad) if unit_curvature else factor)
     ce_weight = valid.to(full) * (alpha if h_ps else 1.0)
-    loss, found = walk(h_q, W_q, h_ps, W_ps, labels, valid, ce_weight, d_weight, n, divergence, tau, mix, mix_grad, ensemble,
-                       not h_ps or alpha > 0 or return_stats, return_stats, chunk)
+    loss, found, stats = walk(h_q, W_q, h_ps, W_ps, labels, valid, ce_weight, d_weight, n, divergence, tau, mix, mix_grad,
+                              ensemble, not h_ps or alpha > 0 or return_stats, return_stats, chunk)
     if not return_stats:
         return loss
-    found = found.masked_fill(~valid, 0)
-    stats = dict(zip(("ce", "divergence", "entropy_q", "entropy_p"), (found.sum(1) / valid.sum().clamp_min(1)).unbind()))
-    if steps and h_ps:
-        stats["per_step"] = found[1].view(-1, steps).sum(0) / valid.view(-1, steps).sum(0).clamp_min(1)
-    return loss, {"per_step": None, **stats}
+    per_step = found[1].view(-1, steps).sum(0) / valid.view(-1, steps).sum(0).clamp_min(1) if steps and h_ps else None
+    return loss, {"per_step": per_step, **stats}
 
 
 def as_lists(h_p, W_p):
@@ -388,16 +385,19 @@ def as_lists(h_p, W_p):
     return h_ps, list(W_p) if isinstance(W_p, (list, tuple)) else [W_p] * len(h_ps)
 
 
-def walk(h_q, W_q, h_ps, W_ps, labels, valid, ce_weight, d_weight, n, divergence, tau, mix, mix_grad, ensemble, with_ce, with_entropies,
-         chunk):
-    """(sum of ce_weight CE + d_weight D over all positions) / n, and what was found a position, (4, N)."""
+def walk(h_q, W_q, h_ps, W_ps, labels, valid, ce_weight, d_weight, n, divergence, tau, mix, mix_grad, ensemble, with_ce,
+         with_entropies, chunk):
+    """(sum of ce_weight CE + d_weight D over all positions) / n, what was found a position (4, N), and the means of that."""
     labels, statics = labels.reshape(-1).masked_fill(~valid, 0), dict(
         divergence=parse(divergence)[0], ensemble=ensemble, with_ce=with_ce, with_entropies=with_entropies, tau_is_1=tau == 1,
         with_gradient=torch.is_grad_enabled() and (h_q.requires_grad or W_q.requires_grad), mixed=mix < 1, mix_grad=mix_grad,
         masked=None in W_ps)
     scalars = [torch.full((), x, dtype=ce_weight.dtype, device=h_q.device) for x in (tau, mix)]
-    return ChunkedLoss.apply(h_q.reshape(-1, h_q.shape[-1]), W_q, [h.reshape(-1, h.shape[-1]) for h in h_ps], W_ps, labels, valid,
-                             ce_weight, d_weight, 1 / n, *scalars, chunk or chunk_size(len(labels), W_q.shape[0]), statics)
+    loss, found = ChunkedLoss.apply(h_q.reshape(-1, h_q.shape[-1]), W_q, [h.reshape(-1, h.shape[-1]) for h in h_ps], W_ps, labels,
+                                    valid, ce_weight, d_weight, 1 / n, *scalars, chunk or chunk_size(len(labels), len(W_q)), statics)
+    found = found.masked_fill(~valid, 0)
+    means = (found.sum(1) / valid.sum().clamp_min(1)).unbind()
+    return loss, found, dict(zip(("ce", "divergence", "entropy_q", "entropy_p"), means))
 
 
 # ---------------------------------------------------------------- the sequence-level gradient
@@ -432,7 +432,7 @@ def sequence_loss(h_q, W_q, h_p, W_p, tokens, coefficients, *, exact=True, ensem
 
     h_q (B, T, d), tokens and coefficients (B, T) (`policy_coefficients`); teachers, ensemble, counts, chunk as in
     distillation_loss, tau 1 and the target unmixed. Returns a scalar whose gradient this is (its value is no objective's);
-    with return_stats also a dict of detached divergence, entropy_q, entropy_p: means a position. exact: True, False, or
+    with return_stats also a dict of detached ce, divergence, entropy_q, entropy_p: means a position. exact: True, False, or
     weights (B, T) of the first part.
     """
     h_ps, W_ps = as_lists(h_p, W_p)
@@ -442,9 +442,6 @@ def sequence_loss(h_q, W_q, h_p, W_p, tokens, coefficients, *, exact=True, ensem
     if exact is False and not return_stats:
         h_ps, W_ps = [], []
     d_weight = torch.as_tensor(exact, dtype=full, device=h_q.device).reshape(-1) * valid
-    loss, found = walk(h_q, W_q, h_ps, W_ps, tokens, valid, -coefficients.reshape(-1).to(full) * valid, d_weight, n, "rkl", 1.0, 1.0, False,
-                       ensemble, True, return_stats, chunk)  # CE is -log q(y_t)
-    if not return_stats:
-        return loss
-    means = found.masked_fill(~valid, 0).sum(1) / valid.sum().clamp_min(1)
-    return loss, dict(zip(("divergence", "entropy_q", "entropy_p"), means[1:].unbind()))
+    loss, _, stats = walk(h_q, W_q, h_ps, W_ps, tokens, valid, -coefficients.reshape(-1).to(full) * valid, d_weight, n, "rkl",
+                          1.0, 1.0, False, ensemble, True, return_stats, chunk)  # CE is -log q(y_t)
+    return (loss, stats) if return_stats else loss
