@@ -6,7 +6,9 @@
 A line is an independent sentence of lower-case words, ending in "\\n". Its dialect, A or B, is drawn once (60:40); the
 dialects are modes that compete in the same contexts, and p* is their sum.
 """
+import bisect
 import collections
+import functools
 import itertools
 import math
 import random
@@ -80,15 +82,11 @@ DIALECTS = {"A": 0.6, "B": 0.4}
 FEATURES = {"n": ("sg", "pl"), "m": ("sg", "pl"), "g": ("m", "f")}
 
 
-def fill(text, values):
-    """Put values {variable: feature} into text: NP[n] -> NP[sg]."""
-    return re.sub(r"\[([nmg])\]", lambda match: f"[{values.get(match[1], match[1])}]", text)
-
-
-def settings(text, known=()):
-    """All values of the variables in text that are not yet known: [{"n": "sg"}, {"n": "pl"}]."""
-    names = sorted(set(re.findall(r"\[([nmg])\]", text)) - set(known))
-    return [dict(zip(names, v)) for v in itertools.product(*(FEATURES[name] for name in names))]
+def readings(text):
+    """text once for every choice of its variables: NP[n] -> NP[sg], NP[pl]."""
+    names = sorted(set(re.findall(r"\[([nmg])\]", text)))
+    choices = [dict(zip(names, values)) for values in itertools.product(*(FEATURES[name] for name in names))]
+    return [re.sub(r"\[([nmg])\]", lambda match: f"[{choice[match[1]]}]", text) for choice in choices]
 
 
 def compile_grammar(text, words_a_class=None):
@@ -98,82 +96,69 @@ def compile_grammar(text, words_a_class=None):
     """
     rules = {d: collections.defaultdict(list) for d in DIALECTS}
     for line in re.sub(r"\n\s+", " ", text.strip()).split("\n"):
-        if " : " in line:
-            name, words = line.split(" : ")
-            for rank, word in enumerate(words.split()[:words_a_class]):
-                forms = word.split("/")
-                features = {1: [""], 2: ["[m]", "[f]"] if name.strip() in ("HE", "SELF", "NAME") else ["[sg]", "[pl]"]}[len(forms)]
-                for d, (form, feature) in itertools.product(DIALECTS, zip(forms, features)):
-                    rules[d][name.strip() + feature].append((1 / (rank + 4), (form,)))
+        left, kind, right = line.split(maxsplit=2)
+        if kind == ":":
+            left += "" if "/" not in right else "[g]" if left in ("HE", "SELF", "NAME") else "[n]"
+            for rank, word in enumerate(right.split()[:words_a_class]):
+                for d, (symbol, form) in itertools.product(DIALECTS, zip(readings(left), word.split("/"), strict=True)):
+                    rules[d][symbol].append((1 / (rank + 4), (form,)))
             continue
-        left, right = (part.strip() for part in line.split("->"))
-        for values, alternative in itertools.product(settings(left), right.split("|")):
+        for alternative in right.split("|"):
             dialect, weight, body = re.fullmatch(r"\s*(?:([AB]):)?\s*([\d.]+)?\s*(.*?)\s*", alternative).groups()
-            ways = settings(fill(body, values))
-            for d, way in itertools.product([dialect] if dialect else DIALECTS, ways):
-                rules[d][fill(left, values)].append((float(weight or 1) / len(ways), tuple(fill(fill(body, values), way).split())))
-    for table in rules.values():
-        for symbol, options in table.items():
-            total = sum(w for w, _ in options)
-            table[symbol] = [(w / total, body) for w, body in options]
-    return {d: dict(table) for d, table in rules.items()}
+            ways = readings(f"{left} {body}")
+            weight = float(weight or 1) * len(readings(left)) / len(ways)
+            for d, (symbol, *parts) in itertools.product(dialect or DIALECTS, map(str.split, ways)):
+                rules[d][symbol].append((weight, tuple(parts)))
+    shares = lambda options: [(w / sum(v for v, _ in options), body) for w, body in options]
+    return {d: {symbol: shares(options) for symbol, options in table.items()} for d, table in rules.items()}
 
 
 class State:
-    """What is known after a prefix: the weights of the possible derivation stacks of both dialects, and from it the next
-    words, their probabilities (sum 1), and the state after each. END is "\\n"."""
+    """What is known after a prefix: items [((dialect, symbols still to be derived), weight), ...], the derivations that
+    are possible, and from it the next words, their probabilities (sum 1), and the state after each. END is "\\n"."""
 
     def __init__(self, language, items):
-        self.language, self.items, self.found = language, items, None
+        self.language, self.items = language, items
 
+    @functools.cache
     def expand(self):
-        """-> (words, probabilities, {word: next State}); computed once."""
-        if self.found is None:
-            mass, after = collections.Counter(), collections.defaultdict(collections.Counter)
-            for (d, stack), weight in self.items:
-                for word, rest, p in self.language.first_words(d, stack):
-                    mass[word] += weight * p
-                    after[word][d, rest] += weight * p
-            words = sorted(mass)
-            nexts = {w: self.language.state({k: v / mass[w] for k, v in after[w].items()}) if w != "\n" else None for w in words}
-            self.found = words, [mass[w] for w in words], nexts
-            self.cumulative = list(itertools.accumulate(self.found[1]))
-        return self.found
+        """-> (words, probabilities, {word: next State, None after "\\n"}, cumulative probabilities)."""
+        mass, after = collections.Counter(), collections.defaultdict(collections.Counter)
+        for (d, (top, *rest)), weight in self.items:
+            for word, symbols, p in self.language.first(d, top):
+                mass[word] += weight * p
+                after[word][d, (*symbols, *rest)] += weight * p
+        words, state = sorted(mass), self.language.state
+        nexts = {w: None if w == "\n" else state({k: v / mass[w] for k, v in after[w].items()}) for w in words}
+        p = [mass[w] for w in words]
+        return words, p, nexts, list(itertools.accumulate(p))
 
 
 class Language:
-    """p* of a compiled grammar, read from left to right. Stacks are tuples of symbols still to be derived."""
+    """p* of a compiled grammar, read from left to right."""
 
     def __init__(self, rules):
-        self.rules, self.states, self.first = rules, {}, {}
-        self.start = self.state({(d, ("S",)): w for d, w in DIALECTS.items()})
+        self.rules, self.states = rules, {}
+        self.start = self.state({(d, ("S", "\n")): w for d, w in DIALECTS.items()})
 
     def state(self, weights):
-        """The State of {(dialect, stack): probability}: prefixes that leave the same weights share one."""
+        """The State of {(dialect, symbols): probability}: prefixes that leave the same weights share one."""
         key = frozenset((k, round(v, 12)) for k, v in weights.items())
-        if key not in self.states:
-            self.states[key] = State(self, sorted(weights.items()))
-        return self.states[key]
+        return self.states.setdefault(key, State(self, sorted(weights.items())))
 
-    def first_words(self, d, stack):
-        """[(word, stack after it, probability)] of a stack in one dialect, leftmost derivations; memoised."""
-        if not stack:
-            return [("\n", (), 1.0)]
-        top, rest = stack[0], stack[1:]
-        if top not in self.rules[d]:
-            return [(top, rest, 1.0)]
-        if (d, top) not in self.first:
-            self.first[d, top] = [(word, after, p * q) for p, body in self.rules[d][top]
-                                  for word, after, q in self.first_words(d, body)]
-        return [(word, after + rest, p) for word, after, p in self.first[d, top]]
+    @functools.cache
+    def first(self, d, symbol):
+        """[(word, symbols after it, probability)] of a symbol in one dialect, leftmost derivations."""
+        if symbol not in self.rules[d]:
+            return [(symbol, (), 1.0)]
+        return [(word, after + body[1:], p * q) for p, body in self.rules[d][symbol]
+                for word, after, q in self.first(d, body[0])]
 
     def walk(self, words):
         """(log p* of the prefix `words`, State after it); (-inf, None) if no sentence begins so."""
         state, total = self.start, 0.0
         for word in words:
-            if state is None:
-                return -math.inf, None
-            options, mass, nexts = state.expand()
+            options, mass, nexts, _ = state.expand() if state else ([], [], {}, [])
             if word not in nexts:
                 return -math.inf, None
             total += math.log(mass[options.index(word)])
@@ -196,25 +181,18 @@ def sample(n, seed, language=LANGUAGE):
     rng, lines = random.Random(seed), []
     for _ in range(n):
         words, state = [], language.start
-        while state is not None:
-            options, mass, nexts = state.expand()
-            draw, low, high = rng.random() * state.cumulative[-1], 0, len(options) - 1
-            while low < high:  # bisection
-                middle = (low + high) // 2
-                low, high = (middle + 1, high) if state.cumulative[middle] < draw else (low, middle)
-            words.append(options[low])
-            state = nexts[options[low]]
+        while state:
+            options, _, nexts, cumulative = state.expand()
+            i = bisect.bisect_left(cumulative, rng.random() * cumulative[-1], 0, len(options) - 1)
+            words.append(options[i])
+            state = nexts[options[i]]
         lines.append(" ".join(words[:-1]) + "\n")
     return lines
 
 
 def log_prob(line, language=LANGUAGE):
     """log p*(line), nats, its "\\n" included; -inf if the line is not in the language."""
-    line = line.removesuffix("\n")
-    words = line.split(" ")
-    if "" in words or "\n" in line:
-        return -math.inf
-    return language.walk(words + ["\n"])[0]
+    return language.walk([*line.removesuffix("\n").split(" "), "\n"])[0]
 
 
 def contains(line):
@@ -224,9 +202,7 @@ def contains(line):
 def next_words(prefix):
     """Exact p*(next token | words of the line so far): {token text: probability}, "\\n" the end; {} for a wrong prefix."""
     _, state = LANGUAGE.walk(prefix)
-    if state is None:
-        return {}
-    words, mass, _ = state.expand()
+    words, mass, *_ = state.expand() if state else ((), ())
     return {w if w == "\n" or not prefix else " " + w: p for w, p in zip(words, mass)}
 
 
@@ -235,66 +211,45 @@ def entropy_floor(lines):
     return -sum(map(log_prob, lines)) / sum(len(line.split()) + 1 for line in lines)
 
 
-# ---------------------------------------------------------------- minimal pairs
-
+@functools.cache
 def other_form(*classes):
     """word -> its form of the other number or gender, for all words of these classes."""
-    rows = [line.split(" : ") for line in re.sub(r"\n\s+", " ", GRAMMAR.strip()).split("\n") if " : " in line]
-    pairs = [w.split("/") for name, words in rows if name.strip() in classes for w in words.split()]
+    rows = (re.search(rf"^{name} +:(.*(?:\n .*)*)", GRAMMAR, re.M)[1] for name in classes)
+    pairs = re.findall(r"(\w+)/(\w+)", " ".join(rows))
     return {a: b for x, y in pairs for a, b in ((x, y), (y, x))}
 
 
-def swap_at(words, i, to):
-    return words[:i] + [to] + words[i + 1:]
+def swap(words, choices, at=None):
+    """words, the first that choices {word: other} knows (of those at the positions `at`) replaced; None without one."""
+    i = next((i for i in (range(len(words)) if at is None else at) if words[i] in choices), None)
+    return None if i is None else [*words[:i], choices[words[i]], *words[i + 1:]]
 
 
 def flip_verb(words, between):
     """Give the first verb after the subject its other number; `between`: the words that part them must hold this one."""
     verbs, nouns = other_form("VI", "VT", "VD", "THINK", "BE"), other_form("N")
-    rel, prep = {"that", "what"}, set("near behind with beside under by".split())
-    heads = [i for i, w in enumerate(words) if w in nouns][:1]
-    if not heads or {"who", "where", "when", "why", "can", "do", "does", "please", "not", "will", "gonna"} & set(words):
+    rel, prep = {"that", "what"}, {"near", "behind", "with", "beside", "under", "by"}
+    parted = {"none": verbs.keys(), "phrase": prep, "clause": rel}[between]
+    others = {"who", "where", "when", "why", "can", "do", "does", "please", "not", "will", "gonna"}
+    head = next((i for i, w in enumerate(words) if w in nouns), None)
+    if (head is None or others & set(words) or not parted & set(words[head + 1:head + 2])
+            or words[1] in rel):  # tom that sees the dog feeds ...: the first noun is not the subject
         return None
-    if words[1] in rel:  # tom that sees the dog feeds ...: the first noun is not the subject
-        return None
-    finite = [i for i, w in enumerate(words) if w in verbs and i > heads[0]]
-    marks = [w for w in words[heads[0]:] if w in rel | prep]
-    if between == "none":
-        return swap_at(words, finite[0], verbs[words[finite[0]]]) if finite[:1] == [heads[0] + 1] else None
-    if words[heads[0] + 1:heads[0] + 2] != marks[:1] or not marks or (marks[0] in rel) != (between == "clause"):
-        return None
-    which = 1 if between == "clause" else 0  # the first verb is the clause's own
-    return swap_at(words, finite[which], verbs[words[finite[which]]]) if len(finite) > which else None
+    finite = [i for i in range(head + 1, len(words)) if words[i] in verbs]
+    return swap(words, verbs, finite[between == "clause":])  # the clause's own verb comes first
 
 
 def flip_noun(words):
     """Number of the noun after a determiner that says its number: these dogs / these dog."""
-    nouns, says = other_form("N"), set("a this that every these those two many".split())
-    at = [i for i in range(1, len(words)) if words[i] in nouns and words[i - 1] in says]
-    return swap_at(words, at[0], nouns[words[at[0]]]) if at else None
+    says = {"a", "this", "that", "every", "these", "those", "two", "many"}
+    return swap(words, other_form("N"), [i for i in range(1, len(words)) if words[i - 1] in says])
 
 
-def replace_first(choices, condition=lambda words: True):
-    """A function that replaces the first word found in choices {word: other}, where condition(words) holds."""
-    def change(words):
-        at = [i for i, w in enumerate(words) if w in choices]
-        return swap_at(words, at[0], choices[words[at[0]]]) if at and condition(words) else None
-    return change
-
-
-def inflect_after(*auxiliaries):
+def inflect_after(words, *auxiliaries):
     """does the dog sleep / does the dog sleeps: after an auxiliary the verb has no ending."""
-    def change(words):
-        bare = {b: a for a, b in other_form("VI", "VT", "VD").items() if len(a) > len(b)}
-        start = min((words.index(a) for a in auxiliaries if a in words), default=len(words))
-        at = [i for i in range(start + 1, len(words)) if words[i] in bare]
-        return swap_at(words, at[0], bare[words[at[0]]]) if len(at) == 1 else None
-    return change
-
-
-def fill_gap(words):
-    """what does tom see / what does tom see the ball: the question word is the object already."""
-    return words + ["the", "dog"] if words[0] in ("what", "who") and words[1] in ("do", "does") else None
+    bare = {b: a for a, b in other_form("VI", "VT", "VD").items() if len(a) > len(b)}
+    at = [i for i, w in enumerate(words) if w in bare and set(auxiliaries) & set(words[:i])]
+    return swap(words, bare, at) if len(at) == 1 else None
 
 
 PAIRS = {  # UID -> (field, linguistics term, words of a good sentence -> words of a bad one, or None)
@@ -302,13 +257,17 @@ PAIRS = {  # UID -> (field, linguistics term, words of a good sentence -> words 
     "agreement_across_phrase": ("morphology", "subject_verb_agreement", lambda w: flip_verb(w, "phrase")),
     "agreement_across_clause": ("morphology", "subject_verb_agreement", lambda w: flip_verb(w, "clause")),
     "determiner_noun_agreement": ("morphology", "determiner_noun_agreement", flip_noun),
-    "reflexive_gender": ("syntax_semantics", "binding", replace_first(other_form("SELF"))),
-    "reflexive_number": ("syntax_semantics", "binding", replace_first({"themselves": "itself", "itself": "themselves"})),
-    "pronoun_case": ("syntax", "case", replace_first({"him": "he", "us": "we", "he": "him", "they": "them", "we": "us"})),
-    "question_verb_form": ("syntax", "do_support", lambda w: None if "not" in w else inflect_after("does", "do", "can")(w)),
-    "negation_verb_form": ("syntax", "do_support", inflect_after("not")),
-    "npi_licensing": ("semantics", "npi_licensing", replace_first({"no": "the"}, lambda w: "ever" in w)),
-    "filler_gap": ("syntax", "filler_gap_dependency", fill_gap),
+    "reflexive_gender": ("syntax_semantics", "binding", lambda w: swap(w, other_form("SELF"))),
+    "reflexive_number": ("syntax_semantics", "binding",
+                         lambda w: swap(w, {"themselves": "itself", "itself": "themselves"})),
+    "pronoun_case": ("syntax", "case",
+                     lambda w: swap(w, {"him": "he", "us": "we", "he": "him", "they": "them", "we": "us"})),
+    "question_verb_form": ("syntax", "do_support",
+                           lambda w: None if "not" in w else inflect_after(w, "does", "do", "can")),
+    "negation_verb_form": ("syntax", "do_support", lambda w: inflect_after(w, "not")),
+    "npi_licensing": ("semantics", "npi_licensing", lambda w: swap(w, {"no": "the"}) if "ever" in w else None),
+    "filler_gap": ("syntax", "filler_gap_dependency",  # what does tom see the dog: what is the object already
+                   lambda w: w + ["the", "dog"] if w[0] in ("what", "who") and w[1] in ("do", "does") else None),
     "transitivity": ("syntax", "argument_structure",
                      lambda w: w[:-1] if w[-1] in ("him", "us", "me", "it") and w[-2] != "to" else None),
 }
@@ -318,19 +277,16 @@ def minimal_pairs(n, seed):
     """n pairs of each paradigm in BLiMP's JSON form. The good sentence is in the language, the bad one in no dialect."""
     rows = []
     for uid, (field, term, change) in PAIRS.items():
-        found, chunk = {}, 0
+        found, lines = {}, (line for chunk in itertools.count() for line in sample(1000, f"{seed}/{chunk}"))
         while len(found) < n:
-            for line in sample(1000, f"{seed}/{chunk}"):
-                bad = change(line.split())
-                if bad and len(found) < n and not contains(" ".join(bad)):
-                    found.setdefault(line.strip(), " ".join(bad))
-            chunk += 1
-        rows += [{"sentence_good": good, "sentence_bad": bad, "field": field, "linguistics_term": term, "UID": uid, "pair_id": i}
-                 for i, (good, bad) in enumerate(found.items())]
+            line = next(lines)
+            bad = " ".join(change(line.split()) or ())
+            if bad and not contains(bad):
+                found[line.strip()] = bad
+        rows += [{"sentence_good": good, "sentence_bad": bad, "field": field, "linguistics_term": term, "UID": uid,
+                  "pair_id": i} for i, (good, bad) in enumerate(found.items())]
     return rows
 
-
-# ---------------------------------------------------------------- the truth as a teacher
 
 class Truth:
     """p* over a tokenizer's tokens. Raises UserError if a word is not one token."""
@@ -345,38 +301,31 @@ class Truth:
                 raise UserError(f"babytalk's truth needs one token a word, but {form!r} has {len(ids)}; use vocab_size = 0")
             self.id_of[form] = ids[0]
         self.V, self.bos, self.newline = tokenizer.vocab_size, tokenizer.bos_id, self.id_of["\n"]
-        self.index, self.steps, self.rows = {}, [], torch.empty(0, self.V)  # state -> row; row -> {token: row after it}
-        self.row_of(LANGUAGE.start)
+        self.steps, self.rows = {None: (-1, {})}, torch.empty(0, self.V)
+        self.step(LANGUAGE.start)
 
-    def row_of(self, state):
-        """Row of a state in the table of log p*; a new state gets a new row."""
-        if state in self.index:
-            return self.index[state]
-        row = self.index[state] = len(self.steps)
-        if row >= len(self.rows):  # grow by doubling
-            self.rows = torch.cat([self.rows, torch.full((max(64, row), self.V), self.FLOOR)])
-        words, mass, nexts = state.expand()
-        ids = [self.id_of[w if w == "\n" or row == 0 else " " + w] for w in words]
-        self.rows[row, ids] = torch.tensor(np.log(mass), dtype=torch.float32)
-        self.steps.append({i: nexts[w] for i, w in zip(ids, words)})
-        return row
+    def step(self, state):
+        """(row of a state in the table of log p*, {token: state after it}); a new state gets a new row."""
+        if state not in self.steps:
+            row = len(self.steps) - 1
+            if row >= len(self.rows):  # grow by doubling
+                self.rows = torch.cat([self.rows, torch.full((max(64, row), self.V), self.FLOOR)])
+            words, mass, nexts, _ = state.expand()
+            ids = [self.id_of[w if w == "\n" or row == 0 else " " + w] for w in words]
+            self.rows[row, ids] = torch.tensor(np.log(mass), dtype=torch.float32)
+            self.steps[state] = row, {i: nexts[w] for i, w in zip(ids, words)}
+        return self.steps[state]
 
     def logits(self, ids):
         """ids (B, T) on the CPU -> log p*(next token | the line so far) (B, T, V), and (B, T) bool: where it is defined.
 
         It is not before a block's first line start, nor after a prefix that no sentence has, until the next line.
         """
-        where = np.full(ids.shape, -1)
+        where = np.empty(ids.shape, np.int64)
         for b, row in enumerate(ids.tolist()):
-            at = -1
+            nexts = {}
             for t, token in enumerate(row):
-                if token == self.bos or token == self.newline:
-                    at = 0
-                elif at >= 0:
-                    after = self.steps[at].get(token)
-                    if after is not None and not isinstance(after, int):  # seen for the first time: remember its row
-                        after = self.steps[at][token] = self.row_of(after)
-                    at = -1 if after is None else after
-                where[b, t] = at
+                state = LANGUAGE.start if token == self.bos or token == self.newline else nexts.get(token)
+                where[b, t], nexts = self.step(state)
         where = torch.from_numpy(where)
         return self.rows[where.clamp_min(0)], where >= 0

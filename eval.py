@@ -17,7 +17,6 @@ import json
 import math
 import os
 import pathlib
-import sys
 
 import numpy as np
 import torch
@@ -34,9 +33,8 @@ BATCH_TOKENS = 8192  # padded tokens of a forward pass
 ROWS = 256           # positions whose logits exist at once: few enough for a processor's cache
 TIE = 1e-4           # nats: closer than this, fp32 cannot tell two sentences' sums apart
 SENTENCES = "sentence_good", "sentence_bad"  # BLiMP's keys
+TASKS = ("ppl", "blimp", "supplement", "babytalk", "sample")
 
-
-# ---------------------------------------------------------------- the score
 
 @torch.no_grad()
 def positions(forward, sequences, starts, batch_tokens, device):
@@ -47,16 +45,14 @@ def positions(forward, sequences, starts, batch_tokens, device):
     """
     order = sorted((i for i, s in enumerate(sequences) if starts[i] < len(s)), key=lambda i: -len(sequences[i]))
     while order:
-        width = len(sequences[order[0]])
-        size = max(1, batch_tokens // width)
-        members, order = order[:size], order[size:]
-        ids, wanted = np.zeros((len(members), width), np.int64), np.zeros((len(members), width), bool)
-        for row, i in enumerate(members):
-            ids[row, :len(sequences[i])] = sequences[i]
-            wanted[row, starts[i]:len(sequences[i])] = True
-        ids, where = torch.from_numpy(ids), torch.from_numpy(np.flatnonzero(wanted[:, 1:]))  # (B, T + 1), (all N,)
-        out = forward(ids[:, :-1].to(device)).flatten(0, 1)[where.to(device)]
-        owner, label = torch.tensor(members)[where // (width - 1)], ids[:, 1:].flatten()[where].to(device)
+        size = max(1, batch_tokens // len(sequences[order[0]]))
+        members, order = torch.tensor(order[:size]), order[size:]
+        ids = torch.nn.utils.rnn.pad_sequence([torch.as_tensor(sequences[i]) for i in members], True)  # (B, T + 1)
+        first, end = torch.tensor([(starts[i], len(sequences[i])) for i in members])[..., None].unbind(1)  # (B, 1)
+        at = torch.arange(1, ids.shape[1])
+        where = ((first <= at) & (at < end)).nonzero(as_tuple=True)  # rows, columns, (all N,) each
+        out = forward(ids[:, :-1].to(device))[tuple(i.to(device) for i in where)]
+        owner, label = members[where[0]], ids[:, 1:][where].to(device)
         yield from zip(owner.split(ROWS), out.split(ROWS), label.split(ROWS))
 
 
@@ -64,7 +60,7 @@ def positions(forward, sequences, starts, batch_tokens, device):
 def sum_log_probs(model, sequences, starts, batch_tokens=BATCH_TOKENS):
     """(n,) float64: of each sequence the sum of log q(token | those before), nats, over its tokens starts[i] and on."""
     sums = torch.zeros(len(sequences), dtype=torch.float64)
-    with tqdm(total=sum(map(len, sequences)), unit="token", leave=False, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=sum(map(len, sequences)), unit="token", leave=False, disable=None) as bar:
         for owner, hidden, label in positions(model, sequences, starts, batch_tokens, next(model.parameters()).device):
             nats = F.cross_entropy(model.logits(hidden).float(), label, reduction="none")
             sums.index_add_(0, owner, -nats.cpu().double())
@@ -84,12 +80,10 @@ def score(model, tokenizer, prefixes, completions, batch_tokens=BATCH_TOKENS):
     longest = model.config.block_size if model.config.arch == "gpt2" else math.inf
     unique, index = {}, []  # (first token that counts, <s>, tokens) -> its number
     for prefix, completion in zip(prefixes, completions, strict=True):
-        text = prefix + completion
-        ids = tokenizer.encode(text)
+        ids = tokenizer.encode(text := prefix + completion)
         if len(ids) > longest:
             raise UserError(f"{text[:40]!r}: {len(ids)} tokens, longer than this GPT-2's block_size {longest}; use a llama")
-        ends = np.cumsum(tokenizer.token_bytes[ids])
-        inside = int(np.searchsorted(ends, len(prefix.encode("utf-8", "surrogatepass")), side="right"))
+        inside = int((np.cumsum(tokenizer.token_bytes[ids]) <= len(prefix.encode("utf-8", "surrogatepass"))).sum())
         index.append(unique.setdefault((1 + inside, tokenizer.bos_id, *ids), len(unique)))
     sums = sum_log_probs(model, [key[1:] for key in unique], [key[0] for key in unique], batch_tokens)
     return sums[torch.tensor(index, dtype=torch.long)]
@@ -99,8 +93,6 @@ def score_sentences(model, tokenizer, sentences, batch_tokens=BATCH_TOKENS):
     """(n,) float64: log p(sentence | <s>), nats: `score` with empty prefixes."""
     return score(model, tokenizer, [""] * len(sentences), sentences, batch_tokens)
 
-
-# ---------------------------------------------------------------- minimal pairs
 
 def wilson(share, n):
     """95% interval of a share of n (Wilson 1927): inside [0, 1], and not empty at 0 and 1."""
@@ -115,21 +107,18 @@ def read_pairs(folder):
     Raises UserError naming the folder, or file and line, that is missing, empty, not JSON or lacks a sentence.
     """
     folder, rows = pathlib.Path(folder), []
-    files = sorted(folder.glob("*.jsonl"))
-    if not files:
+    if not (files := sorted(folder.glob("*.jsonl"))):
         raise UserError(f"{folder}: no *.jsonl files there; pass --data=DIR, the folder that holds {folder.name}")
     for file in files:
-        lines = [(i, line) for i, line in enumerate(file.read_bytes().split(b"\n"), 1) if line.strip()]
-        if not lines:
+        if not (lines := [(i, line) for i, line in enumerate(file.read_bytes().split(b"\n"), 1) if line.strip()]):
             raise UserError(f"{file}: empty, it has no pairs")
         for i, line in lines:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
                 raise UserError(f"{file}, line {i}: not JSON")
-            for key in SENTENCES:
-                if not isinstance(row, dict) or not isinstance(row.get(key), str):
-                    raise UserError(f"{file}, line {i}: {key} is missing, or not text")
+            if missing := [key for key in SENTENCES if not isinstance(row, dict) or not isinstance(row.get(key), str)]:
+                raise UserError(f"{file}, line {i}: {missing[0]} is missing, or not text")
             rows.append({**row, "UID": str(row.get("UID") or file.stem)})
     return rows
 
@@ -147,25 +136,18 @@ def minimal_pairs(model, tokenizer, rows, limit=0):
     groups = {name: group[:limit or None] for name, group in groups.items()}
     texts = [row[key] for key in SENTENCES for group in groups.values() for row in group]
     good, bad = score_sentences(model, tokenizer, texts).chunk(2)
-    paradigms, fields = {}, collections.defaultdict(list)
+    paradigms = {}
     for (name, group), d in zip(groups.items(), (good - bad).split([len(group) for group in groups.values()])):
-        won, tied, n = (d > TIE).double().mean().item(), (d.abs() <= TIE).double().mean().item(), len(group)
-        a, field = won + tied / 2, group[0].get("field")
+        won, tied = (d > TIE).double().mean().item(), (d.abs() <= TIE).double().mean().item()
+        a, n, field = won + tied / 2, len(group), group[0].get("field")
         paradigms[name] = dict(accuracy=a, interval=wilson(a, n), ties=tied, official=won + tied, n=n, field=field)
-        fields[field].append(a)
     found = paradigms.values()
     mean = {key: float(np.mean([p[key] for p in found])) for key in ("accuracy", "ties", "official")}
     half = 1.96 * math.sqrt(sum(p["accuracy"] * (1 - p["accuracy"]) / p["n"] for p in found)) / len(found)
     interval = [max(0.0, mean["accuracy"] - half), min(1.0, mean["accuracy"] + half)]
-    return dict(**mean, interval=interval, n=len(texts) // 2,
-                fields={field: float(np.mean(a)) for field, a in fields.items() if field}, paradigms=paradigms)
-
-
-# ---------------------------------------------------------------- perplexity
-
-def per_unit(nats, tokens, size):
-    return dict(nats_per_token=nats / tokens, perplexity=math.exp(min(700.0, nats / tokens)),
-                nats_per_byte=nats / size, bits_per_byte=nats / size / math.log(2), tokens=int(tokens), bytes=int(size))
+    fields = {field: float(np.mean([p["accuracy"] for p in found if p["field"] == field]))
+              for field in dict.fromkeys(p["field"] for p in found) if field}
+    return dict(**mean, interval=interval, n=len(texts) // 2, fields=fields, paradigms=paradigms)
 
 
 def perplexity(model, tokenizer, dev, block_size, limit=0):
@@ -176,9 +158,9 @@ def perplexity(model, tokenizer, dev, block_size, limit=0):
     different `mark` by: it favours none, and bytes are the same whatever the tokenizer. limit: tokens a domain, 0 all.
     """
     newline, bos = tokenizer.encode("\n")[0], tokenizer.bos_id
-    sums, ways = {}, ("blocks", "lines")  # sums: domain -> (nats, tokens, bytes) of both ways, (2, 3)
+    sums, found = {}, {}  # sums: domain -> (nats, tokens, bytes) of both ways, (2, 3)
     for name, start, stop, *_ in dev.segments:
-        ids = np.asarray(dev.tokens[start:stop]).astype(np.int64)
+        ids = np.array(dev.tokens[start:stop], np.int64)
         ids = ids[ids != bos][:limit or None]
         T = min(block_size, len(ids) - 1)
         if T < 1:
@@ -193,26 +175,21 @@ def perplexity(model, tokenizer, dev, block_size, limit=0):
             row[:] = nats, len(labels), tokenizer.token_bytes[labels].sum()
     if not sums:
         raise UserError("the development text is too short to be scored; name another with the key dev")
-    found = {name: {way: per_unit(*row) for way, row in zip(ways, both)} for name, both in
-             (*sums.items(), (None, sum(sums.values())))}
-    for entry in found.values():
-        entry["mean_nats_per_byte"] = sum(entry[way]["nats_per_byte"] for way in ways) / 2
+    for name, both in (*sums.items(), (None, sum(sums.values()))):
+        found[name] = {way: dict(nats_per_token=nats / tokens, perplexity=math.exp(min(700.0, nats / tokens)),
+                                 nats_per_byte=nats / size, bits_per_byte=nats / size / math.log(2), tokens=int(tokens),
+                                 bytes=int(size)) for way, (nats, tokens, size) in zip(("blocks", "lines"), both)}
+        found[name]["mean_nats_per_byte"] = (both[:, 0] / both[:, 2]).sum() / 2
     return dict(overall=found.pop(None), domains=found)
 
 
-# ---------------------------------------------------------------- babytalk's truth
-
 @torch.no_grad()
 def against_truth(model, tokenizer, sequences):
-    """q beside p* on lines of the language (<s>, tokens, "\\n"): [means over positions], and (n,) log q(line), float64.
-
-    The means: KL(p*||q), mass of q that p* rules out, KL(q'||p*) of q renormalised on p*'s support, H(q) - H(p*).
-    """
+    """q beside p* on lines (<s>, tokens, "\\n"): {name: mean over positions}, and (n,) float64 log q(line)."""
     device, truth, starts = next(model.parameters()).device, babytalk.Truth(tokenizer), [1] * len(sequences)
     sums, log_q_line = torch.zeros(4, dtype=torch.float64), torch.zeros(len(sequences), dtype=torch.float64)
-    both = [positions(f, sequences, starts, BATCH_TOKENS, where) for f, where in
-            ((model, device), (lambda ids: truth.logits(ids)[0], "cpu"))]
-    for (owner, hidden, label), (_, log_p, _) in zip(*both):
+    theirs = positions(lambda ids: truth.logits(ids)[0], sequences, starts, BATCH_TOKENS, "cpu")
+    for (owner, hidden, label), (_, log_p, _) in zip(positions(model, sequences, starts, BATCH_TOKENS, device), theirs):
         log_p, log_q = log_p.to(device), model.logits(hidden).float().log_softmax(-1)  # (N, V)
         possible, q = log_p > truth.FLOOR, log_q.exp()
         p, gap, inner = log_p.masked_fill(~possible, -math.inf).exp(), log_p - log_q, q * possible
@@ -220,7 +197,8 @@ def against_truth(model, tokenizer, sequences):
         sums += torch.stack([(p * gap).sum(-1), (q - inner).sum(-1), -(inner * gap).sum(-1) / inside - inside.log(),
                              (p * log_p).sum(-1) - (q * log_q).sum(-1)]).cpu().double().sum(-1)
         log_q_line.index_add_(0, owner, log_q.gather(1, label[:, None])[:, 0].cpu().double())
-    return (sums / sum(len(s) - 1 for s in sequences)).tolist(), log_q_line
+    means = (sums / sum(len(s) - 1 for s in sequences)).tolist()
+    return dict(zip(("kl_truth_student", "mass_outside", "kl_inside", "entropy_difference"), means)), log_q_line
 
 
 @functools.cache
@@ -235,23 +213,23 @@ def drawn_from_truth(n, seed):
 def babytalk_truth(model, tokenizer, n=10_000, seed=0):
     """The model against p*, on n lines drawn from p* and scored after `<s>`; KLs and entropies are nats a token.
 
-    ce_above_floor; kl_truth_student KL(p*||q); KL(q||p*) as mass_outside the language and kl_inside it; precision, the
-    share of n sampled lines that are in the language; recall_10 and recall_3, the share of lines x with
-    q(x) >= p*(x) / 10 and / 3; minimal_pairs, the mean over paradigms. Raises UserError if a word is not one token.
+    ce_above_floor; kl_truth_student KL(p*||q); KL(q||p*) as mass_outside the language and kl_inside it, q renormalised
+    on p*'s support; entropy_difference H(q) - H(p*); precision, the share of n sampled lines that are in the language;
+    recall_10 and recall_3, the share of lines x with q(x) >= p*(x) / 10 and / 3; minimal_pairs, the paradigms' mean.
+    Raises UserError if a word is not one token.
     """
     lines, log_p, rows = drawn_from_truth(n, seed)
     sequences = [(tokenizer.bos_id, *tokenizer.encode(line)) for line in lines]
-    (kl, outside, inside, entropy), log_q = against_truth(model, tokenizer, sequences)
+    means, log_q = against_truth(model, tokenizer, sequences)
     floor, ce = (-x.sum().item() / sum(len(s) - 1 for s in sequences) for x in (log_p, log_q))
     longest, newline = 2 * max(map(len, sequences)), sequences[0][-1]  # what is longer is not in the language
     drawn = [line for i in range(0, n, 1000) for line in
              samples(model, tokenizer, "", min(1000, n - i), longest, 1.0, seed=seed + i, stop=newline)]
     right = sum(line.endswith("\n") and babytalk.contains(line) for line in drawn) / n
-    recall_10, recall_3 = ((log_q >= log_p - math.log(k)).double().mean().item() for k in (10, 3))
+    recall = {f"recall_{k}": (log_q >= log_p - math.log(k)).double().mean().item() for k in (10, 3)}
     pairs = minimal_pairs(model, tokenizer, rows)
-    return dict(entropy_floor=floor, ce=ce, ce_above_floor=ce - floor, kl_truth_student=kl, mass_outside=outside,
-                kl_inside=inside, entropy_difference=entropy, precision=right, precision_interval=wilson(right, n),
-                recall_10=recall_10, recall_3=recall_3, minimal_pairs=pairs["accuracy"], lines=n,
+    return dict(entropy_floor=floor, ce=ce, ce_above_floor=ce - floor, **means, precision=right,
+                precision_interval=wilson(right, n), **recall, minimal_pairs=pairs["accuracy"], lines=n,
                 paradigms={name: p["accuracy"] for name, p in pairs["paradigms"].items()})
 
 
@@ -277,13 +255,10 @@ def samples(model, tokenizer, prompt="", n=5, tokens=64, temperature=0.8, top_k=
     return texts
 
 
-# ---------------------------------------------------------------- a run
-
 def table(rows):
     """Rows of texts as lines, the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
-    line = lambda first, *rest: "  ".join([first.ljust(widths[0]), *(x.rjust(w) for x, w in zip(rest, widths[1:]))])
-    return "\n".join(line(*row) for row in rows)
+    return "\n".join("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]) for first, *rest in rows)
 
 
 def show_pairs(found):
@@ -329,9 +304,6 @@ def final_table(rows):
     return table(lines)
 
 
-TASKS = ("ppl", "blimp", "supplement", "babytalk", "sample")
-
-
 def evaluate(folder, tasks=(), *, data="", limit=0, which="best", device="auto", prompt="", n=5, temperature=0.8,
              top_k=0, top_p=1.0, seed=0):
     """Do `tasks` (default: babytalk or ppl, and sample) on the run in `folder`, print tables, return all of eval.json.
@@ -360,9 +332,10 @@ def evaluate(folder, tasks=(), *, data="", limit=0, which="best", device="auto",
             shown = final_table([("", {task: found})])
         elif task == "sample":  # after a newline comes `<s>` if every line is marked, and `<s>` is never sampled
             stop = tokenizer.encode("\n")[0] if config.mark == "line" else -1
-            texts = samples(model, tokenizer, prompt, n, 64, temperature, top_k, top_p, seed, stop)
-            found = dict(prompt=prompt, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, texts=texts)
-            shown = "\n---\n".join([", ".join(f"{k} {v!r}" for k, v in found.items() if k != "texts"), *map(str.rstrip, texts)])
+            options = dict(prompt=prompt, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+            texts = samples(model, tokenizer, n=n, stop=stop, **options)
+            found, head = {**options, "texts": texts}, ", ".join(f"{k} {v!r}" for k, v in options.items())
+            shown = "\n---\n".join([head, *map(str.rstrip, texts)])
             run.write_text(folder / "samples.txt", f"{folder.name} ({which}), {shown}\n")
         else:
             found = minimal_pairs(model, tokenizer, data / f"{task}_filtered", limit)
@@ -375,8 +348,9 @@ def evaluate(folder, tasks=(), *, data="", limit=0, which="best", device="auto",
 
 def validated(folder, which):
     """val_ce of best.pt or ckpt.pt as metrics.jsonl has it: the lowest, or the last; None where there is none."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
-    found = [m["val_ce"] for m in (json.loads(x) for x in lines if x.endswith("}")) if isinstance(m.get("val_ce"), float)] or [None]
+    file = folder / "metrics.jsonl"
+    logged = [json.loads(x) for x in (file.read_text().splitlines() if file.exists() else ()) if x.endswith("}")]
+    found = [m["val_ce"] for m in logged if isinstance(m.get("val_ce"), float)] or [None]
     return min(found) if which == "best" else found[-1]
 
 
