@@ -7,10 +7,11 @@ Numbers that change during a run are schedules over its progress in [0, 1], writ
     "stages(0: 1, 0.5: 2)"      each value from its point on
 """
 import ast
+import contextlib
+import copy
 import dataclasses
 import difflib
 import json
-import math
 import pathlib
 import re
 import sys
@@ -25,13 +26,10 @@ class UserError(Exception):
     """A user's mistake: printed as one line, without a traceback; the line names the thing and the remedy."""
 
 
-def key(default, help, allowed=None, low=None, high=None, above=None, schedule=False, of=str):
-    """Declare a key. low and high are included in what is allowed, `above` is not; allowed: the words to choose from;
-    of: str or float, what a list holds."""
-    meta = dict(help=help, allowed=allowed, low=low, high=high, above=above, schedule=schedule, of=of)
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=meta)
-    return dataclasses.field(default=default, metadata=meta)
+def key(default, help, allowed=None, low=None, high=None, above=None, schedule=False):
+    """Declare a key. low and high are included in what is allowed, `above` is not; allowed: words to choose from."""
+    meta = dict(help=help, allowed=allowed, low=low, high=high, above=above, schedule=schedule)
+    return dataclasses.field(default_factory=lambda: copy.copy(default), metadata=meta)
 
 
 @dataclasses.dataclass
@@ -81,7 +79,8 @@ class Config:
     grad_clip: float = key(1.0, "largest gradient norm; 0: no clipping", low=0)
     max_skipped: int = key(10, "steps in a row with a loss or gradient that is not finite before the run stops", low=0)
     # distillation
-    teachers: list = key([], "run names of the teachers, or \"truth\" (babytalk's own); empty: plain language modelling")
+    teachers: list[str] = key([], "run names of the teachers, or \"truth\" (babytalk's own); empty: plain language "
+                              "modelling")
     ensemble: str = key("logits", "several teachers: mean of logits or of probabilities", ["logits", "probs"])
     divergence: str = key("rkl", "D between teacher p and student q: fkl = KL(p||q), rkl = KL(q||p), or "
                           f"{', '.join(d for d in losses.DIVERGENCES if d not in ('fkl', 'rkl'))}, with a parameter as in jsd(0.5)")
@@ -92,12 +91,12 @@ class Config:
     unit_curvature: bool = key(False, "divide D by its curvature at p = q: the same alpha then pulls alike in all divergences")
     reduction: str = key("token", "D's mean over tokens; Baby Llama's, that times block_size; or step by step, weighted",
                          ["token", "sequence", "step"])
-    step_weights: list = key([0.5, 1.5], "reduction = step: weights of the first and last time step, scaled to mean 1", low=0,
-                             of=float)
-    on_policy: float = key(0.0, "share of batches that train on rollouts: continuations written by the student", low=0, high=1,
-                           schedule=True)
-    rollout_mix: float = key(0.0, "rollouts are drawn from rollout_mix p + (1 - rollout_mix) q; 0: the student's own", low=0, high=1,
-                             schedule=True)
+    step_weights: list[float] = key([0.5, 1.5], "reduction = step: weights of the first and last time step, scaled to "
+                                    "mean 1", low=0)
+    on_policy: float = key(0.0, "share of batches that train on rollouts: continuations written by the student",
+                           low=0, high=1, schedule=True)
+    rollout_mix: float = key(0.0, "rollouts are drawn from rollout_mix p + (1 - rollout_mix) q; 0: the student's own",
+                             low=0, high=1, schedule=True)
     prompt_len: int = key(8, "tokens of the corpus that a rollout starts from", low=1)
     rollout_loss: str = key("token", "on rollouts: D at each position; plain REINFORCE of sequence-level reverse KL; or its "
                             "single-step part exact and only the long-term part sampled", ["token", "reinforce", "single_step"])
@@ -108,7 +107,6 @@ class Config:
     val_every: int = key(500, "steps between validations", low=1)
     val_tokens: int = key(50_000, "development tokens of a validation during training; 0: all", low=0)
 
-
     @property
     def longest(self):
         """The longest block of the run: block_size, or the largest of its stages."""
@@ -116,23 +114,12 @@ class Config:
 
 
 KEYS = {f.name: f for f in dataclasses.fields(Config)}
-# A missing teacher, baseline or init is trained from its own config with these keys taken from the student's run ...
-INHERITED = ("out_dir", "data_dir", "corpus", "dev", "tokenizer", "vocab_size", "mark", "sentences", "max_words", "seed",
-             "device", "dtype", "compile")
-# ... and a run that is found must agree on these, and on the tokenizer.
+TYPES = {str: "a string", int: "a whole number", float: "a number", bool: "True or False",
+         list[str]: "a list of strings", list[float]: "a list of numbers"}
+# A teacher, baseline or init that is found must agree with the student's run on these keys, and on the tokenizer ...
 AGREEING = ("corpus", "dev", "mark", "sentences", "max_words", "seed")
-
-
-def default_of(name):
-    f = KEYS[name]
-    return f.default_factory() if f.default is dataclasses.MISSING else f.default
-
-
-def number(text):
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"schedule: {text.strip()!r} is not a number")
+# ... and a missing one is trained from its own config with these taken from the student's run.
+INHERITED = (*AGREEING, "out_dir", "data_dir", "tokenizer", "vocab_size", "device", "dtype", "compile")
 
 
 def schedule_points(value):
@@ -143,10 +130,13 @@ def schedule_points(value):
     if not isinstance(value, str):
         return "linear", [(0.0, float(value))]
     match = re.fullmatch(r"\s*(linear|stages)\((.*)\)\s*", value)
-    pairs = [pair.split(":") for pair in match.group(2).split(",")] if match else []
+    pairs = [[part.strip() for part in pair.split(":")] for pair in match.group(2).split(",")] if match else []
     if not pairs or any(len(pair) != 2 for pair in pairs):
         raise UserError(f"schedule {value!r} is neither a number, nor \"linear(0: 1, 0.7: 0)\", nor \"stages(0: 1, 0.5: 2)\"")
-    points = [(number(x), number(y)) for x, y in pairs]
+    try:
+        points = [(float(x), float(y)) for x, y in pairs]
+    except ValueError as e:  # could not convert string to float: 'x'
+        raise UserError(f"schedule: {str(e).partition(': ')[2]} is not a number")
     xs = [x for x, _ in points]
     if xs != sorted(set(xs)) or not all(0 <= x <= 1 for x in xs):
         raise UserError(f"schedule {value!r}: its points must rise within [0, 1]")
@@ -156,11 +146,9 @@ def schedule_points(value):
 def at(value, progress):
     """The value of a key at progress in [0, 1]: a number is itself, a schedule string is evaluated."""
     kind, points = schedule_points(value)
-    before = [p for p in points if p[0] <= progress]
-    if not before:
-        return points[0][1]
+    before = [p for p in points if p[0] <= progress] or points[:1]
     (x0, y0), after = before[-1], points[len(before):]
-    if kind == "stages" or not after:
+    if kind == "stages" or not after or progress < x0:
         return y0
     x1, y1 = after[0]
     return y0 + (y1 - y0) * (progress - x0) / (x1 - x0)
@@ -172,46 +160,30 @@ def check(name, value):
         near = difflib.get_close_matches(name, KEYS, 1, 0.5)
         raise UserError(f"unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; --help lists all keys"))
     kind, meta = KEYS[name].type, KEYS[name].metadata
-    numbers = [value]
+    of = {list[str]: (str,), list[float]: (int, float)}.get(kind)
+    numbers = [value] if kind in (int, float) else []
     if meta["schedule"] and isinstance(value, str):
         try:
             numbers = [y for _, y in schedule_points(value)[1]]
         except UserError as e:
             raise UserError(f"{name}: {e}")
-    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif kind is float and type(value) in (int, float):
         value = float(value)
-    elif kind is list and isinstance(value, (list, tuple)) and all(
-            isinstance(x, meta["of"]) or meta["of"] is float and type(x) is int for x in value):
-        value = list(map(meta["of"], value))
-        numbers = value if meta["of"] is float else []
-    elif type(value) is not kind or kind is list:
-        words = {list: f"a list of {'numbers' if meta['of'] is float else 'strings'}", str: "a string", int: "a whole number", float: "a number",
-                 bool: "True or False"}[kind]
-        raise UserError(f"{name} = {value!r}: must be {words}" + (" or a schedule" if meta["schedule"] else ""))
+    elif of and isinstance(value, (list, tuple)) and all(type(x) in of for x in value):
+        value = list(map(of[-1], value))
+        numbers = value if of[-1] is float else []
+    elif type(value) is not kind:
+        raise UserError(f"{name} = {value!r}: must be {TYPES[kind]}" + (" or a schedule" if meta["schedule"] else ""))
     if meta["allowed"] and value not in meta["allowed"]:
         raise UserError(f"{name} = {value!r}: allowed are {', '.join(meta['allowed'])}")
     if kind is int and any(x % 1 for x in numbers):
         raise UserError(f"{name} = {value!r}: must be whole numbers")
-    for x in numbers if kind in (int, float, list) else []:
-        low, high, above = meta["low"], meta["high"], meta["above"]
-        if abs(x) > 1e300 or not math.isfinite(x) or (low is not None and x < low) or (high is not None and x > high) or (
-                above is not None and x <= above):
-            lower = f"> {above}" if above is not None else f">= {low}"
-            raise UserError(f"{name} = {value!r}: must be {lower}" + (f" and <= {high}" if high is not None else ""))
+    low, high, above = meta["low"], meta["high"], meta["above"]
+    if not all(abs(x) <= 1e300 and (low is None or x >= low) and (high is None or x <= high)
+               and (above is None or x > above) for x in numbers):
+        lower = f">= {low}" if above is None else f"> {above}"
+        raise UserError(f"{name} = {value!r}: must be {lower}" + ("" if high is None else f" and <= {high}"))
     return value
-
-
-def from_text(name, text):
-    """A command-line value: strings are taken as they are, lists may be written a,b, anything else is a literal."""
-    kind, schedule = (KEYS[name].type, KEYS[name].metadata["schedule"]) if name in KEYS else (str, False)
-    if kind is str or (schedule and "(" in text):
-        return text
-    if kind is list and KEYS[name].metadata["of"] is str and not text.startswith("["):
-        return [word for word in text.split(",") if word]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
 
 
 def read_file(path):
@@ -220,7 +192,7 @@ def read_file(path):
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        what = "is not UTF-8 text" if isinstance(e, UnicodeDecodeError) else (e.strerror or "cannot be read")
+        what = getattr(e, "strerror", "is not UTF-8 text") or "cannot be read"
         raise UserError(f"config {path}: {what}; configs/ has examples")
     try:
         if path.suffix == ".json":
@@ -267,9 +239,7 @@ def make(path, overrides=()):
     if isinstance(config.block_size, str) and schedule_points(config.block_size)[0] != "stages" or any(
             b % 1 or config.longest % b for b in values("block_size")):
         raise UserError(f"block_size = {config.block_size!r}: a schedule of it is stages(...) of whole divisors of the longest")
-    rollout_keys = [k for k in ("rollout_mix", "prompt_len", "rollout_loss", "length_norm") if getattr(config, k) != default_of(k)]
-    if not max(values("on_policy")) and rollout_keys:
-        raise UserError(f"{rollout_keys[0]} is about rollouts, and there are none; set on_policy, the share of batches with them")
+    rollout_keys = ("rollout_mix", "prompt_len", "rollout_loss", "length_norm")
     if max(values("on_policy")):
         if not config.teachers:
             raise UserError("on_policy needs teachers: rollouts are trained towards one")
@@ -280,6 +250,8 @@ def make(path, overrides=()):
             raise UserError(f"rollout_loss = {config.rollout_loss!r} is the gradient of reverse KL; with {config.divergence} only token")
         if config.prompt_len >= min(values("block_size")):
             raise UserError(f"prompt_len = {config.prompt_len}: must be shorter than the shortest block, {min(values('block_size')):.0f}")
+    elif changed := [k for k in rollout_keys if getattr(config, k) != getattr(Config(), k)]:
+        raise UserError(f"{changed[0]} is about rollouts, and there are none; set on_policy, the share of batches with them")
     try:  # what the loss refuses, it refuses here
         losses.parse(config.divergence)
         losses.weights_of_steps(config.step_weights, 2)
@@ -317,14 +289,19 @@ def load(argv, usage=""):
             check(name, getattr(Config(), name, None))  # an unknown key is named before its value is looked at
             if not equals:
                 raise UserError(f"command line: {arg} has no value; write --{name}=VALUE")
-            overrides.append((name, from_text(name, text)))
+            if KEYS[name].type == list[str] and not text.startswith("["):
+                text = [word for word in text.split(",") if word]  # a,b
+            elif KEYS[name].type is not str:  # a schedule is no literal: it stays text
+                with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                    text = ast.literal_eval(text)
+            overrides.append((name, text))
     return make(paths[0], overrides)
 
 
 def help_text(usage):
     lines = [usage.strip(), "", "Keys (in a config: key = value; on the command line: --key=value; * may be a schedule):"]
     for f in KEYS.values():
-        left = f"  {f.name}{'*' if f.metadata['schedule'] else ''} = {default_of(f.name)!r}"
+        left = f"  {f.name}{'*' if f.metadata['schedule'] else ''} = {f.default_factory()!r}"
         words = f.metadata["help"] + (f" ({' | '.join(f.metadata['allowed'])})" if f.metadata["allowed"] else "")
         lines += textwrap.wrap(words, 119, initial_indent=left.ljust(26) + " ", subsequent_indent=" " * 27)
     lines += ["", "Schedules over the run's progress: \"linear(0: 1, 0.7: 0)\", \"stages(0: 1, 0.5: 2)\"."]
@@ -335,11 +312,8 @@ def run_main(main):
     """Call main(argv); a UserError becomes one line on stderr and exit code 2."""
     try:
         main(sys.argv[1:])
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        raise SystemExit(2)
-    except OSError as e:  # a folder that is a file, a full disk, no permission
-        if e.filename is None:
+    except (UserError, OSError) as e:  # OSError: a folder that is a file, a full disk, no permission
+        if getattr(e, "filename", "") is None:
             raise
-        print(f"error: {e.filename}: {e.strerror}", file=sys.stderr)
+        print(f"error: {e.filename}: {e.strerror}" if isinstance(e, OSError) else f"error: {e}", file=sys.stderr)
         raise SystemExit(2)

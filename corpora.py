@@ -5,7 +5,6 @@ import http.client
 import os
 import pathlib
 import shutil
-import sys
 import tempfile
 import urllib.request
 import zipfile
@@ -33,34 +32,28 @@ TEXT_ENDINGS = (".train", ".dev", ".test", ".txt")
 # ---------------------------------------------------------------- downloads
 
 def download(url, path, limit):
-    """Fetch url to path: streamed aside, checked (length, not a page of HTML), then renamed. limit: bytes."""
+    """Fetch url to path, at most limit bytes; UserError leaves a part, or what is not text (too short, HTML), there."""
     hint = "or pass a file or folder that you have: --corpus=PATH --dev=PATH"
     request = urllib.request.Request(url, headers={"User-Agent": "onecoach"})
     if os.environ.get("HF_TOKEN") and url.startswith("https://huggingface.co/"):
         request.add_unredirected_header("Authorization", f"Bearer {os.environ['HF_TOKEN']}")  # not on to other hosts
-    part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer, open(part, "wb") as f:
+        with urllib.request.urlopen(request, timeout=30) as answer, open(path, "wb") as f:
             total = int(answer.headers.get("Content-Length") or 0)
-            with tqdm(total=total or None, unit="B", unit_scale=True, desc=url[-40:], disable=not sys.stderr.isatty()) as bar:
-                while block := answer.read(1 << 20):
+            with tqdm.wrapattr(answer, "read", total=total or None, desc=url[-40:], disable=None) as watched:
+                while block := watched.read(1 << 20):
                     f.write(block)
-                    bar.update(len(block))
                     if f.tell() > limit:
                         raise UserError(f"{url} is larger than the {limit >> 20} MB expected; check the address, {hint}")
             size = f.tell()
-        head = open(part, "rb").read(512)
+        head = open(path, "rb").read(512)
         if total and size != total:
             raise UserError(f"{url} broke off: {size} of {total} bytes; try again, {hint}")
         if size == 0 or head.lstrip()[:15].lower().startswith((b"<!doctype", b"<html")):
             raise UserError(f"{url} gave {'nothing' if size == 0 else 'a page of HTML'} where text was expected; {hint}")
-        os.replace(part, path)
     except (OSError, ValueError, EOFError, http.client.HTTPException) as e:  # URLError is an OSError
         reason = getattr(e, "reason", None) or getattr(e, "strerror", None) or e
         raise UserError(f"{url} could not be fetched ({reason}); is there a network? Try again, {hint}")
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def unzip(archive, folder, limit):
@@ -74,14 +67,14 @@ def unzip(archive, folder, limit):
                     raise UserError(f"{archive}: the zip holds {m.filename!r}, which would leave its folder; not unpacked")
             if sum(m.file_size for m in members) > limit:
                 raise UserError(f"{archive}: the zip unpacks to more than {limit >> 20} MB; not unpacked")
-            texts = [m for m in members if m.filename.endswith(TEXT_ENDINGS) and not pathlib.PurePosixPath(m.filename).name.startswith(".")]
+            names = [pathlib.PurePosixPath(m.filename).name for m in members]
+            texts = [(n, m) for n, m in zip(names, members) if n.endswith(TEXT_ENDINGS) and not n.startswith(".")]
             if not texts:
                 raise UserError(f"{archive}: the zip holds no text file ({', '.join(TEXT_ENDINGS)})")
-            names = [pathlib.PurePosixPath(m.filename).name for m in texts]
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise UserError(f"{archive}: the zip holds {twice[0]!r} in several folders; unpack it yourself and pass a path")
-            for m in texts:
-                with z.open(m) as source, open(folder / pathlib.PurePosixPath(m.filename).name, "wb") as target:
+            for name, m in texts:
+                if (folder / name).exists():
+                    raise UserError(f"{archive}: the zip holds {name!r} in several folders; unpack it yourself and pass a path")
+                with z.open(m) as source, open(folder / name, "wb") as target:
                     shutil.copyfileobj(source, target)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as e:
         raise UserError(f"{archive}: not a whole zip ({e}); try again, or pass a path: --corpus=PATH")
@@ -92,22 +85,19 @@ def fetch(name, addresses, limit, data_dir):
     folder = pathlib.Path(data_dir) / "raw" / name
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
-        try:
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as aside:
             for url in addresses:
-                file = aside / (url.rstrip("/").rsplit("/", 1)[-1].split("?")[0] or "text")
+                file = pathlib.Path(aside, url.rstrip("/").rsplit("/", 1)[-1].split("?")[0] or "text")
                 download(url, file, limit)
                 if open(file, "rb").read(2) == b"PK":  # also a zip that is cut: unzip will say so
-                    archive = file.rename(aside / ".zip")
-                    unzip(archive, aside, limit)
+                    archive = file.rename(file.with_name(".zip"))
+                    unzip(archive, file.parent, limit)
                     archive.unlink()
                 elif not file.name.endswith(TEXT_ENDINGS):
                     if len(addresses) == 1 and name in CORPORA:  # it should have been a zip: cut or something else
                         raise UserError(f"{url} is not a whole zip; try again, or pass a path: --corpus=PATH")
                     file.rename(file.with_name(file.name + ".txt"))
             os.replace(aside, folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 

@@ -9,16 +9,16 @@ after `<s>`, full blocks without): none 1.750, block 1.719, half 1.711, line 1.7
 teacher.py configs/base_nano_1m.py --mark=M --max_steps=150`, then `python eval.py RUN --tasks=ppl --limit=30000`.
 """
 import collections
+import contextlib
 import hashlib
 import heapq
+import itertools
 import json
 import os
 import pathlib
 import shutil
-import sys
 import tempfile
 import time
-import typing
 
 import numpy as np
 import regex
@@ -41,14 +41,9 @@ PATTERN = (r"\n|'(?:[sdmt]|ll|ve|re)| ?\p{L}{1,40}| ?\p{N}{1,40}| ?[^\p{White_Sp
 SPECIAL = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2
 
 
-def byte_characters():
-    """byte -> the printable character that stands for it in Hugging Face's byte-level files (GPT-2's table)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    other = [b for b in range(256) if b not in printable]
-    return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(other)}
-
-
-CHARACTER = byte_characters()
+# byte -> the printable character that stands for it in Hugging Face's byte-level files (GPT-2's table)
+CHARACTER = {b: chr(b) for b in (*range(33, 127), *range(161, 173), *range(174, 256))}
+CHARACTER |= {b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in CHARACTER)}
 BYTE_ID = {b: len(SPECIAL) + i for i, b in enumerate(sorted(CHARACTER, key=CHARACTER.get))}  # ids 3 .. 258
 
 
@@ -121,7 +116,7 @@ class Tokenizer:
 
     def __init__(self, merges):
         self.merges = [tuple(pair) for pair in merges]
-        id_of = {bytes([b]): i for b, i in BYTE_ID.items()}
+        self.id_of = id_of = {bytes([b]): i for b, i in BYTE_ID.items()}
         for a, b in self.merges:
             if a not in id_of or b not in id_of:
                 raise UserError(f"tokenizer: the merge {a!r} {b!r} uses a token that no earlier merge makes")
@@ -142,25 +137,27 @@ class Tokenizer:
     def save(self, path):
         """Write Hugging Face tokenizers' own tokenizer.json: tokenizers.Tokenizer.from_file gives the same ids."""
         text = lambda token: "".join(CHARACTER[b] for b in token)
-        vocab = {s: i for i, s in enumerate(SPECIAL)}
-        vocab |= {text(self.encoding.decode_single_token_bytes(i)): i for i in range(len(SPECIAL), self.vocab_size)}
+        vocab = {t: i for i, t in enumerate([*SPECIAL, *map(text, self.id_of)])}
         special = [{"id": i, "content": s, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
                     "special": True} for i, s in enumerate(SPECIAL)]
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
         split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}
-        write_whole(path, json.dumps({
+        form = {
             "version": "1.0", "truncation": None, "padding": None, "added_tokens": special, "normalizer": None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}, "post_processor": None,
             "decoder": byte_level, "model": {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False,
             "continuing_subword_prefix": None, "end_of_word_suffix": None, "byte_fallback": False, "ignore_merges": False,
-            "vocab": vocab, "merges": [[text(a), text(b)] for a, b in self.merges]}}, ensure_ascii=False).encode())
+            "vocab": vocab, "merges": [[text(a), text(b)] for a, b in self.merges]}}
+        with replacing(path) as f:
+            f.write(json.dumps(form, ensure_ascii=False).encode())
 
     @staticmethod
     def load(path):
-        """Read what save wrote; UserError for a file that is missing, damaged, or another kind of tokenizer."""
+        """Read what save wrote, path a file or its folder; UserError for one missing, damaged, or of another kind."""
+        path = pathlib.Path(path, "tokenizer.json" if os.path.isdir(path) else "")
         byte_of = {c: b for b, c in CHARACTER.items()}
         try:
-            found = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8"))
             pattern = found["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
             merges = [tuple(bytes(byte_of[c] for c in part) for part in pair) for pair in found["model"]["merges"]]
             vocab, two = found["model"]["vocab"], all(len(pair) == 2 for pair in merges)
@@ -176,15 +173,21 @@ class Tokenizer:
         return tokenizer
 
 
-def write_whole(path, content):
-    """Write bytes aside, then rename: the file is whole or not there."""
+@contextlib.contextmanager
+def replacing(path):
+    """A binary file that becomes `path` when the block ends without an error; until then path is what it was."""
     path = pathlib.Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(aside, "wb") as f:
-        f.write(content)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(aside, path)
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(aside, "wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(aside, path)
+    except OSError as e:
+        raise UserError(f"{path} could not be written: {e.strerror or e}")
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- token files
@@ -213,9 +216,10 @@ class TokenFile:
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
             raise UserError(f"token file {path}: not a token file, or damaged{again}")
         start = len(MAGIC) + 4 + size
-        there = os.path.getsize(path) - start
-        if there != self.count * self.dtype.itemsize:
-            raise UserError(f"token file {path}: {'cut short' if there < self.count * self.dtype.itemsize else 'too long'}, {there} bytes of {self.count * self.dtype.itemsize}{again}")
+        there, due = os.path.getsize(path) - start, self.count * self.dtype.itemsize
+        if there != due:
+            what = "cut short" if there < due else "too long"
+            raise UserError(f"token file {path}: {what}, {there} bytes of {due}{again}")
         if tokenizer_hash not in (None, self.tokenizer):
             raise UserError(f"token file {path}: made with tokenizer {self.tokenizer}, not {tokenizer_hash}{again}")
         self.tokens = np.memmap(path, dtype=self.dtype, mode="r", offset=start, shape=(self.count,))
@@ -225,55 +229,49 @@ def write_tokens(path, tokenizer, texts, mark, seed, corpus):
     """Encode texts {domain: file of clean lines} into one token file; `<s>` opens each file, and lines as `mark` says."""
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     newline, rng = tokenizer.encode("\n")[0], np.random.default_rng(seed)
+    share = {"line": 1, "half": 0.5}.get(mark, 0)  # of lines that `<s>` opens
     segments, count = [], 0
-    with tempfile.TemporaryFile(dir=pathlib.Path(path).parent) as body:
+    with tempfile.TemporaryFile(dir=pathlib.Path(path).parent) as body, open(path, "wb") as out:
         for domain, file in texts.items():
-            start, words, size, opening = count, 0, 0, True
+            start, words = count, 0
             with open(file, encoding="utf-8", newline="\n") as f:
                 while lines := f.readlines(1 << 22):
                     pieces = ["".join(lines[i:i + 5000]) for i in range(0, len(lines), 5000)]
-                    words, size = words + sum(len(p.split()) for p in pieces), size + sum(len(p.encode()) for p in pieces)
-                    ids = np.fromiter((i for p in tokenizer.encoding.encode_ordinary_batch(pieces, num_threads=os.cpu_count() or 1)
-                                       for i in p), dtype=dtype)
+                    words += sum(len(p.split()) for p in pieces)
+                    encoded = tokenizer.encoding.encode_ordinary_batch(pieces, num_threads=os.cpu_count() or 1)
+                    ids = np.fromiter(itertools.chain.from_iterable(encoded), dtype=dtype)
                     starts = np.concatenate([[0], np.flatnonzero(ids[:-1] == newline) + 1])  # where lines begin
-                    chosen = {"line": np.ones(len(starts), bool), "half": rng.random(len(starts)) < 0.5}.get(mark, np.zeros(len(starts), bool))
-                    chosen[0] |= opening
-                    opening = False
+                    chosen = rng.random(len(starts)) < share
+                    chosen[0] |= count == start
                     ids = np.insert(ids, starts[chosen], tokenizer.bos_id)
                     body.write(ids.tobytes())
                     count += len(ids)
-            segments.append([domain, start, count, words, size])
-        header = json.dumps(dict(dtype=dtype, count=count, words=sum(s[3] for s in segments), bytes=sum(s[4] for s in segments),
-                                 tokenizer=tokenizer.hash, corpus=corpus, mark=mark, segments=segments)).encode()
+            segments.append([domain, start, count, words, os.path.getsize(file)])
+        words, size = (sum(s[i] for s in segments) for i in (3, 4))
+        header = json.dumps(dict(dtype=dtype, count=count, words=words, bytes=size, tokenizer=tokenizer.hash,
+                                 corpus=corpus, mark=mark, segments=segments)).encode()
         header += b" " * (-(len(MAGIC) + 4 + len(header)) % 64)  # tokens start on a cache line
+        out.write(MAGIC + len(header).to_bytes(4, "little") + header)
         body.seek(0)
-        with open(path, "wb") as f:
-            f.write(MAGIC + len(header).to_bytes(4, "little") + header)
-            shutil.copyfileobj(body, f)
+        shutil.copyfileobj(body, out)
 
 
 # ---------------------------------------------------------------- preparation
 
-class Prepared(typing.NamedTuple):
-    tokenizer: Tokenizer
-    train: TokenFile
-    dev: TokenFile
-    folder: pathlib.Path
+Prepared = collections.namedtuple("Prepared", "tokenizer train dev folder")  # Tokenizer, TokenFile, TokenFile, Path
 
 
-def write_clean(files, folder, skip_tail=0.0, only_tail=0.0):
-    """Clean files [(domain, path)] into folder; all but, or only, a tail share of each file's lines. -> {domain: file}."""
+def write_clean(files, folder, split, start=0.0, stop=1.0):
+    """Clean files [(domain, path)] into folder: of each the lines from the share start to stop. -> {domain: file}."""
     texts = {}
-    for domain, path in tqdm(files, desc="clean", disable=not sys.stderr.isatty()):
-        cut = 0
-        if skip_tail or only_tail:
-            cut = round(sum(1 for _ in open(path, "rb")) * (1 - (skip_tail or only_tail)))
-        lines = (line for i, line in enumerate(read_lines(path)) if not cut or (i < cut) == bool(skip_tail))
-        out = texts.setdefault(domain, folder / f"{domain}.{'dev' if only_tail else 'text'}")
+    for domain, path in tqdm(files, desc="clean", disable=None):
+        n = sum(1 for _ in open(path, "rb"))
+        lines = itertools.islice(read_lines(path), round(n * start), round(n * stop))
+        out = texts.setdefault(domain, folder / f"{domain}.{split}.text")
         with open(out, "a", encoding="utf-8", newline="\n") as f:
             f.writelines(line + "\n" for line in clean(domain, lines))
     if not any(file.stat().st_size for file in texts.values()):
-        if only_tail:
+        if start:
             raise UserError("the last 2% of the corpus's lines, kept for development, hold no text; name development text with --dev")
         raise UserError(f"corpus {', '.join(str(p) for _, p in files)[:200]}: empty, no text is left after cleaning")
     return texts
@@ -281,23 +279,17 @@ def write_clean(files, folder, skip_tail=0.0, only_tail=0.0):
 
 def keep_words(texts, max_words):
     """Cut each text file, from its start, to the same share, so that about max_words are left in all."""
-    counts = {file: sum(len(line.split()) for line in open(file, encoding="utf-8")) for file in texts.values()}
-    share, total = max_words / max(1, sum(counts.values())), 0
-    for file, n in counts.items() if share < 1 else ():
-        short = file.with_suffix(".short")
-        with open(file, encoding="utf-8", newline="\n") as source, open(short, "w", encoding="utf-8", newline="\n") as target:
-            total = 0
-            for line in source:
-                if (total := total + len(line.split())) > n * share:
-                    break
-                target.write(line)
-        os.replace(short, file)
+    sizes = {file: np.fromiter(((len(line.decode().split()), len(line)) for line in open(file, "rb")), (np.int64, 2)).T
+             for file in texts.values()}  # of each line words and bytes: (2, lines)
+    share = max_words / max(1, sum(words.sum() for words, _ in sizes.values()))
+    for file, (words, size) in sizes.items() if share < 1 else ():
+        os.truncate(file, size[words.cumsum() <= words.sum() * share].sum())
 
 
 def count_words(texts, extra=()):
     """Pre-token -> count over all texts, and 1 for each of extra."""
     counts, find = collections.Counter(extra), regex.compile(PATTERN).findall
-    for file in tqdm(texts.values(), desc="count words", disable=not sys.stderr.isatty()):
+    for file in tqdm(texts.values(), desc="count words", disable=None):
         with open(file, encoding="utf-8", newline="\n") as f:
             while lines := f.readlines(1 << 22):
                 counts.update(find("".join(lines)))
@@ -307,10 +299,7 @@ def count_words(texts, extra=()):
 def prepare(cfg):
     """Tokenizer and token files of cfg's corpus, from disk if they have been prepared before. Uses the keys corpus, dev,
     data_dir, tokenizer, vocab_size, mark, seed, sentences, max_words. Raises UserError for what cannot be prepared."""
-    given = None
-    if cfg.tokenizer:
-        path = pathlib.Path(cfg.tokenizer)
-        given = Tokenizer.load(path / "tokenizer.json" if path.is_dir() else path)
+    given = Tokenizer.load(cfg.tokenizer) if cfg.tokenizer else None
     digest = hashlib.sha256(repr((PATTERN, CLEAN, ALWAYS, given.hash if given else cfg.vocab_size, cfg.mark, cfg.seed,
                                   cfg.max_words)).encode())
     dev_name = cfg.dev or (CORPORA[cfg.corpus][2] if cfg.corpus in CORPORA else "")
@@ -323,52 +312,44 @@ def prepare(cfg):
         for split, domain, path in [("train", *f) for f in train_files] + [("dev", *f) for f in dev_files]:
             digest.update(repr((split, domain, path.stat().st_size)).encode())
             with open(path, "rb") as f:
-                while block := f.read(1 << 22):
-                    digest.update(block)
-    label = cfg.corpus if cfg.corpus == "babytalk" or cfg.corpus in CORPORA else pathlib.Path(cfg.corpus).stem or "corpus"
-    label = regex.sub(r"[^A-Za-z0-9._-]+", "_", label)[:40]
+                hashlib.file_digest(f, lambda: digest)
+    label = regex.sub(r"[^A-Za-z0-9._-]+", "_", pathlib.Path(cfg.corpus).stem or "corpus")[:40]
     folder = pathlib.Path(cfg.data_dir) / f"{label}-{cfg.vocab_size or 'all'}-{cfg.mark}-{digest.hexdigest()[:10]}"
     if not folder.exists():
         print(f"preparing {cfg.corpus} in {folder}")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = pathlib.Path(tempfile.mkdtemp(prefix=".preparing-", dir=folder.parent))
         try:
-            build(cfg, aside, train_files, dev_files, given, digest.hexdigest()[:16])
-            aside.chmod(0o755)  # mkdtemp's is for its user alone
-            os.replace(aside, folder)
+            with tempfile.TemporaryDirectory(prefix=".preparing-", dir=folder.parent) as aside:
+                build(cfg, pathlib.Path(aside), train_files, dev_files, given, digest.hexdigest()[:16])
+                os.chmod(aside, 0o755)  # a temporary one is for its user alone
+                os.replace(aside, folder)
         except OSError as e:
             if not folder.exists():  # it does if another process has prepared the same meanwhile
                 raise UserError(f"{folder} could not be written: {e.strerror or e}")
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    tokenizer = Tokenizer.load(folder)
     return Prepared(tokenizer, *(TokenFile(folder / f"{s}.bin", tokenizer.hash) for s in ("train", "dev")), folder)
 
 
 def build(cfg, folder, train_files, dev_files, tokenizer, corpus):
     """Everything prepare leaves, into folder."""
-    extra = ()
     if cfg.corpus == "babytalk":
-        texts, extra = {"babytalk": folder / "train.text"}, babytalk.forms()
-        (folder / "train.text").write_text("".join(babytalk.sample(cfg.sentences, cfg.seed)))
-        dev_texts = {"babytalk": folder / "dev.text"}
+        texts, dev_texts = ({"babytalk": folder / f"{split}.text"} for split in ("train", "dev"))
+        texts["babytalk"].write_text("".join(babytalk.sample(cfg.sentences, cfg.seed)))
         dev_lines = babytalk.sample(max(200, min(10_000, cfg.sentences // 20)), cfg.seed + 2**31)
-        (folder / "dev.text").write_text("".join(dev_lines))
-    elif dev_files:
-        (folder / "dev").mkdir()
-        texts, dev_texts = write_clean(train_files, folder), write_clean(dev_files, folder / "dev")
+        dev_texts["babytalk"].write_text("".join(dev_lines))
     else:
-        texts, dev_texts = write_clean(train_files, folder, skip_tail=0.02), write_clean(train_files, folder, only_tail=0.02)
+        texts = write_clean(train_files, folder, "train", stop=1.0 if dev_files else 0.98)
+        dev_texts = write_clean(dev_files or train_files, folder, "dev", start=0.0 if dev_files else 0.98)
     if cfg.max_words:
         keep_words(texts, cfg.max_words)
     if tokenizer is None:
-        tokenizer = Tokenizer(train_bpe(count_words(texts, extra), cfg.vocab_size))
+        forms = babytalk.forms() if cfg.corpus == "babytalk" else ()
+        tokenizer = Tokenizer(train_bpe(count_words(texts, forms), cfg.vocab_size))
     tokenizer.save(folder / "tokenizer.json")
-    write_tokens(folder / "train.bin", tokenizer, texts, cfg.mark, cfg.seed, corpus)
-    write_tokens(folder / "dev.bin", tokenizer, dev_texts, cfg.mark, cfg.seed, corpus)
-    for file in [*texts.values(), *dev_texts.values()]:
-        file.unlink()
-    shutil.rmtree(folder / "dev", ignore_errors=True)
+    for path, files in ((folder / "train.bin", texts), (folder / "dev.bin", dev_texts)):
+        write_tokens(path, tokenizer, files, cfg.mark, cfg.seed, corpus)
+        for file in files.values():
+            file.unlink()
 
 
 # ---------------------------------------------------------------- batches
@@ -390,17 +371,13 @@ class Batches:
             raise UserError(f"the corpus has {file.count} tokens, fewer than one batch of {batch_size} x {block_size}; choose a "
                             f"smaller batch_size or block_size, or a larger corpus")
 
-    def starts(self, epoch):
-        """Where the chunks of an epoch begin, in the order in which they are read."""
-        rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(self.chunks)
-        return order * self.T + (rng.integers(0, self.T, self.chunks) if self.random_offset else 0)
-
     def batch(self, step, block=None):
         """block: a divisor of block_size; the same tokens, cut into shorter sequences, (B T / block, block)."""
         epoch, i = divmod(step, self.per_epoch)
         if epoch != self.epoch:
-            self.epoch, self.order = epoch, self.starts(epoch)
+            rng = np.random.default_rng((self.seed, epoch))
+            order = rng.permutation(self.chunks) * self.T  # where the epoch's chunks begin, as they are read
+            self.epoch, self.order = epoch, order + (rng.integers(0, self.T, self.chunks) if self.random_offset else 0)
         starts, block = self.order[i * self.B:(i + 1) * self.B], block or self.T
         return cut(self.tokens, (starts[:, None] + np.arange(0, self.T, block)).ravel(), block, self.mark)
 

@@ -148,11 +148,9 @@ def forward_backward(model, lm, teachers, x, y, config, progress, autocast, scal
         coefficients = cut(coefficients)
     for i, (x_i, y_i) in enumerate(zip(x, y)):
         with autocast():
-            if uniforms is None:
-                part, stats = loss_on(model, lm, teachers, x_i, y_i, config, progress, counts, logging)
-            else:
-                part, stats = loss_on_rollout(model, lm, teachers, x_i, y_i, parts[i], coefficients[i], config, progress, counts,
-                                              positions, logging)
+            given = (model, lm, teachers, x_i, y_i)
+            part, stats = loss_on(*given, config, progress, counts, logging) if uniforms is None else loss_on_rollout(
+                *given, parts[i], coefficients[i], config, progress, counts, positions, logging)
         (part * scale).backward()
         loss = loss + part.detach()
         shares = (y_i != -100).sum() / counts.sum(), ((y_i if uniforms is None else parts[i].y) != -100).sum() / positions.sum()

@@ -150,11 +150,8 @@ def teacher_log_probs(z_ps, tau, ensemble):
 def rows_and_gradient(rows, log_q):
     """rows: log_q (n, V) -> D (n,). Returns D and the gradient of its sum to log_q, taken as a free variable."""
     if torch.compiler.is_compiling():  # one fused graph of value and gradient; run eagerly it is slower than autograd
-        def total(log_q):
-            d = rows(log_q)
-            return d.sum(), d
-        gradient, d = torch.func.grad(total, has_aux=True)(log_q)
-        return d, gradient
+        d, back = torch.func.vjp(rows, log_q)
+        return d, back(torch.ones_like(d))[0]
     log_q = log_q.detach().requires_grad_()
     with torch.enable_grad():
         d = rows(log_q)
@@ -315,8 +312,7 @@ def weights_of_steps(step_weights, T, **kind):
     step_weights = step_weights or (1.0, 1.0)
     if len(step_weights) != 2 or min(step_weights) < 0 or sum(step_weights) <= 0:
         raise ValueError(f"step_weights is {step_weights!r}; allowed: two numbers >= 0, not both 0")
-    first, last = step_weights
-    return torch.linspace(first, last, T, **kind) * (2 / (first + last))
+    return torch.linspace(*step_weights, T, **kind) * (2 / sum(step_weights))
 
 
 def distillation_loss(h_q, W_q, h_p, W_p, labels, *, divergence="rkl", tau=1.0, alpha=0.0, mix=1.0, mix_grad=False,

@@ -4,7 +4,7 @@
 
 Student and teachers step together, each with its KV cache, so T tokens cost each of them about one forward over T.
 """
-import typing
+import collections
 
 import numpy as np
 import torch
@@ -16,16 +16,11 @@ from data import Tokenizer
 from model import KVCache
 
 
-class Rollout(typing.NamedTuple):
+class Rollout(collections.namedtuple("Rollout", "x y log_q log_p log_s")):
     """x, y (B, T): as a corpus batch, y -100 where a position does not count (the prompt, `<s>`, an unknown teacher).
 
     log_q, log_p, log_s (B, T): log-probabilities of y under student, teachers, and what it was drawn from; 0 elsewhere.
     """
-    x: torch.Tensor
-    y: torch.Tensor
-    log_q: torch.Tensor
-    log_p: torch.Tensor
-    log_s: torch.Tensor
 
 
 @torch.no_grad()

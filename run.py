@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import platform
 import subprocess
@@ -21,7 +20,7 @@ import torch
 
 import config as config_module
 from config import UserError
-from data import Tokenizer
+from data import Tokenizer, replacing
 from model import LM, ModelConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -52,28 +51,10 @@ def dtype_of(config, device):
 
 def autocast(dtype, device):
     """The context in which matrix products run in `dtype` (a name) on `device`."""
-    low = dtype != "float32"
-    return torch.autocast(device.type, DTYPES[dtype]) if low else contextlib.nullcontext()
+    return torch.autocast(device.type, DTYPES[dtype]) if dtype != "float32" else contextlib.nullcontext()
 
 
 # ---------------------------------------------------------------- files
-
-@contextlib.contextmanager
-def replacing(path):
-    """A binary file that becomes `path` when the block ends without an error; until then path is what it was."""
-    path = pathlib.Path(path)
-    aside = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(aside, "wb") as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(aside, path)
-    except OSError as e:
-        raise UserError(f"{path} could not be written: {e.strerror or e}")
-    finally:
-        aside.unlink(missing_ok=True)
-
 
 def write_text(path, text):
     with replacing(path) as f:
@@ -105,8 +86,8 @@ def write_config(config, dtype, tokenizer, loss_path="eager"):
     """config.json: the keys, and as notes (names with _) what they came to on this machine."""
     commit = None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        here = pathlib.Path(__file__).parent
-        commit = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        git = ["git", "-C", pathlib.Path(__file__).parent, "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     notes = {"_dtype": dtype, "_tokenizer": tokenizer.hash, "_vocab_size": tokenizer.vocab_size, "_commit": commit,
              "_versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
              "_loss": loss_path, "_threads": torch.get_num_threads()}
