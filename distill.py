@@ -130,9 +130,9 @@ def loss_on_rollout(model, lm, teachers, x, y, rollout, coefficients, config, pr
 
 
 def forward_backward(model, lm, teachers, x, y, config, progress, autocast, scale, logging, uniforms=None, newline=None):
-    """Gradients of scale times the loss on x, y (B, T), grad_accum pieces after one another; uniforms: draws of rollouts.
+    """Gradients of the loss on x, y (B, T), times scale if there is one (fp16), grad_accum pieces after one another.
 
-    Returns the loss and, if logging or on rollouts, what the log shows of it: means over all valid positions.
+    uniforms: the draws of a rollout. Returns the loss and, if logging or on rollouts, what the log shows of it: means over all valid positions.
     """
     count = lambda y: (y != -100).sum(0 if config.reduction == "step" else (0, 1))  # of the whole step: (T,) or a number
     cut = lambda t: t.chunk(config.grad_accum)
@@ -151,13 +151,32 @@ def forward_backward(model, lm, teachers, x, y, config, progress, autocast, scal
             given = (model, lm, teachers, x_i, y_i)
             part, stats = loss_on(*given, config, progress, counts, logging) if uniforms is None else loss_on_rollout(
                 *given, parts[i], coefficients[i], config, progress, counts, positions, logging)
-        (part * scale).backward()
+        (part if scale is None else part * scale).backward()
         loss = loss + part.detach()
         shares = (y_i != -100).sum() / counts.sum(), ((y_i if uniforms is None else parts[i].y) != -100).sum() / positions.sum()
         for key in stats if teachers else stats and ["ce"]:
             if key != "per_step" or config.reduction == "step":
                 means[key] = means[key] + stats[key] * shares[key != "ce"]
     return loss, dict(means)
+
+
+def update(optimizer, params, loss, lr, clip, scale):
+    """One step of the optimizer on gradients of scale times the loss, unless the loss or their norm is not finite.
+
+    Returns the norm, whether the step was skipped (on the device: nothing waits for it), and the next scale.
+    """
+    if scale is not None:
+        torch._foreach_div_([p.grad for p in params], scale)
+    norm = torch.nn.utils.clip_grad_norm_(params, clip)
+    bad = ~(loss.isfinite() & norm.isfinite())
+    optimizer.found_inf = bad.float()  # the fused kernel leaves weights and moments alone where this is 1
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if scale is not None:  # halve on overflow, creep up otherwise
+        scale = torch.where(bad, scale / 2, (scale * 1.001).clamp(max=2.0**20))
+    return norm, bad, scale
 
 
 @torch.no_grad()
@@ -297,7 +316,7 @@ def train(config):
                   f"{(steps - step) / seen['steps_per_s'] / 60:.1f} minutes left", flush=True)
 
     newline = tokenizer.encode("\n")[0] if config.mark == "line" else None  # in a rollout too `<s>` follows it then
-    params, scale = list(lm.parameters()), torch.tensor(2.0**14 if dtype == "float16" else 1.0, device=device)
+    params, scale = list(lm.parameters()), torch.tensor(2.0**14, device=device) if dtype == "float16" else None
     tokens_a_step, first = config.batch_size * config.longest, step
     bar = tqdm(total=steps, initial=step, disable=not sys.stderr.isatty(), unit="step", leave=False)
     say = tqdm.write if sys.stderr.isatty() else print
@@ -311,17 +330,7 @@ def train(config):
         x, y = (t.to(device, non_blocking=True) for t in batches.batch(step, int(at(config.block_size, step / steps))))
         loss, stats = forward_backward(model, lm, teachers, x, known_to_all(teachers, x, y), config, step / steps, autocast, scale,
                                        logging, rollouts.draws(config, step, step / steps, x.shape), newline)
-        if dtype == "float16":
-            torch._foreach_div_([p.grad for p in params], scale)
-        norm = torch.nn.utils.clip_grad_norm_(params, config.grad_clip or math.inf)
-        bad = ~(loss.isfinite() & norm.isfinite())
-        optimizer.found_inf = bad.float()  # the fused kernel leaves weights and moments alone where this is 1
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if dtype == "float16":  # halve on overflow, creep up otherwise
-            scale = torch.where(bad, scale / 2, (scale * 1.001).clamp(max=2.0**20))
+        norm, bad, scale = update(optimizer, params, loss, lr, config.grad_clip or math.inf, scale)
         step += 1
         meter.add(step, loss, norm, norm > (config.grad_clip or math.inf), bad, stats)
         bar.update()
