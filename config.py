@@ -14,8 +14,10 @@ import difflib
 import json
 import pathlib
 import re
+import signal
 import sys
 import textwrap
+import threading
 
 import losses
 
@@ -308,10 +310,27 @@ def help_text(usage):
     return "\n".join(lines)
 
 
+def interrupt(number, frame):
+    """What Ctrl-C does, for SIGTERM too: `finally` and `with` clean up on the way out, run_main says what happened."""
+    raise KeyboardInterrupt(number, f"interrupted by {signal.Signals(number).name}")
+
+
+def on_signals(act=interrupt):
+    """From here on Ctrl-C and SIGTERM call act(number, frame), where they are not ignored; only a main thread has a say in it."""
+    for number in (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ():
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, act)
+
+
 def run_main(main):
-    """Call main(argv); a UserError becomes one line on stderr and exit code 2."""
+    """Call main(argv). One line on stderr ends a UserError, exit code 2, and Ctrl-C or SIGTERM, 130 or 143."""
+    on_signals()
     try:
         main(sys.argv[1:])
+    except KeyboardInterrupt as e:
+        number, what = e.args or (signal.SIGINT, "interrupted")
+        print(what, file=sys.stderr)
+        raise SystemExit(128 + number)
     except (UserError, OSError) as e:  # OSError: a folder that is a file, a full disk, no permission
         if getattr(e, "filename", "") is None:
             raise

@@ -174,8 +174,8 @@ class Tokenizer:
 
 
 @contextlib.contextmanager
-def replacing(path):
-    """A binary file that becomes `path` when the block ends without an error; until then path is what it was."""
+def replacing(path, previous=None):
+    """A binary file that becomes `path` when the block ends without an error; until then path is what it was, then `previous`."""
     path = pathlib.Path(path)
     aside = path.with_name(f".{path.name}.tmp")
     try:
@@ -183,7 +183,13 @@ def replacing(path):
             yield f
             f.flush()
             os.fsync(f.fileno())
+        if previous and path.exists():
+            os.replace(path, previous)
         os.replace(aside, path)
+        if os.name == "posix":  # the new names too are on the disk, then
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
     except OSError as e:
         raise UserError(f"{path} could not be written: {e.strerror or e}")
     finally:
@@ -211,6 +217,8 @@ class TokenFile:
             self.dtype, self.count = np.dtype({"uint16": "<u2", "uint32": "<u4"}[header["dtype"]]), int(header["count"])
             self.words, self.bytes, self.mark = header["words"], header["bytes"], header["mark"]
             self.tokenizer, self.corpus, self.segments = header["tokenizer"], header["corpus"], header["segments"]
+            if not all(type(n) is int for n in [self.words, self.bytes, *(n for _, *four in self.segments for n in four)]):
+                raise ValueError
         except OSError as e:
             raise UserError(f"token file {path}: {e.strerror}")
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError):

@@ -23,7 +23,7 @@ import eval
 import losses
 import rollouts
 import run
-from config import AGREEING, CONFIGS, KEYS, UserError, at
+from config import AGREEING, CONFIGS, KEYS, UserError, at, on_signals
 
 # Keys that may differ when a run goes on: they say where things lie and how long to work, not what is learned.
 FREE_ON_RESUME = ("out_dir", "data_dir", "resume", "max_minutes", "baseline", "device", "corpus", "dev", "tokenizer",
@@ -212,22 +212,38 @@ def say_how_long(config, seconds):
 
 
 def resumed_state(config, folder):
-    """The checkpoint to go on from, or None for a new run; UserError if the folder holds a run of another config."""
-    if config.resume == "no" or not (folder / "ckpt.pt").exists():
+    """The checkpoint to go on from, or None for a new run; UserError if it is damaged or the folder holds a run of another config."""
+    state, path = run.last_checkpoint(folder) if config.resume != "no" else (None, None)
+    if not state:
         return None
     found = {**vars(config_module.Config()), **run.read_json(folder / "config.json")}  # a key newer than the run: its default
     differ = [f"{k} = {found[k]!r} there, {getattr(config, k)!r} here" for k in KEYS
               if k not in FREE_ON_RESUME and found[k] != getattr(config, k)]
     if differ:
         raise UserError(f"{folder} holds a run with other settings: {'; '.join(differ)}; choose another --name, or --resume=no")
-    state = run.load_checkpoint(folder / "ckpt.pt")
     if not {"optimizer", "random", "step", "steps", "best", "minutes"} <= state.keys():
-        raise UserError(f"{folder / 'ckpt.pt'} holds weights alone, nothing to go on from; train anew with --resume=no")
+        raise UserError(f"{path} holds weights alone, nothing to go on from; train anew with --resume=no")
+    numbers = [state["best"], state["minutes"], state.get("scale") or 1.0]
+    if not all(type(x) is float for x in numbers) or not 0 < state["step"] <= state["steps"] or found.get("_dtype") not in [*run.DTYPES]:
+        raise UserError(f"{path} or {folder / 'config.json'} is damaged; train anew with --resume=no")
+    path.replace(folder / "ckpt.pt")  # a damaged one must not take the place of the previous
     return state
+
+
+def needed(config, folder, state):
+    """{teacher or init: digest of its best.pt}; UserError if it is another than the run, which goes on from state, was begun with."""
+    found = {name: run.digest(folder.with_name(name) / "best.pt") for name in (*config.teachers, config.init) if name not in ("", "truth")}
+    before = run.read_json(folder / "config.json").get("_needs") or {} if state else {}
+    for name in found:
+        if before.get(name, found[name]) != found[name]:
+            raise UserError(f"{folder} was begun with another {folder.with_name(name) / 'best.pt'} than is there now; put that back, or "
+                            f"train anew with --resume=no")
+    return found
 
 
 # ---------------------------------------------------------------- the loop
 
+@run.alone
 def train(config):
     """Train config's student to the end, or to max_minutes. Everything it leaves is in out_dir/name."""
     started = time.monotonic()
@@ -251,6 +267,7 @@ def train(config):
     init = ready_run(config, config.init, prepared, "init") if config.init else None
     if config.baseline:
         ready_run(config, config.baseline, prepared, "baseline")
+    needs = needed(config, folder, state)
     torch.manual_seed(config.seed)
     lm = run.model_of(config, tokenizer.vocab_size).to(device)
     if init:
@@ -258,19 +275,16 @@ def train(config):
     model = torch.compile(lm) if config.compile else lm
     optimizer = optimizer_of(lm, config)
     steps = config.max_steps or max(1, round(config.epochs * batches.per_epoch))
-    step, best, minutes = 0, math.inf, 0.0
+    step, best, minutes, meter = 0, math.inf, 0.0, run.Meter(device, 0)
     if state:
-        run.put_weights(lm, state["model"], folder / "ckpt.pt")
-        optimizer.load_state_dict(state["optimizer"])
-        run.set_random_state(state["random"])
+        run.put_state(state, lm, optimizer, meter, folder / "ckpt.pt")
         step, best, minutes = state["step"], state["best"], state["minutes"]
-    folder.mkdir(parents=True, exist_ok=True)
     if not state:  # what an earlier run left here is not this one's
-        for name in ("ckpt.pt", "best.pt", "metrics.jsonl", "eval.json", "samples.txt"):
+        for name in ("ckpt.prev.pt", "ckpt.pt", "best.pt", "metrics.jsonl", "eval.json", "samples.txt"):
             (folder / name).unlink(missing_ok=True)
     tokenizer.save(folder / "tokenizer.json")
     loss_path = losses.path(device.type, config.batch_size // config.grad_accum * config.longest, tokenizer.vocab_size)
-    run.write_config(config, dtype, tokenizer, loss_path)
+    run.write_config(config, dtype, tokenizer, loss_path, needs)
     metrics = run.Metrics(folder / "metrics.jsonl", step)
     print(f"\n{config.name}: {config.arch} {lm.num_params() / 1e6:.2f}M parameters, {steps} steps of {config.batch_size} x "
           f"{config.longest} tokens, {steps / batches.per_epoch:.2f} epochs of {prepared.train.words / 1e6:.2f}M words, "
@@ -282,13 +296,13 @@ def train(config):
     def save():
         run.save_checkpoint(folder / "ckpt.pt", {
             "model": lm.state_dict(), "optimizer": optimizer.state_dict(), "random": run.random_state(device),
-            "corpus": prepared.train.corpus, "step": step, "steps": steps, "best": best,
-            "minutes": minutes + (time.monotonic() - started) / 60})
+            "corpus": prepared.train.corpus, "step": step, "steps": steps, "best": best, "meter": meter.state(),
+            "scale": scale and float(scale), "minutes": minutes + (time.monotonic() - started) / 60})
 
     def validation():
         nonlocal best
         with autocast():
-            found = validate(model, lm, teachers, dev_blocks, token_bytes, config.batch_size, config.ensemble)
+            found = validate(model, lm, teachers, dev_blocks, token_bytes, config.batch_size // config.grad_accum, config.ensemble)
         metrics.write(step=step, tokens=step * tokens_a_step, **found)
         say(f"  step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
         if found["val_ce"] < best:
@@ -316,14 +330,16 @@ def train(config):
                   f"{(steps - step) / seen['steps_per_s'] / 60:.1f} minutes left", flush=True)
 
     newline = tokenizer.encode("\n")[0] if config.mark == "line" else None  # in a rollout too `<s>` follows it then
-    params, scale = list(lm.parameters()), torch.tensor(2.0**14, device=device) if dtype == "float16" else None
+    scale = torch.tensor(state and state.get("scale") or 2.0**14, device=device) if dtype == "float16" else None
+    params = list(lm.parameters())
     tokens_a_step, first = config.batch_size * config.longest, step
     bar = tqdm(total=steps, initial=step, disable=not sys.stderr.isatty(), unit="step", leave=False)
     say = tqdm.write if sys.stderr.isatty() else print
     model.train()
     if step == 0:
         validation()
-    meter = run.Meter(device, step)
+        meter.restart(0)
+    caught = run.signals()  # Ctrl-C and SIGTERM wait for the end of the step
     while step < steps:
         logging = (step + 1) % config.log_every == 0 or step + 1 == steps
         lr = learning_rate(config, step, steps)
@@ -338,25 +354,31 @@ def train(config):
             say_how_long(config, meter.seconds() / 10 * (steps - step))
         if logging:
             log(lr)
-        out_of_time = config.max_minutes and (time.monotonic() - started) / 60 >= config.max_minutes
+        stop = bool(caught) or config.max_minutes and (time.monotonic() - started) / 60 >= config.max_minutes
         if step % config.val_every == 0 or step == steps:
             before = time.monotonic()
             validation()
             meter.clock += time.monotonic() - before  # it does not count in tokens_per_s
-        if step % config.val_every == 0 or step % max(1, steps // 10) == 0 or step == steps or out_of_time:
+        if step % config.val_every == 0 or step % max(1, steps // 10) == 0 or step == steps or stop:
             save()
-        if out_of_time and step < steps:
-            print(f"{config.name}: max_minutes is over at step {step} of {steps}; the same command goes on from here")
-            return
+        if stop:
+            break
     bar.close()
+    if caught or step < steps:
+        return run.stop(f"{config.name}: {'interrupted' if caught else 'max_minutes is over'} at step {step} of {steps}", caught)
+    on_signals()
+    (folder / "eval.json").unlink(missing_ok=True)  # of an earlier best.pt, if somebody has looked
     print(f"{config.name}: {steps} steps in {minutes + (time.monotonic() - started) / 60:.1f} minutes; all of it is in {folder}")
     finish(config, folder, device)
 
 
 def finish(config, folder, device):
     """Evaluate a run that has done its steps, once, and show the last table: teachers, baseline and student."""
-    if not (folder / "eval.json").exists():
+    found = folder / "eval.json"
+    if not found.exists() or "sample" not in run.read_json(found):  # its last task
         eval.evaluate(folder, device=device.type)
+    print(f"{folder} holds best.pt, the weights of the lowest val_ce, ckpt.pt, the last ones, metrics.jsonl, eval.json and samples.txt; "
+          f"next:\n  python eval.py {folder} --tasks=sample --prompt='...'\n  python eval.py {folder} --tasks=blimp,supplement --data=DIR")
     names = [(name, "teacher") for name in config.teachers if name != "truth"] + [(config.baseline, "baseline")] * bool(config.baseline)
     rows = [(f"{role} {name}", folder.parent / name) for name, role in names] + [(f"student {config.name}", folder)]
     print("\n" + eval.final_table([(label, run.read_json(f / "eval.json")) for label, f in rows if (f / "eval.json").exists()]))

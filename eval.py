@@ -298,9 +298,9 @@ def final_table(rows):
     """Runs side by side. rows: [(label, contents of its eval.json)]; a line for every figure that one of them has."""
     lines = [["", *(label for label, _ in rows)]]
     for title, path, form in FINAL:
-        found = [functools.reduce(lambda value, key: (value or {}).get(key), path, value) for _, value in rows]
-        if any(x is not None for x in found):
-            lines.append([title, *("-" if x is None else form.format(x) for x in found)])
+        found = [functools.reduce(lambda value, key: value.get(key) if isinstance(value, dict) else None, path, value) for _, value in rows]
+        if any(isinstance(x, float) for x in found):
+            lines.append([title, *(form.format(x) if isinstance(x, float) else "-" for x in found)])
     return table(lines)
 
 
@@ -348,9 +348,7 @@ def evaluate(folder, tasks=(), *, data="", limit=0, which="best", device="auto",
 
 def validated(folder, which):
     """val_ce of best.pt or ckpt.pt as metrics.jsonl has it: the lowest, or the last; None where there is none."""
-    file = folder / "metrics.jsonl"
-    logged = [json.loads(x) for x in (file.read_text().splitlines() if file.exists() else ()) if x.endswith("}")]
-    found = [m["val_ce"] for m in logged if isinstance(m.get("val_ce"), float)] or [None]
+    found = [m["val_ce"] for m in run.read_metrics(folder / "metrics.jsonl") if isinstance(m.get("val_ce"), float)] or [None]
     return min(found) if which == "best" else found[-1]
 
 

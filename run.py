@@ -1,25 +1,37 @@
 """A run's folder and life: config.json, checkpoints, metrics, device and dtype. What is learned is not known here.
 
-    out/NAME/config.json  every key, resolved, with versions and commit     ckpt.pt   the last state, to go on from
+    out/NAME/config.json  every key, resolved, with versions and commit     ckpt.pt, ckpt.prev.pt   the last states, to go on from
              metrics.jsonl  a line a log step                               best.pt   the weights with the lowest val_ce
              tokenizer.json  Hugging Face tokenizers' form                  eval.json, samples.txt   what eval.py found
 
-Every file is written aside, flushed to disk and renamed: what is there is whole. Checkpoints are data: weights_only.
+Every file is written aside, flushed to disk and renamed: what is there is whole. Checkpoints are data: weights_only, and their
+checksums are looked at, so that what a disk spoils later is noticed. `.lock` holds the process id while a run is trained.
 """
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import json
 import math
+import os
 import pathlib
 import platform
+import shlex
 import subprocess
+import sys
 import time
+import zipfile
 
 import numpy as np
 import torch
 
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None
+
 import config as config_module
-from config import UserError
+from config import UserError, on_signals
 from data import Tokenizer, replacing
 from model import LM, ModelConfig
 
@@ -82,16 +94,95 @@ def folder_of(config):
     return pathlib.Path(config.out_dir) / config.name
 
 
-def write_config(config, dtype, tokenizer, loss_path="eager"):
-    """config.json: the keys, and as notes (names with _) what they came to on this machine."""
+def write_config(config, dtype, tokenizer, loss_path="eager", needs=None):
+    """config.json: the keys, and as notes (names with _) what they came to on this machine; needs: digests of teachers and init."""
     commit = None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         git = ["git", "-C", pathlib.Path(__file__).parent, "rev-parse", "HEAD"]
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     notes = {"_dtype": dtype, "_tokenizer": tokenizer.hash, "_vocab_size": tokenizer.vocab_size, "_commit": commit,
              "_versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-             "_loss": loss_path, "_threads": torch.get_num_threads()}
+             "_loss": loss_path, "_threads": torch.get_num_threads(), "_needs": needs or {}}
     write_json(folder_of(config) / "config.json", {**dataclasses.asdict(config), **notes})
+
+
+def digest(path):
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()[:16]
+
+
+# ---------------------------------------------------------------- one process a folder, and how it ends
+
+training = []  # the folders that this process has locked, each of a run that the one before needs
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """The run's folder for this process alone. UserError while another process has it, or if the run needs itself."""
+    if folder in training:
+        chain = " needs ".join(f.name for f in training[training.index(folder):])
+        raise UserError(f"{chain} needs {folder.name}: a run cannot need itself; change teachers, init or baseline")
+    folder.mkdir(parents=True, exist_ok=True)
+    training.append(folder)
+    try:
+        with open(folder / ".lock", "a+") as f:
+            try:
+                if fcntl:
+                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with its process, however that ends
+            except BlockingIOError:
+                f.seek(0)
+                raise UserError(f"{folder} is being trained by process {f.read() or '?'}; wait for it, or choose another --name")
+            except OSError:
+                pass  # a file system without locks
+            f.truncate(0)
+            f.write(str(os.getpid()))
+            f.flush()
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(f.name)
+                    os.removedirs(folder)  # if it is empty: refused before it began
+    finally:
+        training.pop()
+
+
+def alone(train):
+    """train(config) with the run's folder locked; what it lacks memory for is said with the key that would help."""
+    @functools.wraps(train)
+    def guarded(config):
+        try:
+            with locked(folder_of(config)):
+                return train(config)
+        except torch.OutOfMemoryError:
+            B, n = config.batch_size, config.grad_accum
+            more = next((f"--grad_accum={m}" for m in range(n + 1, B + 1) if B % m == 0), "a smaller block_size or model")
+            raise UserError(f"{config.name}: out of memory on the GPU with batch_size {B} in grad_accum {n} pieces; the same results "
+                            f"need less memory with {more}")
+        finally:
+            on_signals()
+    return guarded
+
+
+def signals():
+    """A list that the next Ctrl-C or SIGTERM puts its number into, for a loop to look at after each step; one more ends at once."""
+    caught = []
+
+    def note(number, frame):
+        on_signals()
+        caught.append(number)
+        os.write(2, b"\nfinishing this step, then saving; once more stops at once\n")  # print must not be called in here
+    on_signals(note)
+    return caught
+
+
+def stop(what, caught):
+    """End a run that is to be gone on with, saying how; by KeyboardInterrupt if a signal was caught."""
+    command = shlex.join(["python", *(arg for arg in sys.argv if arg != "--resume=no")])
+    what += f"; the same command goes on from here: {command}"
+    if caught:
+        raise KeyboardInterrupt(caught[0], what)
+    print(what)
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -102,15 +193,23 @@ def model_of(config, vocab_size):
 
 
 def save_checkpoint(path, state):
-    with replacing(path) as f:
-        torch.save(state, f)
+    """Write path whole; what was ckpt.pt becomes ckpt.prev.pt."""
+    with replacing(path, path.with_name("ckpt.prev.pt") if path.name == "ckpt.pt" else None) as f:
+        try:
+            torch.save(state, f)
+        except RuntimeError as e:  # its writer's own complaint hides that the disk is full
+            raise e.__context__ if isinstance(e.__context__, OSError) else e
 
 
 def load_checkpoint(path, device="cpu"):
     """A checkpoint's dict, tensors and plain values only; UserError where the file is damaged or holds code."""
     try:
+        with zipfile.ZipFile(path) as z:
+            if damaged := z.testzip():  # torch.load does not look at checksums
+                raise zipfile.BadZipFile(damaged)
         state = torch.load(path, map_location=device, weights_only=True)
-        if isinstance(state, dict) and isinstance(state.get("model"), dict):
+        if isinstance(state, dict) and isinstance(state.get("model"), dict) and all(
+                type(state.get(key, 0)) is int for key in ("step", "steps")):
             return state
     except (FileNotFoundError, PermissionError, IsADirectoryError) as e:
         raise UserError(f"{path}: {e.strerror or e}")
@@ -119,14 +218,49 @@ def load_checkpoint(path, device="cpu"):
     raise UserError(f"{path}: not a checkpoint of this program")
 
 
+def last_checkpoint(folder):
+    """(state, path) of ckpt.pt, or of ckpt.prev.pt where that is missing or damaged, saying so; (None, None) without both.
+
+    Raises UserError where neither can be read."""
+    paths, errors = [pathlib.Path(folder, name) for name in ("ckpt.pt", "ckpt.prev.pt")], []
+    for path in paths:
+        try:
+            state = load_checkpoint(path)
+            if errors:
+                print(f"{errors[0]}; taking the one before, {path.name}, of step {state.get('step')}")
+            return state, path
+        except UserError as e:
+            errors.append(e)
+    if any(path.exists() for path in paths):
+        raise errors[0] if paths[0].exists() else errors[1]
+    return None, None
+
+
 def put_weights(lm, weights, path):
     """Load a state dict into lm; UserError that names the first tensor that does not fit."""
     own = lm.state_dict()
     for name in {**own, **weights}:
         a, b = own.get(name), weights.get(name)
-        if a is None or not isinstance(b, torch.Tensor) or a.shape != b.shape:
+        if a is None or not isinstance(b, torch.Tensor) or a.shape != b.shape or not b.is_floating_point() or b.is_meta or b.is_sparse:
             raise UserError(f"{path}: {name} does not fit the model of its config (another arch or size?)")
     lm.load_state_dict(weights)
+
+
+def put_state(state, lm, optimizer, meter, path):
+    """Put weights, moments, random state and meter where a checkpoint left them; UserError for what does not fit."""
+    put_weights(lm, state["model"], path)
+    own = optimizer.state_dict()
+    try:
+        for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+            moments = {"step": (), "exp_avg": p.shape, "exp_avg_sq": p.shape}
+            if {k: v.shape for k, v in state["optimizer"]["state"][i].items()} != moments:
+                raise ValueError
+        optimizer.load_state_dict({**own, "state": {i: state["optimizer"]["state"][i] for i in range(i + 1)}})
+        set_random_state(state["random"])
+        if "meter" in state:
+            meter.load(state["meter"])
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as e:
+        raise UserError(f"{path}: its optimizer or random state is damaged ({type(e).__name__}); train anew with --resume=no")
 
 
 def load(path, device="cpu", which="best"):
@@ -139,18 +273,18 @@ def load(path, device="cpu", which="best"):
         raise UserError(f"{folder} is not a run (it has no config.json); train it with distill.py or teacher.py")
     config = config_module.make(folder / "config.json")
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    file = folder / ("best.pt" if which == "best" else "ckpt.pt")
-    if not file.exists():
-        raise UserError(f"{file} is missing: the run has not been validated yet; train on, or use --which=last")
+    file = folder / "best.pt"
+    state, file = (load_checkpoint(file) if file.exists() else None, file) if which == "best" else last_checkpoint(folder)
+    if not state:
+        raise UserError(f"{folder / 'best.pt'} is missing: the run has not been validated yet; train on, or use --which=last")
     lm = model_of(config, tokenizer.vocab_size)
-    put_weights(lm, load_checkpoint(file)["model"], file)
+    put_weights(lm, state["model"], file)
     return lm.to(device).eval(), tokenizer, config
 
 
 def is_finished(folder):
     """True if the run in `folder` has done all its steps."""
-    path = pathlib.Path(folder) / "ckpt.pt"
-    state = load_checkpoint(path) if path.exists() else {}
+    state = last_checkpoint(folder)[0] or {}
     return state.get("step", 0) >= state.get("steps", math.inf)
 
 
@@ -172,6 +306,15 @@ class Meter:
     def __init__(self, device, step):
         self.in_a_row = torch.zeros((), device=device)
         self.restart(step)
+
+    def state(self):
+        """What a checkpoint keeps of it, so that the log line after it is the one that would have been."""
+        return {**vars(self), "clock": self.seconds()}
+
+    def load(self, state):
+        for key, own in {**vars(self)}.items():
+            setattr(self, key, state[key].to(own).reshape(()) if isinstance(own, torch.Tensor) else type(own)(state[key]))
+        self.clock, self.notes = time.monotonic() - self.clock, {k: v.to(self.loss.device) for k, v in self.notes.items()}
 
     def restart(self, step):
         self.loss = self.norm = self.clipped = self.skipped = self.worst = self.end = torch.zeros_like(self.in_a_row)
@@ -200,17 +343,31 @@ class Meter:
         return found
 
 
+def read_metrics(path):
+    """The lines of metrics.jsonl as dicts that have a step; a torn or damaged line is left out."""
+    found = []
+    for line in pathlib.Path(path).read_bytes().split(b"\n")[:-1] if os.path.exists(path) else ():
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(line)
+            found += [value] if isinstance(value, dict) and isinstance(value.get("step"), int) else []
+    return found
+
+
 class Metrics:
     """metrics.jsonl: lines are appended whole; after an interruption the lines beyond the checkpoint are dropped."""
 
     def __init__(self, path, step):
         self.path = pathlib.Path(path)
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        write_text(self.path, "".join(line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step))
-        self.file = open(self.path, "a", buffering=1)
+        write_text(self.path, "".join(json.dumps(m) + "\n" for m in read_metrics(path) if m["step"] <= step))
 
     def write(self, **values):
-        """Append a line; floats with six digits, null for what is not a number (JSON has no nan)."""
+        """Append a line; floats with six digits, null for what is not a number (JSON has no nan). UserError on a full disk."""
         plain = lambda v: [plain(x) for x in v] if isinstance(v, list) else v if not isinstance(v, float) else (
             float(f"{v:.6g}") if math.isfinite(v) else None)
-        self.file.write(json.dumps({k: plain(v) for k, v in values.items()}) + "\n")
+        try:
+            with open(self.path, "a") as f:
+                f.write(json.dumps({k: plain(v) for k, v in values.items()}) + "\n")
+                f.flush()
+                os.fsync(f.fileno())
+        except OSError as e:
+            raise UserError(f"{self.path} could not be written: {e.strerror}")

@@ -16,7 +16,7 @@ import run
 import teacher
 from config import UserError
 
-FILES = {"config.json", "ckpt.pt", "best.pt", "tokenizer.json", "metrics.jsonl", "eval.json", "samples.txt"}
+FILES = {"config.json", "ckpt.pt", "ckpt.prev.pt", "best.pt", "tokenizer.json", "metrics.jsonl", "eval.json", "samples.txt"}
 TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line", n_layer=1, n_head=2, d_model=16,
             d_ff=32, block_size=16, batch_size=4, max_steps=5, lr=1e-2, val_tokens=64, log_every=1)
 SPOILED_LATE = "linear(0: 0.03, 0.4: 0.03, 0.5: 9)"  # a learning rate that undoes in the run's second half what was learned
