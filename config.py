@@ -308,7 +308,9 @@ def help_text(usage):
         left = f"  {f.name}{'*' if f.metadata['schedule'] else ''} = {f.default_factory()!r}"
         words = f.metadata["help"] + (f" ({' | '.join(f.metadata['allowed'])})" if f.metadata["allowed"] else "")
         lines += textwrap.wrap(words, 119, initial_indent=left.ljust(26) + " ", subsequent_indent=" " * 27)
-    lines += ["", "Schedules over the run's progress: \"linear(0: 1, 0.7: 0)\", \"stages(0: 1, 0.5: 2)\"."]
+    lines += ["", "Schedules over the run's progress: \"linear(0: 1, 0.7: 0)\", \"stages(0: 1, 0.5: 2)\". A whole progressive config is",
+              "configs/rkl_full_10m.py:", ""]
+    lines += ["  " + line for line in (CONFIGS / "rkl_full_10m.py").read_text().split("\n\n", 1)[1].splitlines()]
     return "\n".join(lines)
 
 
