@@ -58,6 +58,8 @@ class Config:
     sentences: int = key(400_000, "lines of babytalk to generate", low=1)
     max_words: int = key(0, "words of training text to use, the same share of every file; 0: all", low=0)
     random_offset: bool = key(True, "give each chunk its own offset each epoch")
+    order: str = key("", "simple text first, all of it from half of the run on: domains of short lines, chunks of short lines, "
+                     "or chunks that the first teacher finds likely; empty: no order", ["", "domain", "length", "perplexity"])
     # the model
     arch: str = key("llama", "form of the model", ["llama", "gpt2"])
     n_layer: int = key(16, "layers", low=1)
@@ -263,6 +265,8 @@ def make(path, overrides=()):
                 losses.pull(config.divergence, mix, config.mix_grad)
     except ValueError as e:
         raise UserError(str(e))
+    if config.order == "perplexity" and config.teachers[:1] in ([], ["truth"]):
+        raise UserError("order = perplexity: the first teacher's, which must be a run; name one in teachers, or order by length")
     if "truth" in config.teachers and config.corpus != "babytalk":
         raise UserError("teachers: \"truth\" is known for corpus = babytalk only; name a run instead")
     return config
@@ -306,7 +310,9 @@ def help_text(usage):
         left = f"  {f.name}{'*' if f.metadata['schedule'] else ''} = {f.default_factory()!r}"
         words = f.metadata["help"] + (f" ({' | '.join(f.metadata['allowed'])})" if f.metadata["allowed"] else "")
         lines += textwrap.wrap(words, 119, initial_indent=left.ljust(26) + " ", subsequent_indent=" " * 27)
-    lines += ["", "Schedules over the run's progress: \"linear(0: 1, 0.7: 0)\", \"stages(0: 1, 0.5: 2)\"."]
+    lines += ["", "Schedules over the run's progress: \"linear(0: 1, 0.7: 0)\", \"stages(0: 1, 0.5: 2)\". A whole progressive config is",
+              "configs/rkl_full_10m.py:", ""]
+    lines += ["  " + line for line in (CONFIGS / "rkl_full_10m.py").read_text().split("\n\n", 1)[1].splitlines()]
     return "\n".join(lines)
 
 

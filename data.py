@@ -14,6 +14,7 @@ import hashlib
 import heapq
 import itertools
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -371,6 +372,7 @@ class Batches:
     """
 
     def __init__(self, file, block_size, batch_size, seed, random_offset=True, mark="none"):
+        self.easy = None
         self.tokens, self.T, self.B, self.seed, self.mark = file.tokens, block_size, batch_size, seed, mark
         self.random_offset, self.epoch = random_offset, None
         self.chunks = (file.count - 1 - (block_size - 1 if random_offset else 0)) // block_size
@@ -379,15 +381,36 @@ class Batches:
             raise UserError(f"the corpus has {file.count} tokens, fewer than one batch of {batch_size} x {block_size}; choose a "
                             f"smaller batch_size or block_size, or a larger corpus")
 
-    def batch(self, step, block=None):
-        """block: a divisor of block_size; the same tokens, cut into shorter sequences, (B T / block, block)."""
+    def sort(self, difficulty):
+        """Remember the chunks by their difficulty (chunks,), the easiest first; equal ones in an order of the seed's."""
+        self.easy = np.lexsort((np.random.default_rng((self.seed, 2)).random(self.chunks), difficulty)) * self.T
+
+    def batch(self, step, block=None, progress=1.0):
+        """block: a divisor of block_size; the same tokens, cut into shorter sequences, (B T / block, block). progress: of the
+        run; sorted chunks are drawn at random from the easiest ones, c(t) of all, until c is 1 half way: c(t)^2 rises in a
+        straight line from 0.1^2 (competence, arXiv 1903.09848, eq. 7)."""
         epoch, i = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             rng = np.random.default_rng((self.seed, epoch))
             order = rng.permutation(self.chunks) * self.T  # where the epoch's chunks begin, as they are read
             self.epoch, self.order = epoch, order + (rng.integers(0, self.T, self.chunks) if self.random_offset else 0)
         starts, block = self.order[i * self.B:(i + 1) * self.B], block or self.T
+        if self.easy is not None and progress < 0.5:
+            rng, known = np.random.default_rng((self.seed, step, 2)), math.sqrt(0.01 + 0.99 * progress / 0.5) * self.chunks
+            starts = self.easy[rng.choice(max(self.B, int(known)), self.B, replace=False)]
+            starts = starts + rng.integers(0, self.T, self.B) * self.random_offset
         return cut(self.tokens, (starts[:, None] + np.arange(0, self.T, block)).ravel(), block, self.mark)
+
+
+def tokens_a_line(by, file, chunks, T, newline):
+    """(chunks,) the mean tokens of a line, of each chunk of T tokens or, by "domain", of the whole domain that it begins in."""
+    if by == "length":
+        return T / (1 + (file.tokens[:chunks * T].reshape(chunks, T) == newline).sum(1))
+    if len(file.segments) < 2:
+        raise UserError("order = domain: the corpus has one domain only; order by length or perplexity")
+    means = np.array([(stop - start) / (1 + np.count_nonzero(file.tokens[start:stop] == newline))
+                      for _, start, stop, *_ in file.segments])
+    return means[np.searchsorted([start for _, start, *_ in file.segments], np.arange(chunks) * T, side="right") - 1]
 
 
 def cut(tokens, starts, T, mark):

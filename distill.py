@@ -13,7 +13,9 @@ import math
 import sys
 import time
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 import babytalk
@@ -80,6 +82,20 @@ def load_teacher(config, name, prepared, device, low):
         raise UserError(f"teacher {name} is a GPT-2 of block_size {its.longest}, too short for block_size = {config.longest}")
     # it is only read: in low precision half the memory, and no casting every step
     return Teacher(lm.requires_grad_(False).to(low), compiled=config.compile)
+
+
+@torch.no_grad()
+def difficulty(config, batches, file, teachers, newline, device, autocast):
+    """(chunks,) what `order` sorts the corpus's chunks by: tokens a line, or the first teacher's nats a token (it reads all)."""
+    if config.order != "perplexity":
+        return torch.from_numpy(data.tokens_a_line(config.order, file, batches.chunks, batches.T, newline))
+    nats = torch.empty(batches.chunks)
+    for some in tqdm(np.array_split(np.arange(batches.chunks), batches.per_epoch), desc=f"{config.teachers[0]} reads", disable=None):
+        x, y = (t.to(device) for t in data.cut(file.tokens, some * batches.T, batches.T, config.mark))
+        with autocast():
+            h, W = teachers[0].outputs(x)
+            nats[some] = torch.stack([F.cross_entropy((h_i @ W.T).float(), y_i) for h_i, y_i in zip(h, y)]).cpu()
+    return nats
 
 
 # ---------------------------------------------------------------- pieces of the loop
@@ -268,6 +284,10 @@ def train(config):
     if config.baseline:
         ready_run(config, config.baseline, prepared, "baseline")
     needs = needed(config, folder, state)
+    newline, hard = tokenizer.encode("\n")[0], state and state.get("difficulty")
+    if config.order:
+        hard = hard if state else difficulty(config, batches, prepared.train, teachers, newline, device, autocast)
+        batches.sort(hard.numpy())
     torch.manual_seed(config.seed)
     lm = run.model_of(config, tokenizer.vocab_size).to(device)
     if init:
@@ -296,7 +316,7 @@ def train(config):
     def save():
         run.save_checkpoint(folder / "ckpt.pt", {
             "model": lm.state_dict(), "optimizer": optimizer.state_dict(), "random": run.random_state(device),
-            "corpus": prepared.train.corpus, "step": step, "steps": steps, "best": best, "meter": meter.state(),
+            "corpus": prepared.train.corpus, "difficulty": hard, "step": step, "steps": steps, "best": best, "meter": meter.state(),
             "scale": scale and float(scale), "minutes": minutes + (time.monotonic() - started) / 60})
 
     def validation():
@@ -329,7 +349,7 @@ def train(config):
             print(f"  step {step}/{steps} loss {line['loss']:.4f} ce {line['ce']:.4f} {line['tokens_per_s']:.0f} tokens/s, "
                   f"{(steps - step) / seen['steps_per_s'] / 60:.1f} minutes left", flush=True)
 
-    newline = tokenizer.encode("\n")[0] if config.mark == "line" else None  # in a rollout too `<s>` follows it then
+    mark_after = newline if config.mark == "line" else None  # in a rollout too `<s>` follows it then
     scale = torch.tensor(state and state.get("scale") or 2.0**14, device=device) if dtype == "float16" else None
     params = list(lm.parameters())
     tokens_a_step, first = config.batch_size * config.longest, step
@@ -343,9 +363,9 @@ def train(config):
     while step < steps:
         logging = (step + 1) % config.log_every == 0 or step + 1 == steps
         lr = learning_rate(config, step, steps)
-        x, y = (t.to(device, non_blocking=True) for t in batches.batch(step, int(at(config.block_size, step / steps))))
+        x, y = (t.to(device, non_blocking=True) for t in batches.batch(step, int(at(config.block_size, step / steps)), step / steps))
         loss, stats = forward_backward(model, lm, teachers, x, known_to_all(teachers, x, y), config, step / steps, autocast, scale,
-                                       logging, rollouts.draws(config, step, step / steps, x.shape), newline)
+                                       logging, rollouts.draws(config, step, step / steps, x.shape), mark_after)
         norm, bad, scale = update(optimizer, params, loss, lr, config.grad_clip or math.inf, scale)
         step += 1
         meter.add(step, loss, norm, norm > (config.grad_clip or math.inf), bad, stats)

@@ -132,19 +132,28 @@ def check_mix(divergence, mix, mix_grad):
 
 # ---------------------------------------------------------------- one chunk: values and gradient to the logits
 
+def shifted(z):
+    """z less its largest, where what follows is compiled: log_softmax at several temperatures then looks for it once."""
+    return z - z.amax(-1, keepdim=True) if torch.compiler.is_compiling() else z
+
+
 def log_softmax(z):
-    """log of softmax over V."""
+    """log of softmax over V of shifted logits."""
     if torch.compiler.is_compiling():  # written out, so that the fused loop keeps two numbers a row and no (n, V) buffer
-        z = z - z.amax(-1, keepdim=True)
         return z - z.exp().sum(-1, keepdim=True).log()
     return F.log_softmax(z, -1)
+
+
+def exp_(log):
+    """exp in place, by way of 2^x: the exp that torch calls on a CPU can take three times as long, fresh memory adds to it."""
+    return log.mul_(1 / math.log(2)).exp2_()
 
 
 def teacher_log_probs(z_ps, tau, ensemble):
     """log p_tau (n, V) of one or several teachers' logits: of their mean (geometric mean of the p's), or of the p's mean."""
     if len(z_ps) == 1 or ensemble == "logits":
-        return log_softmax(sum(z_ps) / (len(z_ps) * tau))
-    return torch.stack([log_softmax(z / tau) for z in z_ps]).logsumexp(0) - math.log(len(z_ps))
+        return log_softmax(shifted(functools.reduce(torch.add, z_ps) / (len(z_ps) * tau)))
+    return torch.stack([log_softmax(shifted(z / tau)) for z in z_ps]).logsumexp(0) - math.log(len(z_ps))
 
 
 def rows_and_gradient(rows, log_q):
@@ -167,23 +176,23 @@ def chunk_terms(z_q, z_ps, labels, ce_weight, d_weight, tau, mix, *, divergence,
     subtracts.
     """
     logits, full = z_q, torch.promote_types(z_q.dtype, torch.float32)
-    z_q, z_ps = z_q.to(full), [z.to(full) for z in z_ps]
+    z_q, z_ps = shifted(z_q.to(full)), [z.to(full) for z in z_ps]
     ce = d = entropy_q = entropy_p = z_q.new_zeros(len(z_q))
     dz = None
     log_q = log_softmax(z_q) if with_ce or tau_is_1 else None
     if with_ce:
         ce = -log_q.gather(1, labels[:, None])[:, 0]
         if with_gradient:
-            dz = log_q.exp().mul_(ce_weight[:, None])
+            dz = exp_(log_q.clone() if tau_is_1 else log_q).mul_(ce_weight[:, None])
     if z_ps:
         log_p = teacher_log_probs(z_ps, tau, ensemble)
         if masked:  # what the caller has ruled out is out in both; both sides get the same floor there, so it adds 0 to D
             out = ~(log_p > -math.inf)  # also nan, where all is ruled out
-            log_q = log_softmax((z_q / tau).masked_fill(out, torch.finfo(full).min / 2)).masked_fill(out, LOG_FLOOR)
+            log_q = log_softmax(shifted((z_q / tau).masked_fill(out, torch.finfo(full).min / 2))).masked_fill(out, LOG_FLOOR)
             log_p = log_p.masked_fill(out, LOG_FLOOR)
         elif not tau_is_1:
             log_q = log_softmax(z_q / tau)
-        log_p = log_p.clamp_min(LOG_FLOOR)
+        log_p = log_p.clamp_min_(LOG_FLOOR)
 
         def rows(log_q):
             if not mixed:
@@ -192,14 +201,14 @@ def chunk_terms(z_q, z_ps, labels, ce_weight, d_weight, tau, mix, *, divergence,
 
         if with_gradient:
             d, gradient = rows_and_gradient(rows, log_q)
-            q = log_q.exp()
-            gradient.addcmul_(q, gradient.sum(-1, keepdim=True), value=-1)  # back through log_softmax
-            gradient.mul_((d_weight / tau)[:, None])
-            dz = gradient if dz is None else dz.add_(gradient)
         else:
             d = rows(log_q)
         if with_entropies:
             entropy_q, entropy_p = (-(log.exp() * log).sum(-1) for log in (log_q, log_p))
+        if with_gradient:
+            gradient.addcmul_(exp_(log_q), gradient.sum(-1, keepdim=True), value=-1)  # back through log_softmax
+            gradient.mul_((d_weight / tau)[:, None])
+            dz = gradient if dz is None else dz.add_(gradient)
     if with_gradient:
         logits.copy_(dz)
     return torch.stack([ce, d, entropy_q, entropy_p])

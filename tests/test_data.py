@@ -9,7 +9,7 @@ import corpora
 import data
 from config import UserError
 from corpora import CLEAN, clean
-from data import Batches, TokenFile, Tokenizer, eval_blocks, prepare
+from data import Batches, TokenFile, Tokenizer, eval_blocks, prepare, tokens_a_line
 
 
 @pytest.fixture
@@ -251,6 +251,31 @@ def test_labels_are_the_next_tokens_and_never_the_mark():
             assert torch.equal(torch.where(y[:, :-1] == -100, 1, y[:, :-1]), x[:, 1:])  # x is <s> and then y, shifted
         else:
             assert torch.equal(torch.where(y[:, :-1] == -100, 1, y[:, :-1]), x[:, 1:]) and (x == 1).any()
+
+
+def test_order_draws_from_the_easiest_until_half_way():
+    batches, plain = Batches(Stream(4010), 8, 5, 7), Batches(Stream(4010), 8, 5, 7)
+    hardness = np.random.default_rng(0).permutation(batches.chunks)
+    batches.sort(hardness)
+    for progress in (0.0, 0.1, 0.3, 0.49):
+        drawn = np.concatenate([hardness[(batches.batch(step, None, progress)[0][:, 0].numpy() - 3) // 8] for step in range(400)])
+        share = (0.01 + 0.99 * progress / 0.5) ** 0.5
+        assert drawn.max() < share * batches.chunks and len(set(drawn)) > 0.9 * share * batches.chunks
+    for step in (0, 7):
+        assert torch.equal(batches.batch(step, None, 0.5)[0], plain.batch(step)[0])  # the full mix is the usual order
+        assert torch.equal(batches.batch(step, 4, 0.2)[0].view(5, 8), batches.batch(step, None, 0.2)[0])
+        assert len(set(batches.batch(step, None, 0.0)[0][:, 0].tolist())) == 5
+
+
+def test_tokens_a_line_of_chunks_and_of_domains():
+    file = Stream(64)
+    file.tokens = np.array(([7, 2] * 8 + [7, 7, 7, 2] * 4 + [7] * 8 + [7, 2] * 4 + [7] * 16), dtype=np.uint16)  # 2 is the newline
+    file.segments = [["short", 0, 32, 0, 0], ["long", 32, 64, 0, 0]]
+    assert tokens_a_line("length", file, 7, 8, 2).tolist() == [8 / 5, 8 / 5, 8 / 3, 8 / 3, 8, 8 / 5, 8]
+    assert tokens_a_line("domain", file, 7, 8, 2).tolist() == [32 / 13] * 4 + [32 / 5] * 3
+    file.segments = file.segments[:1]
+    with pytest.raises(UserError, match="one domain only"):
+        tokens_a_line("domain", file, 7, 8, 2)
 
 
 def test_eval_blocks():

@@ -3,6 +3,7 @@ import copy
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -769,12 +770,12 @@ def test_each_switch_changes_what_it_should_and_nothing_else(tiny, first, monkey
     """Same seed: the corpus batches and the first validation are the same whatever is switched on; the weights are not."""
     trained(tiny("coach")), trained(tiny("first"))
     seen, batch = {}, data.Batches.batch
-    monkeypatch.setattr(data.Batches, "batch", lambda self, step, block=None: seen.setdefault(name, []).append(
-        batch(self, step)[0]) or batch(self, step, block))
+    monkeypatch.setattr(data.Batches, "batch", lambda self, step, block=None, progress=1.0: seen.setdefault(name, []).append(
+        batch(self, step)[0]) or batch(self, step, block, progress))
     plain = dict(teachers=["coach"], init="first", alpha=0.3, max_steps=8)
     switches = {"plain": {}, "mix": dict(mix=0.8), "mix_grad": dict(mix=0.8, mix_grad=True), "step": dict(reduction="step"),
                 "stages": dict(block_size="stages(0: 4, 0.5: 16)"), "tau": dict(tau="linear(0: 2, 1: 1)"),
-                "gkd": dict(on_policy=0.5, prompt_len=4), "mixed": dict(on_policy=0.5, prompt_len=4, rollout_mix=0.5),
+                "order": dict(order="length"), "gkd": dict(on_policy=0.5, prompt_len=4), "mixed": dict(on_policy=0.5, prompt_len=4, rollout_mix=0.5),
                 "reinforce": dict(on_policy=0.5, prompt_len=4, rollout_loss="reinforce"),
                 "single": dict(on_policy=0.5, prompt_len=4, rollout_loss="single_step"),
                 "normed": dict(on_policy=0.5, prompt_len=4, rollout_loss="single_step", length_norm=True)}
@@ -796,6 +797,44 @@ def test_short_blocks_are_the_same_tokens(tiny):
     assert short_x.shape == (16, 4) and torch.equal(short_x.view(4, 16), x) and torch.equal(short_y.view(4, 16), y)
     marked = data.Batches(data.prepare(settings).train, 16, 4, 0, True, "block").batch(3, 4)[0]
     assert (marked[:, 0] == data.Tokenizer.bos_id).all()
+
+
+@pytest.mark.parametrize("order", ["length", "perplexity"])
+def test_simple_text_comes_first_also_in_a_run_that_goes_on(tiny, tmp_path, monkeypatch, order):
+    """The first batches' chunks are the easiest by what the order says; broken off and gone on with, the same bits."""
+    tiny("coach")
+    keys = dict(teachers=["coach"], order=order, max_steps=10, val_every=3, random_offset=False)
+    seen, batch = [], data.Batches.batch
+    monkeypatch.setattr(data.Batches, "batch", lambda self, *a: seen.append(batch(self, *a)) or seen[-1])
+    whole = trained(tiny("whole", **keys))
+    prepared, settings = data.prepare(tiny("whole", **keys)), tiny("parts", **keys)
+    x, y = data.cut(prepared.train.tokens, np.arange((prepared.train.count - 1) // 16) * 16, 16, "line")
+    coach, newline = run.load(tmp_path / "out/coach")[0], prepared.tokenizer.encode("\n")[0]
+
+    def hardness(x, y):
+        if order == "length":
+            return 16 / (1 + (x == newline).sum(1))
+        with torch.no_grad():
+            ce = F.cross_entropy(coach.logits(coach(x)).transpose(1, 2), y, reduction="none")
+        return ce.sum(1) / (y != -100).sum(1)
+    levels = hardness(x, y).sort().values
+    for step, (x, y) in enumerate(seen[-10:]):
+        share = min(1, math.sqrt(0.01 + 0.99 * step / 10 / 0.5))
+        assert hardness(x, y).max() <= levels[max(3, math.ceil(share * len(levels)) - 1)] + 1e-5, step
+    late = max(hardness(*batch).max() for batch in seen[-5:])
+    assert hardness(*seen[-10]).mean() < levels.mean() and late > levels[len(levels) // 2]
+    add = run.Meter.add
+
+    def fail(self, step, *rest):
+        if step == 5:
+            raise RuntimeError("the power went off")
+        add(self, step, *rest)
+    monkeypatch.setattr(run.Meter, "add", fail)
+    with pytest.raises(RuntimeError, match="power"):
+        distill.train(settings)
+    monkeypatch.setattr(run.Meter, "add", add)
+    parts = trained(settings)
+    assert same(weights(parts), weights(whole)) and without_speed(lines(parts)) == without_speed(lines(whole))
 
 
 def test_the_step_wise_curve_is_logged(tiny):
