@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import difflib
 import json
+import os
 import pathlib
 import re
 import signal
@@ -330,7 +331,8 @@ def on_signals(act=interrupt):
 
 def run_main(main):
     """Call main(argv). One line on stderr ends a UserError, exit code 2, and Ctrl-C or SIGTERM, 130 or 143."""
-    on_signals()
+    if "RANK" not in os.environ:  # a rank that waits for others must end at once, by the system's own hand
+        on_signals()
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt as e:

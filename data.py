@@ -12,6 +12,7 @@ import collections
 import contextlib
 import hashlib
 import heapq
+import io
 import itertools
 import json
 import math
@@ -178,6 +179,9 @@ class Tokenizer:
 def replacing(path, previous=None):
     """A binary file that becomes `path` when the block ends without an error; until then path is what it was, then `previous`."""
     path = pathlib.Path(path)
+    if os.environ.get("RANK", "0") != "0":  # of several processes that train together the first alone writes
+        yield io.BytesIO()
+        return
     aside = path.with_name(f".{path.name}.tmp")
     try:
         with open(aside, "wb") as f:

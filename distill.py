@@ -8,6 +8,7 @@ Data are prepared and missing teachers are trained first. What comes out lies in
 last table on the screen shows teacher, baseline and student side by side.
 """
 import collections
+import contextlib
 import dataclasses
 import math
 import sys
@@ -148,32 +149,33 @@ def loss_on_rollout(model, lm, teachers, x, y, rollout, coefficients, config, pr
 def forward_backward(model, lm, teachers, x, y, config, progress, autocast, scale, logging, uniforms=None, newline=None):
     """Gradients of the loss on x, y (B, T), times scale if there is one (fp16), grad_accum pieces after one another.
 
-    uniforms: the draws of a rollout. Returns the loss and, if logging or on rollouts, what the log shows of it: means over all valid positions.
+    uniforms: the draws of a rollout. Each of several ranks takes its own rows of all these. Returns the loss and, if logging or on
+    rollouts, what the log shows of it: means over all valid positions, of all ranks.
     """
     count = lambda y: (y != -100).sum(0 if config.reduction == "step" else (0, 1))  # of the whole step: (T,) or a number
-    cut = lambda t: t.chunk(config.grad_accum)
-    x, counts, loss, means = cut(x), count(y), 0, collections.Counter()
+    cut = lambda t: run.mine(t).chunk(config.grad_accum)
+    x, counts, loss, means, seen = cut(x), count(y), 0, collections.Counter(), {}
     y, positions = cut(y), counts
     if uniforms is not None:
         with autocast():
             parts = [rollouts.sample(lm, teachers, x_i, config.prompt_len, at(config.rollout_mix, progress), u, config.ensemble,
                                      newline) for x_i, u in zip(x, cut(uniforms))]
-        whole = rollouts.Rollout(*map(torch.cat, zip(*parts)))
+        whole = rollouts.Rollout(*map(run.gathered, map(torch.cat, zip(*parts))))
         positions, (coefficients, seen) = count(whole.y), rollouts.weigh(whole, config)
-        means.update(seen)
         coefficients = cut(coefficients)
     for i, (x_i, y_i) in enumerate(zip(x, y)):
-        with autocast():
+        with autocast(), model.no_sync() if run.WORLD > 1 and i + 1 < config.grad_accum else contextlib.nullcontext():
             given = (model, lm, teachers, x_i, y_i)
             part, stats = loss_on(*given, config, progress, counts, logging) if uniforms is None else loss_on_rollout(
                 *given, parts[i], coefficients[i], config, progress, counts, positions, logging)
-        (part if scale is None else part * scale).backward()
+        (part * (run.WORLD if scale is None else scale * run.WORLD)).backward()  # the ranks' gradients are averaged
         loss = loss + part.detach()
-        shares = (y_i != -100).sum() / counts.sum(), ((y_i if uniforms is None else parts[i].y) != -100).sum() / positions.sum()
+        here = (y_i if uniforms is None else parts[i].y) != -100  # of the positions that D is taken at
+        shares = {"ce": (y_i != -100).sum() / counts.sum(), "per_step": here.sum(0) / positions.clamp_min(1)}
         for key in stats if teachers else stats and ["ce"]:
-            if key != "per_step" or config.reduction == "step":
-                means[key] = means[key] + stats[key] * shares[key != "ce"]
-    return loss, dict(means)
+            if stats[key] is not None and (key != "per_step" or config.reduction == "step"):
+                means[key] = means[key] + stats[key] * shares.get(key, here.sum() / positions.sum())
+    return run.summed(loss), {key: run.summed(value) for key, value in means.items()} | seen
 
 
 def update(optimizer, params, loss, lr, clip, scale):
@@ -264,16 +266,17 @@ def train(config):
     """Train config's student to the end, or to max_minutes. Everything it leaves is in out_dir/name."""
     started = time.monotonic()
     folder, device = run.folder_of(config), run.device_of(config)
-    state = resumed_state(config, folder)
+    run.join_ranks(config, device)
+    state = run.in_turn(lambda: resumed_state(config, folder))
     if state and state["step"] >= state["steps"]:
         print(f"{folder} is finished ({state['step']} steps); --resume=no trains it anew")
-        return finish(config, folder, device)
+        return run.RANK or finish(config, folder, device)
     # a resumed run keeps the dtype that it was begun with, on whatever machine
     dtype = run.read_json(folder / "config.json")["_dtype"] if state else run.dtype_of(config, device)
     autocast = lambda: run.autocast(dtype, device)
 
     # data, teachers, student
-    prepared = data.prepare(config)
+    prepared = run.in_turn(lambda: data.prepare(config))
     tokenizer, token_bytes = prepared.tokenizer, prepared.tokenizer.token_bytes
     if state and state.get("corpus", prepared.train.corpus) != prepared.train.corpus:
         raise UserError(f"{folder} was begun on another text than corpus = {config.corpus!r} is now; --resume=no trains anew")
@@ -292,14 +295,17 @@ def train(config):
     lm = run.model_of(config, tokenizer.vocab_size).to(device)
     if init:
         run.put_weights(lm, run.load_checkpoint(init / "best.pt")["model"], init)
-    model = torch.compile(lm) if config.compile else lm
+    if run.RANK:
+        torch.manual_seed(config.seed + run.RANK)  # dropout draws anew on each
+    model = torch.nn.parallel.DistributedDataParallel(lm) if run.WORLD > 1 else lm
+    model = torch.compile(model) if config.compile else model
     optimizer = optimizer_of(lm, config)
     steps = config.max_steps or max(1, round(config.epochs * batches.per_epoch))
     step, best, minutes, meter = 0, math.inf, 0.0, run.Meter(device, 0)
     if state:
         run.put_state(state, lm, optimizer, meter, folder / "ckpt.pt")
         step, best, minutes = state["step"], state["best"], state["minutes"]
-    if not state:  # what an earlier run left here is not this one's
+    if not state and not run.RANK:  # what an earlier run left here is not this one's
         for name in ("ckpt.prev.pt", "ckpt.pt", "best.pt", "metrics.jsonl", "eval.json", "samples.txt"):
             (folder / name).unlink(missing_ok=True)
     tokenizer.save(folder / "tokenizer.json")
@@ -315,7 +321,7 @@ def train(config):
 
     def save():
         run.save_checkpoint(folder / "ckpt.pt", {
-            "model": lm.state_dict(), "optimizer": optimizer.state_dict(), "random": run.random_state(device),
+            "model": lm.state_dict(), "optimizer": optimizer.state_dict(), "random": run.random_states(device),
             "corpus": prepared.train.corpus, "difficulty": hard, "step": step, "steps": steps, "best": best, "meter": meter.state(),
             "scale": scale and float(scale), "minutes": minutes + (time.monotonic() - started) / 60})
 
@@ -353,7 +359,7 @@ def train(config):
     scale = torch.tensor(state and state.get("scale") or 2.0**14, device=device) if dtype == "float16" else None
     params = list(lm.parameters())
     tokens_a_step, first = config.batch_size * config.longest, step
-    bar = tqdm(total=steps, initial=step, disable=not sys.stderr.isatty(), unit="step", leave=False)
+    bar = tqdm(total=steps, initial=step, disable=not sys.stderr.isatty() or run.RANK > 0, unit="step", leave=False)
     say = tqdm.write if sys.stderr.isatty() else print
     model.train()
     if step == 0:
@@ -374,7 +380,10 @@ def train(config):
             say_how_long(config, meter.seconds() / 10 * (steps - step))
         if logging:
             log(lr)
-        stop = bool(caught) or config.max_minutes and (time.monotonic() - started) / 60 >= config.max_minutes
+        over = config.max_minutes and (time.monotonic() - started) / 60 >= config.max_minutes
+        stop = caught[0] if caught else int(over)
+        if run.WORLD > 1:  # they stop together, and are asked now and then, for asking waits for the device
+            stop = int(run.summed(torch.tensor(stop, device=device), "MAX")) if step % 10 == 0 else 0
         if step % config.val_every == 0 or step == steps:
             before = time.monotonic()
             validation()
@@ -384,12 +393,12 @@ def train(config):
         if stop:
             break
     bar.close()
-    if caught or step < steps:
-        return run.stop(f"{config.name}: {'interrupted' if caught else 'max_minutes is over'} at step {step} of {steps}", caught)
+    if stop > 1 or step < steps:
+        return run.stop(f"{config.name}: {'interrupted' if stop > 1 else 'max_minutes is over'} at step {step} of {steps}", stop)
     on_signals()
     (folder / "eval.json").unlink(missing_ok=True)  # of an earlier best.pt, if somebody has looked
     print(f"{config.name}: {steps} steps in {minutes + (time.monotonic() - started) / 60:.1f} minutes; all of it is in {folder}")
-    finish(config, folder, device)
+    run.in_turn(lambda: run.RANK or finish(config, folder, device))
 
 
 def finish(config, folder, device):

@@ -7,8 +7,10 @@
 Every file is written aside, flushed to disk and renamed: what is there is whole. Checkpoints are data: weights_only, and their
 checksums are looked at, so that what a disk spoils later is noticed. `.lock` holds the process id while a run is trained.
 """
+import atexit
 import contextlib
 import dataclasses
+import datetime
 import functools
 import hashlib
 import json
@@ -24,6 +26,7 @@ import zipfile
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 try:
     import fcntl
@@ -46,7 +49,7 @@ def device_of(config):
     name = config.device if config.device != "auto" else next(d for d in ("cuda", "mps", "cpu") if there[d])
     if not there[name]:
         raise UserError(f"device = {name!r} is not on this machine; use --device=auto")
-    return torch.device(name)
+    return torch.device(name, int(os.environ.get("LOCAL_RANK", 0)) if name == "cuda" and WORLD > 1 else None)
 
 
 def dtype_of(config, device):
@@ -64,6 +67,56 @@ def dtype_of(config, device):
 def autocast(dtype, device):
     """The context in which matrix products run in `dtype` (a name) on `device`."""
     return torch.autocast(device.type, DTYPES[dtype]) if dtype != "float32" else contextlib.nullcontext()
+
+
+# ---------------------------------------------------------------- ranks: the processes that torchrun starts
+
+RANK, WORLD = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+
+
+def join_ranks(config, device):
+    """Meet the other processes that torchrun started. The first one writes and speaks; one that is killed ends them all.
+
+    Raises UserError where the batch does not split among them."""
+    if config.batch_size % (WORLD * config.grad_accum):
+        raise UserError(f"batch_size {config.batch_size} does not split into {WORLD} ranks times grad_accum {config.grad_accum}")
+    if WORLD > 1 and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the addresses of those that died are in the store still
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=RANK, world_size=WORLD, store=dist.PrefixStore(
+            attempt, next(dist.rendezvous("env://"))[0]), timeout=datetime.timedelta(days=1))
+        atexit.register(dist.destroy_process_group)
+        if RANK:
+            sys.stdout = open(os.devnull, "w")
+
+
+def in_turn(f):
+    """f() of the first rank, and only then of the others: what it has written they find."""
+    found = f() if RANK == 0 else None
+    if WORLD > 1:
+        dist.barrier()
+    return f() if RANK else found
+
+
+def mine(t):
+    """This rank's share of the rows of a batch's tensor."""
+    return t.chunk(WORLD)[RANK]
+
+
+def summed(t, how="SUM"):
+    """The sum (or MAX) of a tensor over the ranks."""
+    if WORLD > 1:
+        dist.all_reduce(t := t.detach().clone(), getattr(dist.ReduceOp, how))
+    return t
+
+
+def gathered(t):
+    """The rows (B / ranks, ...) of all ranks, in their order: (B, ...)."""
+    if WORLD == 1:
+        return t
+    dist.all_gather(parts := [torch.empty_like(t) for _ in range(WORLD)], t.contiguous())
+    return torch.cat(parts)
 
 
 # ---------------------------------------------------------------- files
@@ -122,6 +175,9 @@ def locked(folder):
     if folder in training:
         chain = " needs ".join(f.name for f in training[training.index(folder):])
         raise UserError(f"{chain} needs {folder.name}: a run cannot need itself; change teachers, init or baseline")
+    if RANK:  # the first has it
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     training.append(folder)
     try:
@@ -176,12 +232,12 @@ def signals():
     return caught
 
 
-def stop(what, caught):
-    """End a run that is to be gone on with, saying how; by KeyboardInterrupt if a signal was caught."""
+def stop(what, number):
+    """End a run that is to be gone on with, saying how; by KeyboardInterrupt if it was a signal's number that ended it."""
     command = shlex.join(["python", *(arg for arg in sys.argv if arg != "--resume=no")])
     what += f"; the same command goes on from here: {command}"
-    if caught:
-        raise KeyboardInterrupt(caught[0], what)
+    if number > 1:
+        raise KeyboardInterrupt(number, what)
     print(what)
 
 
@@ -288,11 +344,16 @@ def is_finished(folder):
     return state.get("step", 0) >= state.get("steps", math.inf)
 
 
-def random_state(device):
-    return {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if device.type == "cuda" else {})}
+def random_states(device):
+    """The state of the random numbers of each rank."""
+    own = {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if device.type == "cuda" else {})}
+    if WORLD > 1:
+        dist.all_gather_object(states := [None] * WORLD, own)
+    return states if WORLD > 1 else [own]
 
 
-def set_random_state(state):
+def set_random_state(states):
+    state = states[RANK % len(states)]
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
@@ -365,9 +426,10 @@ class Metrics:
         plain = lambda v: [plain(x) for x in v] if isinstance(v, list) else v if not isinstance(v, float) else (
             float(f"{v:.6g}") if math.isfinite(v) else None)
         try:
-            with open(self.path, "a") as f:
+            with open(self.path if RANK == 0 else os.devnull, "a") as f:
                 f.write(json.dumps({k: plain(v) for k, v in values.items()}) + "\n")
                 f.flush()
-                os.fsync(f.fileno())
+                if RANK == 0:
+                    os.fsync(f.fileno())
         except OSError as e:
             raise UserError(f"{self.path} could not be written: {e.strerror}")

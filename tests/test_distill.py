@@ -790,6 +790,18 @@ def test_each_switch_changes_what_it_should_and_nothing_else(tiny, first, monkey
     assert not [(a, b) for i, a in enumerate(names) for b in names[:i] if same(found[a][0], found[b][0])]
 
 
+@pytest.mark.parametrize("rollout_loss", ["token", "single_step"])
+def test_all_switches_together_run_to_the_end(tiny, first, rollout_loss):
+    folder = trained(tiny("full", teachers=["coach"], init="first", alpha=0.3, max_steps=8, grad_accum=2, reduction="step", mix=0.9,
+                          block_size="stages(0: 8, 0.3: 16)", tau="linear(0: 2, 0.7: 1)", order="length", prompt_len=4,
+                          on_policy="linear(0: 0.2, 1: 0.8)", rollout_mix="linear(0: 0.5, 1: 0.1)", rollout_loss=rollout_loss,
+                          length_norm=rollout_loss == "single_step"))
+    found = lines(folder, "loss")
+    assert len(found) == 8 and 0 < sum("rollout_kl" in m for m in found) < 8
+    assert all(len(m["per_step"]) == (8 if m["step"] <= 3 else 16) for m in found if "per_step" in m)
+    assert all("per_step" in m for m in found if "rollout_kl" not in m or rollout_loss == "token")
+
+
 def test_short_blocks_are_the_same_tokens(tiny):
     settings = tiny(block_size="stages(0: 4, 0.5: 16)")
     batches = data.Batches(data.prepare(settings).train, settings.longest, 4, 0, True, "line")
