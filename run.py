@@ -259,7 +259,7 @@ def put_state(state, lm, optimizer, meter, path):
         set_random_state(state["random"])
         if "meter" in state:
             meter.load(state["meter"])
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as e:
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as e:
         raise UserError(f"{path}: its optimizer or random state is damaged ({type(e).__name__}); train anew with --resume=no")
 
 
