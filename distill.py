@@ -230,17 +230,6 @@ def resumed_state(config, folder):
     return state
 
 
-def needed(config, folder, state):
-    """{teacher or init: digest of its best.pt}; UserError if it is another than the run, which goes on from state, was begun with."""
-    found = {name: run.digest(folder.with_name(name) / "best.pt") for name in (*config.teachers, config.init) if name not in ("", "truth")}
-    before = run.read_json(folder / "config.json").get("_needs") or {} if state else {}
-    for name in found:
-        if before.get(name, found[name]) != found[name]:
-            raise UserError(f"{folder} was begun with another {folder.with_name(name) / 'best.pt'} than is there now; put that back, or "
-                            f"train anew with --resume=no")
-    return found
-
-
 # ---------------------------------------------------------------- the loop
 
 @run.alone
@@ -253,7 +242,8 @@ def train(config):
         print(f"{folder} is finished ({state['step']} steps); --resume=no trains it anew")
         return finish(config, folder, device)
     # a resumed run keeps the dtype that it was begun with, on whatever machine
-    dtype = run.read_json(folder / "config.json")["_dtype"] if state else run.dtype_of(config, device)
+    notes = run.read_json(folder / "config.json") if state else {}
+    dtype = notes["_dtype"] if state else run.dtype_of(config, device)
     autocast = lambda: run.autocast(dtype, device)
 
     # data, teachers, student
@@ -267,7 +257,10 @@ def train(config):
     init = ready_run(config, config.init, prepared, "init") if config.init else None
     if config.baseline:
         ready_run(config, config.baseline, prepared, "baseline")
-    needs = needed(config, folder, state)
+    needs = run.needs(config)
+    if changed := [name for name, was in (notes.get("_needs") or {}).items() if was != needs.get(name)]:
+        raise UserError(f"{folder} was begun with another {folder.with_name(changed[0]) / 'best.pt'} than there is now; put that back, or "
+                        f"train anew with --resume=no")
     torch.manual_seed(config.seed)
     lm = run.model_of(config, tokenizer.vocab_size).to(device)
     if init:

@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 
+import config as config_module
 import data
 import run
 from config import UserError
@@ -225,7 +226,10 @@ def test_a_full_disk_under_a_checkpoint_or_the_metrics_is_one_line(folder, monke
 
 
 def test_a_folder_is_one_process_own(folder):
-    with run.locked(folder):
+    @run.alone
+    def train(config):
         assert (folder / ".lock").read_text() == str(os.getpid())
-        one_line(lambda: run.locked(folder).__enter__(), words=["some needs some"])
+        one_line(run.alone(train), config, words=["some needs some"])
+        return 3
+    assert train(config_module.make(folder / "config.json")) == 3
     assert not (folder / ".lock").exists() and folder.exists() and not run.training
