@@ -318,8 +318,20 @@ def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(tmp_path, hoo
 
 # ---------------------------------------------------------------- damaged files
 
+ODD = st.sampled_from([None, True, 0, -1, 3, 10**400, 1e308, float("nan"), "", "x", "\ud800", [], [0], [[1]], {}, {"a": 1}])
+
+
+def retyped(value):
+    """JSON like value, with something in it replaced by something of another kind."""
+    if isinstance(value, (dict, list)) and value:
+        keys = sorted(value) if isinstance(value, dict) else range(len(value))
+        copy = lambda key, new: {**value, key: new} if isinstance(value, dict) else [*value[:key], new, *value[key + 1:]]
+        return st.sampled_from(keys).flatmap(lambda key: st.one_of(ODD, retyped(value[key])).map(lambda new: copy(key, new)))
+    return ODD
+
+
 def damaged(whole):
-    """Random bytes, or `whole` cut, with bits turned over, or with a piece replaced."""
+    """Random bytes, or `whole` cut, with bits turned over, with a piece replaced, or (JSON) with values of other types."""
     cut = st.integers(0, len(whole)).map(lambda n: whole[:n])
 
     def flip(places):
@@ -330,7 +342,18 @@ def damaged(whole):
     flipped = st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 7)), min_size=1, max_size=3).map(flip)
     replaced = st.tuples(st.integers(0, len(whole)), st.integers(0, 8), st.binary(max_size=8)).map(
         lambda t: whole[:t[0]] + t[2] + whole[t[0] + t[1]:])
-    return st.one_of(st.binary(max_size=200), cut, flipped, replaced)
+    forms = [st.binary(max_size=200), cut, flipped, replaced]
+    try:
+        forms.append(retyped(json.loads(whole)).map(lambda value: json.dumps(value).encode()))
+    except ValueError:
+        if whole.startswith(b"{"):  # JSON lines
+            forms.append(retyped([json.loads(line) for line in whole.splitlines()]).map(
+                lambda rows: "".join(json.dumps(row) + "\n" for row in rows).encode()))
+        elif whole.startswith(data.MAGIC):
+            start, size = len(data.MAGIC) + 4, int.from_bytes(whole[len(data.MAGIC):len(data.MAGIC) + 4], "little")
+            forms.append(retyped(json.loads(whole[start:start + size])).map(lambda value: json.dumps(value).encode()).map(
+                lambda header: data.MAGIC + len(header).to_bytes(4, "little") + header + whole[start + size:]))
+    return st.one_of(*forms)
 
 
 ROWS = b'{"sentence_good": "the cat sees.", "sentence_bad": "the cat see.", "field": "syntax", "UID": "a"}\n' * 3
@@ -362,19 +385,18 @@ def readers(root):
 
     def go_on():
         optimizer = distill.optimizer_of(lm, made)
-        shutil.copy(folder / "ckpt.pt", folder / "kept")  # resumed_state may rename
+        (folder / "ckpt.prev.pt").unlink()  # read_damaged puts it back
         if state := distill.resumed_state(made, folder):
             run.put_state(state, lm, optimizer, run.Meter(torch.device("cpu"), 0), folder / "ckpt.pt")
 
     def table():
         distill.finish(made, folder, torch.device("cpu"))
-    shutil.copy(folder / "eval.json", folder / "eval.whole")
     eval.evaluate = lambda folder, **_: None
     return {
         "config .py": (config, lambda: config_module.make(config)),
         "config.json": (folder / "config.json", lambda: (run.load(folder), distill.resumed_state(made, folder))),
         "tokenizer.json": (folder / "tokenizer.json", lambda: data.Tokenizer.load(folder / "tokenizer.json")),
-        "token file": (prepared.folder / "dev.bin", lambda: data.eval_blocks(data.prepare(made).dev, 16)),
+        "token file": (prepared.folder / "dev.bin", lambda: lm(data.eval_blocks(data.prepare(made).dev, 16)[0])),
         "best.pt": (folder / "best.pt", lambda: run.load(folder)),
         "ckpt.pt": (folder / "ckpt.pt", go_on),
         "metrics.jsonl": (folder / "metrics.jsonl", lambda: (eval.validated(folder, "best"), run.Metrics(folder / "metrics.jsonl", 1))),
@@ -426,9 +448,7 @@ def read_damaged(file, read, cases):
 
 @pytest.mark.parametrize("what", READERS)
 def test_a_damaged_file_is_read_or_refused_with_one_line(small, what, capsys):
-    file, read = small[what]
-    read()
-    assert sum(read_damaged(file, read, 40)) >= 20
+    assert sum(read_damaged(*small[what], 60)) >= 30
 
 
 # ---------------------------------------------------------------- the large numbers
