@@ -141,7 +141,7 @@ def alone(train):
                 raise UserError(f"{config.name}: out of memory with batch_size {B} in grad_accum {n} pieces; try {less}")
             finally:
                 on_signals()
-                training.pop()
+                training.remove(folder)
                 with contextlib.suppress(OSError):
                     os.unlink(lock.name)
                     os.removedirs(folder)  # if it is empty: refused before it began
@@ -196,7 +196,7 @@ def load_checkpoint(path, device="cpu"):
     except (FileNotFoundError, PermissionError, IsADirectoryError) as e:
         raise UserError(f"{path}: {e.strerror or e}")
     except Exception as e:  # torch.load raises whatever the damaged bytes lead it to
-        raise UserError(f"{path}: not a checkpoint that can be read safely ({type(e).__name__}); remove it or train again")
+        raise UserError(f"{path}: not a checkpoint that can be read safely ({type(e).__name__}); remove it, or train anew")
     raise UserError(f"{path}: not a checkpoint of this program")
 
 
@@ -221,7 +221,8 @@ def put_weights(lm, weights, path):
     own = lm.state_dict()
     for name in {**own, **weights}:
         a, b = own.get(name), weights.get(name)
-        if a is None or not isinstance(b, torch.Tensor) or a.shape != b.shape or not b.is_floating_point() or b.is_meta or b.is_sparse:
+        plain = isinstance(b, torch.Tensor) and b.is_floating_point() and b.layout == torch.strided and not b.is_meta
+        if a is None or not plain or a.shape != b.shape:
             raise UserError(f"{path}: {name} does not fit the model of its config (another arch or size?)")
     lm.load_state_dict(weights)
 
