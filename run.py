@@ -91,8 +91,8 @@ def folder_of(config):
 
 def needs(config):
     """{run that is teacher or init: digest of its best.pt}."""
-    names, folder = {*config.teachers, config.init} - {"", "truth"}, folder_of(config).parent
-    return {name: hashlib.file_digest((folder / name / "best.pt").open("rb"), "sha256").hexdigest()[:16] for name in sorted(names)}
+    best = {name: folder_of(config).parent / name / "best.pt" for name in {*config.teachers, config.init} - {"", "truth"}}
+    return {name: hashlib.file_digest(path.open("rb"), "sha256").hexdigest()[:16] for name, path in sorted(best.items())}
 
 
 def write_config(config, dtype, tokenizer, loss_path="eager", digests=None):
@@ -149,7 +149,7 @@ def alone(train):
 
 
 def signals():
-    """A list that the next Ctrl-C or SIGTERM puts its number into, for a loop to look at after each step; one more ends at once."""
+    """A list that the next Ctrl-C or SIGTERM puts its number into, for a loop to look at after each step; one more is at once."""
     caught = []
 
     def note(number, frame):
@@ -191,8 +191,9 @@ def load_checkpoint(path, device="cpu"):
             if damaged := z.testzip():  # torch.load does not look at checksums
                 raise zipfile.BadZipFile(damaged)
         state = torch.load(path, map_location=device, weights_only=True)
-        if isinstance(state, dict) and isinstance(state.get("model"), dict) and {type(state.get(k, 0)) for k in ("step", "steps")} == {int}:
-            return state
+        if isinstance(state, dict) and isinstance(state.get("model"), dict):
+            if type(state.get("step", 0)) is type(state.get("steps", 0)) is int:
+                return state
     except (FileNotFoundError, PermissionError, IsADirectoryError) as e:
         raise UserError(f"{path}: {e.strerror or e}")
     except Exception as e:  # torch.load raises whatever the damaged bytes lead it to
@@ -201,7 +202,7 @@ def load_checkpoint(path, device="cpu"):
 
 
 def last_checkpoint(folder):
-    """(state, path) of ckpt.pt or, where that cannot be read, of ckpt.prev.pt, saying so; UserError if neither can, and one is there."""
+    """(state, path) of ckpt.pt or, where it cannot be read, of ckpt.prev.pt, saying so; UserError if one is there but neither can."""
     errors, paths = [], [pathlib.Path(folder, name) for name in ("ckpt.pt", "ckpt.prev.pt")]
     for path in paths if any(p.exists() for p in paths) else ():
         try:

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import pathlib
 import random
-import re
 import resource
 import shutil
 import signal
@@ -222,8 +221,8 @@ def test_a_signal_ends_the_step_saves_and_names_the_command(tmp_path, number, wi
     code, out = job.end()
     state = run.load_checkpoint(folder / "ckpt.pt")
     last, steps = one_line(out), 12 if within == "kid" else 4
-    assert code == 128 + number and re.fullmatch(
-        rf"{within}: interrupted at step {state['step']} of {steps}; the same command goes on from here: python distill\.py \S+kid\.py", last), out
+    said = f"{within}: interrupted at step {state['step']} of {steps}; the same command goes on from here: python distill.py "
+    assert code == 128 + number and last == said + str(parts / "configs/kid.py"), out
     assert {p.name for p in folder.iterdir()} >= {"ckpt.pt", "best.pt"} and not (folder / ".lock").exists()
     assert Job(parts).end()[0] == 0
     assert_same(left(parts), left(whole))
@@ -276,7 +275,12 @@ def limit(size):
 
 def full_at_the_third_checkpoint(root):
     save = run.save_checkpoint
-    run.save_checkpoint = lambda path, state: (limit(4000) if state["step"] == 3 and path.name == "ckpt.pt" else None, save(path, state))
+
+    def then_full(path, state):
+        if state["step"] == 3 and path.name == "ckpt.pt":
+            limit(4000)
+        save(path, state)
+    run.save_checkpoint = then_full
 
 
 def full_at_the_third_validation(root):
@@ -308,7 +312,8 @@ def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(tmp_path, hoo
     job = Job(full, hook=hook)
     code, out = job.end()
     last = one_line(out)
-    assert code == 2 and last.startswith("error: ") and str(full / name) in last and "could not be written: File too large" in last, out
+    assert code == 2 and last.startswith("error: ") and str(full / name) in last, out
+    assert "could not be written: File too large" in last, out
     if step:
         assert run.load_checkpoint(full / "out/kid/ckpt.pt")["step"] == step
     assert not [p for p in full.rglob("*") if p.name.endswith(".tmp") or p.name.startswith(".preparing")]
@@ -362,14 +367,14 @@ ROWS = b'{"sentence_good": "the cat sees.", "sentence_bad": "the cat see.", "fie
 def readers(root):
     """A small run under root; {what: (file, function that reads it)}."""
     config = root / "some.py"
-    config.write_text("lr = 1e-3\nname = 'some'\ncorpus = 'babytalk'\nsentences = 50\nteachers = []\nalpha = \"linear(0: 1, 1: 0)\"\n"
-                      + "".join(f"{k} = {v!r}\n" for k, v in TINY.items() if k not in ("lr", "corpus", "sentences"))
-                      + f"out_dir = {str(root / 'out')!r}\ndata_dir = {str(root / 'data')!r}\n")
+    keys = {**TINY, "name": "some", "sentences": 50, "teachers": [], "alpha": "linear(0: 1, 1: 0)", "out_dir": str(root / "out"),
+            "data_dir": str(root / "data")}
+    config.write_text("".join(f"{k} = {v!r}\n" for k, v in keys.items()))
     made = config_module.make(config)
-    evaluate, eval.evaluate = eval.evaluate, lambda folder, **_: run.write_json(folder / "eval.json", {"sample": {}, "val_ce": 1.0})
+    eval.evaluate = lambda folder, **_: run.write_json(folder / "eval.json", {"sample": {}, "val_ce": 1.0})
     made.max_steps = 2
     distill.train(made)
-    eval.evaluate = evaluate
+    eval.evaluate = lambda folder, **_: None
     folder, prepared = run.folder_of(made), data.prepare(made)
     tokenizer, lm = prepared.tokenizer, run.load(folder)[0]
     (root / "blimp").mkdir()
@@ -391,7 +396,6 @@ def readers(root):
 
     def table():
         distill.finish(made, folder, torch.device("cpu"))
-    eval.evaluate = lambda folder, **_: None
     return {
         "config .py": (config, lambda: config_module.make(config)),
         "config.json": (folder / "config.json", lambda: (run.load(folder), distill.resumed_state(made, folder))),
@@ -399,7 +403,8 @@ def readers(root):
         "token file": (prepared.folder / "dev.bin", lambda: lm(data.eval_blocks(data.prepare(made).dev, 16)[0])),
         "best.pt": (folder / "best.pt", lambda: run.load(folder)),
         "ckpt.pt": (folder / "ckpt.pt", go_on),
-        "metrics.jsonl": (folder / "metrics.jsonl", lambda: (eval.validated(folder, "best"), run.Metrics(folder / "metrics.jsonl", 1))),
+        "metrics.jsonl": (folder / "metrics.jsonl", lambda: (eval.validated(folder, "best"),
+                                                             run.Metrics(folder / "metrics.jsonl", 1))),
         "eval.json": (folder / "eval.json", table),
         "benchmark rows": (root / "blimp/a.jsonl", lambda: eval.minimal_pairs(lm, tokenizer, root / "blimp")),
         "corpus text": (root / "text/childes.train", lambda: list(
@@ -408,8 +413,8 @@ def readers(root):
     }
 
 
-READERS = ("config .py", "config.json", "tokenizer.json", "token file", "best.pt", "ckpt.pt", "metrics.jsonl", "eval.json", "benchmark rows",
-           "corpus text", "corpus zip")
+READERS = ("config .py", "config.json", "tokenizer.json", "token file", "best.pt", "ckpt.pt", "metrics.jsonl", "eval.json",
+           "benchmark rows", "corpus text", "corpus zip")
 
 
 @pytest.fixture(scope="module")
@@ -467,7 +472,7 @@ def main(argv):
         for kind in KINDS if argv and not cases else ():
             started = time.monotonic()
             seen = kill_and_go_on(root / kind, kind, int(argv[0]), random.Random(kind))
-            print(f"{kind:10}", ", ".join(f"{name} {n}" for name, n in seen.items()) + ", checkpoints lost 0, bits that differ 0,",
+            print(f"{kind:10}", ", ".join(f"{name} {n}" for name, n in seen.items()) + ", checkpoints lost 0, bits that differ 0, "
                   f"{time.monotonic() - started:.0f} s", flush=True)
 
 
