@@ -166,16 +166,16 @@ def check(name, value):
         raise UserError(f"unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; --help lists all keys"))
     kind, meta = KEYS[name].type, KEYS[name].metadata
     of = {list[str]: (str,), list[float]: (int, float)}.get(kind)
-    numbers = [value] if kind in (int, float) else []
+    numbers, real = [value] if kind in (int, float) else [], lambda x: float(x) if abs(x) < 1e300 else float("inf")
     if meta["schedule"] and isinstance(value, str):
         try:
             numbers = [y for _, y in schedule_points(value)[1]]
         except UserError as e:
             raise UserError(f"{name}: {e}")
     elif kind is float and type(value) in (int, float):
-        value = float(value)
+        value = real(value)
     elif of and isinstance(value, (list, tuple)) and all(type(x) in of for x in value):
-        value = list(map(of[-1], value))
+        value = list(map(real if of[-1] is float else str, value))
         numbers = value if of[-1] is float else []
     elif type(value) is not kind:
         raise UserError(f"{name} = {value!r}: must be {TYPES[kind]}" + (" or a schedule" if meta["schedule"] else ""))

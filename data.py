@@ -340,7 +340,10 @@ def prepare(cfg):
             if not folder.exists():  # it does if another process has prepared the same meanwhile
                 raise UserError(f"{folder} could not be written: {e.strerror or e}")
     tokenizer = Tokenizer.load(folder)
-    return Prepared(tokenizer, *(TokenFile(folder / f"{s}.bin", tokenizer.hash) for s in ("train", "dev")), folder)
+    train, dev = (TokenFile(folder / f"{s}.bin", tokenizer.hash) for s in ("train", "dev"))
+    if max(file.tokens.max(initial=0) for file in (train, dev)) >= tokenizer.vocab_size:
+        raise UserError(f"{folder}: a token file is damaged, it holds what is no token; remove the folder, it will be prepared again")
+    return Prepared(tokenizer, train, dev, folder)
 
 
 def build(cfg, folder, train_files, dev_files, tokenizer, corpus):

@@ -230,7 +230,7 @@ def say_how_long(config, seconds):
 
 
 def resumed_state(config, folder):
-    """The checkpoint to go on from, or None for a new run; UserError if it is damaged or the folder holds a run of another config."""
+    """The checkpoint to go on from, or None for a new run; UserError if it is damaged, or a run of another config's."""
     state, path = run.last_checkpoint(folder) if config.resume != "no" else (None, None)
     if not state:
         return None
@@ -241,22 +241,11 @@ def resumed_state(config, folder):
         raise UserError(f"{folder} holds a run with other settings: {'; '.join(differ)}; choose another --name, or --resume=no")
     if not {"optimizer", "random", "step", "steps", "best", "minutes"} <= state.keys():
         raise UserError(f"{path} holds weights alone, nothing to go on from; train anew with --resume=no")
-    numbers = [state["best"], state["minutes"], state.get("scale") or 1.0]
-    if not all(type(x) is float for x in numbers) or not 0 < state["step"] <= state["steps"] or found.get("_dtype") not in [*run.DTYPES]:
+    plain = {type(x) for x in (state["best"], state["minutes"], state.get("scale") or 1.0)} == {float}
+    if not plain or not 0 < state["step"] <= state["steps"] or found.get("_dtype") not in [*run.DTYPES]:
         raise UserError(f"{path} or {folder / 'config.json'} is damaged; train anew with --resume=no")
     path.replace(folder / "ckpt.pt")  # a damaged one must not take the place of the previous
     return state
-
-
-def needed(config, folder, state):
-    """{teacher or init: digest of its best.pt}; UserError if it is another than the run, which goes on from state, was begun with."""
-    found = {name: run.digest(folder.with_name(name) / "best.pt") for name in (*config.teachers, config.init) if name not in ("", "truth")}
-    before = run.read_json(folder / "config.json").get("_needs") or {} if state else {}
-    for name in found:
-        if before.get(name, found[name]) != found[name]:
-            raise UserError(f"{folder} was begun with another {folder.with_name(name) / 'best.pt'} than is there now; put that back, or "
-                            f"train anew with --resume=no")
-    return found
 
 
 # ---------------------------------------------------------------- the loop
@@ -272,7 +261,8 @@ def train(config):
         print(f"{folder} is finished ({state['step']} steps); --resume=no trains it anew")
         return run.RANK or finish(config, folder, device)
     # a resumed run keeps the dtype that it was begun with, on whatever machine
-    dtype = run.read_json(folder / "config.json")["_dtype"] if state else run.dtype_of(config, device)
+    notes = run.read_json(folder / "config.json") if state else {}
+    dtype = notes["_dtype"] if state else run.dtype_of(config, device)
     autocast = lambda: run.autocast(dtype, device)
 
     # data, teachers, student
@@ -286,7 +276,10 @@ def train(config):
     init = ready_run(config, config.init, prepared, "init") if config.init else None
     if config.baseline:
         ready_run(config, config.baseline, prepared, "baseline")
-    needs = needed(config, folder, state)
+    needs = run.needs(config)
+    if changed := [name for name, was in (notes.get("_needs") or {}).items() if was != needs.get(name)]:
+        raise UserError(f"{folder} was begun with another {folder.with_name(changed[0]) / 'best.pt'} than there is now; put that "
+                        f"back, or train anew with --resume=no")
     newline, hard = tokenizer.encode("\n")[0], state and state.get("difficulty")
     if config.order:
         hard = hard if state else difficulty(config, batches, prepared.train, teachers, newline, device, autocast)
@@ -328,7 +321,8 @@ def train(config):
     def validation():
         nonlocal best
         with autocast():
-            found = validate(model, lm, teachers, dev_blocks, token_bytes, config.batch_size // config.grad_accum, config.ensemble)
+            size = config.batch_size // config.grad_accum
+            found = validate(model, lm, teachers, dev_blocks, token_bytes, size, config.ensemble)
         metrics.write(step=step, tokens=step * tokens_a_step, **found)
         say(f"  step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
         if found["val_ce"] < best:
@@ -406,8 +400,8 @@ def finish(config, folder, device):
     found = folder / "eval.json"
     if not found.exists() or "sample" not in run.read_json(found):  # its last task
         eval.evaluate(folder, device=device.type)
-    print(f"{folder} holds best.pt, the weights of the lowest val_ce, ckpt.pt, the last ones, metrics.jsonl, eval.json and samples.txt; "
-          f"next:\n  python eval.py {folder} --tasks=sample --prompt='...'\n  python eval.py {folder} --tasks=blimp,supplement --data=DIR")
+    print(f"{folder} holds best.pt (weights of the lowest val_ce), ckpt.pt (the last), metrics.jsonl, eval.json, samples.txt; next:\n"
+          f"  python eval.py {folder} --tasks=sample --prompt='...'\n  python eval.py {folder} --tasks=blimp --data=DIR")
     names = [(name, "teacher") for name in config.teachers if name != "truth"] + [(config.baseline, "baseline")] * bool(config.baseline)
     rows = [(f"{role} {name}", folder.parent / name) for name, role in names] + [(f"student {config.name}", folder)]
     print("\n" + eval.final_table([(label, run.read_json(f / "eval.json")) for label, f in rows if (f / "eval.json").exists()]))

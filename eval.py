@@ -119,7 +119,7 @@ def read_pairs(folder):
                 raise UserError(f"{file}, line {i}: not JSON")
             if missing := [key for key in SENTENCES if not isinstance(row, dict) or not isinstance(row.get(key), str)]:
                 raise UserError(f"{file}, line {i}: {missing[0]} is missing, or not text")
-            rows.append({**row, "UID": str(row.get("UID") or file.stem)})
+            rows.append({**row, "UID": str(row.get("UID") or file.stem), "field": str(row.get("field") or "") or None})
     return rows
 
 

@@ -28,11 +28,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-try:
-    import fcntl
-except ImportError:  # Windows: no lock
-    fcntl = None
-
 import config as config_module
 from config import UserError, on_signals
 from data import Tokenizer, replacing
@@ -147,81 +142,73 @@ def folder_of(config):
     return pathlib.Path(config.out_dir) / config.name
 
 
-def write_config(config, dtype, tokenizer, loss_path="eager", needs=None):
-    """config.json: the keys, and as notes (names with _) what they came to on this machine; needs: digests of teachers and init."""
+def needs(config):
+    """{run that is teacher or init: digest of its best.pt}."""
+    best = {name: folder_of(config).parent / name / "best.pt" for name in {*config.teachers, config.init} - {"", "truth"}}
+    return {name: hashlib.file_digest(path.open("rb"), "sha256").hexdigest()[:16] for name, path in sorted(best.items())}
+
+
+def write_config(config, dtype, tokenizer, loss_path="eager", digests=None):
+    """config.json: the keys, and as notes (names with _) what they came to on this machine; digests: what `needs` found."""
     commit = None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         git = ["git", "-C", pathlib.Path(__file__).parent, "rev-parse", "HEAD"]
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     notes = {"_dtype": dtype, "_tokenizer": tokenizer.hash, "_vocab_size": tokenizer.vocab_size, "_commit": commit,
              "_versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-             "_loss": loss_path, "_threads": torch.get_num_threads(), "_needs": needs or {}}
+             "_loss": loss_path, "_threads": torch.get_num_threads(), "_needs": digests or {}}
     write_json(folder_of(config) / "config.json", {**dataclasses.asdict(config), **notes})
-
-
-def digest(path):
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()[:16]
 
 
 # ---------------------------------------------------------------- one process a folder, and how it ends
 
-training = []  # the folders that this process has locked, each of a run that the one before needs
-
-
-@contextlib.contextmanager
-def locked(folder):
-    """The run's folder for this process alone. UserError while another process has it, or if the run needs itself."""
-    if folder in training:
-        chain = " needs ".join(f.name for f in training[training.index(folder):])
-        raise UserError(f"{chain} needs {folder.name}: a run cannot need itself; change teachers, init or baseline")
-    if RANK:  # the first has it
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    training.append(folder)
-    try:
-        with open(folder / ".lock", "a+") as f:
-            try:
-                if fcntl:
-                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with its process, however that ends
-            except BlockingIOError:
-                f.seek(0)
-                raise UserError(f"{folder} is being trained by process {f.read() or '?'}; wait for it, or choose another --name")
-            except OSError:
-                pass  # a file system without locks
-            f.truncate(0)
-            f.write(str(os.getpid()))
-            f.flush()
-            try:
-                yield
-            finally:
-                with contextlib.suppress(OSError):
-                    os.unlink(f.name)
-                    os.removedirs(folder)  # if it is empty: refused before it began
-    finally:
-        training.pop()
+training = []  # the folders of the runs that this process trains, each needed by the one before
 
 
 def alone(train):
-    """train(config) with the run's folder locked; what it lacks memory for is said with the key that would help."""
+    """train(config) as the only process in the run's folder. UserError while there is another, if the run needs itself, and for
+    memory that is not enough, with the key that helps."""
     @functools.wraps(train)
     def guarded(config):
-        try:
-            with locked(folder_of(config)):
+        folder = folder_of(config)
+        if folder in training:
+            chain = " needs ".join(f.name for f in [*training[training.index(folder):], folder])
+            raise UserError(f"{chain}: a run cannot need itself; change teachers, init or baseline")
+        if RANK:  # the first has the lock
+            return train(config)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "a") as lock:
+            try:
+                import fcntl  # not on Windows: no lock there
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with its process, however that ends
+                (folder / ".lock").write_text(str(os.getpid()))
+            except BlockingIOError:
+                pid = (folder / ".lock").read_text()
+                raise UserError(f"{folder} is being trained by process {pid}; wait for it, or choose another --name")
+            except (ImportError, OSError):
+                pass  # nor on every file system
+            training.append(folder)
+            try:
                 return train(config)
-        except torch.OutOfMemoryError:
-            B, n = config.batch_size, config.grad_accum
-            more = next((f"--grad_accum={m}" for m in range(n + 1, B + 1) if B % m == 0), "a smaller block_size or model")
-            raise UserError(f"{config.name}: out of memory on the GPU with batch_size {B} in grad_accum {n} pieces; the same results "
-                            f"need less memory with {more}")
-        finally:
-            on_signals()
+            except torch.OutOfMemoryError:
+                B, n = config.batch_size, config.grad_accum
+                less = next((f"--grad_accum={m}" for m in range(n + 1, B + 1) if B % m == 0), "a smaller block_size or model")
+                raise UserError(f"{config.name}: out of memory with batch_size {B} in grad_accum {n} pieces; try {less}")
+            except RuntimeError as e:
+                if WORLD > 1 and "onnection" in str(e):
+                    raise UserError(f"{config.name}: another rank is gone; the same command goes on from the last checkpoint")
+                raise
+            finally:
+                on_signals()
+                training.remove(folder)
+                with contextlib.suppress(OSError):
+                    os.unlink(lock.name)
+                    os.removedirs(folder)  # if it is empty: refused before it began
     return guarded
 
 
 def signals():
-    """A list that the next Ctrl-C or SIGTERM puts its number into, for a loop to look at after each step; one more ends at once."""
+    """A list that the next Ctrl-C or SIGTERM puts its number into, for a loop to look at after each step; one more is at once."""
     caught = []
 
     def note(number, frame):
@@ -234,8 +221,7 @@ def signals():
 
 def stop(what, number):
     """End a run that is to be gone on with, saying how; by KeyboardInterrupt if it was a signal's number that ended it."""
-    command = shlex.join(["python", *(arg for arg in sys.argv if arg != "--resume=no")])
-    what += f"; the same command goes on from here: {command}"
+    what += f"; the same command goes on from here: {shlex.join(['python', *(a for a in sys.argv if a != '--resume=no')])}"
     if number > 1:
         raise KeyboardInterrupt(number, what)
     print(what)
@@ -264,22 +250,20 @@ def load_checkpoint(path, device="cpu"):
             if damaged := z.testzip():  # torch.load does not look at checksums
                 raise zipfile.BadZipFile(damaged)
         state = torch.load(path, map_location=device, weights_only=True)
-        if isinstance(state, dict) and isinstance(state.get("model"), dict) and all(
-                type(state.get(key, 0)) is int for key in ("step", "steps")):
-            return state
+        if isinstance(state, dict) and isinstance(state.get("model"), dict):
+            if type(state.get("step", 0)) is type(state.get("steps", 0)) is int:
+                return state
     except (FileNotFoundError, PermissionError, IsADirectoryError) as e:
         raise UserError(f"{path}: {e.strerror or e}")
     except Exception as e:  # torch.load raises whatever the damaged bytes lead it to
-        raise UserError(f"{path}: not a checkpoint that can be read safely ({type(e).__name__}); remove it or train again")
+        raise UserError(f"{path}: not a checkpoint that can be read safely ({type(e).__name__}); remove it, or train anew")
     raise UserError(f"{path}: not a checkpoint of this program")
 
 
 def last_checkpoint(folder):
-    """(state, path) of ckpt.pt, or of ckpt.prev.pt where that is missing or damaged, saying so; (None, None) without both.
-
-    Raises UserError where neither can be read."""
-    paths, errors = [pathlib.Path(folder, name) for name in ("ckpt.pt", "ckpt.prev.pt")], []
-    for path in paths:
+    """(state, path) of ckpt.pt or, where it cannot be read, of ckpt.prev.pt, saying so; UserError if one is there but neither can."""
+    errors, paths = [], [pathlib.Path(folder, name) for name in ("ckpt.pt", "ckpt.prev.pt")]
+    for path in paths if any(p.exists() for p in paths) else ():
         try:
             state = load_checkpoint(path)
             if errors:
@@ -287,8 +271,8 @@ def last_checkpoint(folder):
             return state, path
         except UserError as e:
             errors.append(e)
-    if any(path.exists() for path in paths):
-        raise errors[0] if paths[0].exists() else errors[1]
+    if errors:
+        raise errors[not paths[0].exists()]
     return None, None
 
 
@@ -297,7 +281,8 @@ def put_weights(lm, weights, path):
     own = lm.state_dict()
     for name in {**own, **weights}:
         a, b = own.get(name), weights.get(name)
-        if a is None or not isinstance(b, torch.Tensor) or a.shape != b.shape or not b.is_floating_point() or b.is_meta or b.is_sparse:
+        plain = isinstance(b, torch.Tensor) and b.is_floating_point() and b.layout == torch.strided and not b.is_meta
+        if a is None or not plain or a.shape != b.shape:
             raise UserError(f"{path}: {name} does not fit the model of its config (another arch or size?)")
     lm.load_state_dict(weights)
 
@@ -308,14 +293,14 @@ def put_state(state, lm, optimizer, meter, path):
     own = optimizer.state_dict()
     try:
         for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-            moments = {"step": (), "exp_avg": p.shape, "exp_avg_sq": p.shape}
-            if {k: v.shape for k, v in state["optimizer"]["state"][i].items()} != moments:
+            own["state"][i] = state["optimizer"]["state"][i]
+            if {k: v.shape for k, v in own["state"][i].items()} != {"step": (), "exp_avg": p.shape, "exp_avg_sq": p.shape}:
                 raise ValueError
-        optimizer.load_state_dict({**own, "state": {i: state["optimizer"]["state"][i] for i in range(i + 1)}})
+        optimizer.load_state_dict(own)
         set_random_state(state["random"])
         if "meter" in state:
             meter.load(state["meter"])
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as e:
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as e:
         raise UserError(f"{path}: its optimizer or random state is damaged ({type(e).__name__}); train anew with --resume=no")
 
 

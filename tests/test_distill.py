@@ -2,6 +2,8 @@
 import copy
 import json
 import math
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -873,3 +875,153 @@ def test_failures_during_training_are_named(tiny, first, capsys, keys, words):
                            "batch_size": 16, "prompt_len": 2, "rollout_mix": 0.0, **keys}))
     out = capsys.readouterr().out
     assert all(word in out for word in words), out
+
+
+# ---------------------------------------------------------------- faults (in processes of their own: test_faults.py)
+
+STEPS = dict(max_steps=9, log_every=4, dropout=0.1, val_every=10**6)
+
+
+def broken_at(monkeypatch, settings, step):
+    """Train until the checkpoint of `step` is written; the run's folder."""
+    save = run.save_checkpoint
+
+    def interrupt(path, state):
+        save(path, state)
+        if path.name == "ckpt.pt" and state["step"] == step:
+            raise RuntimeError("the power went off")
+    with monkeypatch.context() as m, pytest.raises(RuntimeError, match="power"):
+        m.setattr(run, "save_checkpoint", interrupt)
+        distill.train(settings)
+    return run.folder_of(settings)
+
+
+@pytest.mark.parametrize("spoil", [lambda raw: raw[:len(raw) // 2], lambda raw: b"", lambda raw: raw[:3000] + b"\0\0\0" + raw[3003:], None])
+def test_a_damaged_checkpoint_is_replaced_by_the_previous(tiny, tmp_path, monkeypatch, capsys, spoil):
+    whole = trained(tiny("some", **STEPS))
+    settings = tiny("some", **STEPS, out_dir=str(tmp_path / "again"))
+    folder = broken_at(monkeypatch, settings, 6)
+    ckpt, previous = folder / "ckpt.pt", folder / "ckpt.prev.pt"
+    assert run.load_checkpoint(previous)["step"] == 5
+    ckpt.write_bytes(spoil(ckpt.read_bytes())) if spoil else ckpt.unlink()  # broken off between two renames
+    before = previous.read_bytes()
+    assert not run.is_finished(folder)
+    folder = broken_at(monkeypatch, settings, 6)  # and the damaged one does not take the good one's place
+    assert previous.read_bytes() == before and run.load_checkpoint(ckpt)["step"] == 6
+    out = capsys.readouterr().out
+    assert "ckpt.pt" in out and "taking the one before, ckpt.prev.pt, of step 5" in out and ", from step 5" in out
+    distill.train(settings)
+    assert same(weights(folder), weights(whole)) and without_speed(lines(folder)) == without_speed(lines(whole))
+
+
+def test_two_damaged_checkpoints_are_one_line_and_nothing_is_deleted(tiny, monkeypatch):
+    settings = tiny("some", **STEPS)
+    folder = broken_at(monkeypatch, settings, 6)
+    for name in ("ckpt.pt", "ckpt.prev.pt"):
+        (folder / name).write_bytes(b"PK\x03\x04 damaged")
+    before = {p: p.read_bytes() for p in folder.iterdir()}
+    refused(settings, "ckpt.pt", "not a checkpoint")
+    assert before == {p: p.read_bytes() for p in folder.iterdir()}
+    trained(tiny("some", **STEPS, resume="no"))
+    assert run.load_checkpoint(folder / "ckpt.prev.pt")["step"] == 8
+
+
+def test_the_line_after_a_checkpoint_is_the_one_that_would_have_been(tiny, tmp_path, monkeypatch, losses):
+    losses(spoiled({5}, "both"))
+    keys = {**STEPS, "dtype": "float16"}
+    whole = trained(tiny("some", **keys))
+    monkeypatch.undo()
+    for module in (config_module, distill):
+        monkeypatch.setattr(module, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(eval, "evaluate", lambda folder, **_: run.write_json(folder / "eval.json", {}))
+    losses(spoiled({5}, "both"))
+    settings = tiny("some", **keys, out_dir=str(tmp_path / "again"))
+    folder = broken_at(monkeypatch, settings, 6)  # two steps after a line, one of them skipped
+    assert run.load_checkpoint(folder / "ckpt.pt")["scale"] != 2.0**14
+    distill.train(settings)
+    assert lines(folder, "skipped")[0]["skipped"] == 1
+    assert without_speed(lines(folder)) == without_speed(lines(whole)) and same(weights(folder), weights(whole))
+
+
+@pytest.mark.parametrize("damage", [
+    lambda s: s.update(step="3"), lambda s: s.update(step=0), lambda s: s.update(steps=None), lambda s: s.update(step=99),
+    lambda s: s.update(best="low"), lambda s: s.update(minutes=[1]), lambda s: s.update(random=None), lambda s: s.update(scale="1"),
+    lambda s: s.update(random={"cpu": torch.zeros(3)}), lambda s: s.update(random={"cpu": "x"}), lambda s: s.update(optimizer=3),
+    lambda s: s.update(meter=[1]), lambda s: s["meter"].update(loss=torch.zeros(2)), lambda s: s["meter"].update(notes={"ce": 1}),
+    lambda s: s["optimizer"]["state"].pop(0), lambda s: s["optimizer"].update(state=[]), lambda s: s["optimizer"]["state"].update({1: {}}),
+    lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.zeros(2)), lambda s: s["model"].update({"norm.weight": "x"}),
+    lambda s: s["model"].update({"norm.weight": torch.zeros(16, dtype=torch.int64)}), lambda s: s["model"].update({3: torch.zeros(1)}),
+])
+def test_a_checkpoint_of_wrong_contents_is_one_line(tiny, unfinished, damage):
+    folder = unfinished()
+    state = run.load_checkpoint(folder / "ckpt.pt")
+    damage(state)
+    run.save_checkpoint(folder / "ckpt.pt", state)
+    (folder / "ckpt.prev.pt").unlink()
+    refused(tiny("some"), "ckpt.pt")
+    assert (folder / "ckpt.pt").exists()
+
+
+def test_garbage_in_the_metrics_is_left_out(tiny, unfinished):
+    folder = unfinished()
+    with open(folder / "metrics.jsonl", "ab") as f:
+        f.write(b'{"step": 1, \xff\xfe}\n[3]\n{"no": 1}\n' + b"[" * 100_000 + b'\n{"step": "x"}\n{"step": 1, "loss"')
+    assert [m["step"] for m in lines(trained(tiny("some")))] == [0, 1, 2, 3, 4, 5, 5]
+
+
+def test_a_broken_off_evaluation_is_done_again(tiny, evaluated):
+    folder = trained(tiny("some"))
+    run.write_json(folder / "eval.json", {"babytalk": {}})  # and sample was to come
+    distill.train(tiny("some"))
+    run.write_json(folder / "eval.json", {"sample": {}})
+    distill.train(tiny("some"))
+    assert evaluated == ["some", "some"]
+
+
+@pytest.mark.parametrize("role", ["teachers", "init"])
+def test_going_on_with_another_teacher_is_refused(tiny, role, tmp_path):
+    tiny("coach")
+    keys = {role: ["coach"] if role == "teachers" else "coach", "max_minutes": 1e-9}
+    folder = trained(tiny("kid", **keys))
+    best = folder.with_name("coach") / "best.pt"
+    kept, before = best.read_bytes(), {p: p.read_bytes() for p in folder.iterdir()}
+    state = run.load_checkpoint(best)
+    state["model"]["norm.weight"] += 1
+    run.save_checkpoint(best, state)
+    refused(tiny("kid", **keys), str(folder), "another", str(best), "--resume=no")
+    assert before == {p: p.read_bytes() for p in folder.iterdir()}
+    best.write_bytes(kept)
+    assert run.is_finished(trained(tiny("kid", **{**keys, "max_minutes": 0.0})))
+    run.save_checkpoint(best, state)
+    assert run.is_finished(trained(tiny("kid", **{**keys, "max_minutes": 0.0, "resume": "no"})))
+
+
+def test_runs_that_need_each_other_are_named(tiny, tmp_path):
+    tiny("a", teachers=["b"]), tiny("b", baseline="c"), tiny("c", init="a")
+    refused(tiny("a", teachers=["b"]), "a needs b needs c needs a", "cannot need itself")
+    refused(tiny("c", init="a"), "c needs a needs b needs c")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("batch_size, grad_accum, words", [
+    (12, 1, "--grad_accum=2"), (12, 4, "--grad_accum=6"), (9, 3, "--grad_accum=9"), (4, 4, "a smaller block_size or model")])
+def test_out_of_memory_names_what_needs_less(tiny, monkeypatch, batch_size, grad_accum, words):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmore than there is")
+    monkeypatch.setattr(distill, "forward_backward", full)
+    refused(tiny("some", batch_size=batch_size, grad_accum=grad_accum), "some: out of memory", f"batch_size {batch_size}",
+            f"grad_accum {grad_accum}", words)
+
+
+def test_a_run_ends_with_where_things_lie_and_what_comes_next(tiny, capsys):
+    folder = trained(tiny("some"))
+    out = capsys.readouterr().out
+    assert f"{folder} holds best.pt" in out and f"python eval.py {folder} --tasks=sample" in out
+
+
+def test_in_another_thread_signals_are_left_alone(tiny):
+    before, ended = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)], []
+    thread = threading.Thread(target=lambda: ended.append(trained(tiny("some"))))
+    thread.start()
+    thread.join()
+    assert ended and run.is_finished(ended[0]) and before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]

@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 
+import config as config_module
 import data
 import run
 from config import UserError
@@ -202,3 +203,33 @@ def test_random_state_is_kept():
     drawn = torch.rand(3)
     run.set_random_state(state)
     assert torch.equal(torch.rand(3), drawn) and not torch.equal(torch.rand(3), drawn)
+
+
+def test_a_bit_turned_over_on_the_disk_is_noticed(folder):
+    whole = (folder / "best.pt").read_bytes()
+    weight = run.load(folder)[0].embed.weight.detach().numpy().tobytes()[:64]
+    place = whole.index(weight)  # torch.load reads this without a word
+    (folder / "best.pt").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:])
+    one_line(run.load, folder, words=["best.pt", "not a checkpoint that can be read safely"])
+
+
+def test_a_full_disk_under_a_checkpoint_or_the_metrics_is_one_line(folder, monkeypatch):
+    before = (folder / "ckpt.pt").read_bytes()
+    opened = open
+    monkeypatch.setattr("builtins.open", lambda path, mode="r", **k: opened(
+        "/dev/full" if mode != "r" and str(path).endswith((".tmp", "metrics.jsonl")) else path, mode, **k))
+    one_line(run.save_checkpoint, folder / "ckpt.pt", {"model": {"w": torch.ones(10**6)}}, words=["ckpt.pt could not be written: No space"])
+    metrics = object.__new__(run.Metrics)
+    metrics.path = folder / "metrics.jsonl"
+    one_line(lambda: metrics.write(step=1), words=["metrics.jsonl could not be written: No space"])
+    assert (folder / "ckpt.pt").read_bytes() == before and not (folder / "ckpt.prev.pt").exists()
+
+
+def test_a_folder_is_one_process_own(folder):
+    @run.alone
+    def train(config):
+        assert (folder / ".lock").read_text() == str(os.getpid())
+        one_line(run.alone(train), config, words=["some needs some"])
+        return 3
+    assert train(config_module.make(folder / "config.json")) == 3
+    assert not (folder / ".lock").exists() and folder.exists() and not run.training
