@@ -23,11 +23,9 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import pathlib
 import statistics
@@ -48,71 +46,11 @@ import run
 from config import Config, run_main
 from eval import table
 from tools import peers
+from tools.measure import CPU, machine, median_times, memory_of, there
 
-ROUNDS = 7
+ROUNDS = {"nano": 7, "paper": 3}
 V, TAU, ALPHA = 16000, peers.TAU, peers.ALPHA
-CPU = torch.device("cpu")
 BABYLM = pathlib.Path(os.environ.get("BABYLM_DIR", "../shared"))
-
-
-def there(package):
-    return importlib.util.find_spec(package) is not None
-
-
-def machine():
-    """One line about the processor, and the dtype that `dtype = auto` means here."""
-    auto = run.dtype_of(Config(), CPU)
-    cpu = [line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    bf16 = "with" if auto == "bfloat16" else "without"
-    print(f"{cpu[0] if cpu else 'CPU'}, {torch.get_num_threads()} threads, {bf16} bf16 instructions, torch {torch.__version__}")
-    return auto
-
-
-def median_times(contenders, rounds=ROUNDS, warm_up=1):
-    """{name: function} -> {name: median seconds}: warm-ups, then all of them in turn, `rounds` times."""
-    times = {name: [] for name in contenders}
-    for i in range(rounds + warm_up):
-        for name, f in contenders.items():
-            start = time.perf_counter()
-            f()
-            if i >= warm_up:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(t) for name, t in times.items()}
-
-
-def peak_rss():
-    """Peak resident bytes of this process since `reset_peak`."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-
-def reset_peak():
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-
-
-def _measure(queue, make, arguments, tiny, runs):
-    if tiny:
-        make(*tiny)()  # loads and compiles what is loaded and compiled once
-    f = make(*arguments)  # inputs are made, the function has not run
-    if tiny:
-        reset_peak()
-    before = peak_rss()
-    for _ in range(runs):
-        f()
-    queue.put((peak_rss() / 1e9, (peak_rss() - before) / 1e9))
-
-
-def memory_of(make, arguments, tiny=(), runs=2):
-    """GB of a process of its own that runs make(*arguments)() a few times: its peak, and what the running adds to its inputs.
-
-    With tiny it runs make(*tiny)() first, and both are counted from there on. nan if it fails.
-    """
-    context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    process = context.Process(target=_measure, args=(queue, make, arguments, tiny, runs))
-    process.start()
-    process.join()
-    return queue.get() if process.exitcode == 0 else (math.nan, math.nan)
 
 
 # ---------------------------------------------------------------- the loss
@@ -172,13 +110,15 @@ def loss(size, beside, N=4096, **_):
         names += ["materialised"] + ["liger"] * there("liger_kernel")
     contenders = {name: loss_run(name, size, N) for name in names}
     contenders |= {f"products, {dtype}": products_run(size, N, run.DTYPES[dtype]) for dtype in dict.fromkeys((auto, "float32"))}
-    times = median_times(contenders)
+    times = median_times(contenders, ROUNDS[size])
     losses.mode = "auto"
-    memory, twice = ({name: memory_of(loss_run, (name, size, n), (name, size, 32, 256))[1] for name in names} for n in (N, 2 * N))
+    memory, twice = ({name: memory_of(loss_run, (name, size, n), (name, size, 32, 256))[1] for name in names}
+                     for n in (N, 2 * N))
     over = lambda name, other: f"{times[name] / times[other]:.2f}" if other in times else "-"
     rows = [["", "seconds", "/ products", "/ materialised", "/ liger", "added GB", "at 2 N"]]
     for name in times:
-        product = "products, float32" if "fp32" in name or name in ("materialised", "liger", "products, float32") else f"products, {auto}"
+        exact = "fp32" in name or name in ("materialised", "liger", "products, float32")
+        product = "products, float32" if exact else f"products, {auto}"
         rows.append([name, f"{times[name]:.3f}", over(name, product), over(name, "materialised"), over(name, "liger"),
                      *(f"{m[name]:.2f}" if name in m else "-" for m in (memory, twice))])
     print(f"loss, {size}: N {N}, V {V}, d {' from '.join(map(str, LOSS_SIZES[size]))}; the elementwise part of ours is "
@@ -190,8 +130,8 @@ def loss(size, beside, N=4096, **_):
         errors = [((x.double() - y).norm() / y.norm()).item() for x, y in zip(contenders[name](), (a.grad, b.grad))]
         print(f"{name}: gradient against fp64, relative error {errors[0]:.1e} (states), {errors[1]:.1e} (head)")
     peer = "liger" if "liger" in times else "materialised" if "materialised" in times else None
-    return dict(what="loss", size=size, ours=times["ours"], peer=times.get(peer), ours_gb=memory["ours"], peer_gb=memory.get(peer),
-                peer_is=peer, seconds=times, gb=memory, gb_at_twice_n=twice, dtype=auto, path=path)
+    return dict(what="loss", size=size, ours=times["ours"], peer=times.get(peer), ours_gb=memory["ours"],
+                peer_gb=memory.get(peer), peer_is=peer, seconds=times, gb=memory, gb_at_twice_n=twice, dtype=auto, path=path)
 
 
 # ---------------------------------------------------------------- the step
@@ -205,7 +145,7 @@ class Step:
 
     def __init__(self, sizes, keys, vocab_size=V):
         torch.manual_seed(0)
-        self.config = Config(divergence="rkl", tau=TAU, alpha=ALPHA, vocab_size=vocab_size, **{"batch_size": 32, **sizes[0], **keys})
+        self.config = Config(divergence="rkl", tau=TAU, alpha=ALPHA, vocab_size=vocab_size, **sizes[0], **keys)
         self.dtype = run.dtype_of(self.config, CPU)
         self.lm = run.model_of(self.config, vocab_size)
         teacher = run.model_of(dataclasses.replace(self.config, **sizes[1]), vocab_size).eval().requires_grad_(False)
@@ -236,8 +176,9 @@ class Step:
                 return out
             return g
         with contextlib.ExitStack() as stack:
-            for owner, attribute, name in ((distill, "outputs_of", "teacher forward"), (losses, "distillation_loss", "loss and its gradient"),
-                                           (torch.Tensor, "backward", "student backward"), (distill, "update", "optimizer")):
+            for owner, attribute, name in ((distill, "outputs_of", "teacher forward"), (distill, "update", "optimizer"),
+                                           (losses, "distillation_loss", "loss and its gradient"),
+                                           (torch.Tensor, "backward", "student backward")):
                 stack.enter_context(mock.patch.object(owner, attribute, clocked(name, getattr(owner, attribute))))
             self(clocked("student forward", self.model))
         return seconds
@@ -245,11 +186,12 @@ class Step:
 
 def products(student, teacher, vocab_size, B, T):
     """Every matrix product of a step, [(rows, inner, columns, times)]; sizes: dicts; attention's in full, not causal halves."""
-    N, chunk, shapes = B * T, losses.chunk_size(B * T, vocab_size), []
+    N, chunk, shapes = B * T, min(B * T, losses.chunk_size(B * T, vocab_size)), []
     for size, trained in ((student, True), (teacher, False)):
         d, ff, L, H = (size[key] for key in ("d_model", "d_ff", "n_layer", "n_head"))
         for inner, outer in ((d, 3 * d), (d, d), (d, 2 * ff), (ff, d)):
-            shapes += [(N, inner, outer, L)] + [(N, outer, inner, L), (outer, N, inner, L)] * trained  # gradients: of input, of weight
+            shapes += [(N, inner, outer, L)]
+            shapes += [(N, outer, inner, L), (outer, N, inner, L)] * trained  # gradients: of input, of weight
         shapes += [(T, d // H, T, L * B * H), (T, T, d // H, L * B * H)] * (3 if trained else 1)
     d, dt, n = student["d_model"], teacher["d_model"], N / chunk
     return shapes + [(chunk, d, vocab_size, n), (chunk, dt, vocab_size, n), (chunk, vocab_size, d, n), (vocab_size, chunk, d, n)]
@@ -280,7 +222,7 @@ def step(size, beside, B=32, T=128, V=V, **_):
     if beside and there("transformers"):
         runs["transformers"] = peers.hf_step, (sizes, V, B, T)
     steps = {name: make(*arguments) for name, (make, arguments) in runs.items()}
-    times = median_times(steps, ROUNDS if size == "nano" else 3)
+    times = median_times(steps, ROUNDS[size])
     parts = [steps["ours"].parts() for _ in range(3)]
     exact = steps.get("ours, fp32", steps["ours"])  # are the gradients the same in four pieces?
     exact.gradients()
@@ -295,20 +237,21 @@ def step(size, beside, B=32, T=128, V=V, **_):
     memory = {name: memory_of(make, arguments)[0] for name, (make, arguments) in runs.items()}
     peer, rows = times.get("transformers"), [["", "seconds", "tokens/s", "x transformers", "peak GB", "/ transformers"]]
     for name, seconds in times.items():
-        rows.append([name, f"{seconds:.3f}", f"{B * T / seconds:.0f}", f"{peer / seconds:.2f}" if peer else "-", f"{memory[name]:.2f}",
-                     f"{memory[name] / memory['transformers']:.2f}" if peer else "-"])
+        rows.append([name, f"{seconds:.3f}", f"{B * T / seconds:.0f}", f"{peer / seconds:.2f}" if peer else "-",
+                     f"{memory[name]:.2f}", f"{memory[name] / memory['transformers']:.2f}" if peer else "-"])
     print(f"step, {size}: {B} x {T} tokens, V {V}; `ours` runs its products in {auto}\n" + table(rows))
     print("parts of ours, seconds: " + ", ".join(f"{name} {statistics.median(p[name] for p in parts):.3f}" for name in parts[0]))
     print(f"gradients in 4 pieces against 1, fp32: relative difference {difference:.1e}")
     flops, rate, best = operations(shapes), operations(shapes) / alone, 2 * 2048**3 / square
     share, share_of_best = flops / rate / times["ours"], flops / best / times["ours"]
-    print(f"{flops / 1e9:.1f} GFLOP a step; its products alone run at {rate / 1e9:.0f} GFLOP/s in {auto} (one of 2048^3: {best / 1e9:.0f}): "
-          f"ours is at {share:.0%} of that ({share_of_best:.0%})")
+    print(f"{flops / 1e9:.1f} GFLOP a step; its products alone run at {rate / 1e9:.0f} GFLOP/s in {auto} (one of 2048^3: "
+          f"{best / 1e9:.0f}): ours is at {share:.0%} of that ({share_of_best:.0%})")
     per_second = {name: B * T / seconds for name, seconds in times.items()}
     return dict(what="step", size=size, ours=per_second["ours"], peer=per_second.get("transformers"), ours_gb=memory["ours"],
                 peer_gb=memory.get("transformers"), roofline=share, roofline_square=share_of_best, gflop=flops / 1e9,
                 gflop_per_s=rate / 1e9, gflop_per_s_square=best / 1e9, tokens_per_s=per_second, gb=memory,
-                parts={name: statistics.median(p[name] for p in parts) for name in parts[0]}, accum_difference=difference, dtype=auto)
+                parts={name: statistics.median(p[name] for p in parts) for name in parts[0]}, dtype=auto,
+                accum_difference=float(f"{difference:.1e}"))
 
 
 # ---------------------------------------------------------------- the tokenizer
@@ -345,22 +288,22 @@ def bpe(size, beside, corpus="", words=0, **_):
         times = median_times({name: lambda name=name, f=make(*arguments): found[name].append(f())
                               for name, (make, arguments) in runs.items()}, 3, 0)
         memory = {name: memory_of(make, arguments, runs=1)[1] for name, (make, arguments) in runs.items()}
-        ids, same = data.TokenFile(folder / "ours.bin").tokens, None
-        ids = ids[ids != data.Tokenizer.bos_id]  # which opens each text
+        header, same = data.TokenFile(folder / "ours.bin"), None
+        ids = header.tokens[header.tokens != data.Tokenizer.bos_id]  # which opens each text
         if "tokenizers" in runs:
             theirs = np.fromfile(folder / "theirs.bin", ids.dtype)
             same = dict(merges=found["ours"][-1][1] == found["tokenizers"][-1][1], ids=np.array_equal(ids, theirs))
-        n, megabytes = sum(len(open(f, encoding="utf-8").read().split()) for f in texts.values()), sum(f.stat().st_size for f in texts.values()) / 1e6
-    parts = {name: {key: statistics.median(seconds[key] for seconds, _ in rounds) for key in rounds[0][0]} for name, rounds in found.items()}
+    parts = {name: {key: statistics.median(seconds[key] for seconds, _ in rounds) for key in rounds[0][0]}
+             for name, rounds in found.items()}
     rows = [["", "seconds", "/ tokenizers", "count", "train", "encode", "added GB"]]
     for name, seconds in times.items():
         rows.append([name, f"{seconds:.2f}", f"{seconds / times['tokenizers']:.2f}" if same else "-",
                      *(f"{parts[name][key]:.2f}" if key in parts[name] else "-" for key in rows[0][3:6]), f"{memory[name]:.2f}"])
-    print(f"bpe: {n} words, {megabytes:.1f} MB, {len(ids)} tokens, V {vocab_size or 'all'}\n" + table(rows))
+    print(f"bpe: {header.words} words, {header.bytes / 1e6:.1f} MB, {len(ids)} tokens, V {vocab_size or 'all'}\n" + table(rows))
     if same:
         print(f"merges the same: {same['merges']}; ids the same: {same['ids']}")
     return dict(what="bpe", size=size, ours=times["ours"], peer=times.get("tokenizers"), ours_gb=memory["ours"],
-                peer_gb=memory.get("tokenizers"), parts=parts, same=same, words=n, tokens=len(ids))
+                peer_gb=memory.get("tokenizers"), parts=parts, same=same, words=header.words, tokens=len(ids))
 
 
 # ---------------------------------------------------------------- scoring
@@ -391,9 +334,9 @@ def score(size, beside, pairs=8, **_):
         tokenizer = data.Tokenizer(data.train_bpe(data.count_words({"": text})))  # a word of theirs is one token
         tokenizer.save(file := pathlib.Path(folder, "tokenizer.json"))
         arguments = STEP_SIZES[size][0], max(V, tokenizer.vocab_size), file, sentences
-        runs = {"ours": our_score} | {"minicons": their_score} * (beside and there("minicons"))
+        runs = {"ours": our_score, **({"minicons": their_score} if beside and there("minicons") else {})}
         scorers = {name: make(*arguments) for name, make in runs.items()}
-        times = median_times(scorers, 5 if size == "nano" else 3)
+        times = median_times(scorers, ROUNDS[size])
         sums = [f() for f in scorers.values()]
         memory = {name: memory_of(make, arguments)[0] for name, make in runs.items()}
     n, peer, lines = len(sentences), times.get("minicons"), [["", "sentences/s", "x minicons", "peak GB"]]
@@ -410,14 +353,15 @@ COMMANDS = {"bpe": bpe, "loss": loss, "step": step, "score": score}
 
 
 def plain(value):
-    """For JSON: floats with four digits behind the point, null for nan."""
+    """For JSON: floats with five digits, null for nan."""
     if isinstance(value, dict):
         return {key: plain(v) for key, v in value.items()}
-    return value if not isinstance(value, float) else round(value, 4) if math.isfinite(value) else None
+    return value if not isinstance(value, float) else float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def main(argv):
-    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=COMMANDS)
     parser.add_argument("--size", choices=STEP_SIZES, default="nano")
     parser.add_argument("--peers", action="store_true", help="measure the peers too, where they are installed")

@@ -96,7 +96,8 @@ def minicons_score(lm, tokenizer, sentences):
         parts = {f"self_attn.{name}_proj": part for name, part in zip("qkv", w[ours + "attn.qkv.weight"].chunk(3))}
         parts |= zip(("mlp.gate_proj", "mlp.up_proj"), w[ours + "mlp.gate_up.weight"].chunk(2))
         parts |= {name: w[f"{ours}{own}.weight"] for name, own in (
-            ("self_attn.o_proj", "attn.proj"), ("mlp.down_proj", "mlp.proj"), ("input_layernorm", "norm1"), ("post_attention_layernorm", "norm2"))}
+            ("self_attn.o_proj", "attn.proj"), ("mlp.down_proj", "mlp.proj"), ("input_layernorm", "norm1"),
+            ("post_attention_layernorm", "norm2"))}
         weights |= {f"{theirs}{name}.weight": part for name, part in parts.items()}
     model.load_state_dict(weights)
     fast = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), bos_token="<s>", eos_token="</s>", pad_token="<pad>")
