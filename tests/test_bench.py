@@ -49,7 +49,8 @@ def test_the_last_line_is_json(what, peers, small, capsys, tmp_path):
 
 def test_without_text_babytalk_is_taken_and_said(small, capsys, tmp_path):
     small.setattr(bench.babytalk, "sample", lambda n, seed, f=bench.babytalk.sample: f(min(n, 1000), seed))
-    bench.main(["bpe", f"--data={tmp_path / 'none'}"])
+    small.setattr(bench, "BABYLM", tmp_path)
+    bench.main(["bpe"])
     assert "babytalk instead" in capsys.readouterr().out
 
 

@@ -270,13 +270,13 @@ def our_bpe(texts, vocab_size, out):
 
 def bpe(size, beside, corpus="", words=0, **_):
     machine()
-    corpus, vocab_size = pathlib.Path(corpus or BABYLM / "data/babylm_10m/train"), V
+    train, vocab_size = BABYLM / "data/babylm_10m/train", V
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        if corpus.exists():
-            texts = data.write_clean(corpora.resolve(str(corpus), folder), folder, "train")
+        if corpus or train.exists():
+            texts = data.write_clean(corpora.resolve(corpus or str(train), folder), folder, "train")
         else:
-            print(f"no text in {corpus}: babytalk instead, merged until no pair is left")
+            print(f"no text in {train}: babytalk instead, merged until no pair is left")
             texts, vocab_size = {"babytalk": folder / "babytalk.text"}, 0
             texts["babytalk"].write_text("".join(babytalk.sample(200_000, 0)))
         if words:
