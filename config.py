@@ -53,7 +53,7 @@ class Config:
     corpus: str = key("babytalk", "training text: babytalk, a known corpus, a path or glob, an http(s) address")
     dev: str = key("", "development text, named likewise; empty: the corpus's own, else the last 2% of each file")
     tokenizer: str = key("", "run or tokenizer.json to take the tokenizer from; empty: train one on the corpus")
-    vocab_size: int = key(0, "tokens, at least 259; 0: merge until no pair is left (babytalk)", low=0, high=2**31 - 1)
+    vocab_size: int = key(0, "tokens, at least 259; 0: merge until no pair is left (babytalk)", low=0, high=10**6)
     mark: str = key("half", "where <s> opens more than a document: no line, every block, half of the lines, every line",
                     ["none", "block", "half", "line"])
     sentences: int = key(400_000, "lines of babytalk to generate", low=1)

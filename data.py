@@ -16,6 +16,7 @@ import io
 import itertools
 import json
 import math
+import operator
 import os
 import pathlib
 import shutil
@@ -49,39 +50,29 @@ CHARACTER |= {b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b n
 BYTE_ID = {b: len(SPECIAL) + i for i, b in enumerate(sorted(CHARACTER, key=CHARACTER.get))}  # ids 3 .. 258
 
 
-def merge(ids, pair, new):
-    """Replace each occurrence of pair in ids, from the left, by the token `new`."""
-    out, i = [], 0
-    while i < len(ids):
-        if i + 1 < len(ids) and (ids[i], ids[i + 1]) == pair:
-            out.append(new)
-            i += 2
-        else:
-            out.append(ids[i])
-            i += 1
-    return out
-
-
 def train_bpe(word_counts, vocab_size=0):
     """Byte pair encoding (arXiv 1508.07909, algorithm 1): merge the most frequent pair of tokens again and again.
 
     word_counts: dict pre-token (str) -> how often it occurs. vocab_size counts special tokens, bytes and merges; 0
-    merges until no pair is left. Returns the merges in order, as pairs of bytes. Of pairs equally frequent the one of
-    the smaller ids comes first, as in Hugging Face's trainer. Raises UserError if the words cannot fill vocab_size.
+    merges until no pair is left, or to a million tokens. Returns the merges in order, as pairs of bytes. Of pairs equally
+    frequent the one of the smaller ids comes first, as in Hugging Face's trainer; the order of the words does not matter.
+    Raises UserError if the words cannot fill vocab_size.
     """
+    # A word is a string with one character a token, chr(id), and a pair a string of two: str.replace merges, from the left.
+    pairs = lambda word: map(operator.add, word, word[1:])
     id_of = {bytes([b]): i for b, i in BYTE_ID.items()}
-    token = {i: t for t, i in id_of.items()}
-    words = [[BYTE_ID[b] for b in word.encode()] for word in word_counts]
+    token = {chr(i): t for t, i in id_of.items()}
+    words = [word.encode().decode("latin-1").translate(BYTE_ID) for word in word_counts]
     counts = list(word_counts.values())
-    pair_counts, where = collections.Counter(), collections.defaultdict(set)  # where: pair -> words that contain it
-    for i, ids in enumerate(words):
-        for pair in zip(ids, ids[1:]):
+    pair_counts, where = collections.Counter(), collections.defaultdict(list)  # where: pair -> words that contain it, or did
+    for i, word in enumerate(words):
+        for pair in pairs(word):
             pair_counts[pair] += counts[i]
-            where[pair].add(i)
+            where[pair].append(i)
     heap = [(-count, pair) for pair, count in pair_counts.items()]
     heapq.heapify(heap)
     merges, size = [], len(SPECIAL) + 256
-    while heap and (vocab_size == 0 or size < vocab_size):
+    while heap and size < (vocab_size or 10**6):
         count, pair = heapq.heappop(heap)
         if pair_counts[pair] != -count:  # counts only fall behind the heap's back: put it where it belongs now
             if pair_counts[pair] > 0:
@@ -89,20 +80,24 @@ def train_bpe(word_counts, vocab_size=0):
             continue
         if count == 0:
             break
-        merged = token[pair[0]] + token[pair[1]]
         merges.append((token[pair[0]], token[pair[1]]))
+        merged = b"".join(merges[-1])
         if merged not in id_of:  # the same bytes can be reached by two merges: one token
-            id_of[merged], token[size] = size, merged
+            id_of[merged], token[chr(size)] = size, merged
             size += 1
-        new, raised = id_of[merged], set()
+        new, raised = chr(id_of[merged]), set()
         for i in where.pop(pair):
-            old, words[i] = words[i], merge(words[i], pair, new)
-            for p in zip(old, old[1:]):
-                pair_counts[p] -= counts[i]
-            for p in zip(words[i], words[i][1:]):
-                pair_counts[p] += counts[i]
+            word, n, first = words[i], counts[i], words[i].find(pair)
+            if first < 0:
+                continue
+            words[i] = word.replace(pair, new)
+            old = word[max(0, first - 1):word.rfind(pair) + 3]  # pairs change from one token before to one after
+            for p in pairs(old):
+                pair_counts[p] -= n
+            for p in pairs(old.replace(pair, new)):
+                pair_counts[p] += n
                 if new in p:
-                    where[p].add(i)
+                    where[p].append(i)
                     raised.add(p)
         for p in raised:
             heapq.heappush(heap, (-pair_counts[p], p))
@@ -301,11 +296,20 @@ def keep_words(texts, max_words):
 
 def count_words(texts, extra=()):
     """Pre-token -> count over all texts, and 1 for each of extra."""
-    counts, find = collections.Counter(extra), regex.compile(PATTERN).findall
+    counts, chunks, find = collections.Counter(extra), collections.Counter(), regex.compile(PATTERN).findall
     for file in tqdm(texts.values(), desc="count words", disable=None):
         with open(file, encoding="utf-8", newline="\n") as f:
             while lines := f.readlines(1 << 22):
-                counts.update(find("".join(lines)))
+                text = "".join(lines)
+                found = collections.Counter(text.replace(" ", "\n ").split("\n"))
+                if any(chunk[-1:].isspace() for chunk in found):  # a run of spaces was cut, and it belongs together
+                    counts.update(find(text))
+                else:
+                    chunks.update(found)
+                    counts["\n"] += text.count("\n")
+    for chunk, n in chunks.items():  # no pre-token reaches across a single space: each distinct chunk is split but once
+        for word in find(chunk):
+            counts[word] += n
     return counts
 
 

@@ -35,3 +35,4 @@ on_policy = 0.5            # half of the batches
 rollout_mix = 0.2          # MiniLLM's
 prompt_len = 8
 rollout_loss = "single_step"
+length_norm = True         # MiniLLM's

@@ -7,7 +7,7 @@ import pytest
 import regex
 
 from config import UserError
-from data import BYTE_ID, PATTERN, SPECIAL, Tokenizer, merge, train_bpe
+from data import BYTE_ID, PATTERN, SPECIAL, Tokenizer, count_words, train_bpe
 
 find = regex.compile(PATTERN).findall
 ODD = "a b  c\n\n d\t\x1c\x1d\x1e\x1f\x85\u00a0\u2028\u3000x1½²٣é́ß中😀's'll it's 'S don't\r\n--<s></s><pad> \ufeff\u200b\x00"
@@ -54,9 +54,24 @@ def naive_encode(text, merges):
             best = min(zip(parts, parts[1:]), key=lambda pair: rank.get(pair, float("inf")))
             if best not in rank:
                 break
-            parts = merge(parts, best, best[0] + best[1])
+            i = list(zip(parts, parts[1:])).index(best)
+            parts[i:i + 2] = [best[0] + best[1]]
         out += parts
     return out
+
+
+def test_words_are_counted_as_the_pattern_splits_them(babylm, tmp_path):
+    """Also where spaces of all kinds stand in runs, and at the ends of lines; extra words count once."""
+    rng = random.Random(0)
+    loose = "".join(rng.choice([" ", " ", "\n", "\t", "\u00a0", "\x1c", "a", "é", "'s", "7", "--"]) for _ in range(20_000))
+    for i, text in enumerate((real_text(babylm, 300_000), ODD, loose, "a  b\n", " a \n\n  \nb", "no line end", "")):
+        (tmp_path / f"{i}.text").write_bytes(text.encode())
+        assert +count_words({"": tmp_path / f"{i}.text"}, ["é", "zebra"]) == counts_of(text) + collections.Counter(["é", "zebra"]), i
+
+
+def test_the_order_of_words_does_not_matter():
+    words = list(counts_of("the dog sees the cat and the cat sees the dogs\n isn't it" * 3).items())
+    assert train_bpe(dict(words)) == train_bpe(dict(reversed(words)))
 
 
 def test_textbook_example():

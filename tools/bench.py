@@ -1,89 +1,61 @@
 """Speed and memory, beside what a user would run instead: ours and the peers in turn, in one run.
 
-    python -m tools.bench loss [--size=nano|paper] [--peers]
+    python -m tools.bench bpe|loss|step|score [--size=nano|paper] [--peers]
 
+    bpe     a tokenizer of V 16000 trained on a corpus, cleaned beforehand, and the corpus encoded into a token file. --peers:
+            Hugging Face tokenizers with the same pre-tokens; are merges and ids the same? --data: the corpus, by default
+            data/babylm_10m/train under $BABYLM_DIR (../shared), else generated babytalk; --words: about so many of its words.
     loss    forward and backward of the distillation loss alone: 4096 positions, V 16000, alpha 0.5, tau 2, reverse KL;
             nano d 128 from 256, paper d 512 from 1024. --peers adds the materialised loss and, where liger-kernel is
             installed, Liger's chunked JSD at beta 1.
+    step    one optimizer step of distillation, 32 x 128 tokens: distill.py's own forward_backward and update. nano: 4 layers
+            of d 128 from 6 of 256, paper: 16 of 512 from 24 of 1024. Its floating-point operations beside those of its matrix
+            products run alone, and what its parts take. --peers: Baby Llama's step in transformers, fp32.
+    score   log-probabilities of minimal pairs under a random model of step's student's size: BLiMP's first 8 pairs a paradigm
+            (eval/blimp_filtered under $BABYLM_DIR), else babytalk's. --peers: minicons, with the same weights.
 
-Figures drift on shared machines, so quote the ratios. Peak memory is what a fresh process adds to its inputs. The last line is
-one JSON object: what, size, ours and peer (seconds), ours_gb, peer_gb.
+Figures drift on shared machines, so quote the ratios. Memory is of a fresh process: its peak (step, score), or what it adds to
+its inputs (bpe, loss). The last line is one JSON object: what, size, ours and peer (loss and bpe: seconds; step: tokens a second;
+score: sentences a second), ours_gb, peer_gb, and more; null where no peer was measured.
 """
 import argparse
+import collections
 import contextlib
+import dataclasses
 import functools
-import importlib.util
+import itertools
 import json
-import multiprocessing
+import math
+import os
 import pathlib
 import statistics
+import tempfile
 import time
+from unittest import mock
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 
+import babytalk
+import corpora
+import data
+import distill
+import eval
 import losses
 import run
 from config import Config, run_main
 from eval import table
+from tools import peers
+from tools.measure import CPU, machine, median_times, memory_of, there
 
-ROUNDS = 7
-
-
-def machine():
-    """One line about the processor, and the dtype that `dtype = auto` means here."""
-    auto = run.dtype_of(Config(), torch.device("cpu"))
-    cpu = [line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    bf16 = "with" if auto == "bfloat16" else "without"
-    print(f"{cpu[0] if cpu else 'CPU'}, {torch.get_num_threads()} threads, {bf16} bf16 instructions, torch {torch.__version__}")
-    return auto
-
-
-def median_times(contenders, rounds=ROUNDS):
-    """{name: function} -> {name: median seconds}: one warm-up each, then all of them in turn, `rounds` times."""
-    times = {name: [] for name in contenders}
-    for i in range(rounds + 1):
-        for name, f in contenders.items():
-            start = time.perf_counter()
-            f()
-            if i:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(t) for name, t in times.items()}
-
-
-def peak_rss():
-    """Peak resident bytes of this process since `reset_peak`."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-
-def reset_peak():
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-
-
-def _added(queue, make, tiny, arguments):
-    make(*tiny)()  # loads and compiles what is loaded and compiled once
-    f = make(*arguments)  # inputs are made, the function has not run
-    reset_peak()
-    before = peak_rss()
-    f(), f()
-    queue.put(peak_rss() - before)
-
-
-def added_memory(make, tiny, arguments):
-    """GB that running make(*arguments)() adds, in a process of its own, to its inputs and to what make(*tiny)() left."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    process = context.Process(target=_added, args=(queue, make, tiny, arguments))
-    process.start()
-    process.join()
-    return queue.get() / 1e9 if process.exitcode == 0 else float("nan")
+ROUNDS = {"nano": 7, "paper": 3}
+V, TAU, ALPHA = 16000, peers.TAU, peers.ALPHA
+BABYLM = pathlib.Path(os.environ.get("BABYLM_DIR", "../shared"))
 
 
 # ---------------------------------------------------------------- the loss
 
 LOSS_SIZES = {"nano": (128, 256), "paper": (512, 1024)}
-V, TAU, ALPHA = 16000, 2.0, 0.5
 
 
 @functools.cache
@@ -98,25 +70,11 @@ def ours(h, W, h_p, W_p, y):
     return losses.distillation_loss(h, W, h_p, W_p, y, divergence="rkl", tau=TAU, alpha=ALPHA)
 
 
-def materialised(h, W, h_p, W_p, y):
-    z_q, z_p = h @ W.T, h_p @ W_p.T
-    log_q, log_p = F.log_softmax(z_q / TAU, -1), F.log_softmax(z_p / TAU, -1)
-    return ALPHA * F.cross_entropy(z_q, y) + (1 - ALPHA) * TAU**2 * (log_q.exp() * (log_q - log_p)).sum(-1).mean()
-
-
-def liger(h, W, h_p, W_p, y):
-    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
-    jsd = LigerFusedLinearJSDLoss(weight_hard_loss=ALPHA, weight_soft_loss=1 - ALPHA, beta=1.0, temperature=TAU,
-                                  compiled=False, chunk_size=256)
-    out = jsd(h, W, h_p, W_p, y)
-    return out[0] if isinstance(out, tuple) else out
-
-
 def loss_run(name, size, N, V=V):
     """() -> gradients: forward and backward of one contender."""
     f, mode, dtype = {"ours": (ours, "auto", None), "ours, eager": (ours, "eager", None), "ours, fp32": (ours, "auto", "float32"),
-                      "ours, fp32, eager": (ours, "eager", "float32"), "materialised": (materialised, "auto", "float32"),
-                      "liger": (liger, "auto", "float32")}[name]
+                      "ours, fp32, eager": (ours, "eager", "float32"), "materialised": (peers.materialised, "auto", "float32"),
+                      "liger": (peers.liger, "auto", "float32")}[name]
     dtype = dtype or run.dtype_of(Config(), torch.device("cpu"))
     h, W, *rest = loss_inputs(size, N, V)
     if mode == "auto" and f is ours:
@@ -145,21 +103,22 @@ def products_run(size, N, dtype):
     return once
 
 
-def loss(size, peers, N=4096):
+def loss(size, beside, N=4096, **_):
     auto, path = machine(), losses.path("cpu", N, V)
     names = ["ours", "ours, eager"] + (["ours, fp32", "ours, fp32, eager"] if auto != "float32" else [])
-    if peers:
-        names += ["materialised"] + ["liger"] * (importlib.util.find_spec("liger_kernel") is not None)
+    if beside:
+        names += ["materialised"] + ["liger"] * there("liger_kernel")
     contenders = {name: loss_run(name, size, N) for name in names}
     contenders |= {f"products, {dtype}": products_run(size, N, run.DTYPES[dtype]) for dtype in dict.fromkeys((auto, "float32"))}
-    times = median_times(contenders)
+    times = median_times(contenders, ROUNDS[size])
     losses.mode = "auto"
-    memory, twice = ({name: added_memory(loss_run, (name, size, 32, 256), (name, size, n)) for name in names}
+    memory, twice = ({name: memory_of(loss_run, (name, size, n), (name, size, 32, 256))[1] for name in names}
                      for n in (N, 2 * N))
     over = lambda name, other: f"{times[name] / times[other]:.2f}" if other in times else "-"
     rows = [["", "seconds", "/ products", "/ materialised", "/ liger", "added GB", "at 2 N"]]
     for name in times:
-        product = "products, float32" if "fp32" in name or name in ("materialised", "liger", "products, float32") else f"products, {auto}"
+        exact = "fp32" in name or name in ("materialised", "liger", "products, float32")
+        product = "products, float32" if exact else f"products, {auto}"
         rows.append([name, f"{times[name]:.3f}", over(name, product), over(name, "materialised"), over(name, "liger"),
                      *(f"{m[name]:.2f}" if name in m else "-" for m in (memory, twice))])
     print(f"loss, {size}: N {N}, V {V}, d {' from '.join(map(str, LOSS_SIZES[size]))}; the elementwise part of ours is "
@@ -171,22 +130,246 @@ def loss(size, peers, N=4096):
         errors = [((x.double() - y).norm() / y.norm()).item() for x, y in zip(contenders[name](), (a.grad, b.grad))]
         print(f"{name}: gradient against fp64, relative error {errors[0]:.1e} (states), {errors[1]:.1e} (head)")
     peer = "liger" if "liger" in times else "materialised" if "materialised" in times else None
-    return dict(what="loss", size=size, ours=times["ours"], peer=times.get(peer), ours_gb=memory["ours"], peer_gb=memory.get(peer),
-                peer_is=peer, seconds=times, gb=memory, gb_at_twice_n=twice, dtype=auto, path=path)
+    return dict(what="loss", size=size, ours=times["ours"], peer=times.get(peer), ours_gb=memory["ours"],
+                peer_gb=memory.get(peer), peer_is=peer, seconds=times, gb=memory, gb_at_twice_n=twice, dtype=auto, path=path)
 
 
-COMMANDS = {"loss": loss}
+# ---------------------------------------------------------------- the step
+
+STEP_SIZES = {"nano": (dict(d_model=128, n_layer=4, d_ff=256, n_head=4), dict(d_model=256, n_layer=6, d_ff=768, n_head=8)),
+              "paper": (dict(d_model=512, n_layer=16, d_ff=1024, n_head=8), dict(d_model=1024, n_layer=24, d_ff=3072, n_head=8))}
+
+
+class Step:
+    """A student, its teacher and its optimizer, as distill.train has them; sizes: of student and teacher."""
+
+    def __init__(self, sizes, keys, vocab_size=V):
+        torch.manual_seed(0)
+        self.config = Config(divergence="rkl", tau=TAU, alpha=ALPHA, vocab_size=vocab_size, **sizes[0], **keys)
+        self.dtype = run.dtype_of(self.config, CPU)
+        self.lm = run.model_of(self.config, vocab_size)
+        teacher = run.model_of(dataclasses.replace(self.config, **sizes[1]), vocab_size).eval().requires_grad_(False)
+        self.teachers = [distill.Teacher(teacher.to(run.DTYPES[self.dtype]), compiled=self.config.compile)]
+        self.model = torch.compile(self.lm) if self.config.compile else self.lm
+        self.optimizer, self.params = distill.optimizer_of(self.lm, self.config), list(self.lm.parameters())
+        ids = torch.randint(3, vocab_size, (self.config.batch_size, self.config.longest + 1))
+        self.x, self.y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+    def gradients(self, model=None):
+        """The loss; its gradients are where the optimizer looks for them."""
+        return distill.forward_backward(model or self.model, self.lm, self.teachers, self.x, self.y, self.config, 0.0,
+                                        lambda: run.autocast(self.dtype, CPU), None, False)[0]
+
+    def __call__(self, model=None):
+        loss = self.gradients(model)
+        distill.update(self.optimizer, self.params, loss, 2.5e-4, self.config.grad_clip, None)
+
+    def parts(self):
+        """{part: seconds} of one step: the same functions, each with a clock around it."""
+        seconds = collections.Counter()
+
+        def clocked(name, f):
+            def g(*args, **kwargs):
+                start = time.perf_counter()
+                out = f(*args, **kwargs)
+                seconds[name] += time.perf_counter() - start
+                return out
+            return g
+        with contextlib.ExitStack() as stack:
+            for owner, attribute, name in ((distill, "outputs_of", "teacher forward"), (distill, "update", "optimizer"),
+                                           (losses, "distillation_loss", "loss and its gradient"),
+                                           (torch.Tensor, "backward", "student backward")):
+                stack.enter_context(mock.patch.object(owner, attribute, clocked(name, getattr(owner, attribute))))
+            self(clocked("student forward", self.model))
+        return seconds
+
+
+def products(student, teacher, vocab_size, B, T):
+    """Every matrix product of a step, [(rows, inner, columns, times)]; sizes: dicts; attention's in full, not causal halves."""
+    N, chunk, shapes = B * T, min(B * T, losses.chunk_size(B * T, vocab_size)), []
+    for size, trained in ((student, True), (teacher, False)):
+        d, ff, L, H = (size[key] for key in ("d_model", "d_ff", "n_layer", "n_head"))
+        for inner, outer in ((d, 3 * d), (d, d), (d, 2 * ff), (ff, d)):
+            shapes += [(N, inner, outer, L)]
+            shapes += [(N, outer, inner, L), (outer, N, inner, L)] * trained  # gradients: of input, of weight
+        shapes += [(T, d // H, T, L * B * H), (T, T, d // H, L * B * H)] * (3 if trained else 1)
+    d, dt, n = student["d_model"], teacher["d_model"], N / chunk
+    return shapes + [(chunk, d, vocab_size, n), (chunk, dt, vocab_size, n), (chunk, vocab_size, d, n), (vocab_size, chunk, d, n)]
+
+
+def operations(shapes):
+    return sum(2 * m * k * n * times for m, k, n, times in shapes)
+
+
+def seconds_alone(shapes, dtype):
+    """What the products take alone, each run a few times in `dtype` and counted as often as the step runs it."""
+    total = 0.0
+    for m, k, n, times in shapes:
+        batch = min(int(times), 256) if m * n < 2**16 else 1  # attention's small ones come in batches
+        a, b = torch.randn(batch, m, k).to(dtype), torch.randn(batch, k, n).to(dtype)
+        f = functools.partial(torch.bmm, a, b) if batch > 1 else functools.partial(torch.mm, a[0], b[0])
+        total += median_times({"": f}, 3)[""] * times / batch
+    return total
+
+
+def step(size, beside, B=32, T=128, V=V, **_):
+    auto, sizes, keys = machine(), STEP_SIZES[size], dict(batch_size=B, block_size=T)
+    kinds = {"ours": keys, "ours, grad_accum 4": keys | dict(grad_accum=4), "ours, fp32": keys | dict(dtype="float32"),
+             "ours, compiled": keys | dict(compile=True)}
+    if auto == "float32":
+        kinds["ours, fp32"] = kinds["ours"]
+    runs = {name: (Step, (sizes, kinds[name], V)) for name in kinds if name != "ours, fp32" or auto != "float32"}
+    if beside and there("transformers"):
+        runs["transformers"] = peers.hf_step, (sizes, V, B, T)
+    steps = {name: make(*arguments) for name, (make, arguments) in runs.items()}
+    times = median_times(steps, ROUNDS[size])
+    parts = [steps["ours"].parts() for _ in range(3)]
+    exact = steps.get("ours, fp32", steps["ours"])  # are the gradients the same in four pieces?
+    exact.gradients()
+    whole = torch.cat([p.grad.flatten() for p in exact.params])
+    exact.optimizer.zero_grad()
+    exact.config = dataclasses.replace(exact.config, grad_accum=4)
+    exact.gradients()
+    difference = ((torch.cat([p.grad.flatten() for p in exact.params]) - whole).norm() / whole.norm()).item()
+    del steps, exact
+    shapes = products(*sizes, V, B, T)
+    alone, square = (seconds_alone(s, run.DTYPES[auto]) for s in (shapes, [(2048, 2048, 2048, 1)]))
+    memory = {name: memory_of(make, arguments)[0] for name, (make, arguments) in runs.items()}
+    peer, rows = times.get("transformers"), [["", "seconds", "tokens/s", "x transformers", "peak GB", "/ transformers"]]
+    for name, seconds in times.items():
+        rows.append([name, f"{seconds:.3f}", f"{B * T / seconds:.0f}", f"{peer / seconds:.2f}" if peer else "-",
+                     f"{memory[name]:.2f}", f"{memory[name] / memory['transformers']:.2f}" if peer else "-"])
+    print(f"step, {size}: {B} x {T} tokens, V {V}; `ours` runs its products in {auto}\n" + table(rows))
+    print("parts of ours, seconds: " + ", ".join(f"{name} {statistics.median(p[name] for p in parts):.3f}" for name in parts[0]))
+    print(f"gradients in 4 pieces against 1, fp32: relative difference {difference:.1e}")
+    flops, rate, best = operations(shapes), operations(shapes) / alone, 2 * 2048**3 / square
+    share, share_of_best = flops / rate / times["ours"], flops / best / times["ours"]
+    print(f"{flops / 1e9:.1f} GFLOP a step; its products alone run at {rate / 1e9:.0f} GFLOP/s in {auto} (one of 2048^3: "
+          f"{best / 1e9:.0f}): ours is at {share:.0%} of that ({share_of_best:.0%})")
+    per_second = {name: B * T / seconds for name, seconds in times.items()}
+    return dict(what="step", size=size, ours=per_second["ours"], peer=per_second.get("transformers"), ours_gb=memory["ours"],
+                peer_gb=memory.get("transformers"), roofline=share, roofline_square=share_of_best, gflop=flops / 1e9,
+                gflop_per_s=rate / 1e9, gflop_per_s_square=best / 1e9, tokens_per_s=per_second, gb=memory,
+                parts={name: statistics.median(p[name] for p in parts) for name in parts[0]}, dtype=auto,
+                accum_difference=float(f"{difference:.1e}"))
+
+
+# ---------------------------------------------------------------- the tokenizer
+
+def our_bpe(texts, vocab_size, out):
+    """() -> seconds of counting words, training and encoding, and the merges; the ids are in the file `out`."""
+    def once():
+        clock = [time.perf_counter()]
+        tick = lambda value: (clock.append(time.perf_counter()), value)[1]
+        counts = tick(data.count_words(texts))
+        tokenizer = tick(data.Tokenizer(data.train_bpe(counts, vocab_size)))
+        tick(data.write_tokens(out, tokenizer, texts, "none", 0, ""))
+        return dict(zip(("count", "train", "encode"), np.diff(clock).tolist())), tokenizer.merges
+    return once
+
+
+def bpe(size, beside, corpus="", words=0, **_):
+    machine()
+    train, vocab_size = BABYLM / "data/babylm_10m/train", V
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        if corpus or train.exists():
+            texts = data.write_clean(corpora.resolve(corpus or str(train), folder), folder, "train")
+        else:
+            print(f"no text in {train}: babytalk instead, merged until no pair is left")
+            texts, vocab_size = {"babytalk": folder / "babytalk.text"}, 0
+            texts["babytalk"].write_text("".join(babytalk.sample(200_000, 0)))
+        if words:
+            data.keep_words(texts, words)
+        runs = {"ours": (our_bpe, (texts, vocab_size, folder / "ours.bin"))}
+        if beside and there("tokenizers"):
+            runs["tokenizers"] = peers.hf_bpe, (texts, vocab_size, folder / "theirs.bin")
+        found = {name: [] for name in runs}
+        times = median_times({name: lambda name=name, f=make(*arguments): found[name].append(f())
+                              for name, (make, arguments) in runs.items()}, 3, 0)
+        memory = {name: memory_of(make, arguments, runs=1)[1] for name, (make, arguments) in runs.items()}
+        header, same = data.TokenFile(folder / "ours.bin"), None
+        ids = header.tokens[header.tokens != data.Tokenizer.bos_id]  # which opens each text
+        if "tokenizers" in runs:
+            theirs = np.fromfile(folder / "theirs.bin", ids.dtype)
+            same = dict(merges=found["ours"][-1][1] == found["tokenizers"][-1][1], ids=np.array_equal(ids, theirs))
+    parts = {name: {key: statistics.median(seconds[key] for seconds, _ in rounds) for key in rounds[0][0]}
+             for name, rounds in found.items()}
+    rows = [["", "seconds", "/ tokenizers", "count", "train", "encode", "added GB"]]
+    for name, seconds in times.items():
+        rows.append([name, f"{seconds:.2f}", f"{seconds / times['tokenizers']:.2f}" if same else "-",
+                     *(f"{parts[name][key]:.2f}" if key in parts[name] else "-" for key in rows[0][3:6]), f"{memory[name]:.2f}"])
+    print(f"bpe: {header.words} words, {header.bytes / 1e6:.1f} MB, {len(ids)} tokens, V {vocab_size or 'all'}\n" + table(rows))
+    if same:
+        print(f"merges the same: {same['merges']}; ids the same: {same['ids']}")
+    return dict(what="bpe", size=size, ours=times["ours"], peer=times.get("tokenizers"), ours_gb=memory["ours"],
+                peer_gb=memory.get("tokenizers"), parts=parts, same=same, words=header.words, tokens=len(ids))
+
+
+# ---------------------------------------------------------------- scoring
+
+def random_lm(sizes, vocab_size):
+    torch.manual_seed(0)
+    return run.model_of(Config(**sizes), vocab_size).eval()
+
+
+def our_score(sizes, vocab_size, tokenizer, sentences):
+    lm, tokenizer = random_lm(sizes, vocab_size), data.Tokenizer.load(tokenizer)
+    return lambda: eval.score_sentences(lm, tokenizer, sentences)
+
+
+def their_score(sizes, vocab_size, tokenizer, sentences):
+    return peers.minicons_score(random_lm(sizes, vocab_size), tokenizer, sentences)
+
+
+def score(size, beside, pairs=8, **_):
+    machine()
+    folder = BABYLM / "eval/blimp_filtered"
+    rows = eval.read_pairs(folder) if folder.exists() else babytalk.minimal_pairs(10 * pairs, 0)
+    rows = [row for _, group in itertools.groupby(rows, lambda row: row["UID"]) for row in list(group)[:pairs]]
+    sentences = [row[key].strip() for row in rows for key in eval.SENTENCES]
+    with tempfile.TemporaryDirectory() as folder:
+        text = pathlib.Path(folder, "sentences.text")
+        text.write_text("\n".join(sentences))
+        tokenizer = data.Tokenizer(data.train_bpe(data.count_words({"": text})))  # a word of theirs is one token
+        tokenizer.save(file := pathlib.Path(folder, "tokenizer.json"))
+        arguments = STEP_SIZES[size][0], max(V, tokenizer.vocab_size), file, sentences
+        runs = {"ours": our_score, **({"minicons": their_score} if beside and there("minicons") else {})}
+        scorers = {name: make(*arguments) for name, make in runs.items()}
+        times = median_times(scorers, ROUNDS[size])
+        sums = [f() for f in scorers.values()]
+        memory = {name: memory_of(make, arguments)[0] for name, make in runs.items()}
+    n, peer, lines = len(sentences), times.get("minicons"), [["", "sentences/s", "x minicons", "peak GB"]]
+    for name, seconds in times.items():
+        lines.append([name, f"{n / seconds:.1f}", f"{peer / seconds:.2f}" if peer else "-", f"{memory[name]:.2f}"])
+    print(f"score, {size}: {n} sentences, {len(set(sentences))} distinct, fp32\n" + table(lines))
+    if peer:
+        print(f"largest difference of a sentence's log-probability: {(sums[0] - sums[1]).abs().max():.1e} nats")
+    return dict(what="score", size=size, ours=n / times["ours"], peer=peer and n / peer, ours_gb=memory["ours"],
+                peer_gb=memory.get("minicons"), sentences=n)
+
+
+COMMANDS = {"bpe": bpe, "loss": loss, "step": step, "score": score}
+
+
+def plain(value):
+    """For JSON: floats with five digits, null for nan."""
+    if isinstance(value, dict):
+        return {key: plain(v) for key, v in value.items()}
+    return value if not isinstance(value, float) else float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def main(argv):
-    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=COMMANDS)
-    parser.add_argument("--size", choices=("nano", "paper"), default="nano")
+    parser.add_argument("--size", choices=STEP_SIZES, default="nano")
     parser.add_argument("--peers", action="store_true", help="measure the peers too, where they are installed")
+    parser.add_argument("--data", default="", help="bpe: the corpus, as the key `corpus` names it")
+    parser.add_argument("--words", type=int, default=0, help="bpe: take about so many words of it; 0: all")
     args = parser.parse_args(argv)
     with contextlib.suppress(BrokenPipeError):
-        print(json.dumps({key: value if not isinstance(value, float) else round(value, 4) for key, value in
-                          COMMANDS[args.what](args.size, args.peers).items()}))
+        print(json.dumps(plain(COMMANDS[args.what](args.size, args.peers, corpus=args.data, words=args.words))))
 
 
 if __name__ == "__main__":
