@@ -174,14 +174,14 @@ def alone(train):
         if folder in training:
             chain = " needs ".join(f.name for f in [*training[training.index(folder):], folder])
             raise UserError(f"{chain}: a run cannot need itself; change teachers, init or baseline")
-        if RANK:  # the first has the lock
-            return train(config)
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "a") as lock:
+        if RANK == 0:  # it has the lock for all
+            folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock" if RANK == 0 else os.devnull, "a") as lock:
             try:
                 import fcntl  # not on Windows: no lock there
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with its process, however that ends
-                (folder / ".lock").write_text(str(os.getpid()))
+                if RANK == 0:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with its process, however that ends
+                    (folder / ".lock").write_text(str(os.getpid()))
             except BlockingIOError:
                 pid = (folder / ".lock").read_text()
                 raise UserError(f"{folder} is being trained by process {pid}; wait for it, or choose another --name")
@@ -201,9 +201,10 @@ def alone(train):
             finally:
                 on_signals()
                 training.remove(folder)
-                with contextlib.suppress(OSError):
-                    os.unlink(lock.name)
-                    os.removedirs(folder)  # if it is empty: refused before it began
+                if RANK == 0:
+                    with contextlib.suppress(OSError):
+                        (folder / ".lock").unlink()
+                        os.removedirs(folder)  # if it is empty: refused before it began
     return guarded
 
 

@@ -19,7 +19,7 @@ TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mar
 def tiny(tmp_path_factory):
     """A folder with configs coach, kid (its student) and long, prepared data and a trained coach."""
     folder = tmp_path_factory.mktemp("ranks")
-    for name, keys in (("coach", {}), ("kid", dict(teachers=["coach"], tau=1.5)), ("long", dict(max_steps=600, val_every=100))):
+    for name, keys in (("coach", {}), ("kid", dict(teachers=["coach"], tau=1.5)), ("long", dict(max_steps=240, val_every=40, log_every=20))):
         (folder / f"{name}.py").write_text("".join(f"{k} = {v!r}\n" for k, v in {**TINY, **keys}.items()))
     (folder / "quick.py").write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport config, distill, eval\n"
                                      "eval.evaluate = lambda *_, **__: None  # seconds, and tested elsewhere\n"
@@ -101,9 +101,9 @@ def test_a_killed_rank_ends_the_job_and_a_restart_goes_on(tiny):
     kill_one(process, tiny, "broken")
     killed = time.monotonic()
     out, _ = process.communicate(timeout=60)
-    assert process.returncode and "SIGKILL" in out.upper() or "Signal 9" in out, out
+    assert process.returncode and "error: broken: another rank is gone; the same command goes on from the last checkpoint" in out, out
     assert time.monotonic() - killed < 30
-    assert torch.load(tiny / "out/broken/ckpt.pt", weights_only=True)["step"] < 600
+    assert torch.load(tiny / "out/broken/ckpt.pt", weights_only=True)["step"] < 240
     process = start(tiny, 2, "long", "--name=again", restarts=1)
     kill_one(process, tiny, "again")
     out, _ = process.communicate(timeout=120)

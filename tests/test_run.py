@@ -199,7 +199,7 @@ def test_auto_dtype_asks_the_processor(make_config, monkeypatch, avx, amx):
 
 
 def test_random_state_is_kept():
-    state = run.random_state(torch.device("cpu"))
+    state = run.random_states(torch.device("cpu"))
     drawn = torch.rand(3)
     run.set_random_state(state)
     assert torch.equal(torch.rand(3), drawn) and not torch.equal(torch.rand(3), drawn)

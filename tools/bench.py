@@ -42,6 +42,7 @@ import data
 import distill
 import eval
 import losses
+import rollouts
 import run
 from config import Config, run_main
 from eval import table
@@ -145,7 +146,7 @@ class Step:
 
     def __init__(self, sizes, keys, vocab_size=V):
         torch.manual_seed(0)
-        self.config = Config(divergence="rkl", tau=TAU, alpha=ALPHA, vocab_size=vocab_size, **sizes[0], **keys)
+        self.config = Config(**dict(divergence="rkl", tau=TAU, alpha=ALPHA, vocab_size=vocab_size) | sizes[0] | keys)
         self.dtype = run.dtype_of(self.config, CPU)
         self.lm = run.model_of(self.config, vocab_size)
         teacher = run.model_of(dataclasses.replace(self.config, **sizes[1]), vocab_size).eval().requires_grad_(False)
@@ -157,8 +158,9 @@ class Step:
 
     def gradients(self, model=None):
         """The loss; its gradients are where the optimizer looks for them."""
+        draws = rollouts.draws(self.config, 0, 0.0, self.x.shape)
         return distill.forward_backward(model or self.model, self.lm, self.teachers, self.x, self.y, self.config, 0.0,
-                                        lambda: run.autocast(self.dtype, CPU), None, False)[0]
+                                        lambda: run.autocast(self.dtype, CPU), None, False, draws)[0]
 
     def __call__(self, model=None):
         loss = self.gradients(model)
@@ -184,17 +186,19 @@ class Step:
         return seconds
 
 
-def products(student, teacher, vocab_size, B, T):
-    """Every matrix product of a step, [(rows, inner, columns, times)]; sizes: dicts; attention's in full, not causal halves."""
+def products(student, teacher, vocab_size, B, T, training=True):
+    """Every matrix product of a step, [(rows, inner, columns, times)]; sizes: dicts; attention's in full, not causal halves.
+    training False: of what student and teacher compute to write B x T tokens."""
     N, chunk, shapes = B * T, min(B * T, losses.chunk_size(B * T, vocab_size)), []
-    for size, trained in ((student, True), (teacher, False)):
+    for size, trained in ((student, training), (teacher, False)):
         d, ff, L, H = (size[key] for key in ("d_model", "d_ff", "n_layer", "n_head"))
         for inner, outer in ((d, 3 * d), (d, d), (d, 2 * ff), (ff, d)):
             shapes += [(N, inner, outer, L)]
             shapes += [(N, outer, inner, L), (outer, N, inner, L)] * trained  # gradients: of input, of weight
         shapes += [(T, d // H, T, L * B * H), (T, T, d // H, L * B * H)] * (3 if trained else 1)
     d, dt, n = student["d_model"], teacher["d_model"], N / chunk
-    return shapes + [(chunk, d, vocab_size, n), (chunk, dt, vocab_size, n), (chunk, vocab_size, d, n), (vocab_size, chunk, d, n)]
+    shapes += [(chunk, d, vocab_size, n), (chunk, dt, vocab_size, n)]
+    return shapes + [(chunk, vocab_size, d, n), (vocab_size, chunk, d, n)] * training
 
 
 def operations(shapes):
@@ -215,7 +219,8 @@ def seconds_alone(shapes, dtype):
 def step(size, beside, B=32, T=128, V=V, **_):
     auto, sizes, keys = machine(), STEP_SIZES[size], dict(batch_size=B, block_size=T)
     kinds = {"ours": keys, "ours, grad_accum 4": keys | dict(grad_accum=4), "ours, fp32": keys | dict(dtype="float32"),
-             "ours, compiled": keys | dict(compile=True)}
+             "ours, compiled": keys | dict(compile=True),
+             "ours, rollouts": keys | dict(on_policy=1.0, rollout_mix=0.2, rollout_loss="single_step", alpha=0.0)}
     if auto == "float32":
         kinds["ours, fp32"] = kinds["ours"]
     runs = {name: (Step, (sizes, kinds[name], V)) for name in kinds if name != "ours, fp32" or auto != "float32"}
@@ -242,6 +247,9 @@ def step(size, beside, B=32, T=128, V=V, **_):
     print(f"step, {size}: {B} x {T} tokens, V {V}; `ours` runs its products in {auto}\n" + table(rows))
     print("parts of ours, seconds: " + ", ".join(f"{name} {statistics.median(p[name] for p in parts):.3f}" for name in parts[0]))
     print(f"gradients in 4 pieces against 1, fp32: relative difference {difference:.1e}")
+    written = operations(products(*sizes, V, B, T, training=False))
+    print(f"a step on rollouts: {times['ours, rollouts'] / times['ours']:.2f} times the teacher-forced one; of counted operations, writing "
+          f"them in full, {1 + written / operations(shapes):.2f} times")
     flops, rate, best = operations(shapes), operations(shapes) / alone, 2 * 2048**3 / square
     share, share_of_best = flops / rate / times["ours"], flops / best / times["ours"]
     print(f"{flops / 1e9:.1f} GFLOP a step; its products alone run at {rate / 1e9:.0f} GFLOP/s in {auto} (one of 2048^3: "
