@@ -156,15 +156,33 @@ def teacher_log_probs(z_ps, tau, ensemble):
     return torch.stack([log_softmax(shifted(z / tau)) for z in z_ps]).logsumexp(0) - math.log(len(z_ps))
 
 
+def fkl_gradient(log_q, log_p):
+    """fkl (n,) and its gradient to the logits, q sum(p) - p: what autograd finds, in fewer passes. Overwrites its arguments."""
+    d, p, q = fkl(log_q, log_p), exp_(log_p), exp_(log_q)
+    return d, q.mul_(p.sum(-1, keepdim=True)).sub_(p)
+
+
+def rkl_gradient(log_q, log_p):
+    """rkl (n,) and its gradient to the logits, q (log q - log p - rkl). Overwrites its arguments."""
+    ratio, q = log_q - log_p, exp_(log_q)
+    d = (q * ratio).sum(-1, keepdim=True)
+    return d[:, 0], ratio.sub_(d).mul_(q)
+
+
+CLOSED_FORM = {fkl: fkl_gradient, rkl: rkl_gradient}
+
+
 def rows_and_gradient(rows, log_q):
-    """rows: log_q (n, V) -> D (n,). Returns D and the gradient of its sum to log_q, taken as a free variable."""
+    """rows: log_q (n, V) -> D (n,). Returns D and the gradient of its sum to the logits behind log_q. Overwrites log_q."""
     if torch.compiler.is_compiling():  # one fused graph of value and gradient; run eagerly it is slower than autograd
         d, back = torch.func.vjp(rows, log_q)
-        return d, back(torch.ones_like(d))[0]
-    log_q = log_q.detach().requires_grad_()
-    with torch.enable_grad():
-        d = rows(log_q)
-        return d.detach(), torch.autograd.grad(d.sum(), log_q)[0]
+        gradient = back(torch.ones_like(d))[0]
+    else:
+        log_q = log_q.detach().requires_grad_()
+        with torch.enable_grad():
+            d = rows(log_q)
+            gradient = torch.autograd.grad(d.sum(), log_q)[0]
+    return d.detach(), gradient.addcmul_(exp_(log_q.detach()), gradient.sum(-1, keepdim=True), value=-1)  # through log_softmax
 
 
 def chunk_terms(z_q, z_ps, labels, ce_weight, d_weight, tau, mix, *, divergence, ensemble, with_ce, with_gradient,
@@ -199,16 +217,15 @@ def chunk_terms(z_q, z_ps, labels, ce_weight, d_weight, tau, mix, *, divergence,
                 return divergence(log_q, log_p)
             return divergence(log_q, log_mixture(log_p, log_q if mix_grad else log_q.detach(), mix))
 
-        if with_gradient:
-            d, gradient = rows_and_gradient(rows, log_q)
-        else:
-            d = rows(log_q)
         if with_entropies:
             entropy_q, entropy_p = (-(log.exp() * log).sum(-1) for log in (log_q, log_p))
         if with_gradient:
-            gradient.addcmul_(exp_(log_q), gradient.sum(-1, keepdim=True), value=-1)  # back through log_softmax
+            closed = None if mixed else CLOSED_FORM.get(divergence)
+            d, gradient = closed(log_q, log_p) if closed else rows_and_gradient(rows, log_q)
             gradient.mul_((d_weight / tau)[:, None])
             dz = gradient if dz is None else dz.add_(gradient)
+        else:
+            d = rows(log_q)
     if with_gradient:
         logits.copy_(dz)
     return torch.stack([ce, d, entropy_q, entropy_p])
@@ -274,13 +291,13 @@ class ChunkedLoss(torch.autograd.Function):
         # Under autocast the products run in its dtype, cast once; softmax and sums stay in fp32 (fp64 if that came in).
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         product, full = low or h_q.dtype, torch.promote_types(h_q.dtype, torch.float32)
-        terms = functools.partial(chunk_terms, **statics)
+        terms, block = functools.partial(chunk_terms, **statics), max(1, 2**19 // W_q.shape[0])
         if statics["with_gradient"] and path(kind, N, W_q.shape[0]) == "compiled":
-            terms = compiled_terms(tuple(statics.items()))
+            terms, block = compiled_terms(tuple(statics.items())), max(1, 2**21 // W_q.shape[0])
+        block = block if kind == "cpu" else chunk  # rows at a time, for a processor's cache; no row sees another
         new = functools.partial(torch.zeros, dtype=full, device=h_q.device)
         grad_h, grad_W, found = new(h_q.shape) if need_h else None, new(W_q.shape) if need_W else None, new(4, N)
         out = ~valid[:, None]
-        block = max(1, 2**20 // W_q.shape[0]) if kind == "cpu" else chunk  # rows at a time for a processor's cache; no row sees another
         with torch.autocast(kind, enabled=False):
             W, Ws = W_q.to(product), [W_p if W_p is None else W_p.to(product) for W_p in W_ps]
             for i in range(0, N, chunk):

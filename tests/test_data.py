@@ -9,7 +9,7 @@ import corpora
 import data
 from config import UserError
 from corpora import CLEAN, clean
-from data import Batches, TokenFile, Tokenizer, eval_blocks, prepare, tokens_a_line
+from data import Batches, TokenFile, eval_blocks, prepare, tokens_a_line
 
 
 @pytest.fixture
