@@ -157,7 +157,7 @@ class Tokenizer:
             found = json.loads(path.read_text(encoding="utf-8"))
             pattern = found["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
             merges = [tuple(bytes(byte_of[c] for c in part) for part in pair) for pair in found["model"]["merges"]]
-            vocab, two = found["model"]["vocab"], all(len(pair) == 2 for pair in merges)
+            size, two = len(found["model"]["vocab"]), all(len(pair) == 2 for pair in merges)
         except OSError as e:
             raise UserError(f"tokenizer {path}: {e.strerror}")
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
@@ -165,7 +165,7 @@ class Tokenizer:
         if pattern != PATTERN or not two:
             raise UserError(f"tokenizer {path}: splits text in another way than this program; train one with vocab_size")
         tokenizer = Tokenizer(merges)
-        if len(vocab) != tokenizer.vocab_size:
+        if size != tokenizer.vocab_size:
             raise UserError(f"tokenizer {path}: its vocabulary does not follow from its merges")
         return tokenizer
 

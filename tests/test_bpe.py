@@ -180,6 +180,7 @@ def test_damaged_tokenizer_files_are_refused(small, tmp_path):
     refused(good[:-100], "damaged")
     refused("[]", "damaged")
     refused("{}", "damaged")
+    refused(json.dumps({**json.loads(good), "model": {**json.loads(good)["model"], "vocab": None}}), "damaged")
     broken = json.loads(good)
     broken["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\w+"
     refused(json.dumps(broken), "splits text in another way")
