@@ -337,7 +337,8 @@ def run_main(main):
         main(sys.argv[1:])
     except KeyboardInterrupt as e:
         number, what = e.args or (signal.SIGINT, "interrupted")
-        print(what, file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # the others would say the same
+            print(what, file=sys.stderr)
         raise SystemExit(128 + number)
     except (UserError, OSError) as e:  # OSError: a folder that is a file, a full disk, no permission
         if getattr(e, "filename", "") is None:

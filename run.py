@@ -222,7 +222,9 @@ def signals():
 
 def stop(what, number):
     """End a run that is to be gone on with, saying how; by KeyboardInterrupt if it was a signal's number that ended it."""
-    what += f"; the same command goes on from here: {shlex.join(['python', *(a for a in sys.argv if a != '--resume=no')])}"
+    what += "; the same command goes on from here"
+    if WORLD == 1:
+        what += f": {shlex.join(['python', *(arg for arg in sys.argv if arg != '--resume=no')])}"
     if number > 1:
         raise KeyboardInterrupt(number, what)
     print(what)
