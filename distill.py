@@ -242,6 +242,7 @@ def resumed_state(config, folder):
     if not {"optimizer", "random", "step", "steps", "best", "minutes"} <= state.keys():
         raise UserError(f"{path} holds weights alone, nothing to go on from; train anew with --resume=no")
     plain = {type(x) for x in (state["best"], state["minutes"], state.get("scale") or 1.0)} == {float}
+    plain &= not config.order or isinstance(state.get("difficulty"), torch.Tensor)
     if not plain or not 0 < state["step"] <= state["steps"] or found.get("_dtype") not in [*run.DTYPES]:
         raise UserError(f"{path} or {folder / 'config.json'} is damaged; train anew with --resume=no")
     path.replace(folder / "ckpt.pt")  # a damaged one must not take the place of the previous
@@ -390,7 +391,8 @@ def train(config):
     if stop > 1 or step < steps:
         return run.stop(f"{config.name}: {'interrupted' if stop > 1 else 'max_minutes is over'} at step {step} of {steps}", stop)
     on_signals()
-    (folder / "eval.json").unlink(missing_ok=True)  # of an earlier best.pt, if somebody has looked
+    if not run.RANK:
+        (folder / "eval.json").unlink(missing_ok=True)  # of an earlier best.pt, if somebody has looked
     print(f"{config.name}: {steps} steps in {minutes + (time.monotonic() - started) / 60:.1f} minutes; all of it is in {folder}")
     run.in_turn(lambda: run.RANK or finish(config, folder, device))
 
