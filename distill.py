@@ -153,14 +153,14 @@ def forward_backward(model, lm, teachers, x, y, config, progress, autocast, scal
     rollouts, what the log shows of it: means over all valid positions, of all ranks.
     """
     count = lambda y: (y != -100).sum(0 if config.reduction == "step" else (0, 1))  # of the whole step: (T,) or a number
-    cut = lambda t: run.mine(t).chunk(config.grad_accum)
+    cut = lambda t: run.shard(t).chunk(config.grad_accum)
     x, counts, loss, means, seen = cut(x), count(y), 0, collections.Counter(), {}
     y, positions = cut(y), counts
     if uniforms is not None:
         with autocast():
             parts = [rollouts.sample(lm, teachers, x_i, config.prompt_len, at(config.rollout_mix, progress), u, config.ensemble,
                                      newline) for x_i, u in zip(x, cut(uniforms))]
-        whole = rollouts.Rollout(*map(run.gathered, map(torch.cat, zip(*parts))))
+        whole = rollouts.Rollout(*map(run.all_gather, map(torch.cat, zip(*parts))))
         positions, (coefficients, seen) = count(whole.y), rollouts.weigh(whole, config)
         coefficients = cut(coefficients)
     for i, (x_i, y_i) in enumerate(zip(x, y)):
@@ -175,7 +175,7 @@ def forward_backward(model, lm, teachers, x, y, config, progress, autocast, scal
         for key in stats if teachers else stats and ["ce"]:
             if stats[key] is not None and (key != "per_step" or config.reduction == "step"):
                 means[key] = means[key] + stats[key] * shares.get(key, here.sum() / positions.sum())
-    return run.summed(loss), {key: run.summed(value) for key, value in means.items()} | seen
+    return run.all_reduce(loss), {key: run.all_reduce(value) for key, value in means.items()} | seen
 
 
 def update(optimizer, params, loss, lr, clip, scale):
@@ -281,10 +281,10 @@ def train(config):
     if changed := [name for name, was in (notes.get("_needs") or {}).items() if was != needs.get(name)]:
         raise UserError(f"{folder} was begun with another {folder.with_name(changed[0]) / 'best.pt'} than there is now; put that "
                         f"back, or train anew with --resume=no")
-    newline, hard = tokenizer.encode("\n")[0], state and state.get("difficulty")
+    newline, scores = tokenizer.encode("\n")[0], state and state.get("difficulty")
     if config.order:
-        hard = hard if state else difficulty(config, batches, prepared.train, teachers, newline, device, autocast)
-        batches.sort(hard.numpy())
+        scores = scores if state else difficulty(config, batches, prepared.train, teachers, newline, device, autocast)
+        batches.sort(scores.numpy())
     torch.manual_seed(config.seed)
     lm = run.model_of(config, tokenizer.vocab_size).to(device)
     if init:
@@ -316,7 +316,7 @@ def train(config):
     def save():
         run.save_checkpoint(folder / "ckpt.pt", {
             "model": lm.state_dict(), "optimizer": optimizer.state_dict(), "random": run.random_states(device),
-            "corpus": prepared.train.corpus, "difficulty": hard, "step": step, "steps": steps, "best": best, "meter": meter.state(),
+            "corpus": prepared.train.corpus, "difficulty": scores, "step": step, "steps": steps, "best": best, "meter": meter.state(),
             "scale": scale and float(scale), "minutes": minutes + (time.monotonic() - started) / 60})
 
     def validation():
@@ -378,7 +378,7 @@ def train(config):
         over = config.max_minutes and (time.monotonic() - started) / 60 >= config.max_minutes
         stop = caught[0] if caught else int(over)
         if run.WORLD > 1:  # they stop together, and are asked now and then, for asking waits for the device
-            stop = int(run.summed(torch.tensor(stop, device=device), "MAX")) if step % 10 == 0 else 0
+            stop = int(run.all_reduce(torch.tensor(stop, device=device), "MAX")) if step % 10 == 0 else 0
         if step % config.val_every == 0 or step == steps:
             before = time.monotonic()
             validation()

@@ -94,19 +94,19 @@ def in_turn(f):
     return f() if RANK else found
 
 
-def mine(t):
+def shard(t):
     """This rank's share of the rows of a batch's tensor."""
     return t.chunk(WORLD)[RANK]
 
 
-def summed(t, how="SUM"):
+def all_reduce(t, how="SUM"):
     """The sum (or MAX) of a tensor over the ranks."""
     if WORLD > 1:
         dist.all_reduce(t := t.detach().clone(), getattr(dist.ReduceOp, how))
     return t
 
 
-def gathered(t):
+def all_gather(t):
     """The rows (B / ranks, ...) of all ranks, in their order: (B, ...)."""
     if WORLD == 1:
         return t
