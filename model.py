@@ -9,7 +9,6 @@ GPT-2: learned positions, LayerNorm before each sublayer, GELU (tanh form), bias
 Both are the mathematics of Hugging Face transformers' LlamaForCausalLM and GPT2LMHeadModel, and start from their
 initialisation; q, k, v are one matrix here, and so are SwiGLU's gate and up: fewer, larger products.
 """
-import contextlib
 import math
 from dataclasses import dataclass
 
@@ -60,6 +59,49 @@ class KVCache:
         return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
 
 
+class RMSNormFunction(torch.autograd.Function):
+    """x / sqrt(mean x^2 + eps) * weight in few passes, for a CPU without compiling: autograd's own form keeps, and goes over, more."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        full = torch.promote_types(x.dtype, torch.float32)
+        rstd = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=full).square().div(x.shape[-1]).add(eps).rsqrt()
+        ctx.save_for_backward(x, weight, rstd)
+        return (x * rstd).mul_(weight).to(x.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):  # y = w x r, r = rstd: dL/dx = r w g - x r^3 / d sum(w g x), dL/dw = sum over positions (g x r)
+        x, weight, rstd = ctx.saved_tensors
+        with torch.autocast("cpu", enabled=False):
+            gx, w = g.to(rstd.dtype) * x, weight.to(rstd.dtype)
+            d_weight = gx.flatten(0, -2).T @ rstd.flatten()
+            shrink = (gx @ w)[..., None] * rstd**3 / x.shape[-1]
+            d_x = torch.mul(x, -shrink, out=gx).addcmul_(g * w, rstd.expand_as(gx))
+        return d_x.to(x.dtype), d_weight.to(weight.dtype), None
+
+
+class RMSNorm(nn.RMSNorm):
+    """arXiv 1910.07467, eq. 4."""
+
+    def forward(self, x):
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(x)
+        return RMSNormFunction.apply(x, self.weight, self.eps)
+
+
+def attend(q, k, v, dropout=0.0):
+    """Causal attention (arXiv 1706.03762, eq. 1) of queries (B, H, T, hd), the last T of the S positions that k and v have: as q."""
+    (B, H, T, hd), S = q.shape, k.shape[2]
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and S <= 256:  # torch's kernel takes twice the time here
+        mask = torch.full((T, S), -math.inf, dtype=q.dtype).triu(1 + S - T).expand(B * H, T, S)
+        q, k, v = (t.flatten(0, 1) for t in (q, k, v))
+        z = torch.baddbmm(mask, q, k.mT, alpha=hd**-0.5)
+        return (F.dropout(z.softmax(-1), dropout) @ v).view(B, H, T, hd)
+    mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T) if 1 < T < S else None
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=1 < T == S, dropout_p=dropout)
+
+
 class Attention(nn.Module):
     def __init__(self, c, layer):
         super().__init__()
@@ -72,20 +114,10 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).view(B, T, 3, self.n_head, d // self.n_head).permute(2, 0, 3, 1, 4)  # each (B, H, T, hd)
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
-        mask = None
         if cache is not None:
-            start = cache.pos
-            k, v = cache.append(self.layer, k, v)
-            k, v = k.to(q.dtype), v.to(q.dtype)
-            if start > 0 and T > 1:  # several new positions after cached ones: position i sees all up to start + i
-                mask = torch.ones(T, start + T, dtype=torch.bool, device=x.device).tril(start)
-        on_cpu = x.device.type == "cpu" and q.dtype != torch.float64
-        if on_cpu:  # torch's bf16 attention on a CPU takes twice the time of its fp32 one at these lengths
-            q, k, v = q.float(), k.float(), v.float()
-        with torch.autocast("cpu", enabled=False) if on_cpu else contextlib.nullcontext():
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=T > 1 and mask is None,
-                                               dropout_p=self.dropout if self.training else 0.0)
-        return self.proj(y.to(x.dtype).transpose(1, 2).reshape(B, T, d))
+            k, v = (t.to(q.dtype) for t in cache.append(self.layer, k, v))
+        y = attend(q, k, v, self.dropout if self.training else 0.0)
+        return self.proj(y.transpose(1, 2).reshape(B, T, d))
 
 
 class SwiGLU(nn.Module):
@@ -112,7 +144,7 @@ class GELU(nn.Module):
 
 
 def norm(c):
-    return nn.RMSNorm(c.d_model, eps=1e-6) if c.arch == "llama" else nn.LayerNorm(c.d_model, eps=1e-5)
+    return RMSNorm(c.d_model, eps=1e-6) if c.arch == "llama" else nn.LayerNorm(c.d_model, eps=1e-5)
 
 
 class Block(nn.Module):
@@ -191,6 +223,12 @@ class LM(nn.Module):
 
     def num_params(self):
         return sum(p.numel() for p in self.parameters())
+
+    def operations(self, T):
+        """Floating-point operations of a forward pass, a token of T, head included: those of its matrix products, a product and
+        a sum each; attention's in full, as PaLM counts MFU (arXiv 2204.02311, appendix B). Training takes three times as many."""
+        weights = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+        return 2 * weights + 4 * T * self.config.d_model * self.config.n_layer
 
     @torch.no_grad()
     def generate(self, ids, n, temperature=1.0, top_k=0, top_p=1.0, generator=None, stop=None, use_cache=True):

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from model import LM, KVCache, ModelConfig, sample
+from model import LM, KVCache, ModelConfig, RMSNorm, attend, sample
 
 LLAMA = ModelConfig(arch="llama", vocab_size=61, n_layer=3, n_head=4, d_model=32, d_ff=48, block_size=24)
 GPT2 = ModelConfig(arch="gpt2", vocab_size=61, n_layer=3, n_head=4, d_model=32, d_ff=128, block_size=24)
@@ -67,6 +67,41 @@ def test_logits_are_transformers(config, convert):
         ours, reference = lm.logits(lm(ids)), theirs(input_ids=ids).logits
     assert reference.std() > 0.5  # the weights do show
     assert (ours - reference).abs().max() < 1e-4
+
+
+def test_rmsnorm_by_hand():
+    """Its gradients against finite differences in float64; it is torch's own in the precisions it runs in."""
+    torch.manual_seed(0)
+    norm = RMSNorm(8, eps=1e-2).double()
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, w: torch.func.functional_call(norm, {"weight": w}, x), (x, norm.weight))
+    for dtype, tolerance in ((torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 2**-8)):
+        found = []
+        for f in (RMSNorm.forward, torch.nn.RMSNorm.forward):
+            y, ours = x.detach().to(dtype).requires_grad_(), norm.to(dtype)
+            ours.weight.grad = None
+            out = f(ours, y)
+            out.backward(torch.linspace(-1, 1, 48, dtype=dtype).view_as(y))
+            found.append((out, y.grad, ours.weight.grad))
+        for a, b in zip(*found):
+            assert a.dtype == dtype and (a - b).norm() <= tolerance * b.norm()
+
+
+@pytest.mark.parametrize("T,S", [(16, 16), (1, 9), (5, 9), (7, 256), (7, 257)])
+def test_attention_in_bfloat16_is_attention(T, S):
+    """The form by hand, and torch's beyond 256 keys, against float64; gradients too."""
+    g, found = torch.Generator().manual_seed(0), {}
+    inputs = [torch.randn(2, 3, n, 8, generator=g, dtype=torch.float64) for n in (T, S, S, T)]
+    for dtype in (torch.bfloat16, torch.float64):
+        *qkv, up = (t.bfloat16().to(dtype) for t in inputs)
+        out = attend(*(t.requires_grad_() for t in qkv))
+        assert out.dtype == dtype
+        out.backward(up)
+        found[dtype] = [out, *(t.grad for t in qkv)]
+    for low, exact in zip(*found.values()):
+        assert (low - exact).norm() < 0.01 * exact.norm()
+    assert found[torch.float64][1].norm() > 0
 
 
 @pytest.mark.parametrize("arch,sizes,millions", [
