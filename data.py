@@ -230,7 +230,7 @@ class TokenFile:
             raise UserError(f"token file {path}: {what}, {there} bytes of {due}{again}")
         if tokenizer_hash not in (None, self.tokenizer):
             raise UserError(f"token file {path}: made with tokenizer {self.tokenizer}, not {tokenizer_hash}{again}")
-        self.tokens = np.memmap(path, dtype=self.dtype, mode="r", offset=start, shape=(self.count,))
+        self.tokens = np.memmap(path, dtype=self.dtype, mode="c", offset=start, shape=(self.count,))  # c: nothing reaches the file
 
 
 def write_tokens(path, tokenizer, texts, mark, seed, corpus):
@@ -379,13 +379,13 @@ class Batches:
 
     Each epoch takes every chunk once in a new order, shifted by an offset of its own in [0, T) if random_offset
     (Baby Llama's loader), else 0. y is x one position on; `<s>` is never a label (-100). mark "block": x starts with
-    `<s>`. per_epoch: batches an epoch. Raises UserError if the corpus is smaller than one batch.
+    `<s>`. per_epoch: batches an epoch. On a GPU the stream and the epoch's order lie in its memory: a step reads and copies
+    nothing. Raises UserError if the corpus is smaller than one batch.
     """
 
-    def __init__(self, file, block_size, batch_size, seed, random_offset=True, mark="none"):
-        self.easy = None
-        self.tokens, self.T, self.B, self.seed, self.mark = file.tokens, block_size, batch_size, seed, mark
-        self.random_offset, self.epoch = random_offset, None
+    def __init__(self, file, block_size, batch_size, seed, random_offset=True, mark="none", device="cpu"):
+        self.tokens, self.T, self.B, self.seed, self.mark = stream(file, device), block_size, batch_size, seed, mark
+        self.random_offset, self.epoch, self.easy = random_offset, None, None
         self.chunks = (file.count - 1 - (block_size - 1 if random_offset else 0)) // block_size
         self.per_epoch = self.chunks // batch_size
         if self.per_epoch < 1:
@@ -404,13 +404,14 @@ class Batches:
         if epoch != self.epoch:
             rng = np.random.default_rng((self.seed, epoch))
             order = rng.permutation(self.chunks) * self.T  # where the epoch's chunks begin, as they are read
-            self.epoch, self.order = epoch, order + (rng.integers(0, self.T, self.chunks) if self.random_offset else 0)
+            order += rng.integers(0, self.T, self.chunks) * self.random_offset
+            self.epoch, self.order = epoch, torch.from_numpy(order).to(self.tokens.device)
         starts, block = self.order[i * self.B:(i + 1) * self.B], block or self.T
         if self.easy is not None and progress < 0.5:
             rng, known = np.random.default_rng((self.seed, step, 2)), math.sqrt(0.01 + 0.99 * progress / 0.5) * self.chunks
             starts = self.easy[rng.choice(max(self.B, int(known)), self.B, replace=False)]
-            starts = starts + rng.integers(0, self.T, self.B) * self.random_offset
-        return cut(self.tokens, (starts[:, None] + np.arange(0, self.T, block)).ravel(), block, self.mark)
+            starts = torch.from_numpy(starts + rng.integers(0, self.T, self.B) * self.random_offset).to(self.tokens.device)
+        return cut(self.tokens, (starts[:, None] + torch.arange(0, self.T, block, device=starts.device)).ravel(), block, self.mark)
 
 
 def tokens_a_line(by, file, chunks, T, newline):
@@ -424,9 +425,15 @@ def tokens_a_line(by, file, chunks, T, newline):
     return means[np.searchsorted([start for _, start, *_ in file.segments], np.arange(chunks) * T, side="right") - 1]
 
 
+def stream(file, device="cpu"):
+    """A TokenFile's tokens (count,) on a device; signed, for torch indexes little that is not: `cut` takes the sign off."""
+    return torch.from_numpy(file.tokens.view(file.tokens.dtype.str.replace("u", "i"))).to(device)
+
+
 def cut(tokens, starts, T, mark):
-    """x, y (len(starts), T) of the stream's chunks at `starts`."""
-    ids = torch.from_numpy(tokens[np.asarray(starts)[:, None] + np.arange(T + 1)].astype(np.int64))  # (B, T + 1)
+    """x, y (B, T) int64 of the chunks of a `stream` that begin at starts (B,), a tensor beside it."""
+    ids = tokens[starts[:, None] + torch.arange(T + 1, device=starts.device)].long()  # (B, T + 1)
+    ids &= (1 << 8 * tokens.element_size()) - 1
     x, y = ids[:, :-1], ids[:, 1:]
     if mark == "block":
         x, y = torch.cat([torch.full_like(ids[:, :1], Tokenizer.bos_id), ids[:, :-2]], dim=1), ids[:, :-1]
@@ -439,7 +446,8 @@ def eval_blocks(file, block_size, max_tokens=0, mark="none"):
     if n < 1:
         raise UserError(f"the development text has {file.count} tokens, fewer than one block of {block_size}")
     wanted = min(n, max(1, max_tokens // block_size)) if max_tokens else n
-    return cut(file.tokens, np.linspace(0, n - 1, wanted).round().astype(np.int64) * block_size, block_size, mark)
+    starts = torch.from_numpy(np.linspace(0, n - 1, wanted).round().astype(np.int64)) * block_size
+    return cut(stream(file), starts, block_size, mark)
 
 
 def main(argv):

@@ -278,6 +278,14 @@ def test_tokens_a_line_of_chunks_and_of_domains():
         tokens_a_line("domain", file, 7, 8, 2)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_every_id_that_the_file_can_hold_is_kept(dtype):
+    file = Stream(101)
+    file.tokens = np.linspace(3, min(np.iinfo(dtype).max, 2**31), 101).astype(dtype)
+    x, y = eval_blocks(file, 10)
+    assert torch.equal(x.flatten(), torch.from_numpy(file.tokens[:100].astype(np.int64))) and y[-1, -1] == file.tokens[100]
+
+
 def test_eval_blocks():
     x, y = eval_blocks(Stream(101), 10)
     assert torch.equal(x.flatten(), torch.arange(3, 103)) and torch.equal(y.flatten(), torch.arange(4, 104))
