@@ -91,8 +91,8 @@ def difficulty(config, batches, file, teachers, newline, device, autocast):
     if config.order != "perplexity":
         return torch.from_numpy(data.tokens_a_line(config.order, file, batches.chunks, batches.T, newline))
     nats = torch.empty(batches.chunks)
-    for some in tqdm(np.array_split(np.arange(batches.chunks), batches.per_epoch), desc=f"{config.teachers[0]} reads", disable=None):
-        x, y = (t.to(device) for t in data.cut(file.tokens, some * batches.T, batches.T, config.mark))
+    for some in tqdm(torch.arange(batches.chunks).tensor_split(batches.per_epoch), desc=f"{config.teachers[0]} reads", disable=None):
+        x, y = data.cut(batches.tokens, some.to(device) * batches.T, batches.T, config.mark)
         with autocast():
             h, W = teachers[0].outputs(x)
             nats[some] = torch.stack([F.cross_entropy((h_i @ W.T).float(), y_i) for h_i, y_i in zip(h, y)]).cpu()
@@ -126,7 +126,8 @@ def loss_on(model, lm, teachers, x, y, config, progress, counts, stats, **overri
     keys = dict(divergence=config.divergence, tau=at(config.tau, progress), alpha=at(config.alpha, progress),
                 mix=at(config.mix, progress), mix_grad=config.mix_grad, unit_curvature=config.unit_curvature,
                 ensemble=config.ensemble, reduction=config.reduction, step_weights=config.step_weights, T=config.longest)
-    out = losses.distillation_loss(model(x), lm.head.weight, *outputs_of(teachers, x), y, counts=counts, return_stats=stats,
+    outputs = outputs_of(teachers, x)  # before the student: what a teacher needs on its way is free again
+    out = losses.distillation_loss(model(x), lm.head.weight, *outputs, y, counts=counts, return_stats=stats,
                                    **{**keys, **overrides})
     return out if stats else (out, {})
 
@@ -139,7 +140,8 @@ def loss_on_rollout(model, lm, teachers, x, y, rollout, coefficients, config, pr
     if config.rollout_loss == "token":
         d, more = loss_on(model, lm, teachers, rollout.x, rollout.y, config, progress, positions, stats, alpha=0.0)
     else:  # tau, mix and mix_grad act on corpus batches only
-        out = losses.sequence_loss(model(rollout.x), lm.head.weight, *outputs_of(teachers, rollout.x), rollout.y, coefficients,
+        outputs = outputs_of(teachers, rollout.x)
+        out = losses.sequence_loss(model(rollout.x), lm.head.weight, *outputs, rollout.y, coefficients,
                                    exact=config.rollout_loss == "single_step", ensemble=config.ensemble,
                                    counts=positions.sum(), return_stats=stats)
         d, more = out if stats else (out, {})
@@ -176,6 +178,11 @@ def forward_backward(model, lm, teachers, x, y, config, progress, autocast, scal
             if stats[key] is not None and (key != "per_step" or config.reduction == "step"):
                 means[key] = means[key] + stats[key] * shares.get(key, here.sum() / positions.sum())
     return run.all_reduce(loss), {key: run.all_reduce(value) for key, value in means.items()} | seen
+
+
+def operations_a_token(lm, teachers, T):
+    """Floating-point operations of a step on the corpus, a token: what MFU counts. Writing a rollout comes on top of them."""
+    return 3 * lm.operations(T) + sum(teacher.lm.operations(T) for teacher in teachers if teacher.lm)
 
 
 def update(optimizer, params, loss, lr, clip, scale):
@@ -264,6 +271,8 @@ def train(config):
     # a resumed run keeps the dtype that it was begun with, on whatever machine
     notes = run.read_json(folder / "config.json") if state else {}
     dtype = notes["_dtype"] if state else run.dtype_of(config, device)
+    if device.type == "cuda" and dtype != "float32":
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in fp32 beside low precision
     autocast = lambda: run.autocast(dtype, device)
 
     # data, teachers, student
@@ -271,7 +280,8 @@ def train(config):
     tokenizer, token_bytes = prepared.tokenizer, prepared.tokenizer.token_bytes
     if state and state.get("corpus", prepared.train.corpus) != prepared.train.corpus:
         raise UserError(f"{folder} was begun on another text than corpus = {config.corpus!r} is now; --resume=no trains anew")
-    batches = data.Batches(prepared.train, config.longest, config.batch_size, config.seed, config.random_offset, config.mark)
+    batches = data.Batches(prepared.train, config.longest, config.batch_size, config.seed, config.random_offset, config.mark,
+                           device)
     dev_blocks = data.eval_blocks(prepared.dev, config.longest, config.val_tokens, config.mark)
     teachers = [load_teacher(config, name, prepared, device, run.DTYPES[dtype]) for name in config.teachers]
     init = ready_run(config, config.init, prepared, "init") if config.init else None
@@ -335,6 +345,7 @@ def train(config):
         line = dict(step=step, tokens=step * tokens_a_step, words=round(step * tokens_a_step * words), loss=seen["loss"],
                     **seen["notes"], lr=lr, grad_norm=seen["grad_norm"], clipped=seen["clipped"],
                     tokens_per_s=seen["steps_per_s"] * tokens_a_step)
+        line |= run.usage(device, line["tokens_per_s"] * operations / run.WORLD)
         if seen["skipped"]:
             line["skipped"] = seen["skipped"]
             say(f"  step {step}: {seen['skipped']} of the last {seen['steps']} steps skipped, loss or gradient was not finite")
@@ -354,6 +365,7 @@ def train(config):
     scale = torch.tensor(state and state.get("scale") or 2.0**14, device=device) if dtype == "float16" else None
     params = list(lm.parameters())
     tokens_a_step, first = config.batch_size * config.longest, step
+    operations = operations_a_token(lm, teachers, config.longest)
     bar = tqdm(total=steps, initial=step, disable=not sys.stderr.isatty() or run.RANK > 0, unit="step", leave=False)
     say = tqdm.write if sys.stderr.isatty() else print
     model.train()
@@ -364,7 +376,7 @@ def train(config):
     while step < steps:
         logging = (step + 1) % config.log_every == 0 or step + 1 == steps
         lr = learning_rate(config, step, steps)
-        x, y = (t.to(device, non_blocking=True) for t in batches.batch(step, int(at(config.block_size, step / steps)), step / steps))
+        x, y = batches.batch(step, int(at(config.block_size, step / steps)), step / steps)
         loss, stats = forward_backward(model, lm, teachers, x, known_to_all(teachers, x, y), config, step / steps, autocast, scale,
                                        logging, rollouts.draws(config, step, step / steps, x.shape), mark_after)
         norm, bad, scale = update(optimizer, params, loss, lr, config.grad_clip or math.inf, scale)

@@ -64,6 +64,18 @@ def autocast(dtype, device):
     return torch.autocast(device.type, DTYPES[dtype]) if dtype != "float32" else contextlib.nullcontext()
 
 
+# bf16 operations a second, dense, by data sheet; the first name that torch's own name of the card holds. Others have no MFU.
+PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
+
+
+def usage(device, operations):
+    """What a GPU's log line adds: the peak of its memory, GB, and MFU, the share of its peak rate that `operations` a second are."""
+    if device.type != "cuda":
+        return {}
+    peak = next((rate for name, rate in PEAK.items() if name in torch.cuda.get_device_name(device)), None)
+    return {"peak_gb": torch.cuda.max_memory_allocated(device) / 1e9, **({"mfu": operations / peak} if peak else {})}
+
+
 # ---------------------------------------------------------------- ranks: the processes that torchrun starts
 
 RANK, WORLD = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))

@@ -822,7 +822,7 @@ def test_simple_text_comes_first_also_in_a_run_that_goes_on(tiny, tmp_path, monk
     monkeypatch.setattr(data.Batches, "batch", lambda self, *a: seen.append(batch(self, *a)) or seen[-1])
     whole = trained(tiny("whole", **keys))
     prepared, settings = data.prepare(tiny("whole", **keys)), tiny("parts", **keys)
-    x, y = data.cut(prepared.train.tokens, np.arange((prepared.train.count - 1) // 16) * 16, 16, "line")
+    x, y = data.eval_blocks(prepared.train, 16, 0, "line")
     coach, newline = run.load(tmp_path / "out/coach")[0], prepared.tokenizer.encode("\n")[0]
 
     def hardness(x, y):

@@ -233,3 +233,13 @@ def test_a_folder_is_one_process_own(folder):
         return 3
     assert train(config_module.make(folder / "config.json")) == 3
     assert not (folder / ".lock").exists() and folder.exists() and not run.training
+
+
+def test_usage_is_a_share_of_the_cards_peak_and_nothing_on_a_cpu(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3_000_000_000)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    assert run.usage(cuda, 98.9e12) == {"peak_gb": 3.0, "mfu": 0.1}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card of next year")
+    assert run.usage(cuda, 98.9e12) == {"peak_gb": 3.0}
+    assert run.usage(torch.device("cpu"), 1e9) == {}
