@@ -15,8 +15,9 @@
             (eval/blimp_filtered under $BABYLM_DIR), else babytalk's. --peers: minicons, with the same weights.
 
 Figures drift on shared machines, so quote the ratios. Memory is of a fresh process: its peak (step, score), or what it adds to
-its inputs (bpe, loss). The last line is one JSON object: what, size, ours and peer (loss and bpe: seconds; step: tokens a second;
-score: sentences a second), ours_gb, peer_gb, and more; null where no peer was measured.
+its inputs (bpe, loss); on a GPU of its allocations, and `step` shows MFU and the teacher's own training too. The last line is one
+JSON object: what, size, ours and peer (loss and bpe: seconds; step: tokens a second; score: sentences a second), ours_gb, peer_gb,
+and more; null where no peer was measured.
 """
 import argparse
 import collections
@@ -46,8 +47,8 @@ import rollouts
 import run
 from config import Config, run_main
 from eval import table
-from tools import peers
-from tools.measure import CPU, machine, median_times, memory_of, there
+from tools import measure, peers
+from tools.measure import machine, median_times, memory_of, there
 
 ROUNDS = {"nano": 7, "paper": 3}
 V, TAU, ALPHA = 16000, peers.TAU, peers.ALPHA
@@ -64,7 +65,8 @@ def loss_inputs(size, N, V=V):
     d, dt = LOSS_SIZES[size]
     g = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=g)
-    return draw(N, d) * 0.5, draw(V, d) * 0.3, draw(N, dt) * 0.5, draw(V, dt) * 0.2, torch.randint(0, V, (N,), generator=g)
+    inputs = draw(N, d) * 0.5, draw(V, d) * 0.3, draw(N, dt) * 0.5, draw(V, dt) * 0.2, torch.randint(0, V, (N,), generator=g)
+    return [t.to(measure.device) for t in inputs]
 
 
 def ours(h, W, h_p, W_p, y):
@@ -73,18 +75,17 @@ def ours(h, W, h_p, W_p, y):
 
 def loss_run(name, size, N, V=V):
     """() -> gradients: forward and backward of one contender."""
-    f, mode, dtype = {"ours": (ours, "auto", None), "ours, eager": (ours, "eager", None), "ours, fp32": (ours, "auto", "float32"),
-                      "ours, fp32, eager": (ours, "eager", "float32"), "materialised": (peers.materialised, "auto", "float32"),
-                      "liger": (peers.liger, "auto", "float32")}[name]
-    dtype = dtype or run.dtype_of(Config(), torch.device("cpu"))
+    f = {"materialised": peers.materialised, "liger": peers.liger}.get(name, ours)
+    mode = "eager" if "eager" in name else "auto"
+    dtype = "float32" if "fp32" in name or f is not ours else run.dtype_of(Config(), measure.device)
     h, W, *rest = loss_inputs(size, N, V)
     if mode == "auto" and f is ours:
-        mode = losses.path("cpu", 4096, 16000)  # also for tiny inputs
+        mode = losses.path(measure.device.type, 4096, 16000)  # also for tiny inputs
 
     def once():
         losses.mode = mode
         a, b = h.clone().requires_grad_(), W.clone().requires_grad_()
-        with run.autocast(dtype, torch.device("cpu")):
+        with run.autocast(dtype, measure.device):
             loss = f(a, b, *rest)
         loss.backward()
         return a.grad, b.grad
@@ -105,10 +106,9 @@ def products_run(size, N, dtype):
 
 
 def loss(size, beside, N=4096, **_):
-    auto, path = machine(), losses.path("cpu", N, V)
-    names = ["ours", "ours, eager"] + (["ours, fp32", "ours, fp32, eager"] if auto != "float32" else [])
-    if beside:
-        names += ["materialised"] + ["liger"] * there("liger_kernel")
+    auto, path = machine(), losses.path(measure.device.type, N, V)
+    names = ["ours", "ours, eager"] + ["ours, fp32", "ours, fp32, eager"] * (auto != "float32")
+    names += (["materialised"] + ["liger"] * there("liger_kernel")) * beside
     contenders = {name: loss_run(name, size, N) for name in names}
     contenders |= {f"products, {dtype}": products_run(size, N, run.DTYPES[dtype]) for dtype in dict.fromkeys((auto, "float32"))}
     times = median_times(contenders, ROUNDS[size])
@@ -142,29 +142,31 @@ STEP_SIZES = {"nano": (dict(d_model=128, n_layer=4, d_ff=256, n_head=4), dict(d_
 
 
 class Step:
-    """A student, its teacher and its optimizer, as distill.train has them; sizes: of student and teacher."""
+    """A student, teacher and optimizer, as distill.train has them; sizes: of student and teacher, or of one alone."""
 
     def __init__(self, sizes, keys, vocab_size=V):
         torch.manual_seed(0)
         self.config = Config(**dict(divergence="rkl", tau=TAU, alpha=ALPHA, vocab_size=vocab_size) | sizes[0] | keys)
-        self.dtype = run.dtype_of(self.config, CPU)
-        self.lm = run.model_of(self.config, vocab_size)
-        teacher = run.model_of(dataclasses.replace(self.config, **sizes[1]), vocab_size).eval().requires_grad_(False)
-        self.teachers = [distill.Teacher(teacher.to(run.DTYPES[self.dtype]), compiled=self.config.compile)]
+        self.dtype = run.dtype_of(self.config, measure.device)
+        self.lm = run.model_of(self.config, vocab_size).to(measure.device)
+        teachers = [run.model_of(dataclasses.replace(self.config, **size), vocab_size).eval() for size in sizes[1:]]
+        self.teachers = [distill.Teacher(lm.requires_grad_(False).to(measure.device, run.DTYPES[self.dtype]),
+                                         compiled=self.config.compile) for lm in teachers]
         self.model = torch.compile(self.lm) if self.config.compile else self.lm
         self.optimizer, self.params = distill.optimizer_of(self.lm, self.config), list(self.lm.parameters())
-        ids = torch.randint(3, vocab_size, (self.config.batch_size, self.config.longest + 1))
+        B, T = self.config.batch_size, self.config.longest
+        self.operations = B * T * distill.operations_a_token(self.lm, self.teachers, T)
+        ids = torch.randint(3, vocab_size, (B, T + 1)).to(measure.device)
         self.x, self.y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
     def gradients(self, model=None):
         """The loss; its gradients are where the optimizer looks for them."""
         draws = rollouts.draws(self.config, 0, 0.0, self.x.shape)
         return distill.forward_backward(model or self.model, self.lm, self.teachers, self.x, self.y, self.config, 0.0,
-                                        lambda: run.autocast(self.dtype, CPU), None, False, draws)[0]
+                                        lambda: run.autocast(self.dtype, measure.device), None, False, draws)[0]
 
     def __call__(self, model=None):
-        loss = self.gradients(model)
-        distill.update(self.optimizer, self.params, loss, 2.5e-4, self.config.grad_clip, None)
+        distill.update(self.optimizer, self.params, self.gradients(model), 2.5e-4, self.config.grad_clip, None)
 
     def parts(self):
         """{part: seconds} of one step: the same functions, each with a clock around it."""
@@ -174,6 +176,7 @@ class Step:
             def g(*args, **kwargs):
                 start = time.perf_counter()
                 out = f(*args, **kwargs)
+                measure.wait()
                 seconds[name] += time.perf_counter() - start
                 return out
             return g
@@ -210,53 +213,62 @@ def seconds_alone(shapes, dtype):
     total = 0.0
     for m, k, n, times in shapes:
         batch = min(int(times), 256) if m * n < 2**16 else 1  # attention's small ones come in batches
-        a, b = torch.randn(batch, m, k).to(dtype), torch.randn(batch, k, n).to(dtype)
+        a, b = (torch.randn(batch, *shape).to(measure.device, dtype) for shape in ((m, k), (k, n)))
         f = functools.partial(torch.bmm, a, b) if batch > 1 else functools.partial(torch.mm, a[0], b[0])
         total += median_times({"": f}, 3)[""] * times / batch
     return total
 
 
+def in_pieces(step, n):
+    """Relative difference between the gradients of a Step in one piece and in n."""
+    found = []
+    for pieces in (1, n):
+        step.config = dataclasses.replace(step.config, grad_accum=pieces)
+        step.optimizer.zero_grad()
+        step.gradients()
+        found.append(torch.cat([p.grad.flatten() for p in step.params]))
+    return ((found[1] - found[0]).norm() / found[0].norm()).item()
+
+
 def step(size, beside, B=32, T=128, V=V, **_):
     auto, sizes, keys = machine(), STEP_SIZES[size], dict(batch_size=B, block_size=T)
-    kinds = {"ours": keys, "ours, grad_accum 4": keys | dict(grad_accum=4), "ours, fp32": keys | dict(dtype="float32"),
-             "ours, compiled": keys | dict(compile=True),
-             "ours, rollouts": keys | dict(on_policy=1.0, rollout_mix=0.2, rollout_loss="single_step", alpha=0.0)}
-    if auto == "float32":
-        kinds["ours, fp32"] = kinds["ours"]
-    runs = {name: (Step, (sizes, kinds[name], V)) for name in kinds if name != "ours, fp32" or auto != "float32"}
+    pieces = {"nano": 2, "paper": 4}[size]
+    kinds = {"": {}, f", grad_accum {pieces}": dict(grad_accum=pieces), ", compiled": dict(compile=True),
+             f", compiled, grad_accum {pieces}": dict(compile=True, grad_accum=pieces), ", fp32": dict(dtype="float32"),
+             ", rollouts": dict(on_policy=1.0, rollout_mix=0.2, rollout_loss="single_step", alpha=0.0)}
+    runs = {f"ours{name}": (Step, (sizes, keys | kind, V)) for name, kind in kinds.items() if kind.get("dtype") != auto}
+    if measure.device.type == "cuda":  # on a CPU it takes minutes
+        runs["the teacher's training"] = Step, (sizes[1:], keys, V)
+        runs["the teacher's training, compiled"] = Step, (sizes[1:], keys | dict(compile=True), V)
     if beside and there("transformers"):
         runs["transformers"] = peers.hf_step, (sizes, V, B, T)
     steps = {name: make(*arguments) for name, (make, arguments) in runs.items()}
     times = median_times(steps, ROUNDS[size])
     parts = [steps["ours"].parts() for _ in range(3)]
-    exact = steps.get("ours, fp32", steps["ours"])  # are the gradients the same in four pieces?
-    exact.gradients()
-    whole = torch.cat([p.grad.flatten() for p in exact.params])
-    exact.optimizer.zero_grad()
-    exact.config = dataclasses.replace(exact.config, grad_accum=4)
-    exact.gradients()
-    difference = ((torch.cat([p.grad.flatten() for p in exact.params]) - whole).norm() / whole.norm()).item()
-    del steps, exact
-    shapes = products(*sizes, V, B, T)
-    alone, square = (seconds_alone(s, run.DTYPES[auto]) for s in (shapes, [(2048, 2048, 2048, 1)]))
+    difference = in_pieces(steps["ours" if auto == "float32" else "ours, fp32"], 4)
+    flops = {name: getattr(steps[name], "operations", steps["ours"].operations) for name in steps}
+    del steps
+    alone, square = (seconds_alone(s, run.DTYPES[auto]) for s in (products(*sizes, V, B, T), [(2048, 2048, 2048, 1)]))
     memory = {name: memory_of(make, arguments)[0] for name, (make, arguments) in runs.items()}
-    peer, rows = times.get("transformers"), [["", "seconds", "tokens/s", "x transformers", "peak GB", "/ transformers"]]
+    peer, rows = times.get("transformers"), [["", "seconds", "tokens/s", "x transformers", "peak GB", "/ transformers", "MFU"]]
     for name, seconds in times.items():
         rows.append([name, f"{seconds:.3f}", f"{B * T / seconds:.0f}", f"{peer / seconds:.2f}" if peer else "-",
-                     f"{memory[name]:.2f}", f"{memory[name] / memory['transformers']:.2f}" if peer else "-"])
-    print(f"step, {size}: {B} x {T} tokens, V {V}; `ours` runs its products in {auto}\n" + table(rows))
+                     f"{memory[name]:.2f}", f"{memory[name] / memory['transformers']:.2f}" if peer else "-",
+                     f"{run.usage(measure.device, flops[name] / seconds).get('mfu', math.nan):.1%}".replace("nan%", "-")])
+    columns = 6 + (measure.device.type == "cuda")
+    print(f"step, {size}: {B} x {T} tokens, V {V}; `ours` runs its products in {auto}\n" + table([row[:columns] for row in rows]))
     print("parts of ours, seconds: " + ", ".join(f"{name} {statistics.median(p[name] for p in parts):.3f}" for name in parts[0]))
     print(f"gradients in 4 pieces against 1, fp32: relative difference {difference:.1e}")
-    written = operations(products(*sizes, V, B, T, training=False))
-    print(f"a step on rollouts: {times['ours, rollouts'] / times['ours']:.2f} times the teacher-forced one; of counted operations, writing "
-          f"them in full, {1 + written / operations(shapes):.2f} times")
-    flops, rate, best = operations(shapes), operations(shapes) / alone, 2 * 2048**3 / square
-    share, share_of_best = flops / rate / times["ours"], flops / best / times["ours"]
-    print(f"{flops / 1e9:.1f} GFLOP a step; its products alone run at {rate / 1e9:.0f} GFLOP/s in {auto} (one of 2048^3: "
+    written = operations(products(*sizes, V, B, T, training=False)) / flops["ours"]
+    print(f"a step on rollouts: {times['ours, rollouts'] / times['ours']:.2f} times the teacher-forced one, by counted operations "
+          f"{1 + written:.2f} times")
+    rate, best = flops["ours"] / alone, 2 * 2048**3 / square
+    share, share_of_best = alone / times["ours"], flops["ours"] / best / times["ours"]
+    print(f"{flops['ours'] / 1e9:.1f} GFLOP a step; its products alone run at {rate / 1e9:.0f} GFLOP/s in {auto} (one of 2048^3: "
           f"{best / 1e9:.0f}): ours is at {share:.0%} of that ({share_of_best:.0%})")
     per_second = {name: B * T / seconds for name, seconds in times.items()}
     return dict(what="step", size=size, ours=per_second["ours"], peer=per_second.get("transformers"), ours_gb=memory["ours"],
-                peer_gb=memory.get("transformers"), roofline=share, roofline_square=share_of_best, gflop=flops / 1e9,
+                peer_gb=memory.get("transformers"), roofline=share, roofline_square=share_of_best, gflop=flops["ours"] / 1e9,
                 gflop_per_s=rate / 1e9, gflop_per_s_square=best / 1e9, tokens_per_s=per_second, gb=memory,
                 parts={name: statistics.median(p[name] for p in parts) for name in parts[0]}, dtype=auto,
                 accum_difference=float(f"{difference:.1e}"))
@@ -322,12 +334,12 @@ def random_lm(sizes, vocab_size):
 
 
 def our_score(sizes, vocab_size, tokenizer, sentences):
-    lm, tokenizer = random_lm(sizes, vocab_size), data.Tokenizer.load(tokenizer)
+    lm, tokenizer = random_lm(sizes, vocab_size).to(measure.device), data.Tokenizer.load(tokenizer)
     return lambda: eval.score_sentences(lm, tokenizer, sentences)
 
 
 def their_score(sizes, vocab_size, tokenizer, sentences):
-    return peers.minicons_score(random_lm(sizes, vocab_size), tokenizer, sentences)
+    return peers.minicons_score(random_lm(sizes, vocab_size), tokenizer, sentences, measure.device)
 
 
 def score(size, beside, pairs=8, **_):
@@ -347,9 +359,9 @@ def score(size, beside, pairs=8, **_):
         times = median_times(scorers, ROUNDS[size])
         sums = [f() for f in scorers.values()]
         memory = {name: memory_of(make, arguments)[0] for name, make in runs.items()}
-    n, peer, lines = len(sentences), times.get("minicons"), [["", "sentences/s", "x minicons", "peak GB"]]
-    for name, seconds in times.items():
-        lines.append([name, f"{n / seconds:.1f}", f"{peer / seconds:.2f}" if peer else "-", f"{memory[name]:.2f}"])
+    n, peer = len(sentences), times.get("minicons")
+    lines = [["", "sentences/s", "x minicons", "peak GB"]] + [
+        [name, f"{n / t:.1f}", f"{peer / t:.2f}" if peer else "-", f"{memory[name]:.2f}"] for name, t in times.items()]
     print(f"score, {size}: {n} sentences, {len(set(sentences))} distinct, fp32\n" + table(lines))
     if peer:
         print(f"largest difference of a sentence's log-probability: {(sums[0] - sums[1]).abs().max():.1e} nats")
@@ -375,9 +387,12 @@ def main(argv):
     parser.add_argument("--peers", action="store_true", help="measure the peers too, where they are installed")
     parser.add_argument("--data", default="", help="bpe: the corpus, as the key `corpus` names it")
     parser.add_argument("--words", type=int, default=0, help="bpe: take about so many words of it; 0: all")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda if it is there")
+    parser.add_argument("--batch", type=int, default=32, help="step: sequences a step, a multiple of 4")
     args = parser.parse_args(argv)
+    measure.device = run.device_of(Config(device=args.device))
     with contextlib.suppress(BrokenPipeError):
-        print(json.dumps(plain(COMMANDS[args.what](args.size, args.peers, corpus=args.data, words=args.words))))
+        print(json.dumps(plain(COMMANDS[args.what](args.size, args.peers, corpus=args.data, words=args.words, B=args.batch))))
 
 
 if __name__ == "__main__":

@@ -11,16 +11,25 @@ import torch
 import run
 from config import Config
 
-CPU = torch.device("cpu")
+device = torch.device("cpu")  # what is measured; bench.main sets it
 
 
 def there(package):
     return importlib.util.find_spec(package) is not None
 
 
+def wait():
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def machine():
-    """One line about the processor, and the dtype that `dtype = auto` means here."""
-    auto = run.dtype_of(Config(), CPU)
+    """One line about the processor or the GPU; the dtype that `dtype = auto` means there."""
+    auto = run.dtype_of(Config(), device)
+    if device.type == "cuda":
+        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+        return auto
     names = [line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
              if line.startswith("model name")]
     print(f"{names[0] if names else 'CPU'}, {torch.get_num_threads()} threads, {'no ' * (auto == 'float32')}bf16 instructions, "
@@ -35,31 +44,33 @@ def median_times(contenders, rounds=7, warm_up=1):
         for name, f in contenders.items():
             start = time.perf_counter()
             f()
+            wait()
             if i >= warm_up:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(t) for name, t in times.items()}
 
 
-def peak_rss():
-    """Peak resident bytes of this process since `reset_peak`."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+def peak(since_now=False):
+    """Bytes: the peak of a GPU's allocations, else of this process's resident memory; since_now: forget the past first."""
+    if device.type == "cuda":
+        if since_now:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated()
+    if since_now:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    return 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
-def reset_peak():
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-
-
-def _measure(queue, make, arguments, tiny, runs):
+def _measure(queue, where, make, arguments, tiny, runs):
+    global device
+    device = where
     if tiny:
         make(*tiny)()  # loads and compiles what is loaded and compiled once
     f = make(*arguments)  # inputs are made, the function has not run
-    if tiny:
-        reset_peak()
-    before = peak_rss()
+    before = peak(since_now=bool(tiny))
     for _ in range(runs):
         f()
-    queue.put((peak_rss() / 1e9, (peak_rss() - before) / 1e9))
+    queue.put((peak() / 1e9, (peak() - before) / 1e9))
 
 
 def memory_of(make, arguments, tiny=(), runs=2):
@@ -69,7 +80,7 @@ def memory_of(make, arguments, tiny=(), runs=2):
     """
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
-    process = context.Process(target=_measure, args=(queue, make, arguments, tiny, runs))
+    process = context.Process(target=_measure, args=(queue, device, make, arguments, tiny, runs))
     process.start()
     process.join()
     return queue.get() if process.exitcode == 0 else (math.nan, math.nan)

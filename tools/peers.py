@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from data import CHARACTER, PATTERN, SPECIAL
+from tools import measure
 
 TAU, ALPHA = 2.0, 0.5
 
@@ -40,12 +41,12 @@ def hf_llama(sizes, vocab_size, positions):
 
 def hf_step(sizes, vocab_size, B, T):
     """() -> None: a Baby Llama step: fp32, forward KL (batchmean) of materialised logits; sizes: of student and teacher."""
-    student, teacher = (hf_llama(s, vocab_size, 2 * T) for s in sizes)
+    student, teacher = (hf_llama(s, vocab_size, 2 * T).to(measure.device) for s in sizes)
     teacher.eval()
     optimizer = torch.optim.AdamW(student.parameters(), lr=2.5e-4, weight_decay=0.1)
 
     def once():
-        x = torch.randint(0, vocab_size, (B, T))
+        x = torch.randint(0, vocab_size, (B, T), device=measure.device)
         out = student(input_ids=x, labels=x)
         with torch.no_grad():
             z_p = teacher(input_ids=x).logits
@@ -84,7 +85,7 @@ def hf_bpe(texts, vocab_size, out):
     return once
 
 
-def minicons_score(lm, tokenizer, sentences):
+def minicons_score(lm, tokenizer, sentences, device):
     """() -> (n,) log p(sentence | <s>) by minicons, of a transformers model with lm's weights; tokenizer: a tokenizer.json."""
     from minicons import scorer
     from transformers import PreTrainedTokenizerFast
@@ -101,7 +102,7 @@ def minicons_score(lm, tokenizer, sentences):
         weights |= {f"{theirs}{name}.weight": part for name, part in parts.items()}
     model.load_state_dict(weights)
     fast = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    scores = scorer.IncrementalLMScorer(model.eval(), "cpu", tokenizer=fast)
+    scores = scorer.IncrementalLMScorer(model.eval(), str(device), tokenizer=fast)
 
     def once():
         return torch.tensor([s for i in range(0, len(sentences), 32) for s in scores.sequence_score(
