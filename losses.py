@@ -321,10 +321,11 @@ class ChunkedLoss(torch.autograd.Function):
                     grad_W.addmm_(dz.T, h)
                 elif need_W:
                     grad_W += dz.T @ h
+            loss = scale * (ce_weight @ found[0] + d_weight @ found[1])  # autocast would round this product too
         ctx.save_for_backward(*[None if g is None else g.mul_(scale) for g in (grad_h, grad_W)])
         ctx.dtypes = h_q.dtype, W_q.dtype
         ctx.mark_non_differentiable(found)
-        return scale * (ce_weight @ found[0] + d_weight @ found[1]), found
+        return loss, found
 
     @staticmethod
     @torch.autograd.function.once_differentiable

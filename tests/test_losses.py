@@ -411,6 +411,8 @@ def test_stats_and_autocast():
                                                                tau=2.0, alpha=0.5), h.double(), W.double())
     with torch.autocast("cpu", torch.bfloat16):
         low = value_and_gradients(lambda h, W: distillation_loss(h, W, h_ps, W_ps, labels, tau=2.0, alpha=0.5), h, W)
+        loss, stats = distillation_loss(h, W, h_ps, W_ps, labels, tau=2.0, alpha=0.5, return_stats=True)
+    assert abs(loss - (0.5 * stats["ce"] + 0.5 * 4 * stats["divergence"])) < 1e-5  # the mean itself is not rounded to bf16
     for a, b in zip(low, exact):
         assert a.dtype == torch.float32 and 1e-5 < (a - b).norm() / b.norm() < 1e-2  # it did run in bf16, and well enough
 
