@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 import babytalk
 import config as config_module
+import files
 from config import UserError
 from corpora import ALWAYS, CLEAN, CORPORA, clean, read_lines, resolve
 
@@ -145,7 +146,7 @@ class Tokenizer:
             "decoder": byte_level, "model": {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False,
             "continuing_subword_prefix": None, "end_of_word_suffix": None, "byte_fallback": False, "ignore_merges": False,
             "vocab": vocab, "merges": [[text(a), text(b)] for a, b in self.merges]}}
-        with replacing(path) as f:
+        with files.replacing(path) as f:
             f.write(json.dumps(form, ensure_ascii=False).encode())
 
     @staticmethod
@@ -168,32 +169,6 @@ class Tokenizer:
         if size != tokenizer.vocab_size:
             raise UserError(f"tokenizer {path}: its vocabulary does not follow from its merges")
         return tokenizer
-
-
-@contextlib.contextmanager
-def replacing(path, previous=None):
-    """A binary file that becomes `path` when the block ends without an error; until then path is what it was, then `previous`."""
-    path = pathlib.Path(path)
-    if os.environ.get("RANK", "0") != "0":  # of several processes that train together the first alone writes
-        yield io.BytesIO()
-        return
-    aside = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(aside, "wb") as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        if previous and path.exists():
-            os.replace(path, previous)
-        os.replace(aside, path)
-        if os.name == "posix":  # the new names too are on the disk, then
-            folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-    except OSError as e:
-        raise UserError(f"{path} could not be written: {e.strerror or e}")
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- token files
@@ -451,7 +426,7 @@ def eval_blocks(file, block_size, max_tokens=0, mark="none"):
 
 
 def main(argv):
-    config = config_module.load(argv, __doc__)
+    config = config_module.parse_args(argv, __doc__)
     started = time.monotonic()
     prepared = prepare(config)
     print(f"{prepared.folder}: vocabulary {prepared.tokenizer.vocab_size}, mark {config.mark}, {time.monotonic() - started:.1f} s")

@@ -23,10 +23,12 @@ import babytalk
 import config as config_module
 import data
 import eval
+import files
 import losses
 import rollouts
 import run
-from config import AGREEING, CONFIGS, KEYS, UserError, at, on_signals
+from config import AGREEING, CONFIGS, KEYS, UserError, on_signals
+from config import value_at as at
 
 # Keys that may differ when a run goes on: they say where things lie and how long to work, not what is learned.
 FREE_ON_RESUME = ("out_dir", "data_dir", "resume", "max_minutes", "baseline", "device", "corpus", "dev", "tokenizer",
@@ -42,8 +44,8 @@ def ready_run(config, name, prepared, role):
         raise UserError(f"{role} {name} is the run itself; choose another --name")
     if not run.is_finished(folder):
         print(f"\n{role} {name} is not there yet: training it first")
-        train(config_module.related(config, name))
-    found = run.read_json(folder / "config.json")
+        train(config_module.related_config(config, name))
+    found = files.read_json(folder / "config.json")
     differ = [f"{k} = {found.get(k)!r} there, {getattr(config, k)!r} here" for k in AGREEING
               if found.get(k) != getattr(config, k)]
     if found.get("_tokenizer") != prepared.tokenizer.hash:
@@ -88,7 +90,7 @@ def load_teacher(config, name, prepared, device, low):
 @torch.no_grad()
 def difficulty(config, batches, file, teachers, newline, device, autocast):
     """(chunks,) what `order` sorts the corpus's chunks by: tokens a line, or the first teacher's nats a token (it reads all)."""
-    if config.order != "perplexity":
+    if True:
         return torch.from_numpy(data.tokens_a_line(config.order, file, batches.chunks, batches.T, newline))
     nats = torch.empty(batches.chunks)
     for some in tqdm(torch.arange(batches.chunks).tensor_split(batches.per_epoch), desc=f"{config.teachers[0]} reads", disable=None):
@@ -124,7 +126,7 @@ def outputs_of(teachers, x):
 def loss_on(model, lm, teachers, x, y, config, progress, counts, stats, **overrides):
     """The configured loss on x, y (B, T), counts: of the whole step. Returns it and, with stats, what losses reports of it."""
     keys = dict(divergence=config.divergence, tau=at(config.tau, progress), alpha=at(config.alpha, progress),
-                mix=at(config.mix, progress), mix_grad=config.mix_grad, unit_curvature=config.unit_curvature,
+                mix=at(config.mix, progress),
                 ensemble=config.ensemble, reduction=config.reduction, step_weights=config.step_weights, T=config.longest)
     outputs = outputs_of(teachers, x)  # before the student: what a teacher needs on its way is free again
     out = losses.distillation_loss(model(x), lm.head.weight, *outputs, y, counts=counts, return_stats=stats,
@@ -238,10 +240,10 @@ def say_how_long(config, seconds):
 
 def resumed_state(config, folder):
     """The checkpoint to go on from, or None for a new run; UserError if it is damaged, or a run of another config's."""
-    state, path = run.last_checkpoint(folder) if config.resume != "no" else (None, None)
+    state, path = files.last_checkpoint(folder) if config.resume != "no" else (None, None)
     if not state:
         return None
-    found = {**vars(config_module.Config()), **run.read_json(folder / "config.json")}  # a key newer than the run: its default
+    found = {**vars(config_module.Config()), **files.read_json(folder / "config.json")}  # a key newer than the run: its default
     differ = [f"{k} = {found[k]!r} there, {getattr(config, k)!r} here" for k in KEYS
               if k not in FREE_ON_RESUME and found[k] != getattr(config, k)]
     if differ:
@@ -269,7 +271,7 @@ def train(config):
         print(f"{folder} is finished ({state['step']} steps); --resume=no trains it anew")
         return run.RANK or finish(config, folder, device)
     # a resumed run keeps the dtype that it was begun with, on whatever machine
-    notes = run.read_json(folder / "config.json") if state else {}
+    notes = files.read_json(folder / "config.json") if state else {}
     dtype = notes["_dtype"] if state else run.dtype_of(config, device)
     if device.type == "cuda" and dtype != "float32":
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in fp32 beside low precision
@@ -298,7 +300,7 @@ def train(config):
     torch.manual_seed(config.seed)
     lm = run.model_of(config, tokenizer.vocab_size).to(device)
     if init:
-        run.put_weights(lm, run.load_checkpoint(init / "best.pt")["model"], init)
+        run.put_weights(lm, files.load_checkpoint(init / "best.pt")["model"], init)
     if run.RANK:
         torch.manual_seed(config.seed + run.RANK)  # dropout draws anew on each
     model = torch.nn.parallel.DistributedDataParallel(lm) if run.WORLD > 1 else lm
@@ -324,7 +326,7 @@ def train(config):
               f"reduction {config.reduction}")
 
     def save():
-        run.save_checkpoint(folder / "ckpt.pt", {
+        files.save_checkpoint(folder / "ckpt.pt", {
             "model": lm.state_dict(), "optimizer": optimizer.state_dict(), "random": run.random_states(device),
             "corpus": prepared.train.corpus, "difficulty": scores, "step": step, "steps": steps, "best": best, "meter": meter.state(),
             "scale": scale and float(scale), "minutes": minutes + (time.monotonic() - started) / 60})
@@ -338,7 +340,7 @@ def train(config):
         say(f"  step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
         if found["val_ce"] < best:
             best = found["val_ce"]
-            run.save_checkpoint(folder / "best.pt", {"model": lm.state_dict(), "step": step, "val_ce": best})
+            files.save_checkpoint(folder / "best.pt", {"model": lm.state_dict(), "step": step, "val_ce": best})
 
     def log(lr):
         seen, words = meter.read(step), prepared.train.words / prepared.train.count
@@ -412,17 +414,17 @@ def train(config):
 def finish(config, folder, device):
     """Evaluate a run that has done its steps, once, and show the last table: teachers, baseline and student."""
     found = folder / "eval.json"
-    if not found.exists() or "sample" not in run.read_json(found):  # its last task
+    if not found.exists() or "sample" not in files.read_json(found):  # its last task
         eval.evaluate(folder, device=device.type)
     print(f"{folder} holds best.pt (weights of the lowest val_ce), ckpt.pt (the last), metrics.jsonl, eval.json, samples.txt; next:\n"
           f"  python eval.py {folder} --tasks=sample --prompt='...'\n  python eval.py {folder} --tasks=blimp --data=DIR")
     names = [(name, "teacher") for name in config.teachers if name != "truth"] + [(config.baseline, "baseline")] * bool(config.baseline)
     rows = [(f"{role} {name}", folder.parent / name) for name, role in names] + [(f"student {config.name}", folder)]
-    print("\n" + eval.final_table([(label, run.read_json(f / "eval.json")) for label, f in rows if (f / "eval.json").exists()]))
+    print("\n" + eval.final_table([(label, files.read_json(f / "eval.json")) for label, f in rows if (f / "eval.json").exists()]))
 
 
 def main(argv):
-    train(config_module.load(argv, __doc__))
+    train(config_module.parse_args(argv, __doc__))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from tqdm import tqdm
 import babytalk
 import config as config_module
 import data as data_module
+import files
 import run
 from config import UserError
 
@@ -319,7 +320,7 @@ def evaluate(folder, tasks=(), *, data="", limit=0, which="best", device="auto",
     model, tokenizer, config = run.load(folder, which=which)
     model = model.to(run.device_of(dataclasses.replace(config, device=device)))
     file = folder / "eval.json"
-    results = {**(run.read_json(file) if file.exists() else {}), "val_ce": validated(folder, which)}
+    results = {**(files.read_json(file) if file.exists() else {}), "val_ce": validated(folder, which)}
     for task in tasks or ("babytalk" if config.corpus == "babytalk" else "ppl", "sample"):
         if task == "ppl":
             prepared = data_module.prepare(config)
@@ -336,19 +337,19 @@ def evaluate(folder, tasks=(), *, data="", limit=0, which="best", device="auto",
             texts = samples(model, tokenizer, n=n, stop=stop, **options)
             found, head = {**options, "texts": texts}, ", ".join(f"{k} {v!r}" for k, v in options.items())
             shown = "\n---\n".join([head, *map(str.rstrip, texts)])
-            run.write_text(folder / "samples.txt", f"{folder.name} ({which}), {shown}\n")
+            files.write_text(folder / "samples.txt", f"{folder.name} ({which}), {shown}\n")
         else:
             found = minimal_pairs(model, tokenizer, data / f"{task}_filtered", limit)
             shown = show_pairs(found)
         results[task] = {**found, "which": which, "limit": limit}
-        run.write_json(file, results)
+        files.write_json(file, results)
         print(f"\n{task} of {folder} ({which})\n{shown}")
     return results
 
 
 def validated(folder, which):
     """val_ce of best.pt or ckpt.pt as metrics.jsonl has it: the lowest, or the last; None where there is none."""
-    found = [m["val_ce"] for m in run.read_metrics(folder / "metrics.jsonl") if isinstance(m.get("val_ce"), float)] or [None]
+    found = [m["val_ce"] for m in files.read_json_lines(folder / "metrics.jsonl") if isinstance(m.get("val_ce"), float)] or [None]
     return min(found) if which == "best" else found[-1]
 
 

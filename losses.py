@@ -468,3 +468,9 @@ def sequence_loss(h_q, W_q, h_p, W_p, tokens, coefficients, *, exact=True, ensem
     loss, _, stats = walk(h_q, W_q, h_ps, W_ps, tokens, valid, -coefficients.reshape(-1).to(full) * valid, d_weight, n, "rkl",
                           1.0, 1.0, False, ensemble, True, return_stats, chunk)  # CE is -log q(y_t)
     return (loss, stats) if return_stats else loss
+
+
+def check(divergence, tau, alpha, mix, ensemble, reduction, step_weights):
+    parse(divergence)
+    weights_of_steps(step_weights, 2)
+    check_mix(divergence, mix, False)

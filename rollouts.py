@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import losses
-from config import at
+from config import value_at as at
 from data import Tokenizer
 from model import KVCache
 

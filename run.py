@@ -30,7 +30,8 @@ import torch.distributed as dist
 
 import config as config_module
 from config import UserError, on_signals
-from data import Tokenizer, replacing
+import files
+from data import Tokenizer
 from model import LM, ModelConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -128,28 +129,6 @@ def all_gather(t):
 
 # ---------------------------------------------------------------- files
 
-def write_text(path, text):
-    with replacing(path) as f:
-        f.write(text.encode())
-
-
-def write_json(path, value):
-    write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def read_json(path):
-    """A JSON object from a run's file; UserError where it is damaged."""
-    try:
-        value = json.loads(pathlib.Path(path).read_text())
-        if isinstance(value, dict):
-            return value
-    except (ValueError, RecursionError):
-        pass
-    except OSError as e:
-        raise UserError(f"{path}: {e.strerror}")
-    raise UserError(f"{path}: damaged (not a JSON object); move it away")
-
-
 def folder_of(config):
     return pathlib.Path(config.out_dir) / config.name
 
@@ -169,7 +148,7 @@ def write_config(config, dtype, tokenizer, loss_path="eager", digests=None):
     notes = {"_dtype": dtype, "_tokenizer": tokenizer.hash, "_vocab_size": tokenizer.vocab_size, "_commit": commit,
              "_versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
              "_loss": loss_path, "_threads": torch.get_num_threads(), "_needs": digests or {}}
-    write_json(folder_of(config) / "config.json", {**dataclasses.asdict(config), **notes})
+    files.write_json(folder_of(config) / "config.json", {**dataclasses.asdict(config), **notes})
 
 
 # ---------------------------------------------------------------- one process a folder, and how it ends
@@ -249,48 +228,6 @@ def model_of(config, vocab_size):
     return LM(ModelConfig(**{**fields, "vocab_size": vocab_size, "block_size": config.longest}))
 
 
-def save_checkpoint(path, state):
-    """Write path whole; what was ckpt.pt becomes ckpt.prev.pt."""
-    with replacing(path, path.with_name("ckpt.prev.pt") if path.name == "ckpt.pt" else None) as f:
-        try:
-            torch.save(state, f)
-        except RuntimeError as e:  # its writer's own complaint hides that the disk is full
-            raise e.__context__ if isinstance(e.__context__, OSError) else e
-
-
-def load_checkpoint(path, device="cpu"):
-    """A checkpoint's dict, tensors and plain values only; UserError where the file is damaged or holds code."""
-    try:
-        with zipfile.ZipFile(path) as z:
-            if damaged := z.testzip():  # torch.load does not look at checksums
-                raise zipfile.BadZipFile(damaged)
-        state = torch.load(path, map_location=device, weights_only=True)
-        if isinstance(state, dict) and isinstance(state.get("model"), dict):
-            if type(state.get("step", 0)) is type(state.get("steps", 0)) is int:
-                return state
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as e:
-        raise UserError(f"{path}: {e.strerror or e}")
-    except Exception as e:  # torch.load raises whatever the damaged bytes lead it to
-        raise UserError(f"{path}: not a checkpoint that can be read safely ({type(e).__name__}); remove it, or train anew")
-    raise UserError(f"{path}: not a checkpoint of this program")
-
-
-def last_checkpoint(folder):
-    """(state, path) of ckpt.pt or, where it cannot be read, of ckpt.prev.pt, saying so; UserError if one is there but neither can."""
-    errors, paths = [], [pathlib.Path(folder, name) for name in ("ckpt.pt", "ckpt.prev.pt")]
-    for path in paths if any(p.exists() for p in paths) else ():
-        try:
-            state = load_checkpoint(path)
-            if errors:
-                print(f"{errors[0]}; taking the one before, {path.name}, of step {state.get('step')}")
-            return state, path
-        except UserError as e:
-            errors.append(e)
-    if errors:
-        raise errors[not paths[0].exists()]
-    return None, None
-
-
 def put_weights(lm, weights, path):
     """Load a state dict into lm; UserError that names the first tensor that does not fit."""
     own = lm.state_dict()
@@ -327,10 +264,10 @@ def load(path, device="cpu", which="best"):
     folder = pathlib.Path(path)
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} is not a run (it has no config.json); train it with distill.py or teacher.py")
-    config = config_module.make(folder / "config.json")
+    config = config_module.read_config(folder / "config.json")
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     file = folder / "best.pt"
-    state, file = (load_checkpoint(file) if file.exists() else None, file) if which == "best" else last_checkpoint(folder)
+    state, file = (files.load_checkpoint(file) if file.exists() else None, file) if which == "best" else files.last_checkpoint(folder)
     if not state:
         raise UserError(f"{folder / 'best.pt'} is missing: the run has not been validated yet; train on, or use --which=last")
     lm = model_of(config, tokenizer.vocab_size)
@@ -340,7 +277,7 @@ def load(path, device="cpu", which="best"):
 
 def is_finished(folder):
     """True if the run in `folder` has done all its steps."""
-    state = last_checkpoint(folder)[0] or {}
+    state = files.last_checkpoint(folder)[0] or {}
     return state.get("step", 0) >= state.get("steps", math.inf)
 
 
@@ -404,22 +341,12 @@ class Meter:
         return found
 
 
-def read_metrics(path):
-    """The lines of metrics.jsonl as dicts that have a step; a torn or damaged line is left out."""
-    found = []
-    for line in pathlib.Path(path).read_bytes().split(b"\n")[:-1] if os.path.exists(path) else ():
-        with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(line)
-            found += [value] if isinstance(value, dict) and isinstance(value.get("step"), int) else []
-    return found
-
-
 class Metrics:
     """metrics.jsonl: lines are appended whole; after an interruption the lines beyond the checkpoint are dropped."""
 
     def __init__(self, path, step):
         self.path = pathlib.Path(path)
-        write_text(self.path, "".join(json.dumps(m) + "\n" for m in read_metrics(path) if m["step"] <= step))
+        files.write_text(self.path, "".join(json.dumps(m) + "\n" for m in files.read_json_lines(path) if m["step"] <= step))
 
     def write(self, **values):
         """Append a line; floats with six digits, null for what is not a number (JSON has no nan). UserError on a full disk."""

@@ -11,7 +11,7 @@ from distill import train
 
 
 def main(argv):
-    config = config_module.load(argv, __doc__)
+    config = config_module.parse_args(argv, __doc__)
     if config.teachers:
         raise UserError(f"{config.name} has teachers ({', '.join(config.teachers)}); run it with distill.py")
     train(config)

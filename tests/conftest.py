@@ -23,5 +23,5 @@ def make_config(tmp_path):
         file = tmp_path / "some.py"
         file.write_text("")
         keys = {"out_dir": str(tmp_path / "out"), "data_dir": str(tmp_path / "out/data"), "device": "cpu", **keys}
-        return config.make(file, list(keys.items()))
+        return config.read_config(file, list(keys.items()))
     return make

@@ -87,7 +87,7 @@ def test_prepare(texts, make_config):
     assert p.train.words == sum(s[3] for s in p.train.segments) == len(train.split())
 
 
-@pytest.mark.parametrize("mark", ["none", "block", "half", "line"])
+@pytest.mark.parametrize("mark", ["none", "half", "line"])
 def test_marks(texts, make_config, mark):
     p = prepare(make_config(corpus=str(texts), vocab_size=300, mark=mark))
     ids = np.asarray(p.train.tokens)
@@ -95,7 +95,7 @@ def test_marks(texts, make_config, mark):
     starts = np.concatenate([[True], ids[:-1] == newline])
     marked, lines = (ids == 1).sum(), (ids == newline).sum()
     assert starts[ids == 1].all()
-    if mark in ("none", "block"):
+    if mark == "none":
         assert marked == 2
     if mark == "line":
         assert marked == lines
@@ -244,7 +244,7 @@ def test_batches_are_a_function_of_seed_and_step():
 def test_labels_are_the_next_tokens_and_never_the_mark():
     stream = Stream(500)
     stream.tokens[::10] = 1
-    for mark in ("none", "block"):
+    for mark in ("none",):
         x, y = Batches(stream, 8, 5, 0, True, mark).batch(0)
         assert (y != 1).all() and (y == -100).any()
         if mark == "block":

@@ -15,6 +15,7 @@ import config as config_module
 import data
 import distill
 import eval
+import files
 import run
 import teacher
 from config import UserError
@@ -51,7 +52,7 @@ def tiny(write, tmp_path, data_dir):
     """The Config of a tiny run `name`: TINY's keys and those given. Its file can be found by runs that need it."""
     def tiny(name="some", **keys):
         keys = {"out_dir": str(tmp_path / "out"), "data_dir": str(data_dir), **TINY, **keys}
-        return config_module.make(write(name, **keys))
+        return config_module.read_config(write(name, **keys))
     return tiny
 
 
@@ -62,7 +63,7 @@ def evaluated(request, monkeypatch):
 
     def evaluate(folder, **_):
         names.append(folder.name)
-        run.write_json(folder / "eval.json", {})
+        files.write_json(folder / "eval.json", {})
     if "real_evaluation" not in request.fixturenames:
         monkeypatch.setattr(eval, "evaluate", evaluate)
     return names
@@ -92,13 +93,13 @@ def command(monkeypatch, capsys):
 @pytest.fixture
 def states(monkeypatch):
     """What is saved in ckpt.pt, by step: (run's name, step) -> a copy of the state."""
-    kept, save = {}, run.save_checkpoint
+    kept, save = {}, files.save_checkpoint
 
     def keep(path, state):
         if path.name == "ckpt.pt":
             kept[path.parent.name, state["step"]] = copy.deepcopy(state)
         save(path, state)
-    monkeypatch.setattr(run, "save_checkpoint", keep)
+    monkeypatch.setattr(files, "save_checkpoint", keep)
     return kept
 
 
@@ -172,15 +173,15 @@ def test_a_student_trains_what_it_needs_and_ends_with_a_table(write, tiny, tmp_p
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"coach", "alone", "kid"}
     found = {p.name: p for p in (tmp_path / "out").iterdir()}
     assert all({p.name for p in folder.iterdir()} == FILES for folder in found.values())
-    configs = {name: run.read_json(folder / "config.json") for name, folder in found.items()}
+    configs = {name: files.read_json(folder / "config.json") for name, folder in found.items()}
     for name in ("coach", "alone"):
         assert all(configs[name][k] == configs["kid"][k] for k in config_module.INHERITED)
     assert {k: configs["coach"][k] for k in own} == own and configs["kid"]["max_steps"] == 2
     assert configs["kid"]["_tokenizer"] == configs["coach"]["_tokenizer"] and configs["kid"]["_dtype"] == "float32"
     assert data.Tokenizer.load(found["kid"] / "tokenizer.json").hash == configs["kid"]["_tokenizer"]
-    assert set(run.read_json(found["coach"] / "eval.json")) == {"babytalk", "sample", "val_ce"}
+    assert set(files.read_json(found["coach"] / "eval.json")) == {"babytalk", "sample", "val_ce"}
 
-    table = out.rstrip().split("\n")[-eval.final_table([("", run.read_json(found["kid"] / "eval.json"))]).count("\n") - 1:]
+    table = out.rstrip().split("\n")[-eval.final_table([("", files.read_json(found["kid"] / "eval.json"))]).count("\n") - 1:]
     assert table[0].split() == ["teacher", "coach", "baseline", "alone", "student", "kid"]
     best = [min(m["val_ce"] for m in lines(found[name], "val_ce")) for name in ("coach", "alone", "kid")]
     assert table[-1].split()[-3:] == [f"{x:.4f}" for x in best] and len(table) > 5
@@ -197,7 +198,7 @@ def test_a_student_trains_what_it_needs_and_ends_with_a_table(write, tiny, tmp_p
     code, out, err = command(distill.main, kid, "--max_steps=3", "--resume=no")
     assert (code, err, len(calls)) == (0, "", 12) and "from step" not in out
     assert [m["step"] for m in lines(found["kid"])] == [0, 1, 2, 3, 3]
-    assert "babytalk" in run.read_json(found["kid"] / "eval.json")
+    assert "babytalk" in files.read_json(found["kid"] / "eval.json")
     assert all(p.stat().st_mtime_ns == before[p] for p in before if p.parent != found["kid"])
 
 
@@ -469,7 +470,7 @@ def test_too_many_in_a_row_stop_the_run(tiny, losses, command, tmp_path, bad, lo
     folder = tmp_path / "out/some"
     assert code == 2 and err.startswith("error: some: ") and err.count("\n") == 1
     assert all(word in err for word in words) and f"last good checkpoint {folder / 'ckpt.pt'}" in err, err
-    saved = run.load_checkpoint(folder / "ckpt.pt")
+    saved = files.load_checkpoint(folder / "ckpt.pt")
     assert 3 <= saved["step"] <= 9 and all(torch.isfinite(w).all() for w in saved["model"].values())
     assert not (folder / "eval.json").exists()
 
@@ -497,7 +498,7 @@ def test_a_run_that_broke_off_goes_on_to_the_same_bits(tiny, tmp_path, losses, m
     with pytest.raises(RuntimeError, match="power"):
         distill.train(settings)
     broken, made = run.folder_of(settings), len(calls)
-    assert run.load_checkpoint(broken / "ckpt.pt")["step"] == 16
+    assert files.load_checkpoint(broken / "ckpt.pt")["step"] == 16
     assert lines(broken)[-1]["step"] == 17  # so a line is to be dropped
     with open(broken / "metrics.jsonl", "a") as f:
         f.write('{"step": 18, "los')  # torn off in the middle of a line
@@ -505,7 +506,7 @@ def test_a_run_that_broke_off_goes_on_to_the_same_bits(tiny, tmp_path, losses, m
     assert len(calls) - made == 25 - 16 and without_speed(lines(broken)) == without_speed(lines(whole))
     assert same(weights(broken), weights(whole)) and same(weights(broken, "best.pt"), weights(whole, "best.pt"))
     assert torch.load(whole / "best.pt")["step"] <= 12  # so that a best forgotten on the way would show
-    assert same(run.load_checkpoint(broken / "ckpt.pt")["optimizer"], run.load_checkpoint(whole / "ckpt.pt")["optimizer"])
+    assert same(files.load_checkpoint(broken / "ckpt.pt")["optimizer"], files.load_checkpoint(whole / "ckpt.pt")["optimizer"])
 
 
 def test_max_minutes_saves_and_stops_and_the_same_command_goes_on(tiny, tmp_path, command, evaluated):
@@ -551,8 +552,8 @@ def test_going_on_with_other_settings_is_refused_and_names_them(tiny, unfinished
 
 def test_a_run_from_before_a_key_had_its_default(tiny, unfinished):
     folder = unfinished()
-    config = run.read_json(folder / "config.json")
-    run.write_json(folder / "config.json", {k: v for k, v in config.items() if k != "ensemble"})
+    config = files.read_json(folder / "config.json")
+    files.write_json(folder / "config.json", {k: v for k, v in config.items() if k != "ensemble"})
     refused(tiny("some", ensemble="probs"), "ensemble = 'logits' there, 'probs' here")
     assert run.is_finished(trained(tiny("some")))
 
@@ -577,7 +578,7 @@ def test_a_checkpoint_that_cannot_be_gone_on_with_is_named(tiny, unfinished):
     (folder / "ckpt.pt").write_bytes(b"PK\x03\x04 cut short")
     refused(tiny("some"), str(folder / "ckpt.pt"), "not a checkpoint")
     other = {"model": {"embed.weight": torch.zeros(2, 2)}, "optimizer": {}, "random": {}}
-    run.save_checkpoint(folder / "ckpt.pt", {**other, "step": 1, "steps": 5, "best": 1.0, "minutes": 0.0})
+    files.save_checkpoint(folder / "ckpt.pt", {**other, "step": 1, "steps": 5, "best": 1.0, "minutes": 0.0})
     refused(tiny("some"), "ckpt.pt", "embed.weight")
     assert run.is_finished(trained(tiny("some", resume="no")))
 
@@ -587,7 +588,7 @@ def test_a_checkpoint_that_cannot_be_gone_on_with_is_named(tiny, unfinished):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_lower_precision_learns_the_same(tiny, dtype):
     low, full = (trained(tiny(name, dtype=name, max_steps=8, teachers=["truth"], alpha=0.5)) for name in (dtype, "float32"))
-    assert run.read_json(low / "config.json")["_dtype"] == dtype
+    assert files.read_json(low / "config.json")["_dtype"] == dtype
     assert all(w.dtype == torch.float32 for w in weights(low).values())  # the weights themselves stay what they were
     for key in ("loss", "grad_norm"):
         a, b = ([m[key] for m in lines(f, "loss")] for f in (low, full))
@@ -600,11 +601,11 @@ def test_a_run_keeps_the_dtype_it_was_begun_with(tiny, unfinished, monkeypatch, 
     folder = unfinished(dtype="auto")
     monkeypatch.setattr(run, "dtype_of", lambda config, device: "float32")  # another processor
     trained(tiny("some", dtype="auto"))
-    config = run.read_json(folder / "config.json")
+    config = files.read_json(folder / "config.json")
     assert config["_dtype"] == "bfloat16" and config["dtype"] == "auto"
     assert "bfloat16 on cpu, loss eager, from step 1" in capsys.readouterr().out
     trained(tiny("some", dtype="auto", resume="no"))
-    assert run.read_json(folder / "config.json")["_dtype"] == "float32"
+    assert files.read_json(folder / "config.json")["_dtype"] == "float32"
 
 
 # ---------------------------------------------------------------- the runs a run needs
@@ -754,16 +755,16 @@ def test_an_on_policy_run_that_broke_off_goes_on_to_the_same_bits(tiny, first, t
     tiny("other", arch="gpt2")
     keys = {**ROLLOUTS, "teachers": teachers, "rollout_loss": "single_step", "dropout": 0.1, "max_steps": 10, "val_every": 3}
     whole = trained(tiny("whole", **keys))
-    settings, stop = tiny("parts", **keys), run.save_checkpoint
+    settings, stop = tiny("parts", **keys), files.save_checkpoint
 
     def interrupt(path, state):
         stop(path, state)
         if path.name == "ckpt.pt" and path.parent.name == "parts" and state["step"] == 5:
             raise RuntimeError("the power went off")
-    monkeypatch.setattr(run, "save_checkpoint", interrupt)
+    monkeypatch.setattr(files, "save_checkpoint", interrupt)
     with pytest.raises(RuntimeError, match="power"):
         distill.train(settings)
-    monkeypatch.setattr(run, "save_checkpoint", stop)
+    monkeypatch.setattr(files, "save_checkpoint", stop)
     parts = trained(settings)
     assert same(weights(parts), weights(whole)) and without_speed(lines(parts)) == without_speed(lines(whole))
 
@@ -868,9 +869,9 @@ def test_failures_during_training_are_named(tiny, first, capsys, keys, words):
     """A student with a tied head and large last states says its last token again and again; drawing nearly all from the
     teacher, what is the student's own weighs up to 1000."""
     own = trained(tiny("own", tie=True, max_steps=1, lr=1e-6))
-    state = run.load_checkpoint(own / "best.pt")
+    state = files.load_checkpoint(own / "best.pt")
     state["model"]["norm.weight"] *= 400
-    run.save_checkpoint(own / "best.pt", state)
+    files.save_checkpoint(own / "best.pt", state)
     trained(tiny("kid", **{**ROLLOUTS, "init": "own", "tie": True, "on_policy": 1.0, "rollout_loss": "single_step", "lr": 1e-6,
                            "batch_size": 16, "prompt_len": 2, "rollout_mix": 0.0, **keys}))
     out = capsys.readouterr().out
@@ -884,14 +885,14 @@ STEPS = dict(max_steps=9, log_every=4, dropout=0.1, val_every=10**6)
 
 def broken_at(monkeypatch, settings, step):
     """Train until the checkpoint of `step` is written; the run's folder."""
-    save = run.save_checkpoint
+    save = files.save_checkpoint
 
     def interrupt(path, state):
         save(path, state)
         if path.name == "ckpt.pt" and state["step"] == step:
             raise RuntimeError("the power went off")
     with monkeypatch.context() as m, pytest.raises(RuntimeError, match="power"):
-        m.setattr(run, "save_checkpoint", interrupt)
+        m.setattr(files, "save_checkpoint", interrupt)
         distill.train(settings)
     return run.folder_of(settings)
 
@@ -902,12 +903,12 @@ def test_a_damaged_checkpoint_is_replaced_by_the_previous(tiny, tmp_path, monkey
     settings = tiny("some", **STEPS, out_dir=str(tmp_path / "again"))
     folder = broken_at(monkeypatch, settings, 6)
     ckpt, previous = folder / "ckpt.pt", folder / "ckpt.prev.pt"
-    assert run.load_checkpoint(previous)["step"] == 5
+    assert files.load_checkpoint(previous)["step"] == 5
     ckpt.write_bytes(spoil(ckpt.read_bytes())) if spoil else ckpt.unlink()  # broken off between two renames
     before = previous.read_bytes()
     assert not run.is_finished(folder)
     folder = broken_at(monkeypatch, settings, 6)  # and the damaged one does not take the good one's place
-    assert previous.read_bytes() == before and run.load_checkpoint(ckpt)["step"] == 6
+    assert previous.read_bytes() == before and files.load_checkpoint(ckpt)["step"] == 6
     out = capsys.readouterr().out
     assert "ckpt.pt" in out and "taking the one before, ckpt.prev.pt, of step 5" in out and ", from step 5" in out
     distill.train(settings)
@@ -923,7 +924,7 @@ def test_two_damaged_checkpoints_are_one_line_and_nothing_is_deleted(tiny, monke
     refused(settings, "ckpt.pt", "not a checkpoint")
     assert before == {p: p.read_bytes() for p in folder.iterdir()}
     trained(tiny("some", **STEPS, resume="no"))
-    assert run.load_checkpoint(folder / "ckpt.prev.pt")["step"] == 8
+    assert files.load_checkpoint(folder / "ckpt.prev.pt")["step"] == 8
 
 
 def test_the_line_after_a_checkpoint_is_the_one_that_would_have_been(tiny, tmp_path, monkeypatch, losses):
@@ -933,11 +934,11 @@ def test_the_line_after_a_checkpoint_is_the_one_that_would_have_been(tiny, tmp_p
     monkeypatch.undo()
     for module in (config_module, distill):
         monkeypatch.setattr(module, "CONFIGS", tmp_path / "configs")
-    monkeypatch.setattr(eval, "evaluate", lambda folder, **_: run.write_json(folder / "eval.json", {}))
+    monkeypatch.setattr(eval, "evaluate", lambda folder, **_: files.write_json(folder / "eval.json", {}))
     losses(spoiled({5}, "both"))
     settings = tiny("some", **keys, out_dir=str(tmp_path / "again"))
     folder = broken_at(monkeypatch, settings, 6)  # two steps after a line, one of them skipped
-    assert run.load_checkpoint(folder / "ckpt.pt")["scale"] != 2.0**14
+    assert files.load_checkpoint(folder / "ckpt.pt")["scale"] != 2.0**14
     distill.train(settings)
     assert lines(folder, "skipped")[0]["skipped"] == 1
     assert without_speed(lines(folder)) == without_speed(lines(whole)) and same(weights(folder), weights(whole))
@@ -954,9 +955,9 @@ def test_the_line_after_a_checkpoint_is_the_one_that_would_have_been(tiny, tmp_p
 ])
 def test_a_checkpoint_of_wrong_contents_is_one_line(tiny, unfinished, damage):
     folder = unfinished()
-    state = run.load_checkpoint(folder / "ckpt.pt")
+    state = files.load_checkpoint(folder / "ckpt.pt")
     damage(state)
-    run.save_checkpoint(folder / "ckpt.pt", state)
+    files.save_checkpoint(folder / "ckpt.pt", state)
     (folder / "ckpt.prev.pt").unlink()
     refused(tiny("some"), "ckpt.pt")
     assert (folder / "ckpt.pt").exists()
@@ -971,9 +972,9 @@ def test_garbage_in_the_metrics_is_left_out(tiny, unfinished):
 
 def test_a_broken_off_evaluation_is_done_again(tiny, evaluated):
     folder = trained(tiny("some"))
-    run.write_json(folder / "eval.json", {"babytalk": {}})  # and sample was to come
+    files.write_json(folder / "eval.json", {"babytalk": {}})  # and sample was to come
     distill.train(tiny("some"))
-    run.write_json(folder / "eval.json", {"sample": {}})
+    files.write_json(folder / "eval.json", {"sample": {}})
     distill.train(tiny("some"))
     assert evaluated == ["some", "some"]
 
@@ -985,14 +986,14 @@ def test_going_on_with_another_teacher_is_refused(tiny, role, tmp_path):
     folder = trained(tiny("kid", **keys))
     best = folder.with_name("coach") / "best.pt"
     kept, before = best.read_bytes(), {p: p.read_bytes() for p in folder.iterdir()}
-    state = run.load_checkpoint(best)
+    state = files.load_checkpoint(best)
     state["model"]["norm.weight"] += 1
-    run.save_checkpoint(best, state)
+    files.save_checkpoint(best, state)
     refused(tiny("kid", **keys), str(folder), "another", str(best), "--resume=no")
     assert before == {p: p.read_bytes() for p in folder.iterdir()}
     best.write_bytes(kept)
     assert run.is_finished(trained(tiny("kid", **{**keys, "max_minutes": 0.0})))
-    run.save_checkpoint(best, state)
+    files.save_checkpoint(best, state)
     assert run.is_finished(trained(tiny("kid", **{**keys, "max_minutes": 0.0, "resume": "no"})))
 
 

@@ -13,6 +13,7 @@ import babytalk
 import config
 import data
 import eval
+import files
 import run
 from config import UserError
 from model import LM, ModelConfig
@@ -406,7 +407,7 @@ def babytalk_run(make_config, tmp_path, words):
     torch.manual_seed(0)
     lm = run.model_of(settings, tokenizer.vocab_size)
     for file in ("best.pt", "ckpt.pt"):
-        run.save_checkpoint(folder / file, {"model": lm.state_dict(), "step": 1, "steps": 1})
+        files.save_checkpoint(folder / file, {"model": lm.state_dict(), "step": 1, "steps": 1})
     (folder / "metrics.jsonl").write_text('{"step": 0, "val_ce": 6.5}\n{"step": 1, "loss": 2}\n{"step": 1, "val_ce": 7.5}\n')
     return folder
 

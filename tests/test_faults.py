@@ -31,6 +31,7 @@ import corpora
 import data
 import distill
 import eval
+import files
 import run
 from config import UserError
 
@@ -57,7 +58,7 @@ def command(root, hook, argv):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     config_module.CONFIGS = distill.CONFIGS = root / "configs"
-    eval.evaluate = lambda folder, **_: run.write_json(folder / "eval.json", {"sample": {}})
+    eval.evaluate = lambda folder, **_: files.write_json(folder / "eval.json", {"sample": {}})
     if hook:
         hook(root)
     sys.argv = ["distill.py", *argv]
@@ -115,7 +116,7 @@ def left(root):
     found = {}
     for folder in sorted((root / "out").iterdir()):
         for name in ("best.pt", "ckpt.pt"):
-            state = run.load_checkpoint(folder / name)
+            state = files.load_checkpoint(folder / name)
             found |= {(folder.name, name, k): v for k, v in state["model"].items()}
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         found[folder.name, "metrics"] = [{k: v for k, v in json.loads(m).items() if k != "tokens_per_s"} for m in lines]
@@ -152,7 +153,7 @@ def kill_and_go_on(root, kind, kills, rng):
             shutil.rmtree(broken / "out")
             seen["runs"] += 1
         elif kid.exists():
-            before = (run.last_checkpoint(kid)[0] or {"step": 0})["step"]
+            before = (files.last_checkpoint(kid)[0] or {"step": 0})["step"]
         job, writing = Job(broken), rng.random() < 0.5
         if writing:  # in the middle of a checkpoint
             aside, nth = kid / ".ckpt.pt.tmp", rng.randrange(1, 4)
@@ -168,8 +169,8 @@ def kill_and_go_on(root, kind, kills, rng):
         assert code in (0, -signal.SIGKILL), out
         seen["kills"] += code != 0
         if code:
-            state, path = run.last_checkpoint(kid)
-            logged = run.read_metrics(kid / "metrics.jsonl") if kid.exists() else []
+            state, path = files.last_checkpoint(kid)
+            logged = files.read_json_lines(kid / "metrics.jsonl") if kid.exists() else []
             step = state["step"] if state else 0
             seen["in_writes"] += (kid / ".ckpt.pt.tmp").exists()
             seen["fallbacks"] += bool(path) and path.name == "ckpt.prev.pt"
@@ -220,7 +221,7 @@ def test_a_signal_ends_the_step_saves_and_names_the_command(tmp_path, number, wi
     assert job.until((folder / "ckpt.pt").exists)
     job.signal(number)
     code, out = job.end()
-    state = run.load_checkpoint(folder / "ckpt.pt")
+    state = files.load_checkpoint(folder / "ckpt.pt")
     last, steps = one_line(out), 12 if within == "kid" else 4
     said = f"{within}: interrupted at step {state['step']} of {steps}; the same command goes on from here: python distill.py "
     assert code == 128 + number and last == said + str(parts / "configs/kid.py"), out
@@ -275,13 +276,13 @@ def limit(size):
 
 
 def full_at_the_third_checkpoint(root):
-    save = run.save_checkpoint
+    save = files.save_checkpoint
 
     def then_full(path, state):
         if state["step"] == 3 and path.name == "ckpt.pt":
             limit(4000)
         save(path, state)
-    run.save_checkpoint = then_full
+    files.save_checkpoint = then_full
 
 
 def full_at_the_third_validation(root):
@@ -301,7 +302,7 @@ def full_at_the_tokens(root):
 
 
 def full_at_the_evaluation(root):
-    eval.evaluate = lambda folder, **_: (limit(10), run.write_json(folder / "eval.json", {"sample": {}}))
+    eval.evaluate = lambda folder, **_: (limit(10), files.write_json(folder / "eval.json", {"sample": {}}))
 
 
 @pytest.mark.parametrize("hook, name, step", [
@@ -316,7 +317,7 @@ def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(tmp_path, hoo
     assert code == 2 and last.startswith("error: ") and str(full / name) in last, out
     assert "could not be written: File too large" in last, out
     if step:
-        assert run.load_checkpoint(full / "out/kid/ckpt.pt")["step"] == step
+        assert files.load_checkpoint(full / "out/kid/ckpt.pt")["step"] == step
     assert not [p for p in full.rglob("*") if p.name.endswith(".tmp") or p.name.startswith(".preparing")]
     assert Job(full).end()[0] == 0 and Job(whole).end()[0] == 0
     assert_same(left(full), left(whole))
@@ -371,8 +372,8 @@ def readers(root):
     keys = {**TINY, "name": "some", "sentences": 50, "teachers": [], "alpha": "linear(0: 1, 1: 0)", "out_dir": str(root / "out"),
             "data_dir": str(root / "data")}
     config.write_text("".join(f"{k} = {v!r}\n" for k, v in keys.items()))
-    made = config_module.make(config)
-    eval.evaluate = lambda folder, **_: run.write_json(folder / "eval.json", {"sample": {}, "val_ce": 1.0})
+    made = config_module.read_config(config)
+    eval.evaluate = lambda folder, **_: files.write_json(folder / "eval.json", {"sample": {}, "val_ce": 1.0})
     made.max_steps = 2
     distill.train(made)
     eval.evaluate = lambda folder, **_: None
@@ -398,7 +399,7 @@ def readers(root):
     def table():
         distill.finish(made, folder, torch.device("cpu"))
     return {
-        "config .py": (config, lambda: config_module.make(config)),
+        "config .py": (config, lambda: config_module.read_config(config)),
         "config.json": (folder / "config.json", lambda: (run.load(folder), distill.resumed_state(made, folder))),
         "tokenizer.json": (folder / "tokenizer.json", lambda: data.Tokenizer.load(folder / "tokenizer.json")),
         "token file": (prepared.folder / "dev.bin", lambda: lm(data.eval_blocks(data.prepare(made).dev, 16)[0])),

@@ -10,6 +10,7 @@ import torch
 
 import config as config_module
 import data
+import files
 import run
 from config import UserError
 
@@ -33,7 +34,7 @@ def folder(make_config):
     for i, name in enumerate(("best.pt", "ckpt.pt")):
         torch.manual_seed(i)
         lm = run.model_of(config, tokenizer.vocab_size)
-        run.save_checkpoint(run.folder_of(config) / name, {"model": lm.state_dict(), "step": 1, "steps": 2})
+        files.save_checkpoint(run.folder_of(config) / name, {"model": lm.state_dict(), "step": 1, "steps": 2})
     return run.folder_of(config)
 
 
@@ -43,44 +44,44 @@ def folder(make_config):
 def test_an_error_while_writing_leaves_the_old_file_whole(tmp_path, error):
     path = tmp_path / "ckpt.pt"
     path.write_bytes(b"old")
-    with pytest.raises(error), run.replacing(path) as f:
+    with pytest.raises(error), files.replacing(path) as f:
         f.write(b"new, but not all of")
         f.flush()
         assert path.read_bytes() == b"old"
         raise error
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["ckpt.pt"]
-    with run.replacing(path) as f:
+    with files.replacing(path) as f:
         f.write(b"new")
     assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["ckpt.pt"]
 
 
 def test_what_cannot_be_saved_leaves_the_old_checkpoint(tmp_path):
     path = tmp_path / "ckpt.pt"
-    run.save_checkpoint(path, {"model": {"w": torch.ones(2)}})
+    files.save_checkpoint(path, {"model": {"w": torch.ones(2)}})
     with pytest.raises(Exception, match="pickle"):
-        run.save_checkpoint(path, {"model": {"w": torch.zeros(2)}, "no": lambda: 0})
-    assert run.load_checkpoint(path)["model"]["w"].tolist() == [1, 1] and os.listdir(tmp_path) == ["ckpt.pt"]
+        files.save_checkpoint(path, {"model": {"w": torch.zeros(2)}, "no": lambda: 0})
+    assert files.load_checkpoint(path)["model"]["w"].tolist() == [1, 1] and os.listdir(tmp_path) == ["ckpt.pt"]
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
-    run.write_text(tmp_path / "a.txt", "old")
+    files.write_text(tmp_path / "a.txt", "old")
     with monkeypatch.context() as m:
         m.setattr(os, "fsync", full)
-        one_line(run.write_text, tmp_path / "a.txt", "new", words=["a.txt", "No space left"])
-    one_line(run.write_json, tmp_path / "nowhere/a.json", {}, words=["nowhere/a.json", "No such file"])
+        one_line(files.write_text, tmp_path / "a.txt", "new", words=["a.txt", "No space left"])
+    one_line(files.write_json, tmp_path / "nowhere/a.json", {}, words=["nowhere/a.json", "No such file"])
     assert (tmp_path / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
 def test_damaged_json_is_named(tmp_path, content):
     (tmp_path / "eval.json").write_bytes(content)
-    one_line(run.read_json, tmp_path / "eval.json", words=["eval.json", "damaged"])
+    one_line(files.read_json, tmp_path / "eval.json", words=["eval.json", "damaged"])
 
 
 def test_config_json_has_every_key_and_says_what_made_the_run(folder, make_config):
-    found = run.read_json(folder / "config.json")
+    found = files.read_json(folder / "config.json")
     assert {k: v for k, v in found.items() if not k.startswith("_")} == vars(make_config(**TINY))
     assert found["_dtype"] == "float32" and found["_tokenizer"] == data.Tokenizer([]).hash and found["_vocab_size"] == 259
     assert found["_versions"]["torch"] == torch.__version__ and "_commit" in found
@@ -136,7 +137,7 @@ def test_a_damaged_checkpoint_is_named(folder):
 
 @pytest.mark.parametrize("state", [[1, 2], {"weights": {}}, {"model": torch.ones(2)}])
 def test_another_programs_checkpoint_is_named(folder, state):
-    run.save_checkpoint(folder / "best.pt", state)
+    files.save_checkpoint(folder / "best.pt", state)
     one_line(run.load, folder, words=["best.pt", "not a checkpoint of this program"])
 
 
@@ -144,12 +145,12 @@ def test_weights_that_do_not_fit_are_named(folder, make_config):
     weights = run.load(folder)[0].state_dict()
     for change, name in (({"norm.weight": torch.ones(17)}, "norm.weight"), ({"more": torch.ones(1)}, "more"),
                          ({"head.weight": 3}, "head.weight")):
-        run.save_checkpoint(folder / "best.pt", {"model": {**weights, **change}})
+        files.save_checkpoint(folder / "best.pt", {"model": {**weights, **change}})
         one_line(run.load, folder, words=["best.pt", f"{name} does not fit"])
-    run.save_checkpoint(folder / "best.pt", {"model": {k: v for k, v in weights.items() if k != "embed.weight"}})
+    files.save_checkpoint(folder / "best.pt", {"model": {k: v for k, v in weights.items() if k != "embed.weight"}})
     one_line(run.load, folder, words=["best.pt", "embed.weight does not fit"])
     gpt2 = run.model_of(make_config(**{**TINY, "arch": "gpt2"}), 259)
-    run.save_checkpoint(folder / "best.pt", {"model": gpt2.state_dict()})
+    files.save_checkpoint(folder / "best.pt", {"model": gpt2.state_dict()})
     one_line(run.load, folder, words=["best.pt", "does not fit", "another arch"])
 
 
@@ -168,8 +169,8 @@ def test_what_is_no_run_is_named(folder):
     (folder / "best.pt").unlink()
     one_line(run.load, folder, words=["best.pt is missing", "--which=last"])
     assert run.load(folder, which="last") and not run.is_finished(folder) and not run.is_finished(folder.parent)
-    state = run.load_checkpoint(folder / "ckpt.pt")
-    run.save_checkpoint(folder / "ckpt.pt", {**state, "step": 2})
+    state = files.load_checkpoint(folder / "ckpt.pt")
+    files.save_checkpoint(folder / "ckpt.pt", {**state, "step": 2})
     assert run.is_finished(folder)
 
 
@@ -218,7 +219,7 @@ def test_a_full_disk_under_a_checkpoint_or_the_metrics_is_one_line(folder, monke
     opened = open
     monkeypatch.setattr("builtins.open", lambda path, mode="r", **k: opened(
         "/dev/full" if mode != "r" and str(path).endswith((".tmp", "metrics.jsonl")) else path, mode, **k))
-    one_line(run.save_checkpoint, folder / "ckpt.pt", {"model": {"w": torch.ones(10**6)}}, words=["ckpt.pt could not be written: No space"])
+    one_line(files.save_checkpoint, folder / "ckpt.pt", {"model": {"w": torch.ones(10**6)}}, words=["ckpt.pt could not be written: No space"])
     metrics = object.__new__(run.Metrics)
     metrics.path = folder / "metrics.jsonl"
     one_line(lambda: metrics.write(step=1), words=["metrics.jsonl could not be written: No space"])
@@ -231,7 +232,7 @@ def test_a_folder_is_one_process_own(folder):
         assert (folder / ".lock").read_text() == str(os.getpid())
         one_line(run.alone(train), config, words=["some needs some"])
         return 3
-    assert train(config_module.make(folder / "config.json")) == 3
+    assert train(config_module.read_config(folder / "config.json")) == 3
     assert not (folder / ".lock").exists() and folder.exists() and not run.training
 
 

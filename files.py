@@ -1,0 +1,135 @@
+"""Files that are whole: written aside, flushed to the disk, renamed; JSON and checkpoints checked.
+
+A checkpoint is data: it is loaded with weights_only, and its checksums are looked at, so that what
+a disk spoils later is noticed. ckpt.pt is kept twice: what it was before is ckpt.prev.pt.
+"""
+import contextlib
+import io
+import json
+import os
+import pathlib
+import zipfile
+
+import torch
+
+from config import UserError
+
+
+@contextlib.contextmanager
+def replacing(path, previous=None):
+    """A binary file that becomes `path` when the block ends without an error.
+
+    Until then path is what it was, and then that becomes `previous`. Raises UserError where the
+    disk is full or the folder is not there.
+    """
+    path = pathlib.Path(path)
+    if os.environ.get("RANK", "0") != "0":  # of several ranks the first alone writes
+        yield io.BytesIO()
+        return
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(aside, "wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        if previous and path.exists():
+            os.replace(path, previous)
+        os.replace(aside, path)
+        if os.name == "posix":  # then the new names too are on the disk
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+    except OSError as e:
+        raise UserError(f"{path} could not be written: {e.strerror or e}")
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    with replacing(path) as f:
+        f.write(text.encode())
+
+
+def write_json(path, value):
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path):
+    """A JSON object from a run's file; UserError where it is damaged."""
+    try:
+        value = json.loads(pathlib.Path(path).read_text())
+        if isinstance(value, dict):
+            return value
+    except (ValueError, RecursionError):
+        pass
+    except OSError as e:
+        raise UserError(f"{path}: {e.strerror}")
+    raise UserError(f"{path}: damaged (not a JSON object); move it away")
+
+
+def read_json_lines(path):
+    """The lines of metrics.jsonl, dicts that have a step; a torn or damaged line is left out."""
+    if not os.path.exists(path):
+        return []
+    lines = []
+    for line in pathlib.Path(path).read_bytes().split(b"\n")[:-1]:
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(line)
+            if isinstance(value, dict) and isinstance(value.get("step"), int):
+                lines.append(value)
+    return lines
+
+
+# ---------------------------------------------------------------- checkpoints
+
+def save_checkpoint(path, state):
+    """Write path whole; what was ckpt.pt becomes ckpt.prev.pt."""
+    previous = path.with_name("ckpt.prev.pt") if path.name == "ckpt.pt" else None
+    with replacing(path, previous) as f:
+        try:
+            torch.save(state, f)
+        except RuntimeError as e:  # its writer's own complaint hides that the disk is full
+            raise e.__context__ if isinstance(e.__context__, OSError) else e
+
+
+def load_checkpoint(path, device="cpu"):
+    """A checkpoint's dict, tensors and plain values only.
+
+    Raises UserError where the file is missing, damaged, holds code, or is no checkpoint.
+    """
+    try:
+        with zipfile.ZipFile(path) as z:
+            if damaged := z.testzip():  # torch.load does not look at checksums
+                raise zipfile.BadZipFile(damaged)
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as e:
+        raise UserError(f"{path}: {e.strerror or e}")
+    except Exception as e:  # torch.load raises whatever the damaged bytes lead it to
+        raise UserError(f"{path}: not a checkpoint that can be read safely ({type(e).__name__}); "
+                        "remove it, or train anew")
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise UserError(f"{path}: not a checkpoint of this program")
+    if any(type(state.get(count, 0)) is not int for count in ("step", "steps")):
+        raise UserError(f"{path}: not a checkpoint of this program")
+    return state
+
+
+def last_checkpoint(folder):
+    """(state, path) of ckpt.pt or, where that cannot be read, of ckpt.prev.pt, saying so.
+
+    (None, None) where there is neither; UserError if one is there but none can be read.
+    """
+    paths = [pathlib.Path(folder, name) for name in ("ckpt.pt", "ckpt.prev.pt")]
+    if not any(path.exists() for path in paths):
+        return None, None
+    errors = []
+    for path in paths:
+        try:
+            state = load_checkpoint(path)
+        except UserError as e:
+            errors.append(e)
+            continue
+        if errors:
+            print(f"{errors[0]}; taking the one before, {path.name}, of step {state.get('step')}")
+        return state, path
+    raise errors[0] if paths[0].exists() else errors[1]
