@@ -329,3 +329,19 @@ class Truth:
                 where[b, t], nexts = self.step(state)
         where = torch.from_numpy(where)
         return self.rows[where.clamp_min(0)], where >= 0
+
+    def __call__(self, x):
+        z = self.logits(x.cpu())[0].to(x.device).flatten(0, 1)
+        return lambda rows: z[rows]
+
+    def labels(self, x, y):
+        return y.masked_fill(~self.logits(x.cpu())[1].to(y.device), -100)
+
+    def stepper(self, batch, length):
+        ids = []
+
+        def step(new):
+            ids.append(new)
+            z, known = self.logits(torch.cat(ids, 1).cpu())
+            return z[:, -1].to(new.device), known[:, -1].to(new.device)
+        return step

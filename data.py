@@ -349,7 +349,7 @@ def build(cfg, folder, train_files, dev_files, tokenizer, corpus):
 
 # ---------------------------------------------------------------- batches
 
-class Batches:
+class OldBatches:
     """Random chunks of a token stream: batch(step) -> x, y (B, T) int64, a pure function of seed and step.
 
     Each epoch takes every chunk once in a new order, shifted by an offset of its own in [0, T) if random_offset
@@ -423,6 +423,16 @@ def eval_blocks(file, block_size, max_tokens=0, mark="none"):
     wanted = min(n, max(1, max_tokens // block_size)) if max_tokens else n
     starts = torch.from_numpy(np.linspace(0, n - 1, wanted).round().astype(np.int64)) * block_size
     return cut(stream(file), starts, block_size, mark)
+
+
+class Batches(OldBatches):
+    def __init__(self, file, config, device="cpu"):
+        super().__init__(file, config.longest, config.batch_size, config.seed, config.random_offset, config.mark, device)
+        if config.order:
+            self.sort(tokens_a_line("length", file, self.chunks, self.T, BYTE_ID[10]))
+
+    def batch(self, step, now):
+        return super().batch(step, now.block_size, now.progress)
 
 
 def main(argv):

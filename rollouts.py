@@ -1,8 +1,19 @@
-"""Rollouts: continuations of corpus prompts that the student, or a mix with its teachers, writes itself, to be trained on.
+"""What the student writes itself, and the gradient of sequence-level reverse KL, top to bottom.
 
-    s = r p + (1 - r) q, at temperature 1      r: the key rollout_mix (MiniLLM's teacher-mixed sampling, arXiv 2306.08543, 2.2)
+The identity. J compares whole continuations y of a prompt x, drawn from the student q:
 
-Student and teachers step together, each with its KV cache, so T tokens cost each of them about one forward over T.
+    J = E_{y~q} [log q(y|x) - log p(y|x)]
+    c_t = log q(y_t|y_<t) - log p(y_t|y_<t),    R_{t+1} = c_{t+1} + ... + c_T  (0 at t = T)
+
+    grad J = sum_t E grad KL(q(.|y_<t) || p(.|y_<t))    single-step: exact over the vocabulary
+           + sum_t E R_{t+1} grad log q(y_t|y_<t)       long-term: what y_t does to later steps
+
+Plain REINFORCE samples both parts, (c_t + R_{t+1}) grad log q(y_t|y_<t). The single-step
+decomposition (MiniLLM, arXiv 2306.08543, section 2.2) takes the first part as it stands, without
+the noise of y_t. The file follows it: when (`is_due`), what is written (`sample`), what follows
+each token (`policy_coefficients`), the loss (`rollout_loss`), what can go wrong (`failures`).
+
+Rollouts are drawn from s = r p + (1 - r) q, r = rollout_mix (MiniLLM's teacher-mixed sampling).
 """
 import collections
 
@@ -11,90 +22,187 @@ import torch
 import torch.nn.functional as F
 
 import losses
-from config import value_at as at
 from data import Tokenizer
-from model import KVCache
+
+# x, y (B, T): as a corpus batch; y is -100 where a position does not count (the prompt, `<s>`, what
+# a teacher does not know). log_q, log_p, log_s (B, T): log-probabilities of y under student,
+# teachers, and what it was drawn from, 0 where y is -100. coefficients: of policy_coefficients.
+Rollout = collections.namedtuple("Rollout", "x y log_q log_p log_s coefficients", defaults=[None])
 
 
-class Rollout(collections.namedtuple("Rollout", "x y log_q log_p log_s")):
-    """x, y (B, T): as a corpus batch, y -100 where a position does not count (the prompt, `<s>`, an unknown teacher).
+# ---------------------------------------------------------------- when, and what is written
 
-    log_q, log_p, log_s (B, T): log-probabilities of y under student, teachers, and what it was drawn from; 0 elsewhere.
-    """
+def is_due(now, step):
+    """Is this step one of the on_policy share that train on rollouts? Of seed and step alone."""
+    return np.random.default_rng((now.seed, step, 1)).random() < now.on_policy
+
+
+def draws(now, step, x):
+    """(B, T + 1 - prompt_len) uniform numbers, one a token to be written; of seed and step."""
+    B, T = x.shape
+    rng = np.random.default_rng((now.seed, step, 1))
+    rng.random()  # is_due's
+    return torch.from_numpy(rng.random((B, T + 1 - now.prompt_len), dtype=np.float32))
 
 
 @torch.no_grad()
-def sample(lm, teachers, x, prompt_len, share, uniforms, ensemble="logits", mark_after=None):
-    """Continue the first prompt_len tokens of each row of x (B, T) to T + 1 tokens drawn from share p + (1 - share) q.
+def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", mark_after=None):
+    """Continue the first tokens of each row of x (B, T) to T + 1 tokens drawn from s. -> Rollout.
 
-    uniforms (B, T + 1 - prompt_len) in [0, 1): the draws, given from outside so that they do not depend on how a batch is
-    cut. mark_after: a token after which `<s>` follows, as in a corpus where every line is marked. -> Rollout
+    uniforms (B, n): the draws, in [0, 1), of the last n tokens; given from outside so that they do
+    not depend on how a batch is cut. mark_after: the token after which `<s>` follows, in a corpus
+    where it opens every line. Student and teachers step together, each with a KV cache: T tokens
+    cost each of them one forward over T.
     """
     B, T = x.shape
-    was_training = lm.training
-    lm.eval()
-    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else lm.embed.weight.dtype
-    models = [lm] + [teacher.lm for teacher in teachers if teacher.lm is not None]
-    caches = [KVCache(model.config, B, T, x.device, dtype) for model in models]
-    ids, new, logs, counts = x[:, :prompt_len], x[:, :prompt_len], [], []
+    prompt_len = T + 1 - uniforms.shape[1]
+    was_training = student.training
+    student.eval()
+    student_step = student.stepper(B, T)
+    teacher_steps = [teacher.stepper(B, T) for teacher in teachers]
+
+    ids = new = x[:, :prompt_len]
+    logs = []
+    counts = []
     for u in uniforms.to(x.device).unbind(1):
-        z_q, *z_ps = (model.logits(model(new, cache)[:, -1]).float() for model, cache in zip(models, caches))  # each (B, V)
-        known = torch.ones(B, dtype=torch.bool, device=x.device)
-        for teacher in teachers:
-            if teacher.lm is None:
-                z, defined = (t[:, -1].to(x.device) for t in teacher.truth.logits(ids.cpu()))
-                z_ps, known = z_ps + [z], known & defined
-        log_q = z_q.log_softmax(-1)
-        log_p = losses.teacher_log_probs(z_ps, 1.0, ensemble).clamp_min(losses.LOG_FLOOR)
-        log_s = losses.log_mixture(log_p, log_q, share)
+        log_q = student_step(new).float().log_softmax(-1)  # (B, V)
+        z_ps, knows = zip(*(step(new) for step in teacher_steps))
+        known = torch.stack(knows).all(0)  # (B,)
+        log_p = losses.teacher_log_probs([z_p.float() for z_p in z_ps], 1.0, ensemble)
+        log_p = log_p.clamp_min(losses.LOG_FLOOR)
+        log_s = losses.log_mixture(log_p, log_q, rollout_mix)
+        log_s = torch.where(known[:, None], log_s, log_q)  # a teacher that knows nothing has no say
+
         cdf = log_s.exp().cumsum(-1)
-        new = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True).clamp_max(cdf.shape[1] - 1)  # (B, 1)
-        forced = ids[:, -1] == mark_after if mark_after is not None else torch.zeros_like(known)
-        new = new.masked_fill(forced[:, None], Tokenizer.bos_id)
+        new = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True)  # (B, 1)
+        new = new.clamp_max(cdf.shape[1] - 1)
+        marked = torch.zeros_like(known)
+        if mark_after is not None:  # `<s>` is given there, not drawn
+            marked = ids[:, -1] == mark_after
+            new = new.masked_fill(marked[:, None], Tokenizer.bos_id)
         ids = torch.cat([ids, new], 1)
         logs.append([log.gather(1, new)[:, 0] for log in (log_q, log_p, log_s)])
-        counts.append(known & ~forced)
-    lm.train(was_training)
-    whole = lambda columns: F.pad(torch.stack(columns, 1), (prompt_len - 1, 0))  # (B, T)
+        counts.append(known & ~marked)
+    student.train(was_training)
+
+    def whole(columns):
+        return F.pad(torch.stack(columns, 1), (prompt_len - 1, 0))  # (B, T)
     counts = whole(counts)
-    return Rollout(ids[:, :-1], ids[:, 1:].masked_fill(~counts, -100), *(whole(log).masked_fill(~counts, 0) for log in zip(*logs)))
+    y = ids[:, 1:].masked_fill(~counts, -100)
+    return Rollout(ids[:, :-1], y, *(whole(log).masked_fill(~counts, 0) for log in zip(*logs)))
 
 
-def draws(config, step, progress, shape):
-    """(B, T + 1 - prompt_len) uniform numbers if step is one of the on_policy share, else None; a function of seed and step."""
-    rng = np.random.default_rng((config.seed, step, 1))
-    if rng.random() >= at(config.on_policy, progress):
-        return None
-    return torch.from_numpy(rng.random((shape[0], shape[1] + 1 - config.prompt_len), dtype=np.float32))
+# ---------------------------------------------------------------- what follows each token
 
+def policy_coefficients(rollout, rollout_loss="single_step", length_norm=False):
+    """What multiplies grad log q(y_t|y_<t) in the gradient of J, (B, T), 0 where y is -100.
 
-def weigh(rollout, config):
-    """Coefficients (B, T) of the rollout's tokens for losses.sequence_loss, and what the log shows of a rollout batch."""
+    rollout_loss "single_step": w_t R_{t+1}, the long-term part alone; "reinforce": w_t (c_t +
+    R_{t+1}). w_t = q / s, a step: exact where s = q. length_norm divides R_{t+1} by the T - t terms
+    that it has (biased; MiniLLM's). The mean over the other sequences of the batch is taken off, a
+    baseline: less variance, no bias.
+    """
     valid = rollout.y != -100
-    coefficients, terms = losses.policy_coefficients(*rollout[2:], valid, config.rollout_loss, config.length_norm)
-    weights = (rollout.log_q - rollout.log_s).masked_fill(~valid, 0).exp()
-    return coefficients, {"rollout_kl": terms.sum() / valid.sum().clamp_min(1), "rollout_weight": weights.amax(),
-                          "rollout_repeated": repeated(rollout.y)}
+    c = (rollout.log_q - rollout.log_p).masked_fill(~valid, 0)
+    w = (rollout.log_q - rollout.log_s).exp().masked_fill(~valid, 0)
+    value = after(c)  # R_{t+1}
+    if length_norm:
+        value = value / after(valid.long()).clamp_min(1)
+    if rollout_loss == "reinforce":
+        value = value + c
+    others = (valid.sum(0) - valid.long()).clamp_min(1)
+    baseline = ((value * valid).sum(0) - value * valid) / others  # of the others, at the same step
+    return (w * (value - baseline)).masked_fill(~valid, 0)
 
 
-def failures(seen):
-    """Sentences that name what goes wrong, from what a log line shows (floats)."""
-    if seen.get("entropy_p") and seen["entropy_q"] < seen["entropy_p"] / 3:
-        yield (f"entropy collapse: the student's entropy is {seen['entropy_q']:.3f} nats, the teacher's {seen['entropy_p']:.3f}; "
-               f"raise alpha or rollout_mix, lower lr or on_policy, or use mix < 1")
-    if seen.get("rollout_repeated", 0) > 0.5:
-        yield (f"repetition: {seen['rollout_repeated']:.0%} of the 4-grams of the rollouts were there before; raise rollout_mix or alpha, "
-               f"or start from a better student (init)")
-    if seen.get("rollout_weight", 0) > 10:
-        yield (f"exploding weights: q / s reaches {seen['rollout_weight']:.0f} in the rollouts; lower rollout_mix (q / s is at most "
-               f"1 / (1 - rollout_mix))")
+def after(c):
+    """(B, T): of each position the sum over those after it."""
+    return c.flip(1).cumsum(1).flip(1) - c
+
+
+# ---------------------------------------------------------------- the loss
+
+def rollout_loss(student, teachers, rollout, now, counts, return_stats=False):
+    """D on a rollout as `rollout_loss` says; its gradient is divided by counts. CE is not in it.
+
+    token: the divergence at each position, as on corpus text (GKD, arXiv 2306.13649).
+    reinforce, single_step: the gradient of J (tau and mix act on corpus batches only).
+    now: a config of numbers. counts: the valid positions of the whole step's rollouts, (T,) under
+    reduction "step". Returns the loss, or with return_stats (loss, stats) as distillation_loss.
+    """
+    targets = [teacher(rollout.x) for teacher in teachers]
+    h = student(rollout.x)
+    W = student.head.weight
+    if now.rollout_loss == "token":
+        keys = {**now.loss_keys(), "alpha": 0.0}
+        return losses.distillation_loss(h, W, targets, rollout.y, counts=counts,
+                                        return_stats=return_stats, **keys)
+    exact = now.rollout_loss == "single_step"
+    return sequence_loss(h, W, targets, rollout, exact, now.ensemble, counts.sum(), return_stats)
+
+
+def sequence_loss(h, W, teachers, rollout, exact=True, ensemble="logits", counts=None,
+                  return_stats=False):
+    """A scalar whose gradient is that of J at a rollout, divided by counts; its value is no J.
+
+        [exact] sum_t grad KL(q(.|y_<t) || p(.|y_<t)) + sum_t coefficients_t grad log q(y_t|y_<t)
+
+    The trick: -log q(y_t) is the cross-entropy of the sampled token, so the sampled part is a
+    cross-entropy whose positions weigh -coefficients_t, and the chunked loss computes both at once.
+    h (B, T, d), W, teachers: as in distillation_loss. rollout: its y and coefficients (B, T).
+    exact: False, True, or weights (B, T) of the first part. return_stats: (loss, stats).
+    """
+    valid = rollout.y != -100
+    ce_weight = (-rollout.coefficients).to(torch.promote_types(h.dtype, torch.float32)) * valid
+    d_weight = torch.as_tensor(exact, dtype=ce_weight.dtype, device=h.device) * valid
+    if exact is False and not return_stats:
+        teachers = []  # nothing is asked of them
+    n = valid.sum() if counts is None else torch.as_tensor(counts, device=h.device)
+    n = n.to(ce_weight.dtype).clamp_min(1)
+
+    form = losses.Form(losses.rkl, ensemble, with_entropies=return_stats)
+    total, terms = losses.weighted_loss(h, W, teachers, rollout.y, (ce_weight, d_weight), form)
+    loss = total * (1 / n)
+    if not return_stats:
+        return loss
+    return loss, {name: term.sum() / n for name, term in terms.items()}
+
+
+# ---------------------------------------------------------------- what the log shows of rollouts
+
+def figures(rollout):
+    """What the log shows: an estimate of J per position, the largest q / s, the share repeated."""
+    if rollout is None:
+        return {}
+    valid = rollout.y != -100
+    w = (rollout.log_q - rollout.log_s).masked_fill(~valid, 0).exp()
+    c = (rollout.log_q - rollout.log_p).masked_fill(~valid, 0)
+    return {"rollout_kl": (w * valid * c).sum() / valid.sum().clamp_min(1),
+            "rollout_weight": w.amax(), "rollout_repeated": repeated(rollout.y)}
 
 
 def repeated(y, n=4):
-    """Share of the n-grams of the continuations y (B, T), -100 elsewhere, that their own row had before: 0 in natural text,
-    near 1 where a student circles. A 0-d tensor."""
+    """Share of the n-grams of continuations y (B, T) that their own row had before. A 0-d tensor.
+
+    y is -100 where there is none. 0 in natural text, near 1 where a student circles.
+    """
     grams = y.unfold(1, n, 1)  # (B, T - n + 1, n)
     valid = (grams != -100).all(-1)
-    same = (grams[:, :, None] == grams[:, None]).all(-1) & valid[:, :, None] & valid[:, None]  # (B, G, G)
+    same = (grams[:, :, None] == grams[:, None]).all(-1)  # (B, G, G)
+    same = same & valid[:, :, None] & valid[:, None]
     before = same.tril(-1).any(-1)
     return before.sum() / valid.sum().clamp_min(1)
+
+
+def failures(line):
+    """Sentences that name what goes wrong and what helps, from the figures of a log line."""
+    if line.get("entropy_p") and line["entropy_q"] < line["entropy_p"] / 3:
+        yield (f"entropy collapse: the student's entropy is {line['entropy_q']:.3f} nats, the "
+               f"teacher's {line['entropy_p']:.3f}; raise alpha or rollout_mix, lower lr or "
+               "on_policy, or use mix < 1")
+    if line.get("rollout_repeated", 0) > 0.5:
+        yield (f"repetition: {line['rollout_repeated']:.0%} of the 4-grams of the rollouts were "
+               "there before; raise rollout_mix or alpha, or start from a better student (init)")
+    if line.get("rollout_weight", 0) > 10:
+        yield (f"exploding weights: q / s reaches {line['rollout_weight']:.0f} in the rollouts; "
+               "lower rollout_mix (q / s is at most 1 / (1 - rollout_mix))")

@@ -1,11 +1,14 @@
-"""A run's folder and life: config.json, checkpoints, metrics, device and dtype. What is learned is not known here.
+"""A run's books: folder, lock, device, ranks, clock, log, checkpoints; not what is learned.
 
-    out/NAME/config.json  every key, resolved, with versions and commit     ckpt.pt, ckpt.prev.pt   the last states, to go on from
-             metrics.jsonl  a line a log step                               best.pt   the weights with the lowest val_ce
-             tokenizer.json  Hugging Face tokenizers' form                  eval.json, samples.txt   what eval.py found
+    out/NAME/config.json      every key, resolved, with versions and commit
+             ckpt.pt          the last state, to go on from; ckpt.prev.pt: the one before
+             best.pt          the weights with the lowest val_ce
+             metrics.jsonl    a line a log step
+             tokenizer.json   Hugging Face tokenizers' form
+             eval.json, samples.txt    what eval.py says of it
+             .lock            the process that trains it
 
-Every file is written aside, flushed to disk and renamed: what is there is whole. Checkpoints are data: weights_only, and their
-checksums are looked at, so that what a disk spoils later is noticed. `.lock` holds the process id while a run is trained.
+Every file is whole (files.py). `Run` is what the loop in distill.py talks to; `load` reads a run.
 """
 import atexit
 import contextlib
@@ -22,89 +25,117 @@ import shlex
 import subprocess
 import sys
 import time
-import zipfile
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
-import config as config_module
-from config import UserError, on_signals
 import files
+from config import CONFIGS, KEYS, Config, UserError, on_signals, read_config
 from data import Tokenizer
 from model import LM, ModelConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Keys that may differ when a run goes on: they say where things lie and how long to work, not what
+# is learned.
+FREE_ON_RESUME = ("out_dir", "data_dir", "resume", "max_minutes", "baseline", "device", "corpus",
+                  "dev", "tokenizer", "grad_accum", "log_every", "max_skipped")
+
+# Dense bf16 operations a second, by data sheet, by the first name that torch's name of the card
+# holds; other cards have no MFU.
+PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12,
+        "L40S": 362e12, "RTX 4090": 165e12}
+
+
+def folder_of(config):
+    return pathlib.Path(config.out_dir) / config.name
 
 
 # ---------------------------------------------------------------- device and dtype
 
 def device_of(config):
     """torch.device of the key `device`; UserError where it is not there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    name = config.device if config.device != "auto" else next(d for d in ("cuda", "mps", "cpu") if there[d])
-    if not there[name]:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
+                 "cpu": True}
+    name = config.device
+    if name == "auto":
+        name = next(device for device in available if available[device])
+    if not available[name]:
         raise UserError(f"device = {name!r} is not on this machine; use --device=auto")
-    return torch.device(name, int(os.environ.get("LOCAL_RANK", 0)) if name == "cuda" and WORLD > 1 else None)
+    if name == "cuda" and WORLD > 1:
+        return torch.device(name, int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device(name)
 
 
 def dtype_of(config, device):
-    """The name of the matrix products' dtype. auto asks what the processor has, never a clock: without instructions
-    for it a bf16 product on a CPU is tens of times slower than an fp32 one, with them faster."""
+    """The name of the matrix products' dtype; auto asks what the processor has, never a clock.
+
+    Without instructions for it a bf16 product on a CPU is tens of times slower than an fp32 one,
+    with them it is faster.
+    """
     if config.dtype != "auto":
         return config.dtype
+    has_bf16 = False
     if device.type == "cuda":
-        has = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return "bfloat16" if has else "float32"
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if has_bf16 else "float32"
 
 
 def autocast(dtype, device):
     """The context in which matrix products run in `dtype` (a name) on `device`."""
-    return torch.autocast(device.type, DTYPES[dtype]) if dtype != "float32" else contextlib.nullcontext()
+    return torch.autocast(device.type, DTYPES[dtype], enabled=dtype != "float32")
 
 
-# bf16 operations a second, dense, by data sheet; the first name that torch's own name of the card holds. Others have no MFU.
-PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
-
-
-def usage(device, operations):
-    """What a GPU's log line adds: the peak of its memory, GB, and MFU, the share of its peak rate that `operations` a second are."""
+def gpu_usage(device, flops_per_second):
+    """What a GPU's log line adds: peak memory, GB, and MFU, the share of the card's peak rate."""
     if device.type != "cuda":
         return {}
-    peak = next((rate for name, rate in PEAK.items() if name in torch.cuda.get_device_name(device)), None)
-    return {"peak_gb": torch.cuda.max_memory_allocated(device) / 1e9, **({"mfu": operations / peak} if peak else {})}
+    usage = {"peak_gb": torch.cuda.max_memory_allocated(device) / 1e9}
+    name = torch.cuda.get_device_name(device)
+    peak = next((rate for card, rate in PEAK.items() if card in name), None)
+    if peak:
+        usage["mfu"] = flops_per_second / peak
+    return usage
 
 
-# ---------------------------------------------------------------- ranks: the processes that torchrun starts
+# ---------------------------------------------------------------- ranks: torchrun's processes
 
-RANK, WORLD = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+RANK = int(os.environ.get("RANK", 0))
+WORLD = int(os.environ.get("WORLD_SIZE", 1))
 
 
 def join_ranks(config, device):
-    """Meet the other processes that torchrun started. The first one writes and speaks; one that is killed ends them all.
+    """Meet the other processes that torchrun started; the first one writes and speaks.
 
-    Raises UserError where the batch does not split among them."""
+    Raises UserError where the batch does not split among them.
+    """
     if config.batch_size % (WORLD * config.grad_accum):
-        raise UserError(f"batch_size {config.batch_size} does not split into {WORLD} ranks times grad_accum {config.grad_accum}")
-    if WORLD > 1 and not dist.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the addresses of those that died are in the store still
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=RANK, world_size=WORLD, store=dist.PrefixStore(
-            attempt, next(dist.rendezvous("env://"))[0]), timeout=datetime.timedelta(days=1))
-        atexit.register(dist.destroy_process_group)
-        if RANK:
-            sys.stdout = open(os.devnull, "w")
+        raise UserError(f"batch_size {config.batch_size} does not split into {WORLD} ranks times "
+                        f"grad_accum {config.grad_accum}")
+    if WORLD == 1 or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = next(dist.rendezvous("env://"))[0]
+    store = dist.PrefixStore(attempt, store)  # addresses of those that died are still in it
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=RANK,
+                            world_size=WORLD, timeout=datetime.timedelta(days=1))
+    atexit.register(dist.destroy_process_group)
+    if RANK:
+        sys.stdout = open(os.devnull, "w")
 
 
 def in_turn(f):
-    """f() of the first rank, and only then of the others: what it has written they find."""
-    found = f() if RANK == 0 else None
+    """f() of the first rank, and only then of the others: what it has written they read."""
+    result = f() if RANK == 0 else None
     if WORLD > 1:
         dist.barrier()
-    return f() if RANK else found
+    return f() if RANK else result
 
 
 def shard(t):
@@ -115,7 +146,8 @@ def shard(t):
 def all_reduce(t, how="SUM"):
     """The sum (or MAX) of a tensor over the ranks."""
     if WORLD > 1:
-        dist.all_reduce(t := t.detach().clone(), getattr(dist.ReduceOp, how))
+        t = t.detach().clone()
+        dist.all_reduce(t, getattr(dist.ReduceOp, how))
     return t
 
 
@@ -123,109 +155,392 @@ def all_gather(t):
     """The rows (B / ranks, ...) of all ranks, in their order: (B, ...)."""
     if WORLD == 1:
         return t
-    dist.all_gather(parts := [torch.empty_like(t) for _ in range(WORLD)], t.contiguous())
+    parts = [torch.empty_like(t) for _ in range(WORLD)]
+    dist.all_gather(parts, t.contiguous())
     return torch.cat(parts)
 
 
-# ---------------------------------------------------------------- files
-
-def folder_of(config):
-    return pathlib.Path(config.out_dir) / config.name
-
-
-def needs(config):
-    """{run that is teacher or init: digest of its best.pt}."""
-    best = {name: folder_of(config).parent / name / "best.pt" for name in {*config.teachers, config.init} - {"", "truth"}}
-    return {name: hashlib.file_digest(path.open("rb"), "sha256").hexdigest()[:16] for name, path in sorted(best.items())}
+def sum_gradients(model):
+    """Each rank has the gradient of its own rows: after this all have that of the whole batch."""
+    if WORLD == 1:
+        return
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = all_reduce(torch.cat([grad.flatten() for grad in grads]))
+    for grad, total in zip(grads, flat.split([grad.numel() for grad in grads])):
+        grad.copy_(total.view_as(grad))
 
 
-def write_config(config, dtype, tokenizer, loss_path="eager", digests=None):
-    """config.json: the keys, and as notes (names with _) what they came to on this machine; digests: what `needs` found."""
-    commit = None
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        git = ["git", "-C", pathlib.Path(__file__).parent, "rev-parse", "HEAD"]
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    notes = {"_dtype": dtype, "_tokenizer": tokenizer.hash, "_vocab_size": tokenizer.vocab_size, "_commit": commit,
-             "_versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-             "_loss": loss_path, "_threads": torch.get_num_threads(), "_needs": digests or {}}
-    files.write_json(folder_of(config) / "config.json", {**dataclasses.asdict(config), **notes})
+def random_states(device):
+    """The state of the random numbers of each rank."""
+    own = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state()
+    if WORLD == 1:
+        return [own]
+    states = [None] * WORLD
+    dist.all_gather_object(states, own)
+    return states
 
 
-# ---------------------------------------------------------------- one process a folder, and how it ends
+def set_random_state(states):
+    state = states[RANK % len(states)]
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
 
-training = []  # the folders of the runs that this process trains, each needed by the one before
+
+# ---------------------------------------------------------------- one process a folder
+
+in_training = []  # the folders of the runs that this process trains, each needed by the one before
 
 
 def alone(train):
-    """train(config) as the only process in the run's folder. UserError while there is another, if the run needs itself, and for
-    memory that is not enough, with the key that helps."""
+    """Decorates train(config): the only process in the run's folder, its errors said in a line.
+
+    Raises UserError while there is another, if the run needs itself, for memory that is not enough,
+    and for a rank that is gone.
+    """
     @functools.wraps(train)
     def guarded(config):
         folder = folder_of(config)
-        if folder in training:
-            chain = " needs ".join(f.name for f in [*training[training.index(folder):], folder])
-            raise UserError(f"{chain}: a run cannot need itself; change teachers, init or baseline")
-        if RANK == 0:  # it has the lock for all
-            folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock" if RANK == 0 else os.devnull, "a") as lock:
-            try:
-                import fcntl  # not on Windows: no lock there
-                if RANK == 0:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with its process, however that ends
-                    (folder / ".lock").write_text(str(os.getpid()))
-            except BlockingIOError:
-                pid = (folder / ".lock").read_text()
-                raise UserError(f"{folder} is being trained by process {pid}; wait for it, or choose another --name")
-            except (ImportError, OSError):
-                pass  # nor on every file system
-            training.append(folder)
+        if folder in in_training:
+            circle = [*in_training[in_training.index(folder):], folder]
+            raise UserError(f"{' needs '.join(f.name for f in circle)}: a run cannot need itself; "
+                            "change teachers, init or baseline")
+        with locked(folder):
+            in_training.append(folder)
             try:
                 return train(config)
             except torch.OutOfMemoryError:
-                B, n = config.batch_size, config.grad_accum
-                less = next((f"--grad_accum={m}" for m in range(n + 1, B + 1) if B % m == 0), "a smaller block_size or model")
-                raise UserError(f"{config.name}: out of memory with batch_size {B} in grad_accum {n} pieces; try {less}")
+                raise UserError(out_of_memory(config))
             except RuntimeError as e:
                 if WORLD > 1 and "onnection" in str(e):
-                    raise UserError(f"{config.name}: another rank is gone; the same command goes on from the last checkpoint")
+                    raise UserError(f"{config.name}: another rank is gone; the same command goes "
+                                    "on from the last checkpoint")
                 raise
             finally:
                 on_signals()
-                training.remove(folder)
-                if RANK == 0:
-                    with contextlib.suppress(OSError):
-                        (folder / ".lock").unlink()
-                        os.removedirs(folder)  # if it is empty: refused before it began
+                in_training.remove(folder)
     return guarded
 
 
-def signals():
-    """A list that the next Ctrl-C or SIGTERM puts its number into, for a loop to look at after each step; one more is at once."""
+@contextlib.contextmanager
+def locked(folder):
+    """Hold folder/.lock, which goes with its process, however that ends; the first rank for all."""
+    if RANK:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with open(path, "a") as lock:
+        try:
+            import fcntl  # not on Windows: no lock there
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.write_text(str(os.getpid()))
+        except BlockingIOError:
+            raise UserError(f"{folder} is being trained by process {path.read_text()}; wait for "
+                            "it, or choose another --name")
+        except (ImportError, OSError):
+            pass  # nor on every file system
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                os.removedirs(folder)  # if it is empty: refused before it began
+
+
+def out_of_memory(config):
+    B, n = config.batch_size, config.grad_accum
+    more = next((m for m in range(n + 1, B + 1) if B % m == 0), None)
+    remedy = f"--grad_accum={more}" if more else "a smaller block_size or model"
+    return (f"{config.name}: out of memory with batch_size {B} in grad_accum {n} pieces; try "
+            f"{remedy}")
+
+
+def catch_signals():
+    """A list that the next Ctrl-C or SIGTERM puts its number into; one more acts at once."""
     caught = []
 
     def note(number, frame):
         on_signals()
         caught.append(number)
-        os.write(2, b"\nfinishing this step, then saving; once more stops at once\n")  # print must not be called in here
+        # print must not be called in here
+        os.write(2, b"\nfinishing this step, then saving; once more stops at once\n")
     on_signals(note)
     return caught
 
 
-def stop(what, number):
-    """End a run that is to be gone on with, saying how; by KeyboardInterrupt if it was a signal's number that ended it."""
-    what += "; the same command goes on from here"
-    if WORLD == 1:
-        what += f": {shlex.join(['python', *(arg for arg in sys.argv if arg != '--resume=no')])}"
-    if number > 1:
-        raise KeyboardInterrupt(number, what)
-    print(what)
+# ---------------------------------------------------------------- the books
+
+class Run:
+    """A run that is being trained. It never sees a loss, a teacher or a batch.
+
+    `Run(config)` refuses what cannot be gone on with; `begin` opens the books, from the last
+    checkpoint where there is one; then, a step at a time: goes_on, stepped, validated, save; `end`.
+    """
+
+    def __init__(self, config):
+        self.started = time.monotonic()
+        self.config = config
+        self.folder = folder_of(config)
+        self.device = device_of(config)
+        join_ranks(config, self.device)
+        self.state = in_turn(lambda: state_to_go_on_from(config, self.folder))
+        self.notes = files.read_json(self.folder / "config.json") if self.state else {}
+        self.steps = self.state["steps"] if self.state else 0
+        # a resumed run keeps the dtype that it was begun with, on whatever machine
+        self.dtype = self.notes["_dtype"] if self.state else dtype_of(config, self.device)
+        if self.device.type == "cuda" and self.dtype != "float32":
+            torch.set_float32_matmul_precision("high")  # TF32 for what stays in fp32 beside it
+
+    @property
+    def is_finished(self):
+        return self.state is not None and self.state["step"] >= self.state["steps"]
+
+    def check_corpus(self, digest):
+        """UserError where the run was begun on another text than the one prepared now."""
+        if self.state and self.state.get("corpus", digest) != digest:
+            raise UserError(f"{self.folder} was begun on another text than corpus = "
+                            f"{self.config.corpus!r} is now; --resume=no trains anew")
+
+    def begin(self, student, optimizer, data, steps, flops_per_token=0, loss_path="eager"):
+        """Open the books for `steps` steps; where there is a checkpoint, all is as it has it.
+
+        data: what was prepared. UserError where a teacher has changed or the state does not fit.
+        """
+        needs = digests_of_needs(self.config)
+        for name, digest in (self.notes.get("_needs") or {}).items():
+            if digest != needs.get(name):
+                raise UserError(f"{self.folder} was begun with another "
+                                f"{self.folder.with_name(name) / 'best.pt'} than there is now; put "
+                                "that back, or train anew with --resume=no")
+        self.corpus = data.train.corpus
+        self.student = student
+        self.optimizer = optimizer
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == "float16")
+        self.steps = steps
+        self.step = 0
+        self.best = math.inf
+        self.minutes = 0.0  # of earlier calls
+        self.meter = Meter(self.device)
+        if self.state:
+            path = self.folder / "ckpt.pt"
+            put_state(self.state, student, optimizer, self.scaler, self.meter, path)
+            self.step = self.state["step"]
+            self.best = self.state["best"]
+            self.minutes = self.state["minutes"]
+        elif RANK == 0:  # what an earlier run left here is not this one's
+            for name in ("ckpt.prev.pt", "ckpt.pt", "best.pt", "metrics.jsonl", "eval.json",
+                         "samples.txt"):
+                (self.folder / name).unlink(missing_ok=True)
+        self.state = None
+        data.tokenizer.save(self.folder / "tokenizer.json")
+        write_config(self.config, self.dtype, data.tokenizer, loss_path, needs)
+        self.metrics = Metrics(self.folder / "metrics.jsonl", self.step)
+
+        self.first = self.step
+        self.tokens_per_step = self.config.batch_size * self.config.longest
+        self.words_per_token = data.train.words / data.train.count
+        self.flops_per_token = flops_per_token
+        self.bar = tqdm(total=steps, initial=self.step, unit="step", leave=False,
+                        disable=not sys.stderr.isatty() or RANK > 0)
+        self.stop = 0  # 1: max_minutes is over; else the number of a signal
+        self.caught = catch_signals()  # Ctrl-C and SIGTERM wait for the end of the step
+
+    def autocast(self):
+        return autocast(self.dtype, self.device)
+
+    def goes_on(self):
+        """Is there a step to do? To the last one, to max_minutes, to Ctrl-C."""
+        self.meter.start_step()
+        return self.step < self.steps and not self.stop
+
+    @property
+    def progress(self):
+        return self.step / self.steps
+
+    @property
+    def logs(self):
+        """Will the step under way have a line in the log?"""
+        return (self.step + 1) % self.config.log_every == 0 or self.step + 1 == self.steps
+
+    def stepped(self, lr, norm, skipped, sums):
+        """Count the step that ended; if its line is due, write it and return it, else {}.
+
+        sums: the loss and the figures of the step, tensors; norm: the gradient's, before clipping;
+        skipped: the optimizer left the step out, for loss or norm were not finite.
+        """
+        self.step += 1
+        loss = sums.pop("loss")
+        clipped = norm > (self.config.grad_clip or math.inf)
+        self.meter.add(self.step, loss, norm, clipped, skipped, sums)
+        self.bar.update()
+        if self.step == self.first + 10 and self.steps - self.step > 100:
+            say_how_long(self.config, self.meter.seconds / 10 * (self.steps - self.step))
+        line = {}
+        if self.step % self.config.log_every == 0 or self.step == self.steps:
+            line = self.log(lr)
+
+        over = self.config.max_minutes and self.minutes_now() >= self.config.max_minutes
+        self.stop = self.caught[0] if self.caught else int(over)
+        if WORLD > 1:  # they stop together, asked now and then, for asking waits for the device
+            stop = torch.tensor(self.stop, device=self.device)
+            self.stop = int(all_reduce(stop, "MAX")) if self.step % 10 == 0 else 0
+        return line
+
+    def log(self, lr):
+        """Write the line of the steps since the last one; UserError if too many were skipped."""
+        seen = self.meter.read(self.step)
+        tokens = self.step * self.tokens_per_step
+        tokens_per_s = seen["steps_per_s"] * self.tokens_per_step
+        line = dict(step=self.step, tokens=tokens, words=round(tokens * self.words_per_token),
+                    loss=seen["loss"], **seen["figures"], lr=lr, grad_norm=seen["grad_norm"],
+                    clipped=seen["clipped"], tokens_per_s=tokens_per_s)
+        line |= gpu_usage(self.device, tokens_per_s * self.flops_per_token / WORLD)
+        if seen["skipped"]:
+            line["skipped"] = seen["skipped"]
+            self.say(f"{seen['skipped']} of the last {seen['steps']} steps skipped, loss or "
+                     "gradient was not finite")
+        if seen["worst"] > self.config.max_skipped:
+            self.give_up(seen["worst"], seen["end"])
+        self.metrics.write(**line)
+        self.bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
+        if not sys.stderr.isatty():
+            minutes = (self.steps - self.step) / seen["steps_per_s"] / 60
+            print(f"  step {self.step}/{self.steps} loss {line['loss']:.4f} ce {line['ce']:.4f} "
+                  f"{tokens_per_s:.0f} tokens/s, {minutes:.1f} minutes left", flush=True)
+        return line
+
+    def give_up(self, n, end):
+        good = "no checkpoint yet"
+        if (self.folder / "ckpt.pt").exists():
+            good = f"last good checkpoint {self.folder / 'ckpt.pt'}"
+        raise UserError(f"{self.config.name}: loss or gradient not finite {n} steps in a row up to "
+                        f"step {end} (from batch {end - n}); {good}; try a lower lr, or dtype = "
+                        "float32")
+
+    def say(self, *sentences):
+        write = tqdm.write if sys.stderr.isatty() else print
+        for sentence in sentences:
+            write(f"  step {self.step}: {sentence}")
+
+    @property
+    def validates(self):
+        return self.step % self.config.val_every == 0 or self.step == self.steps
+
+    def validated(self, figures):
+        """Write a validation's figures; keep the weights if their val_ce is the lowest so far."""
+        self.metrics.write(step=self.step, tokens=self.step * self.tokens_per_step, **figures)
+        self.say(", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+        if figures["val_ce"] < self.best:
+            self.best = figures["val_ce"]
+            files.save_checkpoint(self.folder / "best.pt", {
+                "model": self.student.state_dict(), "step": self.step, "val_ce": self.best})
+
+    @property
+    def saves(self):
+        tenth = max(1, self.steps // 10)
+        return self.validates or self.step % tenth == 0 or bool(self.stop)
+
+    def save(self):
+        files.save_checkpoint(self.folder / "ckpt.pt", {
+            "model": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(), "random": random_states(self.device),
+            "corpus": self.corpus, "step": self.step, "steps": self.steps, "best": self.best,
+            "meter": self.meter.state(), "minutes": self.minutes + self.minutes_now()})
+
+    def minutes_now(self):
+        return (time.monotonic() - self.started) / 60
+
+    def end(self):
+        """Close the books: True if all steps are done, else it says how to go on.
+
+        Raises KeyboardInterrupt if it was a signal that ended the run.
+        """
+        self.bar.close()
+        if self.stop > 1 or self.step < self.steps:
+            why = "interrupted" if self.stop > 1 else "max_minutes is over"
+            said = (f"{self.config.name}: {why} at step {self.step} of {self.steps}; the same "
+                    "command goes on from here")
+            if WORLD == 1:
+                argv = [arg for arg in sys.argv if arg != "--resume=no"]
+                said += f": {shlex.join(['python', *argv])}"
+            if self.stop > 1:
+                raise KeyboardInterrupt(self.stop, said)
+            print(said)
+            return False
+        on_signals()
+        if RANK == 0:  # of an earlier best.pt, if somebody has looked
+            (self.folder / "eval.json").unlink(missing_ok=True)
+        print(f"{self.config.name}: {self.steps} steps in "
+              f"{self.minutes + self.minutes_now():.1f} minutes; all of it is in {self.folder}")
+        return True
 
 
-# ---------------------------------------------------------------- checkpoints
+def say_how_long(config, seconds):
+    if seconds < 7200:
+        print(f"  about {seconds / 60:.1f} minutes to go")
+    else:
+        print(f"  about {seconds / 3600:.1f} hours to go")
+    if seconds > 86400:
+        nano = f"{config.name.split('_')[0]}_nano"
+        if not (CONFIGS / f"{nano}.py").exists():
+            nano = "rkl_nano"
+        print(f"  that is more than a day: configs/{nano}.py shows the same in an hour or two on a "
+              "CPU")
 
-def model_of(config, vocab_size):
-    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(ModelConfig)}
-    return LM(ModelConfig(**{**fields, "vocab_size": vocab_size, "block_size": config.longest}))
+
+def state_to_go_on_from(config, folder):
+    """The last checkpoint, or None for a new run; UserError if damaged, or of another config."""
+    if config.resume == "no":
+        return None
+    state, path = files.last_checkpoint(folder)
+    if not state:
+        return None
+    # a key that is newer than the run had its default
+    stored = {**vars(Config()), **files.read_json(folder / "config.json")}
+    differ = [f"{name} = {stored[name]!r} there, {getattr(config, name)!r} here" for name in KEYS
+              if name not in FREE_ON_RESUME and stored[name] != getattr(config, name)]
+    if differ:
+        raise UserError(f"{folder} holds a run with other settings: {'; '.join(differ)}; choose "
+                        "another --name, or --resume=no")
+    if not {"optimizer", "random", "step", "steps", "best", "minutes"} <= state.keys():
+        raise UserError(f"{path} holds weights alone, nothing to go on from; train anew with "
+                        "--resume=no")
+    numbers = type(state["best"]) is float and type(state["minutes"]) is float
+    in_order = 0 < state["step"] <= state["steps"] and stored.get("_dtype") in [*DTYPES]
+    if not (numbers and in_order):
+        raise UserError(f"{path} or {folder / 'config.json'} is damaged; train anew with "
+                        "--resume=no")
+    path.replace(folder / "ckpt.pt")  # a damaged one must not take the place of the previous
+    return state
+
+
+def put_state(state, student, optimizer, scaler, meter, path):
+    """Put all as a checkpoint has it; UserError, naming its path, for what does not fit."""
+    put_weights(student, state["model"], path)
+    own = optimizer.state_dict()
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    try:
+        for i, p in enumerate(params):
+            moments = state["optimizer"]["state"][i]
+            shapes = {name: value.shape for name, value in moments.items()}
+            if shapes != {"step": (), "exp_avg": p.shape, "exp_avg_sq": p.shape}:
+                raise ValueError
+            own["state"][i] = moments
+        optimizer.load_state_dict(own)
+        if scaler.is_enabled():
+            own = {name: type(value) for name, value in scaler.state_dict().items()}
+            if own != {name: type(value) for name, value in state["scaler"].items()}:
+                raise ValueError
+            scaler.load_state_dict(state["scaler"])
+        set_random_state(state["random"])
+        if "meter" in state:
+            meter.load(state["meter"])
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as e:
+        raise UserError(f"{path}: its optimizer or random state is damaged ({type(e).__name__}); "
+                        "train anew with --resume=no")
 
 
 def put_weights(lm, weights, path):
@@ -233,43 +548,67 @@ def put_weights(lm, weights, path):
     own = lm.state_dict()
     for name in {**own, **weights}:
         a, b = own.get(name), weights.get(name)
-        plain = isinstance(b, torch.Tensor) and b.is_floating_point() and b.layout == torch.strided and not b.is_meta
+        plain = isinstance(b, torch.Tensor) and b.is_floating_point()
+        plain = plain and b.layout == torch.strided and not b.is_meta
         if a is None or not plain or a.shape != b.shape:
-            raise UserError(f"{path}: {name} does not fit the model of its config (another arch or size?)")
+            raise UserError(f"{path}: {name} does not fit the model of its config (another arch or "
+                            "size?)")
     lm.load_state_dict(weights)
 
 
-def put_state(state, lm, optimizer, meter, path):
-    """Put weights, moments, random state and meter where a checkpoint left them; UserError for what does not fit."""
-    put_weights(lm, state["model"], path)
-    own = optimizer.state_dict()
-    try:
-        for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-            own["state"][i] = state["optimizer"]["state"][i]
-            if {k: v.shape for k, v in own["state"][i].items()} != {"step": (), "exp_avg": p.shape, "exp_avg_sq": p.shape}:
-                raise ValueError
-        optimizer.load_state_dict(own)
-        set_random_state(state["random"])
-        if "meter" in state:
-            meter.load(state["meter"])
-    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as e:
-        raise UserError(f"{path}: its optimizer or random state is damaged ({type(e).__name__}); train anew with --resume=no")
+def digests_of_needs(config):
+    """{run that is teacher or init: digest of its best.pt}."""
+    digests = {}
+    for name in sorted({*config.teachers, config.init} - {"", "truth"}):
+        with open(folder_of(config).with_name(name) / "best.pt", "rb") as f:
+            digests[name] = hashlib.file_digest(f, "sha256").hexdigest()[:16]
+    return digests
+
+
+def write_config(config, dtype, tokenizer, loss_path="eager", needs=None):
+    """config.json: the keys and, as notes (names with _), what they came to on this machine."""
+    commit = None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        git = ["git", "-C", pathlib.Path(__file__).parent, "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    versions = {"python": platform.python_version(), "torch": torch.__version__,
+                "numpy": np.__version__}
+    files.write_json(folder_of(config) / "config.json", {
+        **dataclasses.asdict(config), "_dtype": dtype, "_tokenizer": tokenizer.hash,
+        "_vocab_size": tokenizer.vocab_size, "_commit": commit, "_versions": versions,
+        "_loss": loss_path, "_threads": torch.get_num_threads(), "_needs": needs or {}})
+
+
+# ---------------------------------------------------------------- reading a run
+
+def model_of(config, vocab_size):
+    """The LM that a config describes, with random weights."""
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(ModelConfig)}
+    fields["vocab_size"] = vocab_size
+    fields["block_size"] = config.longest
+    return LM(ModelConfig(**fields))
 
 
 def load(path, device="cpu", which="best"):
-    """(LM in eval mode on `device`, Tokenizer, Config) of the run folder `path`; which: best or last.
+    """(LM in eval mode on `device`, Tokenizer, Config) of the run folder `path`.
 
-    Raises UserError where the folder, its config, tokenizer or checkpoint is missing or damaged.
+    which: best or last. UserError where the folder, its config, tokenizer or checkpoint is missing
+    or damaged.
     """
     folder = pathlib.Path(path)
     if not (folder / "config.json").exists():
-        raise UserError(f"{folder} is not a run (it has no config.json); train it with distill.py or teacher.py")
-    config = config_module.read_config(folder / "config.json")
+        raise UserError(f"{folder} is not a run (it has no config.json); train it with distill.py "
+                        "or teacher.py")
+    config = read_config(folder / "config.json")
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     file = folder / "best.pt"
-    state, file = (files.load_checkpoint(file) if file.exists() else None, file) if which == "best" else files.last_checkpoint(folder)
+    if which == "last":
+        state, file = files.last_checkpoint(folder)
+    else:
+        state = files.load_checkpoint(file) if file.exists() else None
     if not state:
-        raise UserError(f"{folder / 'best.pt'} is missing: the run has not been validated yet; train on, or use --which=last")
+        raise UserError(f"{folder / 'best.pt'} is missing: the run has not been validated yet; "
+                        "train on, or use --which=last")
     lm = model_of(config, tokenizer.vocab_size)
     put_weights(lm, state["model"], file)
     return lm.to(device).eval(), tokenizer, config
@@ -281,82 +620,97 @@ def is_finished(folder):
     return state.get("step", 0) >= state.get("steps", math.inf)
 
 
-def random_states(device):
-    """The state of the random numbers of each rank."""
-    own = {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if device.type == "cuda" else {})}
-    if WORLD > 1:
-        dist.all_gather_object(states := [None] * WORLD, own)
-    return states if WORLD > 1 else [own]
-
-
-def set_random_state(states):
-    state = states[RANK % len(states)]
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
-
-
-# ---------------------------------------------------------------- metrics
+# ---------------------------------------------------------------- the log
 
 class Meter:
-    """What a log line shows, summed on the device and read at the log line: no step waits for the host."""
+    """What a log line shows, summed on the device and read at the line: no step waits for the host.
 
-    def __init__(self, device, step):
+    Its clock runs while a step is done: validation and saving are not in tokens_per_s.
+    """
+
+    def __init__(self, device):
         self.in_a_row = torch.zeros((), device=device)
-        self.restart(step)
-
-    def state(self):
-        """What a checkpoint keeps of it, so that the log line after it is the one that would have been."""
-        return {**vars(self), "clock": self.seconds()}
-
-    def load(self, state):
-        for key, own in {**vars(self)}.items():
-            setattr(self, key, state[key].to(own).reshape(()) if isinstance(own, torch.Tensor) else type(own)(state[key]))
-        self.clock, self.notes = time.monotonic() - self.clock, {k: v.to(self.loss.device) for k, v in self.notes.items()}
+        self.restart(0)
 
     def restart(self, step):
-        self.loss = self.norm = self.clipped = self.skipped = self.worst = self.end = torch.zeros_like(self.in_a_row)
-        self.notes, self.start, self.clock = {}, step, time.monotonic()
+        zero = torch.zeros_like(self.in_a_row)
+        self.loss = self.norm = self.clipped = self.skipped = zero
+        self.worst = self.end = zero  # the longest row of skipped steps, and where it ended
+        self.figures = {}
+        self.start = step
+        self.seconds = 0.0
+        self.start_step()
 
-    def add(self, step, loss, norm, clipped, bad, notes):
-        """Tensors of the step that ended; bad: loss or norm was not finite, and the step was skipped. Of notes the latest stay."""
-        self.loss, self.norm = self.loss + torch.where(bad, 0.0, loss), self.norm + torch.where(bad, 0.0, norm)
-        self.clipped, self.skipped = self.clipped + (clipped & ~bad), self.skipped + bad
-        self.in_a_row = (self.in_a_row + 1) * bad
-        self.end = torch.where(self.in_a_row > self.worst, step, self.end)  # of the longest row
+    def start_step(self):
+        self.clock = time.monotonic()
+
+    def add(self, step, loss, norm, clipped, skipped, figures):
+        """Tensors of the step that ended. Of figures the latest stay, of the rest the sums."""
+        self.loss = self.loss + torch.where(skipped, 0.0, loss)
+        self.norm = self.norm + torch.where(skipped, 0.0, norm)
+        self.clipped = self.clipped + (clipped & ~skipped)
+        self.skipped = self.skipped + skipped
+        self.in_a_row = (self.in_a_row + 1) * skipped
+        self.end = torch.where(self.in_a_row > self.worst, step, self.end)
         self.worst = torch.maximum(self.worst, self.in_a_row)
-        self.notes |= notes
-
-    def seconds(self):
-        return time.monotonic() - self.clock
+        self.figures |= figures
+        self.seconds += time.monotonic() - self.clock
 
     def read(self, step):
-        """Means since the last reading (nan where every step was skipped), what was skipped, and the notes."""
-        steps, skipped = step - self.start, int(self.skipped)
+        """Means since the last reading (nan where every step was skipped), and what was skipped."""
+        steps = step - self.start
+        skipped = int(self.skipped)
         done = steps - skipped or math.nan
-        found = dict(steps=steps, loss=float(self.loss) / done, grad_norm=float(self.norm) / done, skipped=skipped,
-                     clipped=float(self.clipped) / steps, worst=int(self.worst), end=int(self.end),
-                     steps_per_s=steps / self.seconds(), notes={key: value.tolist() for key, value in self.notes.items()})
+        before = time.monotonic()
+        seen = dict(steps=steps, skipped=skipped, worst=int(self.worst), end=int(self.end),
+                    loss=float(self.loss) / done, grad_norm=float(self.norm) / done,
+                    clipped=float(self.clipped) / steps,
+                    figures={name: value.tolist() for name, value in self.figures.items()})
+        seen["steps_per_s"] = steps / (self.seconds + time.monotonic() - before)
         self.restart(step)
-        return found
+        return seen
+
+    def state(self):
+        """What a checkpoint keeps, so that the line after it is the one that would have been."""
+        return dict(vars(self))
+
+    def load(self, state):
+        for name, own in dict(vars(self)).items():
+            value = state[name]
+            if isinstance(own, torch.Tensor):
+                setattr(self, name, value.to(own).reshape(()))
+            else:
+                setattr(self, name, type(own)(value))
+        self.figures = {name: value.to(self.loss.device) for name, value in self.figures.items()}
+        self.start_step()
 
 
 class Metrics:
-    """metrics.jsonl: lines are appended whole; after an interruption the lines beyond the checkpoint are dropped."""
+    """metrics.jsonl: lines are appended whole; those beyond the checkpoint are dropped at first."""
 
     def __init__(self, path, step):
         self.path = pathlib.Path(path)
-        files.write_text(self.path, "".join(json.dumps(m) + "\n" for m in files.read_json_lines(path) if m["step"] <= step))
+        lines = [line for line in files.read_json_lines(path) if line["step"] <= step]
+        files.write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def write(self, **values):
-        """Append a line; floats with six digits, null for what is not a number (JSON has no nan). UserError on a full disk."""
-        plain = lambda v: [plain(x) for x in v] if isinstance(v, list) else v if not isinstance(v, float) else (
-            float(f"{v:.6g}") if math.isfinite(v) else None)
+        """Append a line; UserError on a full disk."""
+        line = json.dumps({name: rounded(value) for name, value in values.items()}) + "\n"
+        if RANK:
+            return
         try:
-            with open(self.path if RANK == 0 else os.devnull, "a") as f:
-                f.write(json.dumps({k: plain(v) for k, v in values.items()}) + "\n")
+            with open(self.path, "a") as f:
+                f.write(line)
                 f.flush()
-                if RANK == 0:
-                    os.fsync(f.fileno())
+                os.fsync(f.fileno())
         except OSError as e:
             raise UserError(f"{self.path} could not be written: {e.strerror}")
+
+
+def rounded(value):
+    """Floats with six digits, None for what is not a number (JSON has no nan)."""
+    if isinstance(value, list):
+        return [rounded(x) for x in value]
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None

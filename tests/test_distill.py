@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import babytalk
-import config as config_module
+import config
 import data
 import distill
 import eval
@@ -37,7 +37,7 @@ def write(tmp_path, monkeypatch):
     """Write configs/NAME.py of the given keys where the program looks for the configs of missing runs; the file's path."""
     folder = tmp_path / "configs"
     folder.mkdir()
-    for module in (config_module, distill):
+    for module in (config, run):
         monkeypatch.setattr(module, "CONFIGS", folder)
 
     def write(name, **keys):
@@ -52,7 +52,7 @@ def tiny(write, tmp_path, data_dir):
     """The Config of a tiny run `name`: TINY's keys and those given. Its file can be found by runs that need it."""
     def tiny(name="some", **keys):
         keys = {"out_dir": str(tmp_path / "out"), "data_dir": str(data_dir), **TINY, **keys}
-        return config_module.read_config(write(name, **keys))
+        return config.read_config(write(name, **keys))
     return tiny
 
 
@@ -83,7 +83,7 @@ def command(monkeypatch, capsys):
         code = 0
         capsys.readouterr()
         try:
-            config_module.run_main(main)
+            config.run_main(main)
         except SystemExit as e:
             code = e.code
         return code, *capsys.readouterr()
@@ -105,19 +105,21 @@ def states(monkeypatch):
 
 @pytest.fixture
 def losses(monkeypatch):
-    """Change what loss_on gives: losses(change), change(call number, model, loss) -> loss; returns the calls so far."""
-    original = distill.loss_on
+    """Change what training's loss gives: losses(change), change(call number, head, loss) -> loss; returns the calls so far."""
+    original = distill.distillation_loss
 
-    def install(change=lambda call, model, loss: loss):
+    def install(change=lambda call, W, loss: loss):
         calls = []
 
-        def loss_on(model, lm, *args):
-            out = original(model, lm, *args)
+        def distillation_loss(h, W, *args, **keys):
+            out = original(h, W, *args, **keys)
+            if not torch.is_grad_enabled():
+                return out  # a validation's
             loss, stats = out if isinstance(out, tuple) else (out, None)
-            calls.append(lm)
-            loss = change(len(calls) - 1, lm, loss)
+            calls.append(W)
+            loss = change(len(calls) - 1, W, loss)
             return loss if stats is None else (loss, stats)
-        monkeypatch.setattr(distill, "loss_on", loss_on)
+        monkeypatch.setattr(distill, "distillation_loss", distillation_loss)
         return calls
     return install
 
@@ -175,7 +177,7 @@ def test_a_student_trains_what_it_needs_and_ends_with_a_table(write, tiny, tmp_p
     assert all({p.name for p in folder.iterdir()} == FILES for folder in found.values())
     configs = {name: files.read_json(folder / "config.json") for name, folder in found.items()}
     for name in ("coach", "alone"):
-        assert all(configs[name][k] == configs["kid"][k] for k in config_module.INHERITED)
+        assert all(configs[name][k] == configs["kid"][k] for k in config.INHERITED)
     assert {k: configs["coach"][k] for k in own} == own and configs["kid"]["max_steps"] == 2
     assert configs["kid"]["_tokenizer"] == configs["coach"]["_tokenizer"] and configs["kid"]["_dtype"] == "float32"
     assert data.Tokenizer.load(found["kid"] / "tokenizer.json").hash == configs["kid"]["_tokenizer"]
@@ -264,7 +266,7 @@ def test_validation_is_the_direct_computation(tiny):
     settings = tiny("kid", teachers=["coach"], lr=0.1, val_tokens=200, dropout=0.3)  # which is for training only
     folder = trained(settings)
     prepared = data.prepare(settings)
-    x, y = data.eval_blocks(prepared.dev, 16, 200, "line")
+    x, y = data.eval_blocks(prepared.dev, 16, 200)
     q, p = (log_probs(run.load(f, which=w)[0], x) for f, w in ((folder, "last"), (folder.with_name("coach"), "best")))
     valid, found = y != -100, lines(folder, "val_ce")[-1]
     assert (~valid).any() and len(x) == 12
@@ -286,7 +288,7 @@ def test_best_is_the_lowest_val_ce_and_not_the_last(tiny):
     assert 0 < best["step"] < 20 and found[-1]["val_ce"] > best["val_ce"] + 0.1
     saved = torch.load(folder / "best.pt", weights_only=True)
     assert saved["step"] == best["step"] and saved["val_ce"] == pytest.approx(best["val_ce"], rel=1e-5)
-    x, y = data.eval_blocks(data.prepare(settings).dev, 16, 64, "line")
+    x, y = data.eval_blocks(data.prepare(settings).dev, 16, 64)
     ce = lambda which: F.nll_loss(log_probs(run.load(folder, which=which)[0], x).flatten(0, 1), y.flatten()).item()
     assert ce("best") == pytest.approx(best["val_ce"], rel=1e-5)
     assert ce("last") == pytest.approx(found[-1]["val_ce"], rel=1e-5)
@@ -307,13 +309,13 @@ def test_the_loss_is_the_formula_at_the_configured_keys(tiny, teachers, ensemble
     tiny("coach", d_model=8, lr=0.1)
     tiny("gpt", arch="gpt2", block_size=32, lr=0.1)
     mix = 0.6 if divergence == "rkl" else 1.0  # fkl's gradient to a mixed target is mix times the plain one: refused
-    keys = dict(divergence=divergence, reduction=reduction, tau=1.7, alpha=0.3, mix=mix, unit_curvature=reduction == "step",
+    keys = dict(divergence=divergence, reduction=reduction, tau=1.7, alpha=0.3, mix=mix,
                 step_weights=[1.0, 4.0])
     # lr 0: the weights at the end are those that the loss was taken with
     settings = tiny("kid", teachers=teachers, ensemble=ensemble, **keys, lr=0.0, max_steps=1, seed=3)
     folder = trained(settings)
     prepared = data.prepare(settings)
-    x, y = data.Batches(prepared.train, 16, 4, 3, True, "line").batch(0)
+    x, y = data.Batches(prepared.train, settings).batch(0, settings.at(0.0))
     student, truth = run.load(folder, which="last")[0], babytalk.Truth(prepared.tokenizer)
     z_ps = []
     for name in teachers:
@@ -333,21 +335,13 @@ def test_the_loss_is_the_formula_at_the_configured_keys(tiny, teachers, ensemble
     target = torch.log(mix * log_p.exp() + (1 - mix) * q.exp()).clamp_min(-100)
     d = (q.exp() * (q - target) if divergence == "rkl" else target.exp() * (target - q)).sum(-1) * (y != -100)  # (B, T)
     mean, ce = d.sum() / (y != -100).sum(), F.nll_loss(log_probs(student, x).flatten(0, 1), y.flatten())
-    # step: each time step's own mean (0 if nothing is known there), weights from 1 to 4 scaled to mean 1; its curvature is mix
+    # step: each time step's own mean (0 if nothing is known there), weights from 1 to 4 scaled to mean 1
     by_step = d.sum(0) / (y != -100).sum(0).clamp_min(1) * torch.linspace(0.4, 1.6, 16)
-    D = {"token": mean, "sequence": 16 * mean, "step": by_step.mean() / mix}[reduction]
+    D = {"token": mean, "sequence": 16 * mean, "step": by_step.mean()}[reduction]
     expected = 0.3 * ce + 0.7 * 1.7**2 * D
     found = lines(folder, "loss")[0]
     assert found["loss"] == pytest.approx(expected.item(), rel=1e-4)
     assert found["divergence"] == pytest.approx(mean.item(), rel=1e-3) and found["ce"] == pytest.approx(ce.item(), rel=1e-5)
-
-
-def test_mix_grad_is_in_the_gradient_and_not_in_the_loss(tiny):
-    tiny("coach", d_model=8, lr=0.1)
-    keys = dict(teachers=["coach"], alpha=0.0, mix=0.5, lr=0.0, max_steps=1, grad_clip=0.0)
-    without, with_it = (lines(trained(tiny(f"kid{m}", **keys, mix_grad=m)), "loss")[0] for m in (False, True))
-    assert with_it["loss"] == pytest.approx(without["loss"])
-    assert with_it["grad_norm"] == pytest.approx(without["grad_norm"] / 2, rel=0.2)  # where q is near p, m times the pull
 
 
 def test_schedules_follow_the_runs_progress(tiny):
@@ -370,7 +364,8 @@ def test_micro_batches_change_memory_and_not_results(tiny, reduction):
         folder = trained(tiny(f"by{n}", teachers=["truth"], grad_accum=n, batch_size=8, reduction=reduction, alpha=0.3,
                               lr=1e-3))
         found[n] = weights(folder), lines(folder, "loss")
-    _, y = data.Batches(data.prepare(tiny("by4")).train, 16, 8, 0, True, "line").batch(0)
+    settings = tiny("by4", batch_size=8)
+    _, y = data.Batches(data.prepare(settings).train, settings).batch(0, settings.at(0.0))
     assert len({(piece != -100).sum().item() for piece in y.chunk(4)}) > 1  # or a mean of means would do as well
     for n in (2, 4):
         for name, w in found[1][0].items():
@@ -389,22 +384,24 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(tiny, tmp_path):
 # ---------------------------------------------------------------- learning rate and optimizer
 
 def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine(tiny):
-    config = tiny(lr=0.5, warmup=10)
-    lr = [distill.learning_rate(config, step, 1000) for step in range(1000)]
+    settings = tiny(lr=0.5, warmup=10)
+    rate = lambda settings, step, steps: distill.learning_rate(settings.at(step / steps), step, steps)
+    lr = [rate(settings, step, 1000) for step in range(1000)]
     assert lr[:11] == pytest.approx([0.5 * (i + 1) / 11 for i in range(11)]) and max(lr) == lr[10] == 0.5
     assert lr[10 + 495] == pytest.approx(0.25) and lr[10 + 330] == pytest.approx(0.5 * 0.75)  # half and a third of the way
     assert all(a > b for a, b in zip(lr[10:], lr[11:])) and 0 < lr[-1] < 1e-5
     # a warmup longer than the run is shortened, a peak may be a schedule, and a run of one step learns something
-    assert max(range(50), key=lambda s: distill.learning_rate(config, s, 50)) == 5
+    assert max(range(50), key=lambda step: rate(settings, step, 50)) == 5
     halved = tiny(lr="stages(0: 0.5, 0.5: 0.25)", warmup=10)
-    assert [distill.learning_rate(halved, s, 1000) / lr[s] for s in (3, 499, 500, 900)] == pytest.approx([1, 1, 0.5, 0.5])
-    assert distill.learning_rate(config, 0, 1) == 0.5
+    assert [rate(halved, s, 1000) / lr[s] for s in (3, 499, 500, 900)] == pytest.approx([1, 1, 0.5, 0.5])
+    assert rate(settings, 0, 1) == 0.5
 
 
 def test_the_loop_uses_it(tiny):
-    config = tiny("some", lr="linear(0: 1e-2, 1: 1e-3)", warmup=2, max_steps=20)
-    logged = [m["lr"] for m in lines(trained(config), "lr")]
-    assert logged == pytest.approx([distill.learning_rate(config, step, 20) for step in range(20)], rel=1e-5)
+    settings = tiny("some", lr="linear(0: 1e-2, 1: 1e-3)", warmup=2, max_steps=20)
+    logged = [m["lr"] for m in lines(trained(settings), "lr")]
+    expected = [distill.learning_rate(settings.at(step / 20), step, 20) for step in range(20)]
+    assert logged == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
@@ -414,7 +411,7 @@ def test_weight_decay_shrinks_matrices_only(tiny, arch):
         for p in lm.parameters():
             p.fill_(2.0)
             p.grad = torch.zeros_like(p)
-    optimizer = distill.optimizer_of(lm, tiny(weight_decay=0.1, beta2=0.97))
+    optimizer = distill.make_optimizer(lm, tiny(weight_decay=0.1, beta2=0.97))
     for group in optimizer.param_groups:
         group["lr"] = 0.5
         assert group["betas"] == (0.9, 0.97)
@@ -427,10 +424,10 @@ def test_weight_decay_shrinks_matrices_only(tiny, arch):
 
 def spoiled(steps, what):
     """A change of the loss at `steps`: the loss is not finite, its gradient is not, or neither is."""
-    def change(call, lm, loss):
+    def change(call, W, loss):
         if call not in steps:
             return loss
-        zero = lm.embed.weight.sum()
+        zero = W.sum()
         zero = zero - zero.detach()
         return loss + {"loss": math.inf, "gradient": zero.sqrt(), "both": zero / 0}[what]
     return change
@@ -490,7 +487,7 @@ def test_a_run_that_broke_off_goes_on_to_the_same_bits(tiny, tmp_path, losses, m
     tiny("coach")
     settings = tiny("some", **keys, out_dir=str(tmp_path / "again"))
 
-    def fail(call, lm, loss):
+    def fail(call, W, loss):
         if call == 17 + 5 * len(teachers):  # the teacher's steps come first; happens once, calls are counted on
             raise RuntimeError("the power went off")
         return loss
@@ -661,7 +658,7 @@ def test_more_than_a_day_names_the_small_config(write, tiny, capsys):
     write("fkl_nano")
     for name, seconds, shown in (("fkl_10m", 90_000, "configs/fkl_nano.py"), ("my_10m", 90_000, "configs/rkl_nano.py"),
                                  ("fkl_10m", 80_000, None), ("fkl_10m", 600, None)):
-        distill.say_how_long(tiny(name), seconds)
+        run.say_how_long(tiny(name), seconds)
         out = capsys.readouterr().out
         assert shown in out if shown else "configs/" not in out
         assert {600: "about 10.0 minutes", 80_000: "about 22.2 hours", 90_000: "about 25.0 hours"}[seconds] in out
@@ -773,10 +770,15 @@ def test_each_switch_changes_what_it_should_and_nothing_else(tiny, first, monkey
     """Same seed: the corpus batches and the first validation are the same whatever is switched on; the weights are not."""
     trained(tiny("coach")), trained(tiny("first"))
     seen, batch = {}, data.Batches.batch
-    monkeypatch.setattr(data.Batches, "batch", lambda self, step, block=None, progress=1.0: seen.setdefault(name, []).append(
-        batch(self, step)[0]) or batch(self, step, block, progress))
+
+    def watched(self, step, now):
+        whole = copy.copy(now)
+        whole.block_size, whole.progress = 16, 1.0
+        seen.setdefault(name, []).append(batch(self, step, whole)[0])
+        return batch(self, step, now)
+    monkeypatch.setattr(data.Batches, "batch", watched)
     plain = dict(teachers=["coach"], init="first", alpha=0.3, max_steps=8)
-    switches = {"plain": {}, "mix": dict(mix=0.8), "mix_grad": dict(mix=0.8, mix_grad=True), "step": dict(reduction="step"),
+    switches = {"plain": {}, "mix": dict(mix=0.8), "step": dict(reduction="step"),
                 "stages": dict(block_size="stages(0: 4, 0.5: 16)"), "tau": dict(tau="linear(0: 2, 1: 1)"),
                 "order": dict(order="length"), "gkd": dict(on_policy=0.5, prompt_len=4), "mixed": dict(on_policy=0.5, prompt_len=4, rollout_mix=0.5),
                 "reinforce": dict(on_policy=0.5, prompt_len=4, rollout_loss="reinforce"),
@@ -807,31 +809,24 @@ def test_all_switches_together_run_to_the_end(tiny, first, rollout_loss):
 
 def test_short_blocks_are_the_same_tokens(tiny):
     settings = tiny(block_size="stages(0: 4, 0.5: 16)")
-    batches = data.Batches(data.prepare(settings).train, settings.longest, 4, 0, True, "line")
-    (x, y), (short_x, short_y) = batches.batch(3), batches.batch(3, 4)
+    batches = data.Batches(data.prepare(settings).train, settings)
+    (short_x, short_y), (x, y) = batches.batch(3, settings.at(0.0)), batches.batch(3, settings.at(1.0))
     assert short_x.shape == (16, 4) and torch.equal(short_x.view(4, 16), x) and torch.equal(short_y.view(4, 16), y)
-    marked = data.Batches(data.prepare(settings).train, 16, 4, 0, True, "block").batch(3, 4)[0]
-    assert (marked[:, 0] == data.Tokenizer.bos_id).all()
 
 
-@pytest.mark.parametrize("order", ["length", "perplexity"])
-def test_simple_text_comes_first_also_in_a_run_that_goes_on(tiny, tmp_path, monkeypatch, order):
+def test_simple_text_comes_first_also_in_a_run_that_goes_on(tiny, monkeypatch):
     """The first batches' chunks are the easiest by what the order says; broken off and gone on with, the same bits."""
     tiny("coach")
-    keys = dict(teachers=["coach"], order=order, max_steps=10, val_every=3, random_offset=False)
+    keys = dict(teachers=["coach"], order="length", max_steps=10, val_every=3, random_offset=False)
     seen, batch = [], data.Batches.batch
     monkeypatch.setattr(data.Batches, "batch", lambda self, *a: seen.append(batch(self, *a)) or seen[-1])
     whole = trained(tiny("whole", **keys))
     prepared, settings = data.prepare(tiny("whole", **keys)), tiny("parts", **keys)
-    x, y = data.eval_blocks(prepared.train, 16, 0, "line")
-    coach, newline = run.load(tmp_path / "out/coach")[0], prepared.tokenizer.encode("\n")[0]
+    x, y = data.eval_blocks(prepared.train, 16, 0)
+    newline = prepared.tokenizer.encode("\n")[0]
 
     def hardness(x, y):
-        if order == "length":
-            return 16 / (1 + (x == newline).sum(1))
-        with torch.no_grad():
-            ce = F.cross_entropy(coach.logits(coach(x)).transpose(1, 2), y, reduction="none")
-        return ce.sum(1) / (y != -100).sum(1)
+        return 16 / (1 + (x == newline).sum(1))
     levels = hardness(x, y).sort().values
     for step, (x, y) in enumerate(seen[-10:]):
         share = min(1, math.sqrt(0.01 + 0.99 * step / 10 / 0.5))
@@ -932,13 +927,13 @@ def test_the_line_after_a_checkpoint_is_the_one_that_would_have_been(tiny, tmp_p
     keys = {**STEPS, "dtype": "float16"}
     whole = trained(tiny("some", **keys))
     monkeypatch.undo()
-    for module in (config_module, distill):
+    for module in (config, run):
         monkeypatch.setattr(module, "CONFIGS", tmp_path / "configs")
     monkeypatch.setattr(eval, "evaluate", lambda folder, **_: files.write_json(folder / "eval.json", {}))
     losses(spoiled({5}, "both"))
     settings = tiny("some", **keys, out_dir=str(tmp_path / "again"))
     folder = broken_at(monkeypatch, settings, 6)  # two steps after a line, one of them skipped
-    assert files.load_checkpoint(folder / "ckpt.pt")["scale"] != 2.0**14
+    assert files.load_checkpoint(folder / "ckpt.pt")["scaler"]["scale"] == 2.0**15  # it began at 2^16
     distill.train(settings)
     assert lines(folder, "skipped")[0]["skipped"] == 1
     assert without_speed(lines(folder)) == without_speed(lines(whole)) and same(weights(folder), weights(whole))
@@ -946,9 +941,9 @@ def test_the_line_after_a_checkpoint_is_the_one_that_would_have_been(tiny, tmp_p
 
 @pytest.mark.parametrize("damage", [
     lambda s: s.update(step="3"), lambda s: s.update(step=0), lambda s: s.update(steps=None), lambda s: s.update(step=99),
-    lambda s: s.update(best="low"), lambda s: s.update(minutes=[1]), lambda s: s.update(random=None), lambda s: s.update(scale="1"),
+    lambda s: s.update(best="low"), lambda s: s.update(minutes=[1]), lambda s: s.update(random=None),
     lambda s: s.update(random={"cpu": torch.zeros(3)}), lambda s: s.update(random={"cpu": "x"}), lambda s: s.update(optimizer=3),
-    lambda s: s.update(meter=[1]), lambda s: s["meter"].update(loss=torch.zeros(2)), lambda s: s["meter"].update(notes={"ce": 1}),
+    lambda s: s.update(meter=[1]), lambda s: s["meter"].update(loss=torch.zeros(2)), lambda s: s["meter"].update(figures={"ce": 1}),
     lambda s: s["optimizer"]["state"].pop(0), lambda s: s["optimizer"].update(state=[]), lambda s: s["optimizer"]["state"].update({1: {}}),
     lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.zeros(2)), lambda s: s["model"].update({"norm.weight": "x"}),
     lambda s: s["model"].update({"norm.weight": torch.zeros(16, dtype=torch.int64)}), lambda s: s["model"].update({3: torch.zeros(1)}),
@@ -961,6 +956,16 @@ def test_a_checkpoint_of_wrong_contents_is_one_line(tiny, unfinished, damage):
     (folder / "ckpt.prev.pt").unlink()
     refused(tiny("some"), "ckpt.pt")
     assert (folder / "ckpt.pt").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda s: s.pop("scaler"), lambda s: s.update(scaler="1"), lambda s: s.update(scaler={}),
+                                    lambda s: s["scaler"].update(scale="1"), lambda s: s["scaler"].pop("_growth_tracker")])
+def test_a_damaged_gradient_scale_is_one_line(tiny, unfinished, damage):
+    folder = unfinished(dtype="float16")
+    state = files.load_checkpoint(folder / "ckpt.pt")
+    damage(state)
+    files.save_checkpoint(folder / "ckpt.pt", state)
+    refused(tiny("some", dtype="float16"), "ckpt.pt")
 
 
 def test_garbage_in_the_metrics_is_left_out(tiny, unfinished):
@@ -1007,9 +1012,9 @@ def test_runs_that_need_each_other_are_named(tiny, tmp_path):
 @pytest.mark.parametrize("batch_size, grad_accum, words", [
     (12, 1, "--grad_accum=2"), (12, 4, "--grad_accum=6"), (9, 3, "--grad_accum=9"), (4, 4, "a smaller block_size or model")])
 def test_out_of_memory_names_what_needs_less(tiny, monkeypatch, batch_size, grad_accum, words):
-    def full(*args):
+    def full(*args, **keys):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmore than there is")
-    monkeypatch.setattr(distill, "forward_backward", full)
+    monkeypatch.setattr(distill, "distillation_loss", full)
     refused(tiny("some", batch_size=batch_size, grad_accum=grad_accum), "some: out of memory", f"batch_size {batch_size}",
             f"grad_accum {grad_accum}", words)
 

@@ -26,7 +26,7 @@ import torch
 import torch._dynamo  # the optimizer asks for it: a second that would be spent in each process
 from hypothesis import strategies as st
 
-import config as config_module
+import config
 import corpora
 import data
 import distill
@@ -57,7 +57,7 @@ def command(root, hook, argv):
     os.dup2(log, 1), os.dup2(log, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
-    config_module.CONFIGS = distill.CONFIGS = root / "configs"
+    config.CONFIGS = run.CONFIGS = root / "configs"
     eval.evaluate = lambda folder, **_: files.write_json(folder / "eval.json", {"sample": {}})
     if hook:
         hook(root)
@@ -68,7 +68,7 @@ def command(root, hook, argv):
             distill.main(argv)
         finally:  # a full disk does not keep the last line from being said
             limit(resource.RLIM_INFINITY)
-    config_module.run_main(main)
+    config.run_main(main)
 
 
 class Job:
@@ -190,8 +190,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, kind):
 # ---------------------------------------------------------------- signals
 
 def slow_steps(root):
-    update = distill.update
-    distill.update = lambda *args: time.sleep(0.02) or update(*args)
+    stepped = run.Run.stepped
+    run.Run.stepped = lambda *args: time.sleep(0.02) or stepped(*args)
 
 
 def slow_preparation(root):
@@ -205,10 +205,10 @@ def slow_preparation(root):
 
 
 def stuck_step(root):
-    def update(*args):
+    def stepped(*args):
         (root / "here").touch()
         time.sleep(20)
-    distill.update = update
+    run.Run.stepped = stepped
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -372,7 +372,7 @@ def readers(root):
     keys = {**TINY, "name": "some", "sentences": 50, "teachers": [], "alpha": "linear(0: 1, 1: 0)", "out_dir": str(root / "out"),
             "data_dir": str(root / "data")}
     config.write_text("".join(f"{k} = {v!r}\n" for k, v in keys.items()))
-    made = config_module.read_config(config)
+    made = config.read_config(config)
     eval.evaluate = lambda folder, **_: files.write_json(folder / "eval.json", {"sample": {}, "val_ce": 1.0})
     made.max_steps = 2
     distill.train(made)
@@ -399,7 +399,7 @@ def readers(root):
     def table():
         distill.finish(made, folder, torch.device("cpu"))
     return {
-        "config .py": (config, lambda: config_module.read_config(config)),
+        "config .py": (config, lambda: config.read_config(config)),
         "config.json": (folder / "config.json", lambda: (run.load(folder), distill.resumed_state(made, folder))),
         "tokenizer.json": (folder / "tokenizer.json", lambda: data.Tokenizer.load(folder / "tokenizer.json")),
         "token file": (prepared.folder / "dev.bin", lambda: lm(data.eval_blocks(data.prepare(made).dev, 16)[0])),

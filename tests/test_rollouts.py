@@ -6,7 +6,6 @@ import itertools
 import math
 import types
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,8 +13,8 @@ import babytalk
 import losses
 import rollouts
 from distill import Teacher
-from losses import policy_coefficients, sequence_loss
 from model import LM, ModelConfig
+from rollouts import Rollout, policy_coefficients, sequence_loss
 
 V, T = 4, 4
 PREFIXES = [p for n in range(T) for p in itertools.product(range(V), repeat=n)]
@@ -42,11 +41,23 @@ def true_gradient(z_q, z_p):
     return z.grad
 
 
+def said(z_p):
+    """A teacher that says these logits (..., V)."""
+    return [lambda rows: z_p.reshape(-1, z_p.shape[-1])[rows]]
+
+
+def drawn(log_q, log_p, log_s, valid=None):
+    """A Rollout of these log-probabilities (B, T), of which policy_coefficients sees no more than what counts."""
+    y = torch.zeros(log_q.shape, dtype=torch.long)
+    return Rollout(None, y if valid is None else y.masked_fill(~valid, -100), log_q, log_p, log_s)
+
+
 def estimate(z_q, z_p, members, coefficients, exact):
     """The gradient that sequence_loss gives for a batch, members (B,) of SEQUENCES, as a mean over its sequences."""
     z = z_q.clone().requires_grad_()
     rows = ROWS[members]
-    loss = sequence_loss(z[rows], EYE, z_p[rows], None, SEQUENCES[members], coefficients, exact=exact, counts=len(members))
+    rollout = types.SimpleNamespace(y=SEQUENCES[members], coefficients=coefficients)
+    loss = sequence_loss(z[rows], EYE, said(z_p[rows]), rollout, exact, counts=len(members))
     loss.backward()
     return z.grad
 
@@ -54,10 +65,10 @@ def estimate(z_q, z_p, members, coefficients, exact):
 def sequences_estimates(z_q, z_p, z_s, rollout_loss, length_norm=False, exact_weights=False):
     """(256, parameters): the estimate of each sequence alone (a baseline needs others, so it is 0)."""
     log_q, log_p, log_s = (logs(z) for z in (z_q, z_p, z_s))
-    everywhere, found = torch.ones(1, T, dtype=torch.bool), []
+    found = []
     for i in range(len(SEQUENCES)):
         one = slice(i, i + 1)
-        coefficients, _ = policy_coefficients(log_q[one], log_p[one], log_s[one], everywhere, rollout_loss, length_norm)
+        coefficients = policy_coefficients(drawn(log_q[one], log_p[one], log_s[one]), rollout_loss, length_norm)
         exact = rollout_loss == "single_step"
         if exact_weights:  # the whole product of q / s up to the term, which training cannot bear
             w, c = (log_q - log_s)[one].exp().cumprod(1), (log_q - log_p)[one]
@@ -113,10 +124,11 @@ def test_a_tiny_transformer_too():
     total = log_q.sum(1)
     expected = torch.autograd.grad((total.exp() * (total - log_p.sum(1))).sum(), list(q.parameters()))
     log_q = log_q.detach()
-    ones = torch.ones(1, T, dtype=torch.bool)
-    coefficients = torch.cat([policy_coefficients(log_q[i:i + 1], log_p[i:i + 1], log_q[i:i + 1], ones)[0] for i in range(len(x))])
+    each = [slice(i, i + 1) for i in range(len(x))]
+    coefficients = torch.cat([policy_coefficients(drawn(log_q[i], log_p[i], log_q[i])) for i in each])
     weight = log_q.sum(1).exp()[:, None].expand(-1, T)  # the expectation over sequences, as weights of both parts
-    loss = sequence_loss(q(x), head(q), p(x).detach(), head(p).detach(), SEQUENCES, coefficients * weight, exact=weight, counts=1)
+    rollout = types.SimpleNamespace(y=SEQUENCES, coefficients=coefficients * weight)
+    loss = sequence_loss(q(x), head(q), [losses.head(p(x).detach(), head(p).detach())], rollout, weight, counts=1)
     for ours, theirs in zip(torch.autograd.grad(loss, list(q.parameters())), expected):
         assert (ours - theirs).abs().max() < 1e-9
 
@@ -134,9 +146,8 @@ def test_the_baseline_is_without_bias():
             at -= q[ROWS[i, t]]
             at[SEQUENCES[i, t]] += 1
     pairs = torch.cartesian_prod(torch.arange(256), torch.arange(256))
-    both = torch.ones(2, T, dtype=torch.bool)
-    alone = torch.cat([policy_coefficients(log_q[i:i + 1], log_p[i:i + 1], log_q[i:i + 1], both[:1])[0] for i in range(256)])  # R_{t+1}
-    a, b = policy_coefficients(log_q[[3, 7]], log_p[[3, 7]], log_q[[3, 7]], both)[0]
+    alone = torch.cat([policy_coefficients(drawn(log_q[[i]], log_p[[i]], log_q[[i]])) for i in range(256)])  # R_{t+1}
+    a, b = policy_coefficients(drawn(log_q[[3, 7]], log_p[[3, 7]], log_q[[3, 7]]))
     assert torch.allclose(a, alone[3] - alone[7]) and torch.allclose(b, alone[7] - alone[3])  # what the code does, for the sums below
     plain = (alone[:, :, None] * score).sum(1)  # (256, parameters)
     mean = s @ plain
@@ -150,11 +161,13 @@ def test_the_baseline_is_without_bias():
 def variance_in_batches(z_q, z_p, rollout_loss, with_baseline, B, n=2000):
     """B times the variance of a batch's estimate, by Monte Carlo over n batches: comparable with one sequence's."""
     truth, s, g = true_gradient(z_q, z_p), logs(z_q).sum(1).exp(), torch.Generator().manual_seed(0)
-    log_q, log_p, valid, total = logs(z_q), logs(z_p), torch.ones(1, T, dtype=torch.bool), 0.0
-    alone = torch.cat([policy_coefficients(log_q[i:i + 1], log_p[i:i + 1], log_q[i:i + 1], valid, rollout_loss)[0] for i in range(256)])
+    log_q, log_p, total = logs(z_q), logs(z_p), 0.0
+    alone = torch.cat([policy_coefficients(drawn(log_q[[i]], log_p[[i]], log_q[[i]]), rollout_loss) for i in range(256)])
     for _ in range(n):
         m = torch.multinomial(s, B, replacement=True, generator=g)
-        coefficients = alone[m] if not with_baseline else policy_coefficients(log_q[m], log_p[m], log_q[m], valid.expand(B, T), rollout_loss)[0]
+        coefficients = alone[m]
+        if with_baseline:
+            coefficients = policy_coefficients(drawn(log_q[m], log_p[m], log_q[m]), rollout_loss)
         total += (estimate(z_q, z_p, m, coefficients, rollout_loss == "single_step") - truth).square().sum().item()
     return B * total / n
 
@@ -176,7 +189,7 @@ def test_monte_carlo_converges_at_one_over_root_n(policies, rollout_loss):
         squares = []
         for _ in range(40):
             members = torch.multinomial(s, n, replacement=True, generator=g)
-            coefficients, _ = policy_coefficients(log_q[members], log_p[members], log_q[members], torch.ones(n, T, dtype=torch.bool), rollout_loss)
+            coefficients = policy_coefficients(drawn(log_q[members], log_p[members], log_q[members]), rollout_loss)
             squares.append((estimate(z_q, z_p, members, coefficients, rollout_loss == "single_step") - truth).square().sum())
         errors.append(torch.stack(squares).mean().sqrt())
     assert 8 < errors[0] / errors[1] < 12.5  # 10 is 1 / sqrt(n)
@@ -205,19 +218,21 @@ def test_single_step_alone_is_the_token_loss(policies):
     members = torch.arange(10)
     ours = estimate(z_q, z_p, members, torch.zeros(10, T), True)
     z = z_q.clone().requires_grad_()
-    losses.distillation_loss(z[ROWS[members]], EYE, z_p[ROWS[members]], None, SEQUENCES[members], counts=10).backward()
+    losses.distillation_loss(z[ROWS[members]], EYE, said(z_p[ROWS[members]]), SEQUENCES[members], counts=10).backward()
     assert torch.allclose(ours, z.grad)
 
 
 def test_positions_that_do_not_count_have_no_part():
-    log_q, log_p = torch.randn(3, 6, dtype=torch.float64), torch.randn(3, 6, dtype=torch.float64)
-    valid = torch.tensor([[0, 0, 1, 1, 0, 1]] * 3, dtype=torch.bool)
-    full = [x[:, valid[0]] for x in (log_q, log_p)]
+    log_q, log_p = torch.randn(3, 8, dtype=torch.float64), torch.randn(3, 8, dtype=torch.float64)
+    valid = torch.tensor([[0, 0, 1, 1, 0, 1, 1, 1]] * 3, dtype=torch.bool)
+    short_q, short_p = [x[:, valid[0]] for x in (log_q, log_p)]
+    some, all_of = drawn(log_q, log_p, log_q, valid), drawn(short_q, short_p, short_q)
     for k in (dict(), dict(length_norm=True), dict(rollout_loss="reinforce")):
-        a, value = policy_coefficients(log_q, log_p, log_q, valid, **k)
-        b, expected = policy_coefficients(*full, full[0], torch.ones(3, 3, dtype=torch.bool), **k)
-        assert torch.allclose(a[:, valid[0]], b) and not a[:, ~valid[0]].any() and torch.allclose(value[:, valid[0]], expected)
-    assert torch.allclose(value.sum(1), (log_q - log_p)[:, valid[0]].sum(1))  # on policy, their sum is J's sample
+        a, b = policy_coefficients(some, **k), policy_coefficients(all_of, **k)
+        assert torch.allclose(a[:, valid[0]], b) and not a[:, ~valid[0]].any()
+    # on policy the mean of c over what counts is J's sample a position
+    seen = [rollouts.figures(rollout)["rollout_kl"] for rollout in (some, all_of)]
+    assert torch.allclose(seen[0], seen[1]) and torch.allclose(seen[0], (log_q - log_p)[:, valid[0]].mean())
 
 
 # ---------------------------------------------------------------- sampling
@@ -241,7 +256,7 @@ def test_what_a_rollout_says_of_itself_is_true(share, ensemble):
     """log q, log p, log s against full forward passes without a cache; tokens against the uniform numbers."""
     lm, coaches = small(0), [small(1), small(2, "gpt2")]
     x, uniforms = torch.randint(3, 11, (5, 12)), torch.rand(5, 9)
-    out = rollouts.sample(lm, [Teacher(c.eval()) for c in coaches], x, 4, share, uniforms, ensemble)
+    out = rollouts.sample(lm, [Teacher(c.eval()) for c in coaches], x, uniforms, share, ensemble)
     assert lm.training and out.x.shape == out.y.shape == (5, 12)
     assert torch.equal(out.x[:, :4], x[:, :4]) and torch.equal(out.x[:, 4:], out.y[:, 3:-1]) and (out.y[:, :3] == -100).all()
     lm.eval()
@@ -257,7 +272,7 @@ def test_what_a_rollout_says_of_itself_is_true(share, ensemble):
 
 def test_tokens_are_drawn_from_the_mixture():
     lm, coach, n = small(0), small(1), 20_000
-    out = rollouts.sample(lm, [Teacher(coach)], torch.full((n, 3), 5), 2, 0.4, torch.rand(n, 2, generator=torch.Generator().manual_seed(0)))
+    out = rollouts.sample(lm, [Teacher(coach)], torch.full((n, 3), 5), torch.rand(n, 2, generator=torch.Generator().manual_seed(0)), 0.4)
     lm.eval()
     q, p = (log_probs(m, torch.full((1, 2), 5))[0, 1].exp() for m in (lm, coach.eval()))
     s = 0.4 * p + 0.6 * q
@@ -267,8 +282,8 @@ def test_tokens_are_drawn_from_the_mixture():
 
 def test_rollouts_do_not_depend_on_how_a_batch_is_cut():
     lm, coach, x, u = small(0), Teacher(small(1)), torch.randint(3, 11, (6, 12)), torch.rand(6, 9)
-    whole = rollouts.sample(lm, [coach], x, 4, 0.2, u)
-    parts = [rollouts.sample(lm, [coach], x_i, 4, 0.2, u_i) for x_i, u_i in zip(x.chunk(3), u.chunk(3))]
+    whole = rollouts.sample(lm, [coach], x, u, 0.2)
+    parts = [rollouts.sample(lm, [coach], x_i, u_i, 0.2) for x_i, u_i in zip(x.chunk(3), u.chunk(3))]
     assert torch.equal(whole.x, torch.cat([part.x for part in parts]))
 
 
@@ -276,8 +291,8 @@ def test_generating_costs_one_pass_over_the_tokens():
     """The KV cache: each model sees the prompt once and then one token at a time."""
     lm, coach, seen = small(0), small(1), []
     for model in (lm, coach):
-        model.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
-    rollouts.sample(lm, [Teacher(coach)], torch.randint(3, 11, (2, 12)), 4, 0.2, torch.rand(2, 9))
+        model.embed.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
+    rollouts.sample(lm, [Teacher(coach)], torch.randint(3, 11, (2, 12)), torch.rand(2, 9), 0.2)
     assert sorted(seen) == [1] * 16 + [4, 4]
 
 
@@ -285,7 +300,7 @@ def test_a_marked_corpus_is_continued_as_it_is_written():
     """`<s>` follows a newline where every line is marked; it is given, not drawn, and counts nowhere."""
     lm = small(0)
     newline = 7
-    out = rollouts.sample(lm, [Teacher(small(1))], torch.randint(3, 11, (40, 12)), 4, 0.0, torch.rand(40, 9), mark_after=newline)
+    out = rollouts.sample(lm, [Teacher(small(1))], torch.randint(3, 11, (40, 12)), torch.rand(40, 9), mark_after=newline)
     ids = torch.cat([out.x, out.y[:, -1:]], 1)
     after = (ids[:, 3:-1] == newline)
     assert after.any() and (ids[:, 4:][after] == 1).all() and (out.y[:, 3:][after] == -100).all()
@@ -299,7 +314,7 @@ def test_the_truth_rolls_along():
     truth = babytalk.Truth(tokenizer)
     lm = small(0, vocab=len(tokens) + 3)
     x = torch.full((64, 12), 1)
-    out = rollouts.sample(lm, [Teacher(truth=truth)], x, 1, 1.0, torch.rand(64, 12), mark_after=truth.newline)
+    out = rollouts.sample(lm, [truth], x, torch.rand(64, 12), 1.0, mark_after=truth.newline)
     text = "".join({i: form for form, i in ids.items()}.get(i, "") for i in out.x[0].tolist())
     assert all(babytalk.contains(line) for line in text.split("\n")[:-1])  # r = 1: the teacher's own text, whole lines of the language
     assert torch.allclose(out.log_p, out.log_s) and (out.log_p > -20).all()
@@ -326,14 +341,14 @@ def test_failures_are_named_with_what_to_change():
 
 
 def test_draws_are_a_function_of_seed_and_step():
-    config = types.SimpleNamespace(seed=3, on_policy=0.25, prompt_len=4)
-    drawn = [rollouts.draws(config, step, 0.0, (2, 12)) for step in range(2000)]
-    share = np.mean([d is not None for d in drawn])
-    assert abs(share - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 2000)
-    again = [rollouts.draws(config, step, 0.0, (2, 12)) for step in range(2000)]
-    assert all((a is None and b is None) or torch.equal(a, b) for a, b in zip(drawn, again))
-    assert rollouts.draws(types.SimpleNamespace(seed=3, on_policy="stages(0: 0, 0.5: 1)", prompt_len=4), 1, 0.4, (2, 12)) is None
-    assert next(d for d in drawn if d is not None).shape == (2, 9)
+    now, x = types.SimpleNamespace(seed=3, on_policy=0.25, prompt_len=4), torch.zeros(2, 12)
+    due = [step for step in range(2000) if rollouts.is_due(now, step)]
+    assert abs(len(due) / 2000 - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 2000)
+    assert due == [step for step in range(2000) if rollouts.is_due(now, step)]
+    assert torch.equal(rollouts.draws(now, 1, x), rollouts.draws(now, 1, x)) and rollouts.draws(now, 1, x).shape == (2, 9)
+    assert not torch.equal(rollouts.draws(now, 1, x), rollouts.draws(now, 2, x))
+    always, never = (types.SimpleNamespace(seed=3, on_policy=share) for share in (1.0, 0.0))
+    assert all(rollouts.is_due(always, step) and not rollouts.is_due(never, step) for step in range(100))
 
 
 if __name__ == "__main__":

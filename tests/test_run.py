@@ -8,11 +8,10 @@ import warnings
 import pytest
 import torch
 
-import config as config_module
 import data
 import files
 import run
-from config import UserError
+from config import UserError, read_config
 
 TINY = dict(corpus="babytalk", sentences=300, n_layer=1, n_head=2, d_model=16, d_ff=32, block_size=16)
 
@@ -232,15 +231,15 @@ def test_a_folder_is_one_process_own(folder):
         assert (folder / ".lock").read_text() == str(os.getpid())
         one_line(run.alone(train), config, words=["some needs some"])
         return 3
-    assert train(config_module.read_config(folder / "config.json")) == 3
-    assert not (folder / ".lock").exists() and folder.exists() and not run.training
+    assert train(read_config(folder / "config.json")) == 3
+    assert not (folder / ".lock").exists() and folder.exists() and not run.in_training
 
 
 def test_usage_is_a_share_of_the_cards_peak_and_nothing_on_a_cpu(monkeypatch):
     cuda = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3_000_000_000)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
-    assert run.usage(cuda, 98.9e12) == {"peak_gb": 3.0, "mfu": 0.1}
+    assert run.gpu_usage(cuda, 98.9e12) == {"peak_gb": 3.0, "mfu": 0.1}
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card of next year")
-    assert run.usage(cuda, 98.9e12) == {"peak_gb": 3.0}
-    assert run.usage(torch.device("cpu"), 1e9) == {}
+    assert run.gpu_usage(cuda, 98.9e12) == {"peak_gb": 3.0}
+    assert run.gpu_usage(torch.device("cpu"), 1e9) == {}
