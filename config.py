@@ -386,7 +386,8 @@ def with_bases(path, derived=()):
     places = [path.with_name(f"{name}.py"), CONFIGS / f"{name}.py"]
     base = next((place for place in places if place.exists()), None)
     if base is None:
-        raise UserError(f"{path}: base = {name!r}: there is no {places[0]}")
+        raise UserError(f"{path}: base = {name!r}: there is no {name}.py, neither beside it nor in "
+                        f"{CONFIGS}")
     chain = [*derived, path.resolve()]
     if base.resolve() in chain:
         names = [file.stem for file in chain[chain.index(base.resolve()):]]

@@ -1,40 +1,24 @@
-# The paper's techniques together: mixed target, rollouts with single-step decomposition, step-wise loss and a progressive schedule
-# of block, temperature, order, rollouts' share and teacher's share; goes on from rkl_demo.
+# The paper's techniques together: mixed target, rollouts with single-step decomposition, step-wise
+# loss and a progressive schedule of block, temperature, order, rollouts' share and teacher's share;
+# goes on from rkl_demo.
 # Trains llama_demo, base_demo and rkl_demo first if they are missing.
 #     python distill.py configs/rkl_full_demo.py
 
-corpus = "babytalk"
-sentences = 400_000        # more than the run sees: no line is met twice
-vocab_size = 0             # merge until no pair is left: every word is one token
-mark = "line"              # <s> opens every line
+base = "rkl_demo"
 
-arch = "llama"
-n_layer = 2
-n_head = 2
-d_model = 24
-d_ff = 64
-tie = True
-
-block_size = "stages(0: 16, 0.3: 32)"
-batch_size = 32
+init = "rkl_demo"          # rollouts of random weights would be noise
 max_steps = 400
 lr = 2e-3                  # a fifth of rkl_demo's: it goes on from there
-warmup = 50
-weight_decay = 0.0
-beta2 = 0.98
 val_every = 100
-val_tokens = 20_000
+alpha = 0.0                # no cross-entropy on the corpus: the teacher alone
 
-teachers = ["llama_demo"]
-baseline = "base_demo"
-divergence = "rkl"
-alpha = 0.0
-init = "rkl_demo"          # rollouts of random weights would be noise
-tau = "linear(0: 2, 0.7: 1)"
+block_size = "stages(0: 16, 0.3: 32)"
 order = "length"
+tau = "linear(0: 2, 0.7: 1)"
 mix = 0.9
 reduction = "step"
 step_weights = [0.5, 1.5]
+
 on_policy = "linear(0: 0.2, 1: 0.8)"
 rollout_mix = "linear(0: 0.5, 1: 0.1)"
 prompt_len = 8

@@ -1,40 +1,25 @@
-# The paper's techniques together: mixed target, rollouts with single-step decomposition, step-wise loss and a progressive schedule
-# of block, temperature, order, rollouts' share and teacher's share; goes on from rkl_nano.
+# The paper's techniques together: mixed target, rollouts with single-step decomposition, step-wise
+# loss and a progressive schedule of block, temperature, order, rollouts' share and teacher's share;
+# goes on from rkl_nano.
 # Trains llama_nano, base_nano and rkl_nano first if they are missing. Not timed.
 # Give your text with --corpus=PATH --dev=PATH; without it babylm_10m is downloaded.
 #     python distill.py configs/rkl_full_nano.py --corpus=DIR/train --dev=DIR/dev
 
-corpus = "babylm_10m"
-vocab_size = 8192
-mark = "half"
+base = "rkl_nano"
 
-arch = "llama"
-n_layer = 4
-n_head = 4
-d_model = 192
-d_ff = 512
-tie = True
-
-block_size = "stages(0: 32, 0.3: 64)"
-batch_size = 64
+init = "rkl_nano"          # rollouts of random weights would be noise
 max_steps = 400
 lr = 4e-4                  # a fifth of rkl_nano's: it goes on from there
-warmup = 100
-weight_decay = 0.1
-beta2 = 0.98
 val_every = 100
-val_tokens = 100_000
+alpha = 0.0                # no cross-entropy on the corpus: the teacher alone
 
-teachers = ["llama_nano"]
-baseline = "base_nano"
-divergence = "rkl"
-alpha = 0.0
-init = "rkl_nano"          # rollouts of random weights would be noise
-tau = "linear(0: 2, 0.7: 1)"
+block_size = "stages(0: 32, 0.3: 64)"
 order = "length"
+tau = "linear(0: 2, 0.7: 1)"
 mix = 0.9
 reduction = "step"
 step_weights = [0.5, 1.5]
+
 on_policy = "linear(0: 0.2, 1: 0.8)"
 rollout_mix = "linear(0: 0.5, 1: 0.1)"
 prompt_len = 16

@@ -1,33 +1,11 @@
-# The progressive schedule alone: rkl_nano, with short blocks before long ones (tokens a step stay), short lines before
-# long ones, and a falling temperature.
+# The progressive schedule alone: rkl_nano, with short blocks before long ones (tokens per step
+# stay), short lines before long ones, and a falling temperature.
 # Trains llama_nano and base_nano first if they are missing. Not timed.
 # Give your text with --corpus=PATH --dev=PATH; without it babylm_10m is downloaded.
 #     python distill.py configs/rkl_progressive_nano.py --corpus=DIR/train --dev=DIR/dev
 
-corpus = "babylm_10m"
-vocab_size = 8192
-mark = "half"
-
-arch = "llama"
-n_layer = 4
-n_head = 4
-d_model = 192
-d_ff = 512
-tie = True
+base = "rkl_nano"
 
 block_size = "stages(0: 16, 0.3: 64)"
-batch_size = 64
-max_steps = 1600
-lr = 2e-3
-warmup = 100
-weight_decay = 0.1
-beta2 = 0.98
-val_every = 200
-val_tokens = 100_000
-
-teachers = ["llama_nano"]
-baseline = "base_nano"
-divergence = "rkl"
-alpha = "linear(0: 1, 0.7: 0)"  # cross-entropy first, the teacher later, as in rkl_nano
-tau = "linear(0: 2, 0.7: 1)"
 order = "length"
+tau = "linear(0: 2, 0.7: 1)"

@@ -12,34 +12,46 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.fixture
 def file(tmp_path):
+    """file(text, name) writes tmp_path/name and returns its path."""
     def write(text, name="some.py"):
         path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return str(path)
     return write
 
 
 def refused(argv, *words):
+    """argv is refused in one line that has all the words."""
     with pytest.raises(UserError) as e:
         config.parse_args(argv)
-    assert "\n" not in str(e.value) and all(w in str(e.value) for w in words), str(e.value)
+    message = str(e.value)
+    assert "\n" not in message and all(word in message for word in words), message
 
+
+# ---------------------------------------------------------------- files and the command line
 
 def test_config_then_command_line(file):
-    path = file('"""A docstring."""\n# a comment\nlr = 1e-3\nteachers = ["a", "b"]\ntie = True\nseed = 3\n')
-    c = config.parse_args([path, "--lr=2e-3", "--name=x", "--alpha=linear(0: 1, 1: 0)", "--max_steps=5"])
-    assert (c.lr, c.teachers, c.tie, c.seed, c.name, c.alpha, c.max_steps) == (2e-3, ["a", "b"], True, 3, "x", "linear(0: 1, 1: 0)", 5)
-    assert config.parse_args([path]).name == "some" and config.parse_args([path, "--teachers=c,d"]).teachers == ["c", "d"]
-    assert config.parse_args([path, "--teachers="]).teachers == [] and config.parse_args([path, "--epochs=2"]).epochs == 2.0
+    path = file('"""A docstring."""\n# a comment\nlr = 1e-3\nteachers = ["a", "b"]\n'
+                'tie = True\nseed = 3\n')
+    overrides = ["--lr=2e-3", "--name=x", "--alpha=linear(0: 1, 1: 0)", "--max_steps=5"]
+    c = config.parse_args([path, *overrides])
+    assert (c.lr, c.name, c.alpha, c.max_steps) == (2e-3, "x", "linear(0: 1, 1: 0)", 5)
+    assert (c.teachers, c.tie, c.seed) == (["a", "b"], True, 3)
+
+    assert config.parse_args([path]).name == "some"
+    assert config.parse_args([path, "--teachers=c,d"]).teachers == ["c", "d"]
+    assert config.parse_args([path, "--teachers="]).teachers == []
+    assert config.parse_args([path, "--epochs=2"]).epochs == 2.0
 
 
 def test_a_run_is_its_config_json(file):
-    path = file(json.dumps({"lr": 1e-3, "name": "r", "tau": "stages(0: 1, 0.5: 2)", "_versions": {"torch": "x"}}), "config.json")
-    c = config.parse_args([path])
+    keys = {"lr": 1e-3, "name": "r", "tau": "stages(0: 1, 0.5: 2)", "_versions": {"torch": "x"}}
+    c = config.parse_args([file(json.dumps(keys), "config.json")])
     assert (c.lr, c.name, c.tau) == (1e-3, "r", "stages(0: 1, 0.5: 2)")
 
 
-@pytest.mark.parametrize("text,words", [
+@pytest.mark.parametrize("text, words", [
     ("learning_rate = 1", ["unknown key 'learning_rate'"]),
     ("vocabsize = 1", ["unknown key 'vocabsize'", "did you mean 'vocab_size'?"]),
     ("lr = 'fast'", ["lr", "neither a number"]),
@@ -65,8 +77,14 @@ def test_a_run_is_its_config_json(file):
     (b"lr = 1\x00", ["cannot be read as a config"]),
 ])
 def test_bad_configs(file, text, words):
-    across = ("batch", "name", "d_model", "truth", "divergence")  # keys that are checked against one another: of file or command line
-    refused([file(text)], *words, *([] if any(word in str(text) for word in across) else ["some.py"]))
+    # keys that are checked against one another may be of the file or of the command line
+    together = ("batch", "name", "d_model", "truth", "divergence")
+    where = [] if any(word in str(text) for word in together) else ["some.py"]
+    refused([file(text)], *words, *where)
+
+
+REINFORCE = "on_policy = 0.5\nteachers = ['t']\ninit = 'x'\nrollout_loss = 'reinforce'\n"
+PROMPT = "on_policy = 0.5\nteachers = ['t']\ninit = 'x'\nprompt_len = 64\n"
 
 
 @pytest.mark.parametrize("text, words", [
@@ -81,17 +99,21 @@ def test_bad_configs(file, text, words):
     ("rollout_loss = 'reinforce'", ["rollout_loss", "set on_policy"]),
     ("on_policy = 0.5\ninit = 'x'", ["on_policy needs teachers"]),
     ("on_policy = 0.5\nteachers = ['t']", ["random weights are noise", "init"]),
-    ("on_policy = 0.5\nteachers = ['t']\ninit = 'x'\nrollout_loss = 'reinforce'\ndivergence = 'fkl'", ["reinforce", "only token"]),
-    ("on_policy = 0.5\nteachers = ['t']\ninit = 'x'\nprompt_len = 64\nblock_size = 'stages(0: 32, 0.5: 128)'", ["prompt_len", "32"]),
+    (REINFORCE + "divergence = 'fkl'", ["reinforce", "only token"]),
+    (PROMPT + "block_size = 'stages(0: 32, 0.5: 128)'", ["prompt_len", "32"]),
 ])
 def test_keys_that_do_not_go_together(file, text, words):
     refused([file(text)], *words)
 
 
 def test_keys_that_do(file):
-    c = config.parse_args([file("block_size = 'stages(0: 32, 0.5: 128)'\nstep_weights = (1, 2)\non_policy = 'stages(0: 0, 0.5: 1)'\nteachers = ['t']")])
-    assert c.longest == 128 and c.step_weights == [1.0, 2.0] and config.Config().longest == 128
-    assert config.parse_args([file("lr = 1"), "--step_weights=0.5,2"]).step_weights == [0.5, 2.0]
+    path = file("block_size = 'stages(0: 32, 0.5: 128)'\nstep_weights = (1, 2)\n"
+                "on_policy = 'stages(0: 0, 0.5: 1)'\nteachers = ['t']")
+    c = config.parse_args([path])
+    assert c.longest == 128 and c.step_weights == [1.0, 2.0]
+    assert config.Config().longest == 128
+    c = config.parse_args([file("lr = 1"), "--step_weights=0.5,2"])
+    assert c.step_weights == [0.5, 2.0]
 
 
 def test_nothing_in_a_config_is_executed(file, tmp_path):
@@ -111,6 +133,82 @@ def test_bad_command_lines(file):
     refused([file("[1]", "config.json")], "no JSON object")
 
 
+# ---------------------------------------------------------------- base = "NAME"
+
+def test_a_config_builds_on_another_and_so_on(file):
+    file("lr = 1e-3\nseed = 1\ntau = 3.0\nteachers = ['t']\nbaseline = 'b'", "first.py")
+    file('# a comment\n\nbase = "first"\n\nseed = 2\ntau = 4.0\nteachers = []', "second.py")
+    third = file('"""A docstring."""\nbase = "second"\ntau = 5.0', "third.py")
+
+    c = config.parse_args([third])
+    assert (c.lr, c.seed, c.tau) == (1e-3, 2, 5.0)  # of the first, the second, the third
+    assert (c.teachers, c.baseline) == ([], "b")
+    assert c.warmup == config.Config().warmup  # of none
+    assert c.name == "third"
+
+    c = config.parse_args([third, "--seed=6", "--lr=7e-3"])
+    assert (c.lr, c.seed, c.tau) == (7e-3, 6, 5.0)
+
+
+def test_a_name_is_not_inherited(file):
+    file("name = 'mine'\nlr = 1e-3", "first.py")
+    second = file('base = "first"', "second.py")
+    assert config.parse_args([second]).name == "second"
+    assert config.parse_args([file('base = "second"\nname = "x"', "third.py")]).name == "x"
+    assert config.parse_args([second, "--name=y"]).name == "y"
+
+
+def test_a_resolved_config_has_no_base(file):
+    """What a run writes as its config.json has every key and can be read without the base."""
+    file("lr = 1e-3", "first.py")
+    c = config.parse_args([file('base = "first"\nseed = 2', "second.py")])
+    assert vars(c).keys() == config.KEYS.keys() and "base" not in config.KEYS
+    again = config.parse_args([file(json.dumps(vars(c)), "elsewhere/config.json")])
+    assert vars(again) == vars(c)
+
+
+def test_a_base_is_looked_for_beside_the_file_and_then_in_configs(file):
+    path = file('base = "rkl_demo"\nlr = 3e-3', "mine/some.py")
+    c = config.parse_args([path])
+    assert (c.lr, c.d_model, c.teachers) == (3e-3, 24, ["llama_demo"])
+
+    file("d_model = 48", "mine/rkl_demo.py")
+    c = config.parse_args([path])
+    assert (c.lr, c.d_model, c.teachers) == (3e-3, 48, [])
+
+
+def test_a_loop_of_bases_is_refused(file):
+    a = file('base = "b"', "a.py")
+    b = file('base = "a"', "b.py")
+    refused([a], "b.py", "a builds on b builds on a", "a loop")
+    refused([b], "a.py", "b builds on a builds on b", "a loop")
+    refused([file('base = "a"', "outside.py")], "b.py", "a builds on b builds on a")
+    refused([file('base = "self"', "self.py")], "self builds on self", "a loop")
+
+
+@pytest.mark.parametrize("text, words", [
+    ('base = "nowhere"', ["base = 'nowhere'", "there is no nowhere.py", "configs"]),
+    ('lr = 1e-3\nbase = "first"', ["line 2", "base stands before all other assignments"]),
+    ("base = 3", ["base = 3", "the name of a config"]),
+    ('base = ["first"]', ["base = ['first']", "the name of a config"]),
+    ('base = ""', ["base = ''", "the name of a config"]),
+    ('base = "configs/first"', ["the name of a config, without folder"]),
+    ("base = first", ["line 1", "base must be a literal"]),
+])
+def test_bad_bases(file, text, words):
+    file("lr = 1e-3", "first.py")
+    refused([file(text)], "some.py", *words)
+
+
+def test_what_is_wrong_in_a_base_is_said_of_its_file(file):
+    first = file("lrr = 1e-3", "first.py")
+    second = file('base = "first"', "second.py")
+    refused([second], first, "unknown key 'lrr'", "'lr'")
+    refused([second, "--base=first"], "unknown key 'base'")
+
+
+# ---------------------------------------------------------------- schedules
+
 def test_schedules():
     linear, stages = "linear(0: 1, 0.7: 0)", "stages(0.2: 32, 0.5: 128)"
     assert [value_at(linear, x) for x in (0, 0.35, 0.7, 1)] == [1, 0.5, 0, 0]
@@ -119,27 +217,57 @@ def test_schedules():
     assert value_at("linear(0: 1, 0.5: 3, 1: -1)", 0.75) == 1
 
 
-@pytest.mark.parametrize("text", ["linear()", "linear(0)", "linear(0: 1, 0: 2)", "linear(0.5: 1, 0.2: 2)", "linear(0: 1, 2: 0)",
-                                  "cubic(0: 1)", "linear(0: x)", "1e-3", "linear(0: 1", "linear(0:1:2)", "linear(0: nan)"])
+def test_a_config_at_a_moment_has_numbers_for_schedules(file):
+    path = file("tau = 'linear(0: 2, 0.5: 1)'\nblock_size = 'stages(0: 8, 0.5: 32)'\nalpha = 0.25")
+    c = config.parse_args([path])
+    now = c.at(0.25)
+    assert (now.tau, now.block_size, now.alpha, now.progress) == (1.5, 8, 0.25, 0.25)
+    assert now.longest_block == 32 and isinstance(now.block_size, int)
+    assert c.at(0.5).block_size == 32 and c.tau == "linear(0: 2, 0.5: 1)"
+
+
+@pytest.mark.parametrize("text", [
+    "linear()", "linear(0)", "linear(0: 1, 0: 2)", "linear(0.5: 1, 0.2: 2)",
+    "linear(0: 1, 2: 0)", "cubic(0: 1)", "linear(0: x)", "1e-3", "linear(0: 1", "linear(0:1:2)",
+    "linear(0: nan)",
+])
 def test_bad_schedules(file, text):
     refused([file(f"lr = {text!r}")], "lr" if "nan" in text else "schedule")
 
 
+# ---------------------------------------------------------------- the shipped configs
+
 def test_every_shipped_config_is_read_and_says_how_to_launch_it():
-    names = [p.stem for p in (ROOT / "configs").glob("*.py")]
-    assert {"rkl_demo", "fkl_demo", "llama_demo", "gpt2_demo", "base_demo", "rkl_nano", "rkl_nano_1m", "llama_360m", "gpt2_705m",
-            "base_10m", "rkl_10m", "fkl_10m", "rkl_100m"} <= set(names)
+    names = [path.stem for path in (ROOT / "configs").glob("*.py")]
+    assert {"rkl_demo", "fkl_demo", "llama_demo", "gpt2_demo", "base_demo", "rkl_nano",
+            "rkl_nano_1m", "llama_360m", "gpt2_705m", "base_10m", "rkl_10m", "fkl_10m",
+            "rkl_100m"} <= set(names)
+
     for name in names:
         path = ROOT / "configs" / f"{name}.py"
         c = config.parse_args([str(path)])
         script = "distill.py" if c.teachers else "teacher.py"
-        assert f"python {script} configs/{name}.py" in path.read_text().split("\n\n")[0], name
+        head = path.read_text().split("\n\n")[0]
+        assert f"python {script} configs/{name}.py" in head, name
+
         for other in (*c.teachers, *([c.baseline] if c.baseline else [])):
             made = config.related_config(c, other)  # every run that it needs has a config, and fits
-            assert made.corpus == c.corpus and made.vocab_size == c.vocab_size and made.name == other and not made.teachers
+            assert made.corpus == c.corpus and made.vocab_size == c.vocab_size
+            assert made.name == other and not made.teachers
+
+
+@pytest.mark.parametrize("name", ["rkl_demo", "rkl_10m"])
+def test_the_first_configs_that_one_reads_show_everything(name):
+    assert "base" not in config.read_assignments(ROOT / "configs" / f"{name}.py")
 
 
 def test_help_names_every_key():
     text = config.help_text("usage")
     assert all(f"\n  {name}" in text for name in config.KEYS)
     assert max(map(len, text.split("\n"))) <= 100
+
+
+def test_help_shows_a_whole_progressive_config():
+    example = config.help_text("usage").partition("A whole progressive config")[2]
+    for key in ("base", "block_size", "order", "tau", "on_policy", "rollout_mix"):
+        assert f"\n  {key} = " in example, key
