@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import types
 import zipfile
 
 HERE = pathlib.Path(__file__).parent
@@ -368,11 +369,11 @@ ROWS = b'{"sentence_good": "the cat sees.", "sentence_bad": "the cat see.", "fie
 
 def readers(root):
     """A small run under root; {what: (file, function that reads it)}."""
-    config = root / "some.py"
+    path = root / "some.py"
     keys = {**TINY, "name": "some", "sentences": 50, "teachers": [], "alpha": "linear(0: 1, 1: 0)", "out_dir": str(root / "out"),
             "data_dir": str(root / "data")}
-    config.write_text("".join(f"{k} = {v!r}\n" for k, v in keys.items()))
-    made = config.read_config(config)
+    path.write_text("".join(f"{k} = {v!r}\n" for k, v in keys.items()))
+    made = config.read_config(path)
     eval.evaluate = lambda folder, **_: files.write_json(folder / "eval.json", {"sample": {}, "val_ce": 1.0})
     made.max_steps = 2
     distill.train(made)
@@ -391,16 +392,16 @@ def readers(root):
             corpora.unzip(root / "text.zip", pathlib.Path(aside), 1 << 20)
 
     def go_on():
-        optimizer = distill.optimizer_of(lm, made)
+        optimizer, scaler = distill.make_optimizer(lm, made), torch.amp.GradScaler("cpu", enabled=False)
         (folder / "ckpt.prev.pt").unlink()  # read_damaged puts it back
-        if state := distill.resumed_state(made, folder):
-            run.put_state(state, lm, optimizer, run.Meter(torch.device("cpu"), 0), folder / "ckpt.pt")
+        if state := run.state_to_go_on_from(made, folder):
+            run.put_state(state, lm, optimizer, scaler, run.Meter(torch.device("cpu")), folder / "ckpt.pt")
 
     def table():
-        distill.finish(made, folder, torch.device("cpu"))
+        distill.report(types.SimpleNamespace(config=made, folder=folder, device=torch.device("cpu")))
     return {
-        "config .py": (config, lambda: config.read_config(config)),
-        "config.json": (folder / "config.json", lambda: (run.load(folder), distill.resumed_state(made, folder))),
+        "config .py": (path, lambda: config.read_config(path)),
+        "config.json": (folder / "config.json", lambda: (run.load(folder), run.state_to_go_on_from(made, folder))),
         "tokenizer.json": (folder / "tokenizer.json", lambda: data.Tokenizer.load(folder / "tokenizer.json")),
         "token file": (prepared.folder / "dev.bin", lambda: lm(data.eval_blocks(data.prepare(made).dev, 16)[0])),
         "best.pt": (folder / "best.pt", lambda: run.load(folder)),
