@@ -31,22 +31,16 @@ def train(config):
     """Train config's student to its last step, or to max_minutes; it leaves all in out_dir/name."""
     run = Run(config)
     if run.is_finished:
-        print(f"{run.folder} is finished ({run.steps} steps); --resume=no trains it anew")
-        return in_turn(lambda: report(run))
+        return report(run)
 
-    # data, teachers, student
     data = in_turn(lambda: prepare(config))
     run.check_corpus(data.train.corpus)
-    batches = Batches(data.train, config, run.device)
-    dev = eval_blocks(data.dev, config.longest, config.val_tokens)
+    make_ready(config, data)  # the runs that it needs, trained now where they are missing
     teachers = [load_teacher(name, data, run) for name in config.teachers]
-    if config.baseline:
-        ready_run(config.baseline, "baseline", data, config)
     student = new_student(data, run)
     optimizer = make_optimizer(student, config)
+    batches = Batches(data.train, config, run.device)
     begin(run, student, optimizer, teachers, data, batches)  # from the last checkpoint, if any
-    if run.step == 0:
-        run.validated(validate(student, teachers, dev, data, run))
 
     while run.goes_on():
         # the schedules' values, a batch, and at times what the student writes itself
@@ -54,9 +48,7 @@ def train(config):
         x, y = batches.batch(run.step, now)  # (B, T) each
         for teacher in teachers:
             y = teacher.labels(x, y)  # -100 where it knows nothing
-        rollout = None
-        if rollouts.is_due(now, run.step):
-            rollout = write_rollout(student, teachers, x, now, run)
+        rollout = write_rollout(student, teachers, x, now, run)  # None unless one is due
 
         # the loss and its gradient; micro-batches are shares of the whole step's, and add up
         counts = positions(y, now)
@@ -86,16 +78,14 @@ def train(config):
         run.scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
-        # the books
         line = run.stepped(lr, norm, skipped, sums | rollouts.figures(rollout))
         run.say(*rollouts.failures(line))
         if run.validates:
-            run.validated(validate(student, teachers, dev, data, run))
+            run.validated(validate(student, teachers, data, run))
         if run.saves:
             run.save()
-
     if run.end():
-        in_turn(lambda: report(run))
+        report(run)
 
 
 # ---------------------------------------------------------------- pieces of a step
@@ -113,7 +103,12 @@ def positions(y, now):
 
 
 def write_rollout(student, teachers, x, now, run):
-    """A Rollout of the whole batch after x's prompts; each rank and micro-batch writes its rows."""
+    """A Rollout of the whole batch after x's prompts, or None where none is due at this step.
+
+    Each rank, and each of its micro-batches, writes its own rows.
+    """
+    if not rollouts.is_due(now, run.step):
+        return None
     uniforms = rollouts.draws(now, run.step, x)
     mark_after = BYTE_ID[ord("\n")] if now.mark == "line" else None  # `<s>` opens the next line
     parts = []
@@ -168,12 +163,13 @@ def make_optimizer(model, config):
 
 
 @torch.no_grad()
-def validate(student, teachers, blocks, data, run):
-    """val_ce, val_ppl, val_bpb and, with teachers, val_fkl and val_rkl on blocks, x and y (n, T).
+def validate(student, teachers, data, run):
+    """val_ce, val_ppl, val_bpb and, with teachers, val_fkl and val_rkl on the development text.
 
     At tau 1, unmixed, whatever is trained on: comparable between runs.
     """
     student.eval()
+    blocks = eval_blocks(data.dev, run.config.longest, run.config.val_tokens)  # x, y (n, T)
     size = run.config.batch_size // run.config.grad_accum
     W = student.head.weight
     sums = collections.Counter()
@@ -233,41 +229,16 @@ class Teacher:
         return self.lm.flops(T)
 
 
-def load_teacher(name, data, run):
-    """The Teacher `name`, trained now if it is missing; "truth" is babytalk's own."""
-    config = run.config
-    if name == "truth":
-        return babytalk.Truth(data.tokenizer)
-    lm, _, its = load(ready_run(name, "teacher", data, config), run.device)
-    if its.arch == "gpt2" and its.longest < config.longest:
-        raise UserError(f"teacher {name} is a GPT-2 of block_size {its.longest}, too short for "
-                        f"block_size = {config.longest}")
-    lm = lm.to(DTYPES[run.dtype])  # it is only read: half the memory, and no casting every step
-    if config.compile:
-        lm.compile()
-    return Teacher(lm)
+def make_ready(config, data):
+    """Train the runs that are missing: teachers, init, baseline; UserError if one does not fit."""
+    for role, names in (("teacher", config.teachers), ("init", [config.init]),
+                        ("baseline", [config.baseline])):
+        for name in names:
+            if name not in ("", "truth"):
+                make_one_ready(name, role, data, config)
 
 
-def new_student(data, run):
-    """The student, on the run's device: random weights of the seed, or those of `init`."""
-    config = run.config
-    init = ready_run(config.init, "init", data, config) if config.init else None
-    torch.manual_seed(config.seed)
-    student = model_of(config, data.tokenizer.vocab_size).to(run.device)
-    if init:
-        put_weights(student, files.load_checkpoint(init / "best.pt")["model"], init)
-    if RANK:
-        torch.manual_seed(config.seed + RANK)  # dropout draws anew on each
-    if config.compile:
-        student.compile()
-    return student.train()
-
-
-def ready_run(name, role, data, config):
-    """Folder of the run `name`, trained now if it is missing or unfinished.
-
-    UserError if it does not agree with config, which needs it in that role.
-    """
+def make_one_ready(name, role, data, config):
     folder = folder_of(config).with_name(name)
     if name == config.name:
         raise UserError(f"{role} {name} is the run itself; choose another --name")
@@ -282,7 +253,36 @@ def ready_run(name, role, data, config):
     if differ:
         raise UserError(f"{role} {folder} does not agree with this run: {'; '.join(differ)}; use "
                         "another --out_dir")
-    return folder
+
+
+def load_teacher(name, data, run):
+    """The Teacher of a run that is ready; "truth" is babytalk's own."""
+    if name == "truth":
+        return babytalk.Truth(data.tokenizer)
+    lm, _, its = load(run.folder.with_name(name), run.device)
+    longest = run.config.longest
+    if its.arch == "gpt2" and its.longest < longest:
+        raise UserError(f"teacher {name} is a GPT-2 of block_size {its.longest}, too short for "
+                        f"block_size = {longest}")
+    lm = lm.to(DTYPES[run.dtype])  # it is only read: half the memory, and no casting every step
+    if run.config.compile:
+        lm.compile()
+    return Teacher(lm)
+
+
+def new_student(data, run):
+    """The student, on the run's device: random weights of the seed, or those of `init`."""
+    config = run.config
+    torch.manual_seed(config.seed)
+    student = model_of(config, data.tokenizer.vocab_size).to(run.device)
+    if config.init:
+        folder = run.folder.with_name(config.init)
+        put_weights(student, files.load_checkpoint(folder / "best.pt")["model"], folder)
+    if RANK:
+        torch.manual_seed(config.seed + RANK)  # dropout draws anew on each
+    if config.compile:
+        student.compile()
+    return student.train()
 
 
 def flops_per_token(student, teachers, T):
@@ -307,13 +307,20 @@ def begin(run, student, optimizer, teachers, data, batches):
     if teachers:
         print(f"  {config.divergence} to {', '.join(config.teachers)}; alpha {config.alpha}, tau "
               f"{config.tau}, mix {config.mix}, reduction {config.reduction}")
+    if run.step == 0:
+        run.validated(validate(student, teachers, data, run))
 
 
 def report(run):
     """Evaluate a run that has done its steps, once; show teachers, baseline and student."""
-    if RANK:
-        return
-    config, folder = run.config, run.folder
+    in_turn(lambda: RANK or show_run(run))
+
+
+def show_run(run):
+    config = run.config
+    folder = run.folder
+    if run.is_finished:
+        print(f"{folder} is finished ({run.steps} steps); --resume=no trains it anew")
     path = folder / "eval.json"
     if not path.exists() or "sample" not in files.read_json(path):  # its last task
         eval.evaluate(folder, device=run.device.type)
