@@ -314,7 +314,7 @@ def train(config):
     if not state and not run.RANK:  # what an earlier run left here is not this one's
         for name in ("ckpt.prev.pt", "ckpt.pt", "best.pt", "metrics.jsonl", "eval.json", "samples.txt"):
             (folder / name).unlink(missing_ok=True)
-    tokenizer.save(folder / "tokenizer.json")
+    files.write_text(folder / "tokenizer.json", tokenizer.to_json())
     loss_path = losses.path(device.type, config.batch_size // config.grad_accum * config.longest, tokenizer.vocab_size)
     run.write_config(config, dtype, tokenizer, loss_path, needs)
     metrics = run.Metrics(folder / "metrics.jsonl", step)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 import losses
 from config import value_at as at
-from data import Tokenizer
+from bpe import Tokenizer
 from model import KVCache
 
 

@@ -31,7 +31,7 @@ import torch.distributed as dist
 import config as config_module
 from config import UserError, on_signals
 import files
-from data import Tokenizer
+from data import load_tokenizer
 from model import LM, ModelConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -265,7 +265,7 @@ def load(path, device="cpu", which="best"):
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} is not a run (it has no config.json); train it with distill.py or teacher.py")
     config = config_module.read_config(folder / "config.json")
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
     file = folder / "best.pt"
     state, file = (files.load_checkpoint(file) if file.exists() else None, file) if which == "best" else files.last_checkpoint(folder)
     if not state:

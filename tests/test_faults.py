@@ -401,7 +401,7 @@ def readers(root):
     return {
         "config .py": (config, lambda: config_module.read_config(config)),
         "config.json": (folder / "config.json", lambda: (run.load(folder), distill.resumed_state(made, folder))),
-        "tokenizer.json": (folder / "tokenizer.json", lambda: data.Tokenizer.load(folder / "tokenizer.json")),
+        "tokenizer.json": (folder / "tokenizer.json", lambda: data.load_tokenizer(folder / "tokenizer.json")),
         "token file": (prepared.folder / "dev.bin", lambda: lm(data.eval_blocks(data.prepare(made).dev, 16)[0])),
         "best.pt": (folder / "best.pt", lambda: run.load(folder)),
         "ckpt.pt": (folder / "ckpt.pt", go_on),
