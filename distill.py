@@ -18,8 +18,9 @@ import eval
 import files
 import losses
 import rollouts
+from bpe import Tokenizer
 from config import AGREEING, UserError, parse_args, related_config, run_main
-from data import BYTE_ID, Batches, eval_blocks, prepare
+from data import Batches, eval_blocks, prepare
 from losses import distillation_loss
 from rollouts import Rollout
 from run import (DTYPES, RANK, Run, all_gather, all_reduce, alone, folder_of, in_turn, is_finished,
@@ -110,7 +111,7 @@ def write_rollout(student, teachers, x, now, run):
     if not rollouts.is_due(now, run.step):
         return None
     uniforms = rollouts.draws(now, run.step, x)
-    mark_after = BYTE_ID[ord("\n")] if now.mark == "line" else None  # `<s>` opens the next line
+    mark_after = Tokenizer.newline_id if now.mark == "line" else None  # `<s>` opens the next line
     parts = []
     with run.autocast():
         for x_i, u_i, _ in micro_batches(x, uniforms, None, now):

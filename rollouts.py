@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 import losses
-from data import Tokenizer
+from bpe import Tokenizer
 
 # x, y (B, T): as a corpus batch; y is -100 where a position does not count (the prompt, `<s>`, what
 # a teacher does not know). log_q, log_p, log_s (B, T): log-probabilities of y under student,

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 import files
 from config import CONFIGS, KEYS, Config, UserError, on_signals, read_config
-from data import Tokenizer
+from data import load_tokenizer
 from model import LM, ModelConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -335,7 +335,7 @@ class Run:
                          "samples.txt"):
                 (self.folder / name).unlink(missing_ok=True)
         self.state = None
-        data.tokenizer.save(self.folder / "tokenizer.json")
+        files.write_text(self.folder / "tokenizer.json", data.tokenizer.to_json())
         write_config(self.config, self.dtype, data.tokenizer, loss_path, needs)
         self.metrics = Metrics(self.folder / "metrics.jsonl", self.step)
 
@@ -600,7 +600,7 @@ def load(path, device="cpu", which="best"):
         raise UserError(f"{folder} is not a run (it has no config.json); train it with distill.py "
                         "or teacher.py")
     config = read_config(folder / "config.json")
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
     file = folder / "best.pt"
     if which == "last":
         state, file = files.last_checkpoint(folder)

@@ -1,15 +1,19 @@
-"""Corpora to batches: what cleaning removes, what a token file holds, that batches are a function of seed and step."""
+"""Corpora to batches: what cleaning removes, what a token file holds, what a batch is made of."""
+import collections
 import pathlib
+import random
 
 import numpy as np
 import pytest
 import torch
 
+import babytalk
 import corpora
 import data
+from bpe import BYTE_ID, pre_tokens
 from config import UserError
 from corpora import CLEAN, clean
-from data import Batches, TokenFile, eval_blocks, prepare, tokens_a_line
+from data import Batches, TokenFile, count_words, eval_blocks, load_tokenizer, prepare
 
 
 @pytest.fixture
@@ -17,18 +21,29 @@ def texts(tmp_path):
     """A folder of two domains with some 3,000 words."""
     folder = tmp_path / "texts"
     folder.mkdir()
-    (folder / "childes.train").write_text("".join(f"*MOT: the cat sees {i} dogs [laughs].\n" for i in range(400)))
-    (folder / "gutenberg.train.txt").write_text("".join(f"It was the year {i}, and _nobody_ knew.\n\n" for i in range(300)))
+    said = [f"*MOT: the cat sees {i} dogs [laughs].\n" for i in range(400)]
+    written = [f"It was the year {i}, and _nobody_ knew.\n\n" for i in range(300)]
+    (folder / "childes.train").write_text("".join(said))
+    (folder / "gutenberg.train.txt").write_text("".join(written))
     return folder
 
 
 def tree(folder):
-    return {p.relative_to(folder): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.rglob("*")) if p.is_file()}
+    """{file: (time of its last change, content)}."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    return {p.relative_to(folder): (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
 
 
 def plain(file, tokenizer):
+    """The text of a token file, without `<s>`."""
     ids = np.asarray(file.tokens)
     return tokenizer.decode(ids[ids != 1])
+
+
+def one_line(function, *args, match):
+    with pytest.raises(UserError, match=match) as e:
+        function(*args)
+    assert "\n" not in str(e.value)
 
 
 # ---------------------------------------------------------------- cleaning
@@ -71,18 +86,25 @@ def test_every_cleaning_rule_says_what_it_removes():
 # ---------------------------------------------------------------- preparation
 
 def test_prepare(texts, make_config):
-    cfg = make_config(corpus=str(texts), vocab_size=300, mark="none")
-    p = prepare(cfg)
-    train, dev = plain(p.train, p.tokenizer), plain(p.dev, p.tokenizer)
-    assert train.startswith("the cat sees 0 dogs.\nthe cat sees 1 dogs.\n") and "[laughs]" not in train
-    assert dev == "".join(f"the cat sees {i} dogs.\n" for i in range(392, 400)) + "".join(
-        f"It was the year {i}, and nobody knew.\n" for i in range(294, 300))  # the last 2% of each file, kept out of training
-    assert "dogs.\nIt was" in train and not any(line in train for line in dev.splitlines())
-    assert p.tokenizer.vocab_size == 300 and p.train.tokens.dtype == np.uint16
+    p = prepare(make_config(corpus=str(texts), vocab_size=300, mark="none"))
+    train = plain(p.train, p.tokenizer)
+    dev = plain(p.dev, p.tokenizer)
+    assert train.startswith("the cat sees 0 dogs.\nthe cat sees 1 dogs.\n")
+    assert "[laughs]" not in train
+    assert "dogs.\nIt was" in train
+    # the last 2% of each file, kept out of training
+    said = [f"the cat sees {i} dogs.\n" for i in range(392, 400)]
+    written = [f"It was the year {i}, and nobody knew.\n" for i in range(294, 300)]
+    assert dev == "".join(said + written)
+    assert not any(line in train for line in dev.splitlines())
+
+    assert p.tokenizer.vocab_size == 300
+    assert p.train.tokens.dtype == np.uint16
     assert [s[0] for s in p.train.segments] == ["childes", "gutenberg"]
     for name, start, stop, words, size in p.train.segments:
-        assert p.train.tokens[start] == 1 and (np.asarray(p.train.tokens[start + 1:stop]) != 1).all()  # <s> opens a file
-        text = p.tokenizer.decode(p.train.tokens[start + 1:stop])
+        ids = np.asarray(p.train.tokens[start:stop])
+        assert ids[0] == 1 and (ids[1:] != 1).all()  # <s> opens a file
+        text = p.tokenizer.decode(ids[1:])
         assert len(text.split()) == words and len(text.encode()) == size
     assert p.train.words == sum(s[3] for s in p.train.segments) == len(train.split())
 
@@ -93,7 +115,8 @@ def test_marks(texts, make_config, mark):
     ids = np.asarray(p.train.tokens)
     newline = p.tokenizer.encode("\n")[0]
     starts = np.concatenate([[True], ids[:-1] == newline])
-    marked, lines = (ids == 1).sum(), (ids == newline).sum()
+    marked = (ids == 1).sum()
+    lines = (ids == newline).sum()
     assert starts[ids == 1].all()
     if mark == "none":
         assert marked == 2
@@ -101,12 +124,28 @@ def test_marks(texts, make_config, mark):
         assert marked == lines
     if mark == "half":
         assert abs(marked - lines / 2) < 4 * np.sqrt(lines / 4)
-    x, y = Batches(p.train, 16, 8, 0, True, mark).batch(0)
-    assert (x[:, 0] == 1).all() == (mark == "block")
+
+
+def test_words_are_counted_as_the_pattern_splits_them(tmp_path):
+    """Also where spaces of all kinds stand in runs, and at the ends of lines; extra ones once."""
+    rng = random.Random(0)
+    kinds = [" ", " ", "\n", "\t", "\u00a0", "\x1c", "a", "é", "'s", "7", "--"]
+    loose = "".join(rng.choice(kinds) for _ in range(20_000))
+    odd = "x\x1d\x1e\x1f\x85\u2028\u3000x1½²٣é́ß中😀's'll 'S don't\r\n--<s></s> \ufeff\u200b\x00"
+    for i, text in enumerate((loose, odd, "a  b\n", " a \n\n  \nb", "no line end", "")):
+        file = tmp_path / f"{i}.text"
+        file.write_bytes(text.encode())
+        expected = collections.Counter(pre_tokens(text) + ["é", "zebra"])
+        assert +count_words({"": file}, ["é", "zebra"]) == expected, i
+
+
+def test_words_of_real_text_are_counted_likewise(babylm):
+    for file in (babylm / "data/babylm_10m/dev").glob("s*.dev"):
+        text = file.read_bytes().decode()
+        assert +count_words({"": file}) == collections.Counter(pre_tokens(text)), file
 
 
 def test_babytalk_words_are_single_tokens(make_config):
-    import babytalk
     p = prepare(make_config(corpus="babytalk", sentences=300))
     assert all(len(p.tokenizer.encode(form)) == 1 for form in babytalk.forms())
     assert p.train.tokens.shape != p.dev.tokens.shape
@@ -125,32 +164,35 @@ def test_prepare_twice_does_nothing_twice(texts, make_config):
 def test_prepare_is_deterministic(texts, make_config, tmp_path):
     cfg = make_config(corpus=str(texts), vocab_size=300)
     a = tree(prepare(cfg).folder)
-    b = tree(prepare(make_config(corpus=str(texts), vocab_size=300, data_dir=str(tmp_path / "again"))).folder)
-    assert {k: v[1] for k, v in a.items()} == {k: v[1] for k, v in b.items()} and len(a) == 3
+    again = make_config(corpus=str(texts), vocab_size=300, data_dir=str(tmp_path / "again"))
+    b = tree(prepare(again).folder)
+    assert {k: v[1] for k, v in a.items()} == {k: v[1] for k, v in b.items()}
+    assert len(a) == 3
 
 
 @pytest.mark.parametrize("where", ["train_bpe", "write_tokens", "TokenFile.__init__"])
-def test_interrupted_preparation_leaves_nothing_half_written(texts, make_config, monkeypatch, where):
+def test_interrupted_preparation_leaves_nothing_half(texts, make_config, monkeypatch, where):
     cfg = make_config(corpus=str(texts), vocab_size=300)
     calls = []
 
     def interrupt(*args):
         calls.append(1)
         raise KeyboardInterrupt
-    owner, name = (data, where) if "." not in where else (TokenFile, "__init__")
+
     with monkeypatch.context() as m:
-        m.setattr(owner, name, interrupt)
+        m.setattr(f"data.{where}", interrupt)
         with pytest.raises(KeyboardInterrupt):
             prepare(cfg)
     folders = list(pathlib.Path(cfg.data_dir).iterdir())
-    assert calls and (len(folders) == (1 if "." in where else 0))  # all of it, or nothing
+    assert calls and len(folders) == ("." in where)  # all of it, or nothing
     assert prepare(cfg).train.count > 1000
 
 
 def test_given_tokenizer(texts, make_config, tmp_path):
     first = prepare(make_config(corpus=str(texts), vocab_size=300))
     given = prepare(make_config(corpus=str(texts), vocab_size=300, tokenizer=str(first.folder)))
-    assert given.tokenizer.hash == first.tokenizer.hash and given.folder != first.folder
+    assert given.tokenizer.hash == first.tokenizer.hash
+    assert given.folder != first.folder
     assert np.array_equal(given.train.tokens, first.train.tokens)
 
 
@@ -160,36 +202,54 @@ def test_max_words(texts, make_config):
     assert 950 < part.train.words <= 1000
     shares = [a[3] / b[3] for a, b in zip(part.train.segments, whole.train.segments)]
     assert abs(shares[0] - shares[1]) < 0.01
-    assert plain(whole.train, whole.tokenizer).startswith(plain(part.train, part.tokenizer)[:500])
+    start = plain(part.train, part.tokenizer)[:500]
+    assert plain(whole.train, whole.tokenizer).startswith(start)
 
 
 # ---------------------------------------------------------------- bad input
 
-def one_line(function, *args, match):
-    with pytest.raises(UserError, match=match) as e:
-        function(*args)
-    assert "\n" not in str(e.value)
-
-
 def test_bad_corpora(texts, make_config, tmp_path):
-    one_line(prepare, make_config(corpus="nowhere/at/all"), match="'nowhere/at/all': no text there; known names: babytalk, babylm_10m")
+    def refused(match, **keys):
+        one_line(prepare, make_config(**keys), match=match)
+
+    refused("'nowhere/at/all': no text there; known names: babytalk, babylm_10m",
+            corpus="nowhere/at/all")
     empty = tmp_path / "empty.txt"
     empty.write_text("\n \n--\n")
-    one_line(prepare, make_config(corpus=str(empty)), match="empty.txt: empty, no text is left")
+    refused("empty.txt: empty, no text is left", corpus=str(empty))
     latin = tmp_path / "latin.txt"
     latin.write_bytes(b"fine\ncaf\xe9\n")
-    one_line(prepare, make_config(corpus=str(latin)), match="latin.txt, line 2: not UTF-8")
-    one_line(prepare, make_config(corpus=str(texts), vocab_size=50_000), match="vocab_size = 50000: the corpus fills only")
-    one_line(prepare, make_config(corpus=str(texts), tokenizer=str(tmp_path / "none.json")), match="none.json: No such file")
-    assert not [p for p in (tmp_path / "out/data").iterdir()]  # a refused preparation leaves nothing
+    refused("latin.txt, line 2: not UTF-8", corpus=str(latin))
+    refused("vocab_size = 50000: the corpus fills only", corpus=str(texts), vocab_size=50_000)
+    refused("tokenizer .*none.json: No such file",
+            corpus=str(texts), tokenizer=str(tmp_path / "none.json"))
+    bad = tmp_path / "bad.json"
+    bad.write_text("{}")
+    refused("tokenizer .*bad.json: damaged", corpus=str(texts), tokenizer=str(bad))
+    assert not list((tmp_path / "out/data").iterdir())  # a refused preparation leaves nothing
+
+
+def test_a_corpus_too_short_for_a_tail_says_so(tmp_path, make_config):
+    (tmp_path / "t.txt").write_text("a b c\n" * 20)
+    config = make_config(corpus=str(tmp_path / "t.txt"), vocab_size=260)
+    one_line(prepare, config, match="last 2%.*--dev")
+
+
+def test_bad_tokenizer_files(tmp_path):
+    one_line(load_tokenizer, tmp_path, match=r"^tokenizer .*tokenizer\.json: No such file")
+    (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe")
+    one_line(load_tokenizer, tmp_path, match=r"^tokenizer .*tokenizer\.json: damaged")
 
 
 def test_bad_token_files(texts, make_config, tmp_path):
     p = prepare(make_config(corpus=str(texts), vocab_size=300))
-    good, file = (p.folder / "train.bin").read_bytes(), tmp_path / "t.bin"
+    good = (p.folder / "train.bin").read_bytes()
+    file = tmp_path / "t.bin"
+
     def refused(content, match, *args):
         file.write_bytes(content)
         one_line(TokenFile, file, *args, match=match)
+
     refused(good[:-2], "cut short")
     refused(good + b"xx", "too long")
     refused(good[:30], "damaged")
@@ -203,79 +263,151 @@ def test_bad_token_files(texts, make_config, tmp_path):
 
 
 def test_corpus_smaller_than_one_batch(texts, make_config):
-    p = prepare(make_config(corpus=str(texts), vocab_size=300))
-    one_line(Batches, p.train, 128, 10**6, 0, match="fewer than one batch of 1000000 x 128")
+    config = make_config(corpus=str(texts), vocab_size=300, batch_size=10**6)
+    p = prepare(config)
+    one_line(Batches, p.train, config, match="fewer than one batch of 1000000 x 128")
     one_line(eval_blocks, p.dev, 10**6, match="fewer than one block of 1000000")
+
+
+def test_the_same_files_in_other_roles_are_prepared_anew(tmp_path, make_config):
+    """Text that was trained on yesterday and is development text today is not trained on again."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name in "ab":
+        lines = [f"{name} word {i} is here\n" for i in range(500)]
+        (corpus / f"{name}.txt").write_text("".join(lines))
+    both = prepare(make_config(corpus=str(corpus), vocab_size=262))
+    dev = (corpus / "b.txt").rename(tmp_path / "b.txt")
+    apart = prepare(make_config(corpus=str(corpus), dev=str(dev), vocab_size=262))
+    assert both.folder != apart.folder
+    assert [s[0] for s in apart.train.segments] == ["a"]
+    assert [s[0] for s in apart.dev.segments] == ["b"]
 
 
 # ---------------------------------------------------------------- batches
 
 class Stream:
-    """A token file whose token i is i + 3: a batch shows where it was cut."""
+    """A token file whose token i is i + first: a batch shows where it was cut.
+
+    first is beyond the special tokens and the bytes, so that there is no `<s>` and no newline.
+    """
+    first = 300
+
     def __init__(self, count):
-        self.tokens, self.count = np.arange(3, count + 3, dtype=np.uint16), count
+        self.tokens = np.arange(self.first, self.first + count, dtype=np.uint16)
+        self.count = count
+
+
+@pytest.fixture
+def small(make_config):
+    """small(**keys): a Config of 5 x 8 tokens a batch and seed 7."""
+    return lambda **keys: make_config(**{"block_size": 8, "batch_size": 5, "seed": 7, **keys})
+
+
+def first_tokens(x):
+    """(B,) where the chunks x (B, T) of a Stream begin."""
+    return x[:, 0].numpy() - Stream.first
 
 
 @pytest.mark.parametrize("random_offset", [True, False])
-def test_an_epoch_takes_every_chunk_once(random_offset):
-    T, B = 8, 5
-    batches = Batches(Stream(1000), T, B, 0, random_offset)
+def test_an_epoch_takes_every_chunk_once(small, random_offset):
+    config = small(random_offset=random_offset)
+    now = config.at(0)
+    batches = Batches(Stream(1000), config)
+    n = batches.per_epoch
+    assert n == batches.chunks // 5
     epochs = []
     for epoch in range(2):
-        x = torch.cat([batches.batch(epoch * batches.per_epoch + i)[0] for i in range(batches.per_epoch)])
+        x = torch.cat([batches.batch(epoch * n + i, now)[0] for i in range(n)])
         assert (x[:, 1:] - x[:, :-1] == 1).all()
-        chunk, offset = (x[:, 0] - 3) // T, (x[:, 0] - 3) % T
-        epochs.append((x[:, 0].tolist(), offset))
+        starts = first_tokens(x)
+        epochs.append(starts.tolist())
         if random_offset:
-            assert len(set(offset.tolist())) == T
+            assert set(starts % 8) == set(range(8))
         else:
-            assert (offset == 0).all() and len(set(chunk.tolist())) == batches.per_epoch * B == batches.chunks // B * B
-    assert epochs[0][0] != epochs[1][0]
+            assert set(starts % 8) == {0}
+            assert len(set(starts // 8)) == n * 5
+    assert epochs[0] != epochs[1]
 
 
-def test_batches_are_a_function_of_seed_and_step():
-    a, b = Batches(Stream(1000), 8, 5, 7), Batches(Stream(1000), 8, 5, 7)
+def test_batches_are_a_function_of_seed_and_step(small):
+    config = small()
+    now = config.at(0)
+    batches = Batches(Stream(1000), config)
     for step in (0, 3, 40, 41, 3):  # in any order, across epochs
-        fresh = Batches(Stream(1000), 8, 5, 7).batch(step)
-        assert all(torch.equal(s, t) for s, t in zip(a.batch(step), fresh))
-    assert not torch.equal(b.batch(0)[0], Batches(Stream(1000), 8, 5, 8).batch(0)[0])
+        fresh = Batches(Stream(1000), config).batch(step, now)
+        assert all(torch.equal(s, t) for s, t in zip(batches.batch(step, now), fresh))
+    other = Batches(Stream(1000), small(seed=8))
+    assert not torch.equal(batches.batch(0, now)[0], other.batch(0, now)[0])
 
 
-def test_labels_are_the_next_tokens_and_never_the_mark():
+def test_labels_are_the_next_tokens_and_never_the_mark(small):
     stream = Stream(500)
     stream.tokens[::10] = 1
-    for mark in ("none",):
-        x, y = Batches(stream, 8, 5, 0, True, mark).batch(0)
-        assert (y != 1).all() and (y == -100).any()
-        if mark == "block":
-            assert torch.equal(torch.where(y[:, :-1] == -100, 1, y[:, :-1]), x[:, 1:])  # x is <s> and then y, shifted
-        else:
-            assert torch.equal(torch.where(y[:, :-1] == -100, 1, y[:, :-1]), x[:, 1:]) and (x == 1).any()
+    x, y = Batches(stream, small()).batch(0, small().at(0))
+    assert (y != 1).all() and (y == -100).any() and (x == 1).any()
+    assert torch.equal(torch.where(y[:, :-1] == -100, 1, y[:, :-1]), x[:, 1:])
 
 
-def test_order_draws_from_the_easiest_until_half_way():
-    batches, plain = Batches(Stream(4010), 8, 5, 7), Batches(Stream(4010), 8, 5, 7)
-    hardness = np.random.default_rng(0).permutation(batches.chunks)
-    batches.sort(hardness)
-    for progress in (0.0, 0.1, 0.3, 0.49):
-        drawn = np.concatenate([hardness[(batches.batch(step, None, progress)[0][:, 0].numpy() - 3) // 8] for step in range(400)])
-        share = (0.01 + 0.99 * progress / 0.5) ** 0.5
-        assert drawn.max() < share * batches.chunks and len(set(drawn)) > 0.9 * share * batches.chunks
-    for step in (0, 7):
-        assert torch.equal(batches.batch(step, None, 0.5)[0], plain.batch(step)[0])  # the full mix is the usual order
-        assert torch.equal(batches.batch(step, 4, 0.2)[0].view(5, 8), batches.batch(step, None, 0.2)[0])
-        assert len(set(batches.batch(step, None, 0.0)[0][:, 0].tolist())) == 5
+def test_short_blocks_are_the_same_tokens(small):
+    config = small(block_size="stages(0: 4, 0.5: 8)")
+    batches = Batches(Stream(1000), config)
+    x, y = batches.batch(3, config.at(0.5))
+    short_x, short_y = batches.batch(3, config.at(0))
+    assert x.shape == (5, 8) and short_x.shape == (10, 4)
+    assert torch.equal(short_x.view(5, 8), x)
+    assert torch.equal(short_y.view(5, 8), y)
 
 
-def test_tokens_a_line_of_chunks_and_of_domains():
+def with_lines(count):
+    """A Stream with newlines in it, and for each chunk of 8 tokens how many: some 0 to 5."""
+    stream = Stream(count)
+    rng = np.random.default_rng(0)
+    newlines = rng.random(count) < np.repeat(rng.random(count // 8 + 1), 8)[:count] * 0.6
+    stream.newlines = np.add.reduceat(newlines, np.arange(0, count, 8))
+    stream.tokens = np.where(newlines, BYTE_ID[ord("\n")], stream.tokens).astype(np.uint16)
+    return stream
+
+
+def test_tokens_a_line_of_chunks():
     file = Stream(64)
-    file.tokens = np.array(([7, 2] * 8 + [7, 7, 7, 2] * 4 + [7] * 8 + [7, 2] * 4 + [7] * 16), dtype=np.uint16)  # 2 is the newline
-    file.segments = [["short", 0, 32, 0, 0], ["long", 32, 64, 0, 0]]
-    assert tokens_a_line("length", file, 7, 8, 2).tolist() == [8 / 5, 8 / 5, 8 / 3, 8 / 3, 8, 8 / 5, 8]
-    assert tokens_a_line("domain", file, 7, 8, 2).tolist() == [32 / 13] * 4 + [32 / 5] * 3
-    file.segments = file.segments[:1]
-    with pytest.raises(UserError, match="one domain only"):
-        tokens_a_line("domain", file, 7, 8, 2)
+    n = BYTE_ID[ord("\n")]
+    file.tokens = np.array([7, n] * 8 + [7, 7, 7, n] * 4 + [7] * 8 + [7, n] * 4 + [7] * 16)
+    expected = [8 / 5, 8 / 5, 8 / 3, 8 / 3, 8, 8 / 5, 8]
+    assert data.line_length(file, 7, 8).tolist() == expected
+
+
+def test_order_draws_from_the_easiest_until_half_way(small):
+    """The easiest: chunks of the shortest lines, equal ones by chance."""
+    config = small(order="length", random_offset=False, block_size="stages(0: 8, 0.9: 4)")
+    file = with_lines(4010)
+    batches = Batches(file, config)
+    usual = Batches(Stream(4010), small(random_offset=False))
+    batches.tokens = usual.tokens  # sorted by their newlines, chunks show now where they are
+    newlines = file.newlines[:batches.chunks]
+
+    for progress in (0.0, 0.1, 0.3, 0.49):
+        now = config.at(progress)
+        drawn = [first_tokens(batches.batch(step, now)[0]) // 8 for step in range(400)]
+        assert all(len(set(chunks)) == 5 for chunks in drawn)
+        drawn = np.concatenate(drawn)
+        n = int((0.01 + 0.99 * progress / 0.5) ** 0.5 * batches.chunks)
+        assert newlines[drawn].min() >= sorted(newlines)[-n]
+        assert 0.9 * n < len(set(drawn)) <= n
+    for step in (0, 7):  # the full mix is the usual order
+        now = config.at(0.5)
+        assert torch.equal(batches.batch(step, now)[0], usual.batch(step, now)[0])
+
+
+def test_order_with_offsets_and_short_blocks(small):
+    config = small(order="length", block_size="stages(0: 4, 0.3: 8)")
+    batches = Batches(with_lines(4010), config)
+    short, _ = batches.batch(7, config.at(0.2))
+    long = config.at(0.2)
+    long.block_size = 8
+    assert torch.equal(short.view(5, 8), batches.batch(7, long)[0])
+    fresh = Batches(with_lines(4010), config)
+    assert torch.equal(short, fresh.batch(7, config.at(0.2))[0])
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
@@ -283,28 +415,13 @@ def test_every_id_that_the_file_can_hold_is_kept(dtype):
     file = Stream(101)
     file.tokens = np.linspace(3, min(np.iinfo(dtype).max, 2**31), 101).astype(dtype)
     x, y = eval_blocks(file, 10)
-    assert torch.equal(x.flatten(), torch.from_numpy(file.tokens[:100].astype(np.int64))) and y[-1, -1] == file.tokens[100]
+    assert torch.equal(x.flatten(), torch.from_numpy(file.tokens[:100].astype(np.int64)))
+    assert y[-1, -1] == file.tokens[100]
 
 
 def test_eval_blocks():
     x, y = eval_blocks(Stream(101), 10)
-    assert torch.equal(x.flatten(), torch.arange(3, 103)) and torch.equal(y.flatten(), torch.arange(4, 104))
+    assert torch.equal(x.flatten(), torch.arange(100) + Stream.first)
+    assert torch.equal(y, x + 1)
     few, _ = eval_blocks(Stream(1001), 10, 50)
-    assert few[:, 0].tolist() == [3, 253, 503, 743, 993]  # five blocks of a hundred, evenly spread
-
-
-def test_the_same_files_in_other_roles_are_prepared_anew(tmp_path, make_config):
-    """Text that was trained on yesterday and is development text today must not be trained on again."""
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    for name in "ab":
-        (corpus / f"{name}.txt").write_text("".join(f"{name} word {i} is here\n" for i in range(500)))
-    both = prepare(make_config(corpus=str(corpus), vocab_size=262))
-    (corpus / "b.txt").rename(tmp_path / "b.txt")
-    apart = prepare(make_config(corpus=str(corpus), dev=str(tmp_path / "b.txt"), vocab_size=262))
-    assert both.folder != apart.folder and [s[0] for s in apart.train.segments] == ["a"] and [s[0] for s in apart.dev.segments] == ["b"]
-
-
-def test_a_corpus_too_short_for_a_tail_says_so(tmp_path, make_config):
-    (tmp_path / "t.txt").write_text("a b c\n" * 20)
-    one_line(prepare, make_config(corpus=str(tmp_path / "t.txt"), vocab_size=260), match="last 2%.*--dev")
+    assert first_tokens(few).tolist() == [0, 250, 500, 740, 990]  # five of a hundred, evenly spread

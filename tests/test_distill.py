@@ -180,7 +180,7 @@ def test_a_student_trains_what_it_needs_and_ends_with_a_table(write, tiny, tmp_p
         assert all(configs[name][k] == configs["kid"][k] for k in config.INHERITED)
     assert {k: configs["coach"][k] for k in own} == own and configs["kid"]["max_steps"] == 2
     assert configs["kid"]["_tokenizer"] == configs["coach"]["_tokenizer"] and configs["kid"]["_dtype"] == "float32"
-    assert data.Tokenizer.load(found["kid"] / "tokenizer.json").hash == configs["kid"]["_tokenizer"]
+    assert data.load_tokenizer(found["kid"] / "tokenizer.json").hash == configs["kid"]["_tokenizer"]
     assert set(files.read_json(found["coach"] / "eval.json")) == {"babytalk", "sample", "val_ce"}
 
     table = out.rstrip().split("\n")[-eval.final_table([("", files.read_json(found["kid"] / "eval.json"))]).count("\n") - 1:]

@@ -1,4 +1,4 @@
-"""Downloads, against a server on this machine: what arrives whole gets its name, anything else leaves nothing."""
+"""Downloads, from a server on this machine: what arrives whole has its name, or nothing stays."""
 import http.server
 import io
 import os
@@ -11,19 +11,20 @@ import pytest
 
 import corpora
 from config import UserError
-from corpora import CORPORA, DOMAINS, resolve
+from corpora import CORPORA, DOMAINS, Corpus, resolve
 from data import prepare
 
 TEXT = "the cat sees the dog.\n" * 300
 
 
-def zipped(files, **kinds):
+def zipped(files, link=False):
+    """A zip of {name: text}; link: its members are links."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as z:
         for name, text in files.items():
             info = zipfile.ZipInfo(name)
             info.compress_type = zipfile.ZIP_DEFLATED
-            if kinds.get("link"):
+            if link:
                 info.external_attr = (stat.S_IFLNK | 0o777) << 16
             z.writestr(info, text)
     return buffer.getvalue()
@@ -32,7 +33,8 @@ def zipped(files, **kinds):
 @pytest.fixture
 def server(monkeypatch):
     """pages: path -> bytes, or (bytes, Content-Length to claim); asked: [(path, Authorization)]."""
-    pages, asked = {}, []
+    pages = {}
+    asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -52,35 +54,43 @@ def server(monkeypatch):
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     base = f"http://127.0.0.1:{httpd.server_port}/"
-    for name, (addresses, limit, dev) in CORPORA.items():  # the table's own layout, on this server
-        monkeypatch.setitem(CORPORA, name, ([base + "/".join(a.split("/")[3:]) for a in addresses], limit, dev))
+    for name, known in CORPORA.items():  # the table's own layout, on this server
+        here = known._replace(addresses=[base + path_of(a) for a in known.addresses])
+        monkeypatch.setitem(CORPORA, name, here)
     yield type("Server", (), dict(base=base, pages=pages, asked=asked))
     httpd.shutdown()
 
 
-def leaves_nothing(folder):
-    return not [p for p in pathlib.Path(folder).rglob("*") if p.is_file()] if pathlib.Path(folder).exists() else True
+def path_of(address):
+    return address.split("/", 3)[3]
 
 
 def refused(corpus, folder, *words):
+    """With one line that has all these words; and no file is left."""
     with pytest.raises(UserError) as e:
         resolve(corpus, folder)
-    assert "\n" not in str(e.value) and all(w in str(e.value) for w in words), str(e.value)
-    assert leaves_nothing(folder)
+    message = str(e.value)
+    assert "\n" not in message and all(word in message for word in words), message
+    assert not [p for p in pathlib.Path(folder).rglob("*") if p.is_file()]
 
 
 @pytest.mark.parametrize("name", list(CORPORA))
 def test_every_known_corpus_in_its_own_layout(server, tmp_path, name):
-    ending = "dev" if name == "babylm_dev" else "test" if name == "babylm_test" else "train"
+    addresses = CORPORA[name].addresses
     if "2026" in name:
-        server.pages |= {"/" + a.split("/", 3)[3]: TEXT.encode() for a in CORPORA[name][0]}
+        server.pages |= {"/" + path_of(a): TEXT.encode() for a in addresses}
     else:
-        inside = {f"train_10M/{d}.{ending}": TEXT for d in DOMAINS} | {"__MACOSX/._childes.train": "x", "README.md": "x"}
-        server.pages["/" + CORPORA[name][0][0].split("/", 3)[3]] = zipped(inside)
+        ending = {"babylm_dev": "dev", "babylm_test": "test"}.get(name, "train")
+        inside = {f"train_10M/{d}.{ending}": TEXT for d in DOMAINS}
+        inside |= {"__MACOSX/._childes.train": "x", "README.md": "x"}
+        server.pages["/" + path_of(addresses[0])] = zipped(inside)
     files = resolve(name, tmp_path)
-    assert [d for d, _ in files] == sorted(DOMAINS) and all(p.read_text() == TEXT for _, p in files)
+    assert [domain for domain, _ in files] == sorted(DOMAINS)
+    assert all(path.read_text() == TEXT for _, path in files)
+
     asked = len(server.asked)
-    assert resolve(name, tmp_path) == files and len(server.asked) == asked  # not fetched again
+    assert resolve(name, tmp_path) == files
+    assert len(server.asked) == asked  # not fetched again
 
 
 def test_a_named_corpus_from_download_to_tokens(server, make_config):
@@ -91,8 +101,11 @@ def test_a_named_corpus_from_download_to_tokens(server, make_config):
 
 
 def test_addresses(server, tmp_path):
-    server.pages |= {"/my.txt": TEXT.encode(), "/raw?x=1": TEXT.encode(), "/my.zip": zipped({"a/childes.train": TEXT})}
+    server.pages["/my.txt"] = TEXT.encode()
+    server.pages["/raw?x=1"] = TEXT.encode()
+    server.pages["/my.zip"] = zipped({"a/childes.train": TEXT})
     assert resolve(server.base + "my.txt", tmp_path)[0][0] == "my"
+    assert resolve(server.base + "raw?x=1", tmp_path)[0][0] == "raw"
     assert resolve(server.base + "my.zip", tmp_path)[0][0] == "childes"
 
 
@@ -105,7 +118,8 @@ def test_what_does_not_arrive_whole(server, tmp_path):
     refused(server.base + "page.txt", tmp_path, "a page of HTML", "--corpus=PATH")
     page["/empty.txt"] = b""
     refused(server.base + "empty.txt", tmp_path, "gave nothing")
-    refused(server.base + "none.txt", tmp_path, "could not be fetched", "Not Found", "--corpus=PATH")
+    refused(server.base + "none.txt", tmp_path, "could not be fetched", "Not Found",
+            "--corpus=PATH")
     page["/cut.zip"] = whole[:-30]
     refused(server.base + "cut.zip", tmp_path, "not a whole zip")
     bad = bytearray(whole)
@@ -119,14 +133,15 @@ def test_what_does_not_arrive_whole(server, tmp_path):
 
 
 def test_too_large_is_refused(server, tmp_path, monkeypatch):
-    monkeypatch.setitem(CORPORA, "babylm_10m", ([server.base + "download/y7djq"], 1, ""))
+    monkeypatch.setitem(CORPORA, "babylm_10m", Corpus([server.base + "download/y7djq"], 1, ""))
     server.pages["/download/y7djq"] = zipped({"a/childes.train": "a" * (2 << 20)})
     refused("babylm_10m", tmp_path, "unpacks to more than 1 MB")
     server.pages["/download/y7djq"] = os.urandom(2 << 20)
     refused("babylm_10m", tmp_path, "larger than the 1 MB expected")
 
 
-@pytest.mark.parametrize("name", ["../evil.train", "/etc/evil.train", "a/../../evil.train", "..\\evil.train", "C:\\evil.train"])
+@pytest.mark.parametrize("name", ["../evil.train", "/etc/evil.train", "a/../../evil.train",
+                                  "..\\evil.train", "C:\\evil.train"])
 def test_a_zip_cannot_leave_its_folder(server, tmp_path, name):
     server.pages["/evil.zip"] = zipped({name: TEXT})
     refused(server.base + "evil.zip", tmp_path / "in", "would leave its folder")
@@ -141,8 +156,9 @@ def test_links_and_zips_without_text(server, tmp_path):
 
 
 def test_no_network_says_how_to_pass_a_path(tmp_path, monkeypatch):
-    monkeypatch.setitem(CORPORA, "babylm_10m", (["http://127.0.0.1:9/download/y7djq"], 1, ""))
-    refused("babylm_10m", tmp_path, "could not be fetched", "is there a network?", "--corpus=PATH --dev=PATH")
+    monkeypatch.setitem(CORPORA, "babylm_10m", Corpus(["http://127.0.0.1:9/download/y7djq"], 1, ""))
+    refused("babylm_10m", tmp_path, "could not be fetched", "is there a network?",
+            "--corpus=PATH --dev=PATH")
 
 
 def test_the_token_goes_to_hugging_face_alone(server, tmp_path, monkeypatch):
@@ -151,15 +167,22 @@ def test_the_token_goes_to_hugging_face_alone(server, tmp_path, monkeypatch):
     resolve(server.base + "my.txt", tmp_path)
     assert server.asked[-1][1] is None
     seen = []
-    monkeypatch.setattr(corpora.urllib.request, "urlopen", lambda request, **k: seen.append(request) or (_ for _ in ()).throw(OSError("x")))
+
+    def urlopen(request, timeout):
+        seen.append(request)
+        raise OSError("x")
+
+    monkeypatch.setattr(corpora.urllib.request, "urlopen", urlopen)
     with pytest.raises(UserError):
         resolve("https://huggingface.co/a.txt", tmp_path)
-    assert seen[0].unredirected_hdrs["Authorization"] == "Bearer secret" and "Authorization" not in seen[0].headers
+    assert seen[0].unredirected_hdrs["Authorization"] == "Bearer secret"
+    assert "Authorization" not in seen[0].headers
 
 
 def test_any_damaged_zip_is_one_line(server, tmp_path):
-    """One byte changed, everywhere: it is refused, or what is unpacked is what was packed, or its names are others."""
-    whole, refusals = zipped({"a/childes.train": TEXT}), 0
+    """One byte changed, everywhere: refused, or unpacked as it was packed, or named otherwise."""
+    whole = zipped({"a/childes.train": TEXT})
+    refusals = 0
     for i in range(0, len(whole), 7):
         server.pages[f"/{i}.zip"] = whole[:i] + bytes([whole[i] ^ 16]) + whole[i + 1:]
         try:

@@ -402,7 +402,7 @@ def readers(root):
     return {
         "config .py": (path, lambda: config.read_config(path)),
         "config.json": (folder / "config.json", lambda: (run.load(folder), run.state_to_go_on_from(made, folder))),
-        "tokenizer.json": (folder / "tokenizer.json", lambda: data.Tokenizer.load(folder / "tokenizer.json")),
+        "tokenizer.json": (folder / "tokenizer.json", lambda: data.load_tokenizer(folder / "tokenizer.json")),
         "token file": (prepared.folder / "dev.bin", lambda: lm(data.eval_blocks(data.prepare(made).dev, 16)[0])),
         "best.pt": (folder / "best.pt", lambda: run.load(folder)),
         "ckpt.pt": (folder / "ckpt.pt", go_on),

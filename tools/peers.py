@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data import CHARACTER, PATTERN, SPECIAL
+from bpe import CHARACTER, PATTERN, SPECIAL
 from tools import measure
 
 TAU, ALPHA = 2.0, 0.5

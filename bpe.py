@@ -1,0 +1,304 @@
+"""Byte pair encoding, trained by hand, and the tokenizer that is made of it.
+
+    merges = train_bpe({"low": 5, " lowest": 2})      the algorithm: arXiv 1508.07909
+    tokenizer = Tokenizer(merges)                     text <-> ids, by tiktoken
+    tokenizer.save("tokenizer.json")                  Hugging Face tokenizers' own format
+
+Text is split into pre-tokens by PATTERN; no token reaches from one into the next. A pre-token is
+its bytes, so that no character is unknown. `plain_bpe` says what training is, `train_bpe` does the
+same faster. The file needs nothing else of this project: copy it.
+"""
+import collections
+import hashlib
+import heapq
+import json
+import operator
+import pathlib
+
+import numpy as np
+import regex
+import tiktoken
+
+# GPT-2's pre-tokens, but a newline is always one of its own and none reaches across it, so that a
+# line has the same tokens alone, after <s> and after "\n"; and none is longer than 41 characters,
+# so that a million spaces cost a million steps. \p{White_Space} and not \s: the regex engines that
+# read this disagree on what \s is.
+PATTERN = (
+    r"\n"
+    r"|'(?:[sdmt]|ll|ve|re)"
+    r"| ?\p{L}{1,40}"
+    r"| ?\p{N}{1,40}"
+    r"| ?[^\p{White_Space}\p{L}\p{N}]{1,40}"
+    r"|[^\P{White_Space}\n]{1,40}(?!\P{White_Space})"
+    r"|[^\P{White_Space}\n]{1,40}"
+)
+SPECIAL = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2
+
+# Byte -> the printable character that stands for it in tokenizer.json: GPT-2's table.
+CHARACTER = {b: chr(b) for b in (*range(33, 127), *range(161, 173), *range(174, 256))}
+CHARACTER |= {b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in CHARACTER)}
+
+# Byte -> id, 3 .. 258, in the order of those characters; what is merged follows from 259.
+BYTE_ID = {b: len(SPECIAL) + i for i, b in enumerate(sorted(CHARACTER, key=CHARACTER.get))}
+
+MOST = 10**6  # tokens, where no vocab_size is given
+
+# Text -> the list of its pre-tokens, which joined give the text again.
+pre_tokens = regex.compile(PATTERN).findall
+
+
+# ---------------------------------------------------------------- training
+
+def train_bpe(word_counts, vocab_size=0):
+    """The merges of byte pair encoding: merge the most frequent pair of tokens, again and again.
+
+    word_counts: dict pre-token (str) -> how often it occurs; the order does not matter.
+    vocab_size: special tokens, bytes and merged tokens together; 0: merge until no pair is left.
+
+    Returns the merges in their order, as pairs of bytes. Of pairs equally frequent that of the
+    smaller ids comes first, as in Hugging Face's trainer. The algorithm is Sennrich et al.'s
+    (arXiv 1508.07909, algorithm 1). Raises ValueError if the words cannot fill vocab_size.
+
+    A merge changes only the pairs beside it. So pairs are counted once, and then kept up to date;
+    a heap has the most frequent one on top.
+    """
+    vocab = Vocabulary()
+    words = [spell(word) for word in word_counts]
+    counts = list(word_counts.values())
+    pair_counts, words_with = count_pairs(words, counts)
+
+    heap = [(-count, pair) for pair, count in pair_counts.items()]
+    heapq.heapify(heap)
+    while len(vocab) < (vocab_size or MOST):
+        pair = pop_most_frequent(heap, pair_counts)
+        if pair is None:
+            break
+        new = vocab.merge(pair)
+        for risen in merge_in_words(pair, new, words, counts, pair_counts, words_with):
+            heapq.heappush(heap, (-pair_counts[risen], risen))
+    vocab.must_fill(vocab_size)
+    return vocab.merges
+
+
+def plain_bpe(word_counts, vocab_size=0):
+    """The same as train_bpe, as the textbook has it: this is the definition."""
+    vocab = Vocabulary()
+    words = [spell(word) for word in word_counts]
+    counts = list(word_counts.values())
+    while len(vocab) < (vocab_size or MOST):
+        pair_counts, _ = count_pairs(words, counts)
+        pair = min(pair_counts, key=lambda pair: (-pair_counts[pair], pair), default=None)
+        if not pair_counts[pair]:
+            break
+        new = vocab.merge(pair)
+        words = [word.replace(pair, new) for word in words]
+    vocab.must_fill(vocab_size)
+    return vocab.merges
+
+
+def spell(word):
+    """A pre-token as a string with one character a token, chr(id): then str.replace merges."""
+    return word.encode().decode("latin-1").translate(BYTE_ID)
+
+
+def pairs(word):
+    """Neighbouring tokens, each pair a string of two: "abc" -> "ab", "bc"."""
+    return map(operator.add, word, word[1:])
+
+
+def count_pairs(words, counts):
+    """(Counter of the pairs in all words, {pair: indices of the words that have it})."""
+    pair_counts = collections.Counter()
+    words_with = collections.defaultdict(list)
+    for i, word in enumerate(words):
+        for pair in pairs(word):
+            pair_counts[pair] += counts[i]
+            words_with[pair].append(i)
+    return pair_counts, words_with
+
+
+def pop_most_frequent(heap, pair_counts):
+    """Take the most frequent pair from the heap; None if no pair is left.
+
+    A count that falls stays in the heap as it was. It is noticed when it comes to the top, and put
+    where it belongs. One that rises was pushed again.
+    """
+    while heap:
+        count, pair = heapq.heappop(heap)
+        if -count == pair_counts[pair]:
+            return pair if count else None
+        if pair_counts[pair] > 0:
+            heapq.heappush(heap, (-pair_counts[pair], pair))
+
+
+def merge_in_words(pair, new, words, counts, pair_counts, words_with):
+    """Replace `pair` by the token `new` in all words, in place, and bring the counts up to date.
+
+    Returns the set of pairs that are more frequent than before: those with `new`.
+    """
+    risen = set()
+    for i in words_with.pop(pair):
+        word = words[i]
+        first = word.find(pair)
+        if first < 0:  # an earlier merge took the pair away
+            continue
+        words[i] = word.replace(pair, new)
+
+        # pairs change from one token before the first to one after the last
+        before = word[max(0, first - 1):word.rfind(pair) + 3]
+        for p in pairs(before):
+            pair_counts[p] -= counts[i]
+        for p in pairs(before.replace(pair, new)):
+            pair_counts[p] += counts[i]
+            if new in p:
+                words_with[p].append(i)
+                risen.add(p)
+    return risen
+
+
+class Vocabulary:
+    """The tokens so far, bytes <-> id, and the merges that made them."""
+
+    def __init__(self):
+        self.id_of = {bytes([b]): i for b, i in BYTE_ID.items()}
+        self.token = {i: token for token, i in self.id_of.items()}
+        self.merges = []
+
+    def __len__(self):
+        return len(SPECIAL) + len(self.id_of)
+
+    def merge(self, pair):
+        """The character of the token that a pair (a string of two) is merged into.
+
+        The same bytes can be reached by two merges: that is one token.
+        """
+        left, right = (self.token[ord(character)] for character in pair)
+        self.merges.append((left, right))
+        new = self.id_of.setdefault(left + right, len(self))
+        self.token[new] = left + right
+        return chr(new)
+
+    def must_fill(self, vocab_size):
+        if len(self) < vocab_size:
+            raise ValueError(f"vocab_size = {vocab_size}: the corpus fills only {len(self)} "
+                             "tokens; choose at most that, or 0 for all")
+
+
+# ---------------------------------------------------------------- the tokenizer
+
+class Tokenizer:
+    """Byte-level BPE from its merges: decode(encode(text)) is text.
+
+    merges: pairs of bytes, in the order in which they were learned. Raises ValueError for a merge
+    of what no earlier one makes. encode adds no special token, and normalises nothing. token_bytes
+    (vocab_size,): the length of each token, 0 of special ones. hash: the same for the same merges,
+    pattern and special tokens.
+    """
+
+    pad_id, bos_id, eos_id = 0, 1, 2
+    newline_id = BYTE_ID[ord("\n")]  # PATTERN keeps it apart, so that it is never merged
+
+    def __init__(self, merges):
+        self.merges = [tuple(pair) for pair in merges]
+        self.id_of = {bytes([b]): i for b, i in BYTE_ID.items()}
+        for left, right in self.merges:
+            if left not in self.id_of or right not in self.id_of:
+                raise ValueError(f"the merge {left!r} {right!r} uses a token that no earlier "
+                                 "merge makes")
+            self.id_of.setdefault(left + right, len(SPECIAL) + len(self.id_of))
+        self.vocab_size = len(SPECIAL) + len(self.id_of)
+        lengths = [0] * len(SPECIAL) + [len(token) for token in self.id_of]
+        self.token_bytes = np.array(lengths, dtype=np.int64)
+
+        # tiktoken merges first what has the lowest rank; ids are ranks, so its order is ours
+        self.encoding = tiktoken.Encoding(
+            "onecoach", pat_str=PATTERN, mergeable_ranks=self.id_of,
+            special_tokens={name: i for i, name in enumerate(SPECIAL)})
+        form = repr((PATTERN, SPECIAL, self.merges))
+        self.hash = hashlib.sha256(form.encode()).hexdigest()[:16]
+
+    def encode(self, text):
+        return self.encoding.encode_ordinary(text)
+
+    def decode(self, ids):
+        return self.encoding.decode([int(i) for i in ids])
+
+    def to_json(self):
+        """The text of a tokenizer.json: tokenizers.Tokenizer.from_file gives the same ids."""
+        names = [*SPECIAL, *map(printable, self.id_of)]
+        special = [{"id": i, "content": name, "single_word": False, "lstrip": False,
+                    "rstrip": False, "normalized": False, "special": True}
+                   for i, name in enumerate(SPECIAL)]
+        split_first = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated",
+                       "invert": False}
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
+                      "use_regex": False}
+        model = {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {name: i for i, name in enumerate(names)},
+            "merges": [[printable(left), printable(right)] for left, right in self.merges],
+        }
+        return json.dumps({
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": special,
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split_first, byte_level]},
+            "post_processor": None,
+            "decoder": byte_level,
+            "model": model,
+        }, ensure_ascii=False)
+
+    def save(self, path):
+        """Write to_json() to the file `path`."""
+        pathlib.Path(path).write_text(self.to_json(), encoding="utf-8", newline="\n")
+
+    @classmethod
+    def load(cls, path):
+        """The tokenizer that save wrote to the file `path`, or to tokenizer.json in that folder.
+
+        Raises ValueError, with one line that begins with the file, if it is damaged or of another
+        kind; OSError if it cannot be read.
+        """
+        path = pathlib.Path(path)
+        if path.is_dir():
+            path = path / "tokenizer.json"
+        text = path.read_bytes()
+        try:
+            return cls.from_json(text)
+        except ValueError as e:
+            raise ValueError(f"{path}: {e}") from None
+
+    @classmethod
+    def from_json(cls, text):
+        """The tokenizer whose to_json() is `text`; ValueError for what that cannot be."""
+        byte_of = {character: b for b, character in CHARACTER.items()}
+        try:
+            form = json.loads(text)
+            pattern = form["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+            size = len(form["model"]["vocab"])
+            merges = [tuple(bytes(byte_of[c] for c in token) for token in pair)
+                      for pair in form["model"]["merges"]]
+            of_two = all(len(pair) == 2 for pair in merges)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+            raise ValueError("damaged, or not one that this program wrote") from None
+        if pattern != PATTERN or not of_two:
+            raise ValueError("splits text in another way than this program; train one with "
+                             "vocab_size")
+        tokenizer = cls(merges)
+        if size != tokenizer.vocab_size:
+            raise ValueError("its vocabulary does not follow from its merges")
+        return tokenizer
+
+
+def printable(token):
+    """Bytes as tokenizer.json spells them."""
+    return "".join(CHARACTER[b] for b in token)
