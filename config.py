@@ -34,6 +34,10 @@ class UserError(Exception):
     """A user's mistake, printed as one line without a traceback: the thing and the remedy."""
 
 
+class Stopped(Exception):
+    """The command ends here, with all that was done saved: a line that says how to go on."""
+
+
 # ---------------------------------------------------------------- the keys
 
 def key(default, help, allowed=None, low=None, high=None, above=None, schedule=False):
@@ -95,7 +99,8 @@ class Config:
     epochs: float = key(6.0, "passes over the corpus", above=0)
     lr: float = key(2.5e-4, "peak learning rate (AdamW); warmup and cosine to zero are applied to "
                     "it", low=0, schedule=True)
-    warmup: int = key(200, "steps of linear warmup, at most a tenth of the run", low=0)
+    warmup: int = key(200, "steps of linear warmup; a tenth of a run that is shorter than that",
+                      low=0)
     weight_decay: float = key(0.1, "of AdamW, on matrices only", low=0)
     beta2: float = key(0.999, "of AdamW: decay of the squared gradient's mean", low=0, high=0.99999)
     grad_clip: float = key(1.0, "largest gradient norm; 0: no clipping", low=0)
@@ -135,6 +140,8 @@ class Config:
     val_tokens: int = key(50_000, "development tokens of a validation during training; 0: all",
                           low=0)
 
+    file = None  # where it was read; no key
+
     @property
     def longest(self):
         """The longest block of the run: block_size, or the largest of its stages."""
@@ -162,12 +169,10 @@ SCHEDULED = [name for name, field in KEYS.items() if field.metadata["schedule"]]
 TYPES = {str: "a string", int: "a whole number", float: "a number", bool: "True or False",
          list[str]: "a list of strings", list[float]: "a list of numbers"}
 
-# A teacher, baseline or init that is there already must agree with the student's run in these
-# keys, and in its tokenizer ...
-AGREEING = ("corpus", "dev", "mark", "sentences", "max_words", "seed")
-# ... and a missing one is trained from its own config with these taken from the student's run.
-INHERITED = (*AGREEING, "out_dir", "data_dir", "tokenizer", "vocab_size", "device", "dtype",
-             "compile")
+# A teacher, baseline or init that is missing is trained from its own config with these taken from
+# the student's run. One that is there already must agree in text, tokenizer, mark and seed.
+INHERITED = ("corpus", "dev", "mark", "sentences", "max_words", "seed", "out_dir", "data_dir",
+             "tokenizer", "vocab_size", "device", "dtype", "compile", "max_minutes")
 
 
 # ---------------------------------------------------------------- schedules
@@ -407,17 +412,21 @@ def read_config(path, overrides=()):
                 setattr(config, name, check(name, value))
             except UserError as e:
                 raise UserError(f"{source}: {e}")
-    config.name = config.name or pathlib.Path(path).stem
+    config.file = pathlib.Path(path)
+    config.name = config.name or config.file.stem
     check_together(config)
     return config
 
 
 def related_config(config, name):
     """The Config that trains the missing run `name` beside `config`, with the INHERITED keys."""
-    path = CONFIGS / f"{name}.py"
-    if not path.exists():
-        raise UserError(f"run {name!r} is neither in {config.out_dir} nor has it a config {path}; "
-                        "train it first")
+    places = [CONFIGS / f"{name}.py"]
+    if config.file:  # a user's own configs may lie anywhere, and beside one another
+        places.insert(0, config.file.with_name(f"{name}.py"))
+    path = next((place for place in places if place.exists()), None)
+    if path is None:
+        raise UserError(f"run {name!r} is neither in {config.out_dir} nor has it a config "
+                        f"{places[0]}; train it first")
     return read_config(path, [("name", name)] + [(k, getattr(config, k)) for k in INHERITED])
 
 
@@ -495,14 +504,18 @@ def run_main(main):
         main(sys.argv[1:])
     except KeyboardInterrupt as e:
         number, what = e.args or (signal.SIGINT, "interrupted")
-        if os.environ.get("RANK", "0") == "0":  # the others would say the same
-            print(what, file=sys.stderr)
+        say_last(what)
         raise SystemExit(128 + number)
     except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
+        say_last(f"error: {e}")
         raise SystemExit(2)
     except OSError as e:  # a folder that is a file, a full disk, no permission
         if e.filename is None:
             raise
-        print(f"error: {e.filename}: {e.strerror}", file=sys.stderr)
+        say_last(f"error: {e.filename}: {e.strerror}")
         raise SystemExit(2)
+
+
+def say_last(line):
+    if os.environ.get("RANK", "0") == "0":  # the other ranks would say the same
+        print(line, file=sys.stderr)

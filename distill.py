@@ -19,7 +19,7 @@ import files
 import losses
 import rollouts
 from bpe import Tokenizer
-from config import AGREEING, UserError, parse_args, related_config, run_main
+from config import UserError, parse_args, related_config, run_main
 from data import Batches, eval_blocks, prepare
 from losses import distillation_loss
 from rollouts import Rollout
@@ -81,12 +81,12 @@ def train(config):
 
         line = run.stepped(lr, norm, skipped, sums | rollouts.figures(rollout))
         run.say(*rollouts.failures(line))
-        if run.validates:
-            run.validated(validate(student, teachers, data, run))
         if run.saves:
             run.save()
-    if run.end():
-        report(run)
+        if run.validates:
+            run.validated(validate(student, teachers, data, run))
+    run.end()
+    report(run)
 
 
 # ---------------------------------------------------------------- pieces of a step
@@ -119,7 +119,8 @@ def write_rollout(student, teachers, x, now, run):
                                          mark_after))
     fields = zip(*(part[:5] for part in parts))
     whole = Rollout(*(all_gather(torch.cat(field)) for field in fields))
-    coefficients = rollouts.policy_coefficients(whole, now.rollout_loss, now.length_norm)
+    weights = rollouts.weights_in(now, positions(whole.y, now))
+    coefficients = rollouts.policy_coefficients(whole, now.rollout_loss, now.length_norm, weights)
     return whole._replace(coefficients=coefficients)
 
 
@@ -141,7 +142,7 @@ def loss_on_rollout(student, teachers, x, y, rollout, counts, now, run):
 
 def learning_rate(now, step, steps):
     """Linear warmup, then cosine to zero, times the peak (which may itself be a schedule)."""
-    warmup = min(now.warmup, steps // 10)
+    warmup = now.warmup if now.warmup < steps else steps // 10
     rise = min(1.0, (step + 1) / (warmup + 1))
     fall = max(0, step - warmup) / max(1, steps - warmup)
     return now.lr * (rise * 0.5 * (1 + math.cos(math.pi * fall)))
@@ -247,8 +248,11 @@ def make_one_ready(name, role, data, config):
         print(f"\n{role} {name} is not there yet: training it first")
         train(related_config(config, name))
     its = files.read_json(folder / "config.json")
-    differ = [f"{key} = {its.get(key)!r} there, {getattr(config, key)!r} here" for key in AGREEING
-              if its.get(key) != getattr(config, key)]
+    differ = [f"{key} = {its.get(key)!r} there, {getattr(config, key)!r} here"
+              for key in ("mark", "seed") if its.get(key) != getattr(config, key)]
+    if its.get("_text") != data.train.corpus:
+        differ.append(f"its text is another (corpus = {its.get('corpus')!r} there, "
+                      f"{config.corpus!r} here)")
     if its.get("_tokenizer") != data.tokenizer.hash:
         differ.append("its tokenizer is another")
     if differ:
@@ -308,7 +312,7 @@ def begin(run, student, optimizer, teachers, data, batches):
     if teachers:
         print(f"  {config.divergence} to {', '.join(config.teachers)}; alpha {config.alpha}, tau "
               f"{config.tau}, mix {config.mix}, reduction {config.reduction}")
-    if run.step == 0:
+    if run.validates:  # at step 0, or where the last call was ended in it
         run.validated(validate(student, teachers, data, run))
 
 

@@ -254,8 +254,8 @@ def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alph
     ensemble: the mean of the teachers' "logits" (arXiv 2308.02019) or of their "probs".
     reduction, of D only: "token" mean over valid positions; "sequence" that times T, the longest
         block of the run: Baby Llama's batchmean on (B, T, V) (arXiv 2308.02019); "step" the mean
-        over the T time steps of each step's own mean, weighted by step_weights, two numbers: linear
-        from the first step to the last, scaled to mean 1.
+        over the time steps of each step's own mean, weighted by step_weights, two numbers: linear
+        from the first step to the last, scaled to mean 1; steps without a position are left out.
     T: for "sequence", default labels.shape[1].
     counts: valid positions of the whole optimiser step, so that micro-batches add up: a number, or
         (T,) for "step"; default: those of these labels.
@@ -270,10 +270,12 @@ def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alph
     """
     check(divergence, tau, alpha, mix, ensemble, reduction, step_weights)
     steps = labels.shape[1] if labels.dim() == 2 else None
-    if steps is None and reduction == "step":
-        raise ValueError("reduction 'step' on (N, d) needs (B, T, d)")
-    if steps is None and reduction == "sequence" and T is None:
-        raise ValueError("reduction 'sequence' on (N, d) needs T, the run's longest block")
+    if steps is None and (reduction == "step" or reduction == "sequence" and T is None):
+        need = "(B, T, d)" if reduction == "step" else "T, the run's longest block"
+        raise ValueError(f"reduction {reduction!r} on (N, d) needs {need}")
+    if counts is not None and torch.as_tensor(counts).dim() != (reduction == "step"):
+        raise ValueError(f"counts has shape {tuple(torch.as_tensor(counts).shape)}; allowed: a "
+                         "number, or (T,) for reduction 'step'")
     valid = labels != ignore_index
     d_weight = valid.to(torch.promote_types(h.dtype, torch.float32))
 
@@ -281,19 +283,10 @@ def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alph
     if counts is None:  # counted on the device: a GPU is never waited for
         counts = d_weight.sum(0) if reduction == "step" else d_weight.sum()
     counts = torch.as_tensor(counts, dtype=d_weight.dtype, device=h.device)
-    if counts.shape != ((steps,) if reduction == "step" else ()):
-        raise ValueError(f"counts has shape {tuple(counts.shape)}; allowed: a number, or (T,) for "
-                         "reduction 'step'")
     n = counts.sum().clamp_min(1)
-
-    # each position's weight in the sum
-    if reduction == "sequence":
-        d_weight = d_weight * (T or steps)
-    if reduction == "step":
-        by_step = linear_weights(step_weights, steps, dtype=d_weight.dtype, device=h.device)
-        d_weight = d_weight * (by_step * n / (steps * counts).clamp_min(1))
+    ce_weight = d_weight * (alpha if teachers else 1.0)
+    d_weight = d_weight * position_weights(reduction, counts, step_weights, T or steps)
     d_weight = d_weight * ((1 - alpha) * temperature_factor(divergence, tau))
-    ce_weight = valid.to(d_weight.dtype) * (alpha if teachers else 1.0)
 
     form = Form(parse(divergence), ensemble, with_ce=not teachers or alpha > 0 or return_stats,
                 with_entropies=return_stats, at_tau_1=tau == 1, mixed=mix < 1, chunk=chunk)
@@ -308,6 +301,20 @@ def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alph
     if reduction == "step":
         stats["per_step"] = terms["divergence"].view(-1, steps).sum(0) / counts.clamp_min(1)
     return loss, stats
+
+
+def position_weights(reduction, counts, step_weights=None, T=None):
+    """What D at a position weighs in the sum that is divided by all positions: a number or (T,).
+
+    counts: the valid positions of the whole step, under "step" (T,). token: 1. sequence: T. step:
+    each time step's own mean counts, by a straight line of weights; steps without any are left out.
+    """
+    if reduction != "step":
+        return T if reduction == "sequence" else 1.0
+    weights = linear_weights(step_weights, len(counts), dtype=counts.dtype, device=counts.device)
+    weights = weights * (counts > 0)
+    share = weights / weights.sum().clamp_min(1e-6)
+    return share * counts.sum() / counts.clamp_min(1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,11 +76,10 @@ def attend(q, k, v, dropout=0.0):
     T, S = q.shape[2], k.shape[2]
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and S <= 256:
         return attend_bf16_cpu(q, k, v, dropout)
-    mask = None
-    if 1 < T < S:
-        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=1 < T == S,
-                                          dropout_p=dropout)
+    if T == S:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
+    mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 
 class Attention(nn.Module):

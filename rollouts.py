@@ -94,16 +94,17 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
 
 # ---------------------------------------------------------------- what follows each token
 
-def policy_coefficients(rollout, rollout_loss="single_step", length_norm=False):
+def policy_coefficients(rollout, rollout_loss="single_step", length_norm=False, weights=1.0):
     """What multiplies grad log q(y_t|y_<t) in the gradient of J, (B, T), 0 where y is -100.
 
     rollout_loss "single_step": w_t R_{t+1}, the long-term part alone; "reinforce": w_t (c_t +
     R_{t+1}). w_t = q / s, a step: exact where s = q. length_norm divides R_{t+1} by the T - t terms
     that it has (biased; MiniLLM's). The mean over the other sequences of the batch is taken off, a
-    baseline: less variance, no bias.
+    baseline: less variance, no bias. weights: a number or (T,), losses.position_weights: of each
+    c_t in J, so that `reduction` means the same here as on corpus text.
     """
     valid = rollout.y != -100
-    c = (rollout.log_q - rollout.log_p).masked_fill(~valid, 0)
+    c = (rollout.log_q - rollout.log_p).masked_fill(~valid, 0) * weights
     w = (rollout.log_q - rollout.log_s).exp().masked_fill(~valid, 0)
     value = after(c)  # R_{t+1}
     if length_norm:
@@ -137,11 +138,17 @@ def rollout_loss(student, teachers, rollout, now, counts, return_stats=False):
         keys = {**now.loss_keys(), "alpha": 0.0}
         return losses.distillation_loss(h, W, targets, rollout.y, counts=counts,
                                         return_stats=return_stats, **keys)
-    exact = now.rollout_loss == "single_step"
+    exact = weights_in(now, counts) if now.rollout_loss == "single_step" else False
     return sequence_loss(h, W, targets, rollout, exact, now.ensemble, counts.sum(), return_stats)
 
 
-def sequence_loss(h, W, teachers, rollout, exact=True, ensemble="logits", counts=None,
+def weights_in(now, counts):
+    """What c_t weighs in J, by `reduction`; counts: the valid positions of the step's rollouts."""
+    return losses.position_weights(now.reduction, counts.float(), now.step_weights,
+                                   now.longest_block)
+
+
+def sequence_loss(h, W, teachers, rollout, exact=1.0, ensemble="logits", counts=None,
                   return_stats=False):
     """A scalar whose gradient is that of J at a rollout, divided by counts; its value is no J.
 
@@ -150,7 +157,8 @@ def sequence_loss(h, W, teachers, rollout, exact=True, ensemble="logits", counts
     The trick: -log q(y_t) is the cross-entropy of the sampled token, so the sampled part is a
     cross-entropy whose positions weigh -coefficients_t, and the chunked loss computes both at once.
     h (B, T, d), W, teachers: as in distillation_loss. rollout: its y and coefficients (B, T).
-    exact: False, True, or weights (B, T) of the first part. return_stats: (loss, stats).
+    exact: False, or the weights of the first part, a number, (T,) or (B, T). return_stats: (loss,
+    stats).
     """
     valid = rollout.y != -100
     ce_weight = (-rollout.coefficients).to(torch.promote_types(h.dtype, torch.float32)) * valid

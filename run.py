@@ -32,7 +32,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 import files
-from config import CONFIGS, KEYS, Config, UserError, on_signals, read_config
+from config import CONFIGS, KEYS, Config, Stopped, UserError, on_signals, read_config
 from data import load_tokenizer
 from model import LM, ModelConfig
 
@@ -131,10 +131,22 @@ def join_ranks(config, device):
 
 
 def in_turn(f):
-    """f() of the first rank, and only then of the others: what it has written they read."""
-    result = f() if RANK == 0 else None
-    if WORLD > 1:
-        dist.barrier()
+    """f() of the first rank, and only then of the others: what it has written they read.
+
+    What it raises it raises alone; the others end without a word.
+    """
+    if WORLD == 1:
+        return f()
+    error = [None]
+    result = None
+    if RANK == 0:
+        try:
+            result = f()
+        except UserError as e:
+            error = [e]
+    dist.broadcast_object_list(error)
+    if error[0]:
+        raise error[0]  # of which run_main prints the first rank's
     return f() if RANK else result
 
 
@@ -195,14 +207,16 @@ in_training = []  # the folders of the runs that this process trains, each neede
 
 
 def alone(train):
-    """Decorates train(config): the only process in the run's folder, its errors said in a line.
+    """Decorates train(config): the only process in the run's folder, its end said in a line.
 
     Raises UserError while there is another, if the run needs itself, for memory that is not enough,
-    and for a rank that is gone.
+    and for a rank that is gone. A run that stops ends those that need it too.
     """
     @functools.wraps(train)
     def guarded(config):
         folder = folder_of(config)
+        if not in_training:
+            Run.minutes_spent = 0.0  # a command begins
         if folder in in_training:
             circle = [*in_training[in_training.index(folder):], folder]
             raise UserError(f"{' needs '.join(f.name for f in circle)}: a run cannot need itself; "
@@ -211,6 +225,10 @@ def alone(train):
             in_training.append(folder)
             try:
                 return train(config)
+            except Stopped as e:
+                if in_training[0] != folder:
+                    raise
+                print(e)
             except torch.OutOfMemoryError:
                 raise UserError(out_of_memory(config))
             except RuntimeError as e:
@@ -230,24 +248,40 @@ def locked(folder):
     if RANK:
         yield
         return
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
-    with open(path, "a") as lock:
-        try:
-            import fcntl  # not on Windows: no lock there
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.write_text(str(os.getpid()))
-        except BlockingIOError:
-            raise UserError(f"{folder} is being trained by process {path.read_text()}; wait for "
-                            "it, or choose another --name")
-        except (ImportError, OSError):
-            pass  # nor on every file system
+    with open_locked(path):
         try:
             yield
         finally:
             with contextlib.suppress(OSError):
                 path.unlink()
-                os.removedirs(folder)  # if it is empty: refused before it began
+                for parent in made:
+                    parent.rmdir()  # if it is empty: refused before it began
+
+
+def open_locked(path):
+    """path, open and locked, with the process's number in it; UserError while another has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: no lock there
+        return open(path, "a")
+    while True:
+        lock = open(path, "a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise UserError(f"{path.parent} is being trained by process {path.read_text()}; wait "
+                            "for it, or choose another --name")
+        except OSError:
+            return lock  # not every file system locks
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+                path.write_text(str(os.getpid()))
+                return lock
+        lock.close()  # its last holder has removed it meanwhile
 
 
 def out_of_memory(config):
@@ -277,11 +311,12 @@ class Run:
     """A run that is being trained. It never sees a loss, a teacher or a batch.
 
     `Run(config)` refuses what cannot be gone on with; `begin` opens the books, from the last
-    checkpoint where there is one; then, a step at a time: goes_on, stepped, validated, save; `end`.
+    checkpoint where there is one; then, a step at a time: goes_on, stepped, save, validated; `end`.
     """
 
+    minutes_spent = 0.0  # by this command in the loops of the runs before, the teachers'
+
     def __init__(self, config):
-        self.started = time.monotonic()
         self.config = config
         self.folder = folder_of(config)
         self.device = device_of(config)
@@ -296,7 +331,7 @@ class Run:
 
     @property
     def is_finished(self):
-        return self.state is not None and self.state["step"] >= self.state["steps"]
+        return bool(self.state) and is_finished(self.folder)
 
     def check_corpus(self, digest):
         """UserError where the run was begun on another text than the one prepared now."""
@@ -321,23 +356,22 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == "float16")
         self.steps = steps
         self.step = 0
-        self.best = math.inf
         self.minutes = 0.0  # of earlier calls
         self.meter = Meter(self.device)
         if self.state:
             path = self.folder / "ckpt.pt"
             put_state(self.state, student, optimizer, self.scaler, self.meter, path)
             self.step = self.state["step"]
-            self.best = self.state["best"]
             self.minutes = self.state["minutes"]
         elif RANK == 0:  # what an earlier run left here is not this one's
-            for name in ("ckpt.prev.pt", "ckpt.pt", "best.pt", "metrics.jsonl", "eval.json",
+            for name in ("best.pt", "ckpt.prev.pt", "ckpt.pt", "metrics.jsonl", "eval.json",
                          "samples.txt"):
                 (self.folder / name).unlink(missing_ok=True)
         self.state = None
         files.write_text(self.folder / "tokenizer.json", data.tokenizer.to_json())
-        write_config(self.config, self.dtype, data.tokenizer, loss_path, needs)
+        write_config(self.config, self.dtype, data.tokenizer, self.corpus, loss_path, needs)
         self.metrics = Metrics(self.folder / "metrics.jsonl", self.step)
+        self.best = self.best_so_far()
 
         self.first = self.step
         self.tokens_per_step = self.config.batch_size * self.config.longest
@@ -347,6 +381,18 @@ class Run:
                         disable=not sys.stderr.isatty() or RANK > 0)
         self.stop = 0  # 1: max_minutes is over; else the number of a signal
         self.caught = catch_signals()  # Ctrl-C and SIGTERM wait for the end of the step
+        self.begun = time.monotonic()
+
+    def best_so_far(self):
+        """The lowest val_ce of the steps so far: best.pt's, or the log's where that is beyond."""
+        path = self.folder / "best.pt"
+        if path.exists():
+            best = files.load_checkpoint(path)
+            if best.get("step", 0) <= self.step and isinstance(best.get("val_ce"), float):
+                return best["val_ce"]
+        lines = files.read_json_lines(self.folder / "metrics.jsonl")
+        return min((line["val_ce"] for line in lines if line.get("val_ce") and line["step"]),
+                   default=math.inf)
 
     def autocast(self):
         return autocast(self.dtype, self.device)
@@ -382,7 +428,8 @@ class Run:
         if self.step % self.config.log_every == 0 or self.step == self.steps:
             line = self.log(lr)
 
-        over = self.config.max_minutes and self.minutes_now() >= self.config.max_minutes
+        spent = Run.minutes_spent + self.minutes_now()
+        over = self.config.max_minutes and spent >= self.config.max_minutes
         self.stop = self.caught[0] if self.caught else int(over)
         if WORLD > 1:  # they stop together, asked now and then, for asking waits for the device
             stop = torch.tensor(self.stop, device=self.device)
@@ -427,19 +474,25 @@ class Run:
 
     @property
     def validates(self):
-        return self.step % self.config.val_every == 0 or self.step == self.steps
+        """Is it time to validate? It is not if a run that goes on has done so at this step."""
+        due = self.step % self.config.val_every == 0 or self.step == self.steps
+        return due and self.metrics.validated != self.step
 
     def validated(self, figures):
-        """Write a validation's figures; keep the weights if their val_ce is the lowest so far."""
+        """Write a validation's figures; keep the weights if their val_ce is the lowest so far.
+
+        Those that a run begins with are not its own: they are never the best.
+        """
         self.metrics.write(step=self.step, tokens=self.step * self.tokens_per_step, **figures)
         self.say(", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-        if figures["val_ce"] < self.best:
+        if figures["val_ce"] < self.best and self.step:
             self.best = figures["val_ce"]
             files.save_checkpoint(self.folder / "best.pt", {
                 "model": self.student.state_dict(), "step": self.step, "val_ce": self.best})
 
     @property
     def saves(self):
+        """Is it time to save? Before each validation: what dies in that loses nothing."""
         tenth = max(1, self.steps // 10)
         return self.validates or self.step % tenth == 0 or bool(self.stop)
 
@@ -447,18 +500,21 @@ class Run:
         files.save_checkpoint(self.folder / "ckpt.pt", {
             "model": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(), "random": random_states(self.device),
-            "corpus": self.corpus, "step": self.step, "steps": self.steps, "best": self.best,
+            "corpus": self.corpus, "step": self.step, "steps": self.steps,
             "meter": self.meter.state(), "minutes": self.minutes + self.minutes_now()})
 
     def minutes_now(self):
-        return (time.monotonic() - self.started) / 60
+        """Minutes in this call's loop; what came before it, teachers and data, is not in them."""
+        return (time.monotonic() - self.begun) / 60
 
     def end(self):
-        """Close the books: True if all steps are done, else it says how to go on.
+        """Close the books; where steps are left, say how to go on and end the command.
 
-        Raises KeyboardInterrupt if it was a signal that ended the run.
+        Raises Stopped if max_minutes is over, KeyboardInterrupt if it was a signal.
         """
         self.bar.close()
+        on_signals()
+        Run.minutes_spent += self.minutes_now()
         if self.stop > 1 or self.step < self.steps:
             why = "interrupted" if self.stop > 1 else "max_minutes is over"
             said = (f"{self.config.name}: {why} at step {self.step} of {self.steps}; the same "
@@ -466,16 +522,11 @@ class Run:
             if WORLD == 1:
                 argv = [arg for arg in sys.argv if arg != "--resume=no"]
                 said += f": {shlex.join(['python', *argv])}"
-            if self.stop > 1:
-                raise KeyboardInterrupt(self.stop, said)
-            print(said)
-            return False
-        on_signals()
+            raise KeyboardInterrupt(self.stop, said) if self.stop > 1 else Stopped(said)
         if RANK == 0:  # of an earlier best.pt, if somebody has looked
             (self.folder / "eval.json").unlink(missing_ok=True)
         print(f"{self.config.name}: {self.steps} steps in "
               f"{self.minutes + self.minutes_now():.1f} minutes; all of it is in {self.folder}")
-        return True
 
 
 def say_how_long(config, seconds):
@@ -496,6 +547,9 @@ def state_to_go_on_from(config, folder):
     if config.resume == "no":
         return None
     state, path = files.last_checkpoint(folder)
+    if not state and (folder / "best.pt").exists():
+        raise UserError(f"{folder} holds a run's weights, best.pt, and no checkpoint to go on "
+                        "from; choose another --name, or train anew with --resume=no")
     if not state:
         return None
     # a key that is newer than the run had its default
@@ -505,12 +559,11 @@ def state_to_go_on_from(config, folder):
     if differ:
         raise UserError(f"{folder} holds a run with other settings: {'; '.join(differ)}; choose "
                         "another --name, or --resume=no")
-    if not {"optimizer", "random", "step", "steps", "best", "minutes"} <= state.keys():
+    if not {"optimizer", "random", "step", "steps", "minutes"} <= state.keys():
         raise UserError(f"{path} holds weights alone, nothing to go on from; train anew with "
                         "--resume=no")
-    numbers = type(state["best"]) is float and type(state["minutes"]) is float
     in_order = 0 < state["step"] <= state["steps"] and stored.get("_dtype") in [*DTYPES]
-    if not (numbers and in_order):
+    if not in_order or type(state["minutes"]) is not float:
         raise UserError(f"{path} or {folder / 'config.json'} is damaged; train anew with "
                         "--resume=no")
     path.replace(folder / "ckpt.pt")  # a damaged one must not take the place of the previous
@@ -565,8 +618,11 @@ def digests_of_needs(config):
     return digests
 
 
-def write_config(config, dtype, tokenizer, loss_path="eager", needs=None):
-    """config.json: the keys and, as notes (names with _), what they came to on this machine."""
+def write_config(config, dtype, tokenizer, text="", loss_path="eager", needs=None):
+    """config.json: the keys and, as notes (names with _), what they came to on this machine.
+
+    text: the digest of the prepared text; needs: of the weights of teachers and init.
+    """
     commit = None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         git = ["git", "-C", pathlib.Path(__file__).parent, "rev-parse", "HEAD"]
@@ -574,7 +630,7 @@ def write_config(config, dtype, tokenizer, loss_path="eager", needs=None):
     versions = {"python": platform.python_version(), "torch": torch.__version__,
                 "numpy": np.__version__}
     files.write_json(folder_of(config) / "config.json", {
-        **dataclasses.asdict(config), "_dtype": dtype, "_tokenizer": tokenizer.hash,
+        **dataclasses.asdict(config), "_dtype": dtype, "_text": text, "_tokenizer": tokenizer.hash,
         "_vocab_size": tokenizer.vocab_size, "_commit": commit, "_versions": versions,
         "_loss": loss_path, "_threads": torch.get_num_threads(), "_needs": needs or {}})
 
@@ -615,9 +671,22 @@ def load(path, device="cpu", which="best"):
 
 
 def is_finished(folder):
-    """True if the run in `folder` has done all its steps."""
-    state = files.last_checkpoint(folder)[0] or {}
-    return state.get("step", 0) >= state.get("steps", math.inf)
+    """Can others build on the run in `folder`? All its steps are done, and the last is validated.
+
+    Weights that came without a checkpoint (downloaded, archived) are taken as they are.
+    """
+    state = files.last_checkpoint(folder)[0]
+    if not state:
+        needed = ("config.json", "tokenizer.json", "best.pt")
+        return all((folder / name).exists() for name in needed)
+    done = state.get("step", 0) >= state.get("steps", math.inf)
+    lines = files.read_json_lines(folder / "metrics.jsonl")
+    return done and last_validation(lines) == state["step"]
+
+
+def last_validation(lines):
+    """The step of the last validation in the lines of metrics.jsonl, or None."""
+    return max((line["step"] for line in lines if "val_ce" in line), default=None)
 
 
 # ---------------------------------------------------------------- the log
@@ -691,10 +760,13 @@ class Metrics:
     def __init__(self, path, step):
         self.path = pathlib.Path(path)
         lines = [line for line in files.read_json_lines(path) if line["step"] <= step]
+        self.validated = last_validation(lines)
         files.write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def write(self, **values):
         """Append a line; UserError on a full disk."""
+        if "val_ce" in values:
+            self.validated = values["step"]
         line = json.dumps({name: rounded(value) for name, value in values.items()}) + "\n"
         if RANK:
             return
