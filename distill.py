@@ -22,9 +22,9 @@ from bpe import Tokenizer
 from config import UserError, parse_args, related_config, run_main
 from data import Batches, eval_blocks, prepare
 from losses import distillation_loss
+from ranks import RANK, all_gather, all_reduce, in_turn, shard, sum_gradients
 from rollouts import Rollout
-from run import (DTYPES, RANK, Run, all_gather, all_reduce, alone, folder_of, in_turn, is_finished,
-                 load, model_of, put_weights, shard, sum_gradients)
+from run import DTYPES, Run, alone, folder_of, is_finished, load, model_of, put_weights
 
 
 @alone

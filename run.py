@@ -1,4 +1,4 @@
-"""A run's books: folder, lock, device, ranks, clock, log, checkpoints; not what is learned.
+"""A run's books: folder, lock, device, clock, log, checkpoints; not what is learned.
 
     out/NAME/config.json      every key, resolved, with versions and commit
              ckpt.pt          the last state, to go on from; ckpt.prev.pt: the one before
@@ -10,10 +10,8 @@
 
 Every file is whole (files.py). `Run` is what the loop in distill.py talks to; `load` reads a run.
 """
-import atexit
 import contextlib
 import dataclasses
-import datetime
 import functools
 import hashlib
 import json
@@ -28,13 +26,13 @@ import time
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from tqdm import tqdm
 
 import files
 from config import CONFIGS, KEYS, Config, Stopped, UserError, on_signals, read_config
 from data import load_tokenizer
 from model import LM, ModelConfig
+from ranks import RANK, WORLD, all_reduce, gather, in_turn, join_ranks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -100,105 +98,6 @@ def gpu_usage(device, flops_per_second):
     if peak:
         usage["mfu"] = flops_per_second / peak
     return usage
-
-
-# ---------------------------------------------------------------- ranks: torchrun's processes
-
-RANK = int(os.environ.get("RANK", 0))
-WORLD = int(os.environ.get("WORLD_SIZE", 1))
-
-
-def join_ranks(config, device):
-    """Meet the other processes that torchrun started; the first one writes and speaks.
-
-    Raises UserError where the batch does not split among them.
-    """
-    if config.batch_size % (WORLD * config.grad_accum):
-        raise UserError(f"batch_size {config.batch_size} does not split into {WORLD} ranks times "
-                        f"grad_accum {config.grad_accum}")
-    if WORLD == 1 or dist.is_initialized():
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = next(dist.rendezvous("env://"))[0]
-    store = dist.PrefixStore(attempt, store)  # addresses of those that died are still in it
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=RANK,
-                            world_size=WORLD, timeout=datetime.timedelta(days=1))
-    atexit.register(dist.destroy_process_group)
-    if RANK:
-        sys.stdout = open(os.devnull, "w")
-
-
-def in_turn(f):
-    """f() of the first rank, and only then of the others: what it has written they read.
-
-    What it raises it raises alone; the others end without a word.
-    """
-    if WORLD == 1:
-        return f()
-    error = [None]
-    result = None
-    if RANK == 0:
-        try:
-            result = f()
-        except UserError as e:
-            error = [e]
-    dist.broadcast_object_list(error)
-    if error[0]:
-        raise error[0]  # of which run_main prints the first rank's
-    return f() if RANK else result
-
-
-def shard(t):
-    """This rank's share of the rows of a batch's tensor."""
-    return t.chunk(WORLD)[RANK]
-
-
-def all_reduce(t, how="SUM"):
-    """The sum (or MAX) of a tensor over the ranks."""
-    if WORLD > 1:
-        t = t.detach().clone()
-        dist.all_reduce(t, getattr(dist.ReduceOp, how))
-    return t
-
-
-def all_gather(t):
-    """The rows (B / ranks, ...) of all ranks, in their order: (B, ...)."""
-    if WORLD == 1:
-        return t
-    parts = [torch.empty_like(t) for _ in range(WORLD)]
-    dist.all_gather(parts, t.contiguous())
-    return torch.cat(parts)
-
-
-def sum_gradients(model):
-    """Each rank has the gradient of its own rows: after this all have that of the whole batch."""
-    if WORLD == 1:
-        return
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = all_reduce(torch.cat([grad.flatten() for grad in grads]))
-    for grad, total in zip(grads, flat.split([grad.numel() for grad in grads])):
-        grad.copy_(total.view_as(grad))
-
-
-def random_states(device):
-    """The state of the random numbers of each rank."""
-    own = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        own["cuda"] = torch.cuda.get_rng_state()
-    if WORLD == 1:
-        return [own]
-    states = [None] * WORLD
-    dist.all_gather_object(states, own)
-    return states
-
-
-def set_random_state(states):
-    state = states[RANK % len(states)]
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
 # ---------------------------------------------------------------- one process a folder
@@ -594,6 +493,21 @@ def put_state(state, student, optimizer, scaler, meter, path):
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as e:
         raise UserError(f"{path}: its optimizer or random state is damaged ({type(e).__name__}); "
                         "train anew with --resume=no")
+
+
+def random_states(device):
+    """The state of the random numbers of each rank."""
+    own = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state()
+    return gather(own)
+
+
+def set_random_state(states):
+    state = states[RANK % len(states)]
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
 def put_weights(lm, weights, path):
