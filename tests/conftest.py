@@ -8,7 +8,10 @@ import config
 
 @pytest.fixture
 def babylm():
-    """Folder with real BabyLM text and benchmarks: $BABYLM_DIR, by default ../shared beside the checkout."""
+    """Folder with real BabyLM text and benchmarks.
+
+    It is $BABYLM_DIR, by default ../shared beside the checkout.
+    """
     root = pathlib.Path(__file__).parent.parent
     folder = pathlib.Path(os.environ.get("BABYLM_DIR", root / "../shared"))
     if not (folder / "data/babylm_10m").is_dir():
@@ -22,6 +25,7 @@ def make_config(tmp_path):
     def make(**keys):
         file = tmp_path / "some.py"
         file.write_text("")
-        keys = {"out_dir": str(tmp_path / "out"), "data_dir": str(tmp_path / "out/data"), "device": "cpu", **keys}
+        keys = {"out_dir": str(tmp_path / "out"), "data_dir": str(tmp_path / "out/data"),
+                "device": "cpu", **keys}
         return config.read_config(file, list(keys.items()))
     return make

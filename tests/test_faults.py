@@ -1,4 +1,6 @@
-"""Faults: runs that are killed, interrupted, started twice or out of disk go on to the same bits; damaged files are one line.
+"""Faults: runs that are killed, interrupted, started twice or out of disk go on to the same bits.
+
+Damaged files are one line.
 
     python -m pytest tests/test_faults.py          a few of each
     python tests/test_faults.py 200                200 kills a kind of run, and a table
@@ -36,13 +38,17 @@ import files
 import run
 from config import UserError
 
-TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line", n_layer=1, n_head=2, d_model=16,
-            d_ff=32, block_size=16, batch_size=4, max_steps=12, lr=1e-2, val_tokens=64, log_every=1, val_every=1, dropout=0.1)
-KINDS = {  # run -> the configs that it needs and its own; "kid" is the run, what it needs is trained on the way
+TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line",
+            n_layer=1, n_head=2, d_model=16, d_ff=32, block_size=16, batch_size=4, max_steps=12,
+            lr=1e-2, val_tokens=64, log_every=1, val_every=1, dropout=0.1)
+# run -> the configs that it needs and its own; "kid" is the run, the others are trained on the way
+KINDS = {
     "teacher": {"kid": {}},
-    "distill": {"coach": dict(arch="gpt2", max_steps=4), "kid": dict(teachers=["coach"], divergence="rkl", mix=0.9)},
-    "on-policy": {"coach": dict(max_steps=4), "kid": dict(teachers=["coach"], init="coach", on_policy=0.5, prompt_len=4,
-                                                          rollout_loss="single_step", log_every=5)},
+    "distill": {"coach": dict(arch="gpt2", max_steps=4),
+                "kid": dict(teachers=["coach"], divergence="rkl", mix=0.9)},
+    "on-policy": {"coach": dict(max_steps=4),
+                  "kid": dict(teachers=["coach"], init="coach", on_policy=0.5, prompt_len=4,
+                              rollout_loss="single_step", log_every=5)},
 }
 
 # ---------------------------------------------------------------- a command in a process of its own
@@ -53,13 +59,18 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent)])  # or 
 
 
 def command(root, hook, argv):
-    """In a process of its own: distill.py argv with the configs of root, evaluation left out; it writes to root/log."""
+    """In a process of its own: distill.py argv with the configs of root, evaluation left out.
+
+    It writes to root/log.
+    """
     log = os.open(root / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1), os.dup2(log, 2)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     config.CONFIGS = run.CONFIGS = root / "configs"
     eval.evaluate = lambda folder, **_: files.write_json(folder / "eval.json", {"sample": {}})
+
     if hook:
         hook(root)
     sys.argv = ["distill.py", *argv]
@@ -73,11 +84,15 @@ def command(root, hook, argv):
 
 
 class Job:
-    """distill.py on configs/kid.py under root, begun; hook(root), a function of this module, is called first."""
+    """distill.py on configs/kid.py under root, begun.
+
+    hook(root), a function of this module, is called first.
+    """
 
     def __init__(self, root, *argv, hook=None):
         self.root = root
-        self.process = workers.Process(target=command, args=(root, hook, [str(root / "configs/kid.py"), *argv]))
+        args = (root, hook, [str(root / "configs/kid.py"), *argv])
+        self.process = workers.Process(target=command, args=args)
         self.process.start()
 
     def until(self, there, patience=60):
@@ -113,21 +128,23 @@ def prepared(root, kind="teacher", **keys):
 
 
 def left(root):
-    """What a whole run leaves under root: the weights of each run, and its metrics without the speed."""
+    """What a whole run leaves under root: each run's weights, and its metrics without the speed."""
     found = {}
     for folder in sorted((root / "out").iterdir()):
         for name in ("best.pt", "ckpt.pt"):
             state = files.load_checkpoint(folder / name)
             found |= {(folder.name, name, k): v for k, v in state["model"].items()}
         lines = (folder / "metrics.jsonl").read_text().splitlines()
-        found[folder.name, "metrics"] = [{k: v for k, v in json.loads(m).items() if k != "tokens_per_s"} for m in lines]
+        found[folder.name, "metrics"] = [
+            {k: v for k, v in json.loads(m).items() if k != "tokens_per_s"} for m in lines]
     return found
 
 
 def assert_same(found, whole):
     assert found.keys() == whole.keys()
     for key, value in whole.items():
-        assert torch.equal(found[key], value) if isinstance(value, torch.Tensor) else found[key] == value, key
+        assert (torch.equal(found[key], value) if isinstance(value, torch.Tensor)
+                else found[key] == value), key
 
 
 def one_line(text):
@@ -139,36 +156,50 @@ def one_line(text):
 # ---------------------------------------------------------------- killed at any moment
 
 def kill_and_go_on(root, kind, kills, rng):
-    """Run a kind of run to the end, then again with SIGKILLs at random moments; {name: number} of what was seen."""
+    """Run a kind of run to the end, then again with SIGKILLs at random moments.
+
+    Returns {name: number} of what was seen.
+    """
     whole, broken = root / "whole", root / "broken"
-    prepared(whole, kind), prepared(broken, kind)
-    assert Job(whole).end()[0] == 0, (whole / "log").read_text()  # the first one waits for the imports
+    prepared(whole, kind)
+    prepared(broken, kind)
+    # the first one waits for the imports
+    assert Job(whole).end()[0] == 0, (whole / "log").read_text()
     started = time.monotonic()
     assert Job(whole, "--resume=no").end()[0] == 0
-    duration, whole_left = time.monotonic() - started, left(whole)
+    duration = time.monotonic() - started
+    whole_left = left(whole)
+
     seen = dict(kills=0, in_writes=0, fallbacks=0, runs=0)
     while seen["kills"] < kills:
-        kid, before = broken / "out/kid", 0
+        kid = broken / "out/kid"
+        before = 0
         if kid.exists() and run.is_finished(kid):  # begin again
             assert_same(left(broken), whole_left)
             shutil.rmtree(broken / "out")
             seen["runs"] += 1
         elif kid.exists():
             before = (files.last_checkpoint(kid)[0] or {"step": 0})["step"]
-        job, writing = Job(broken), rng.random() < 0.5
+
+        job = Job(broken)
+        writing = rng.random() < 0.5
         if writing:  # in the middle of a checkpoint
-            aside, nth = kid / ".ckpt.pt.tmp", rng.randrange(1, 4)
+            aside = kid / ".ckpt.pt.tmp"
+            nth = rng.randrange(1, 4)
             for _ in range(nth):
                 job.until(aside.exists) and job.until(lambda: not aside.exists())
             job.until(aside.exists)
             time.sleep(rng.uniform(0, 0.002))
         else:
             time.sleep(rng.uniform(0, duration))
+
         alive = job.process.is_alive()
-        job.signal(signal.SIGKILL) if alive else None
+        if alive:
+            job.signal(signal.SIGKILL)
         code, out = job.end()
         assert code in (0, -signal.SIGKILL), out
         seen["kills"] += code != 0
+
         if code:
             state, path = files.last_checkpoint(kid)
             logged = files.read_json_lines(kid / "metrics.jsonl") if kid.exists() else []
@@ -176,7 +207,9 @@ def kill_and_go_on(root, kind, kills, rng):
             seen["in_writes"] += (kid / ".ckpt.pt.tmp").exists()
             seen["fallbacks"] += bool(path) and path.name == "ckpt.prev.pt"
             val = [m["step"] for m in logged if "val_ce" in m]
-            assert step >= before and (not state or step >= max(val, default=0) - 1), "a checkpoint was lost"
+            assert step >= before, "a checkpoint was lost"
+            assert not state or step >= max(val, default=0) - 1, "a checkpoint was lost"
+
     assert Job(broken).end()[0] == 0
     assert_same(left(broken), whole_left)
     return {**seen, "runs": seen["runs"] + 1}
@@ -216,17 +249,23 @@ def stuck_step(root):
 @pytest.mark.parametrize("within", ["kid", "coach"])
 def test_a_signal_ends_the_step_saves_and_names_the_command(tmp_path, number, within):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    folder = [prepared(root, "distill", log_every=5, val_every=4) for root in (whole, parts)][1].with_name(within)
+    folders = [prepared(root, "distill", log_every=5, val_every=4) for root in (whole, parts)]
+    folder = folders[1].with_name(within)
     assert Job(whole).end()[0] == 0
+
     job = Job(parts, hook=slow_steps)
     assert job.until((folder / "ckpt.pt").exists)
     job.signal(number)
     code, out = job.end()
+
     state = files.load_checkpoint(folder / "ckpt.pt")
-    last, steps = one_line(out), 12 if within == "kid" else 4
-    said = f"{within}: interrupted at step {state['step']} of {steps}; the same command goes on from here: python distill.py "
+    last = one_line(out)
+    steps = 12 if within == "kid" else 4
+    said = (f"{within}: interrupted at step {state['step']} of {steps}; the same command goes on "
+            "from here: python distill.py ")
     assert code == 128 + number and last == said + str(parts / "configs/kid.py"), out
-    assert {p.name for p in folder.iterdir()} >= {"ckpt.pt", "best.pt"} and not (folder / ".lock").exists()
+    assert {p.name for p in folder.iterdir()} >= {"ckpt.pt", "best.pt"}
+    assert not (folder / ".lock").exists()
     assert Job(parts).end()[0] == 0
     assert_same(left(parts), left(whole))
 
@@ -250,7 +289,8 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
     assert job.until(lambda: "once more stops at once" in job.log())
     job.signal(signal.SIGINT)
     code, out = job.end()
-    assert code == 130 and one_line(out) == "interrupted by SIGINT" and not (folder / "ckpt.pt").exists(), out
+    assert code == 130 and one_line(out) == "interrupted by SIGINT", out
+    assert not (folder / "ckpt.pt").exists(), out
 
 
 # ---------------------------------------------------------------- two processes
@@ -261,7 +301,8 @@ def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
     assert first.until((tmp_path / "here").exists)
     before = {p: p.read_bytes() for p in folder.iterdir()}
     code, out = Job(tmp_path).end()
-    assert code == 2 and f"{folder} is being trained by process {first.process.pid}" in one_line(out), out
+    assert code == 2, out
+    assert f"{folder} is being trained by process {first.process.pid}" in one_line(out), out
     assert before == {p: p.read_bytes() for p in folder.iterdir()}
     assert run.load(folder)[2].name == "kid"  # while somebody who only reads is let in
     first.signal(signal.SIGKILL)
@@ -287,7 +328,8 @@ def full_at_the_third_checkpoint(root):
 
 
 def full_at_the_third_validation(root):
-    validate, calls = distill.validate, []
+    validate = distill.validate
+    calls = []
 
     def then_full(*args):
         calls.append(0)
@@ -303,15 +345,19 @@ def full_at_the_tokens(root):
 
 
 def full_at_the_evaluation(root):
-    eval.evaluate = lambda folder, **_: (limit(10), files.write_json(folder / "eval.json", {"sample": {}}))
+    eval.evaluate = lambda folder, **_: (
+        limit(10), files.write_json(folder / "eval.json", {"sample": {}}))
 
 
 @pytest.mark.parametrize("hook, name, step", [
-    (full_at_the_third_checkpoint, "out/kid/ckpt.pt", 2), (full_at_the_third_validation, "out/kid/metrics.jsonl", 2),
-    (full_at_the_tokens, "data/babytalk", None), (full_at_the_evaluation, "out/kid/eval.json", 12)])
+    (full_at_the_third_checkpoint, "out/kid/ckpt.pt", 2),
+    (full_at_the_third_validation, "out/kid/metrics.jsonl", 2),
+    (full_at_the_tokens, "data/babytalk", None),
+    (full_at_the_evaluation, "out/kid/eval.json", 12)])
 def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(tmp_path, hook, name, step):
     whole, full = tmp_path / "whole", tmp_path / "full"
-    prepared(whole), prepared(full)
+    prepared(whole)
+    prepared(full)
     job = Job(full, hook=hook)
     code, out = job.end()
     last = one_line(out)
@@ -319,27 +365,34 @@ def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(tmp_path, hoo
     assert "could not be written: File too large" in last, out
     if step:
         assert files.load_checkpoint(full / "out/kid/ckpt.pt")["step"] == step
-    assert not [p for p in full.rglob("*") if p.name.endswith(".tmp") or p.name.startswith(".preparing")]
+    assert not [p for p in full.rglob("*")
+                if p.name.endswith(".tmp") or p.name.startswith(".preparing")]
     assert Job(full).end()[0] == 0 and Job(whole).end()[0] == 0
     assert_same(left(full), left(whole))
 
 
 # ---------------------------------------------------------------- damaged files
 
-ODD = st.sampled_from([None, True, 0, -1, 3, 10**400, 1e308, float("nan"), "", "x", "\ud800", [], [0], [[1]], {}, {"a": 1}])
+ODD = st.sampled_from([None, True, 0, -1, 3, 10**400, 1e308, float("nan"), "", "x", "\ud800", [],
+                       [0], [[1]], {}, {"a": 1}])
 
 
 def retyped(value):
     """JSON like value, with something in it replaced by something of another kind."""
     if isinstance(value, (dict, list)) and value:
         keys = sorted(value) if isinstance(value, dict) else range(len(value))
-        copy = lambda key, new: {**value, key: new} if isinstance(value, dict) else [*value[:key], new, *value[key + 1:]]
-        return st.sampled_from(keys).flatmap(lambda key: st.one_of(ODD, retyped(value[key])).map(lambda new: copy(key, new)))
+        copy = lambda key, new: ({**value, key: new} if isinstance(value, dict)
+                                 else [*value[:key], new, *value[key + 1:]])
+        odd = lambda key: st.one_of(ODD, retyped(value[key])).map(lambda new: copy(key, new))
+        return st.sampled_from(keys).flatmap(odd)
     return ODD
 
 
 def damaged(whole):
-    """Random bytes, or `whole` cut, with bits turned over, with a piece replaced, or (JSON) with values of other types."""
+    """Random bytes, or `whole` cut, with bits turned over or with a piece replaced.
+
+    Or, of JSON, with values of other types.
+    """
     cut = st.integers(0, len(whole)).map(lambda n: whole[:n])
 
     def flip(places):
@@ -347,9 +400,11 @@ def damaged(whole):
         for place, bit in places:
             out[place] ^= 1 << bit
         return bytes(out)
-    flipped = st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 7)), min_size=1, max_size=3).map(flip)
+    one_flip = st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 7))
+    flipped = st.lists(one_flip, min_size=1, max_size=3).map(flip)
     replaced = st.tuples(st.integers(0, len(whole)), st.integers(0, 8), st.binary(max_size=8)).map(
         lambda t: whole[:t[0]] + t[2] + whole[t[0] + t[1]:])
+
     forms = [st.binary(max_size=200), cut, flipped, replaced]
     try:
         forms.append(retyped(json.loads(whole)).map(lambda value: json.dumps(value).encode()))
@@ -358,28 +413,38 @@ def damaged(whole):
             forms.append(retyped([json.loads(line) for line in whole.splitlines()]).map(
                 lambda rows: "".join(json.dumps(row) + "\n" for row in rows).encode()))
         elif whole.startswith(data.MAGIC):
-            start, size = len(data.MAGIC) + 4, int.from_bytes(whole[len(data.MAGIC):len(data.MAGIC) + 4], "little")
-            forms.append(retyped(json.loads(whole[start:start + size])).map(lambda value: json.dumps(value).encode()).map(
-                lambda header: data.MAGIC + len(header).to_bytes(4, "little") + header + whole[start + size:]))
+            start = len(data.MAGIC) + 4
+            size = int.from_bytes(whole[len(data.MAGIC):len(data.MAGIC) + 4], "little")
+            headers = retyped(json.loads(whole[start:start + size])).map(
+                lambda value: json.dumps(value).encode())
+            forms.append(headers.map(
+                lambda header: data.MAGIC + len(header).to_bytes(4, "little") + header
+                + whole[start + size:]))
     return st.one_of(*forms)
 
 
-ROWS = b'{"sentence_good": "the cat sees.", "sentence_bad": "the cat see.", "field": "syntax", "UID": "a"}\n' * 3
+ROWS = (b'{"sentence_good": "the cat sees.", "sentence_bad": "the cat see.", '
+        b'"field": "syntax", "UID": "a"}\n') * 3
 
 
 def readers(root):
     """A small run under root; {what: (file, function that reads it)}."""
     path = root / "some.py"
-    keys = {**TINY, "name": "some", "sentences": 50, "teachers": [], "alpha": "linear(0: 1, 1: 0)", "out_dir": str(root / "out"),
+    keys = {**TINY, "name": "some", "sentences": 50, "teachers": [],
+            "alpha": "linear(0: 1, 1: 0)", "out_dir": str(root / "out"),
             "data_dir": str(root / "data")}
     path.write_text("".join(f"{k} = {v!r}\n" for k, v in keys.items()))
     made = config.read_config(path)
-    eval.evaluate = lambda folder, **_: files.write_json(folder / "eval.json", {"sample": {}, "val_ce": 1.0})
+
+    eval.evaluate = lambda folder, **_: files.write_json(
+        folder / "eval.json", {"sample": {}, "val_ce": 1.0})
     made.max_steps = 2
     distill.train(made)
     eval.evaluate = lambda folder, **_: None
     folder, prepared = run.folder_of(made), data.prepare(made)
-    tokenizer, lm = prepared.tokenizer, run.load(folder)[0]
+    tokenizer = prepared.tokenizer
+    lm = run.load(folder)[0]
+
     (root / "blimp").mkdir()
     (root / "blimp/a.jsonl").write_bytes(ROWS)
     (root / "text").mkdir()
@@ -392,32 +457,42 @@ def readers(root):
             corpora.unzip(root / "text.zip", pathlib.Path(aside), 1 << 20)
 
     def go_on():
-        optimizer, scaler = distill.make_optimizer(lm, made), torch.amp.GradScaler("cpu", enabled=False)
+        optimizer = distill.make_optimizer(lm, made)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
         (folder / "ckpt.prev.pt").unlink()  # read_damaged puts it back
         if state := run.state_to_go_on_from(made, folder):
-            run.put_state(state, lm, optimizer, scaler, run.Meter(torch.device("cpu")), folder / "ckpt.pt")
+            meter = run.Meter(torch.device("cpu"))
+            run.put_state(state, lm, optimizer, scaler, meter, folder / "ckpt.pt")
 
     def table():
-        distill.report(types.SimpleNamespace(config=made, folder=folder, device=torch.device("cpu")))
+        device = torch.device("cpu")
+        distill.report(types.SimpleNamespace(config=made, folder=folder, device=device,
+                                             is_finished=False))
+
     return {
         "config .py": (path, lambda: config.read_config(path)),
-        "config.json": (folder / "config.json", lambda: (run.load(folder), run.state_to_go_on_from(made, folder))),
-        "tokenizer.json": (folder / "tokenizer.json", lambda: data.load_tokenizer(folder / "tokenizer.json")),
-        "token file": (prepared.folder / "dev.bin", lambda: lm(data.eval_blocks(data.prepare(made).dev, 16)[0])),
+        "config.json": (folder / "config.json",
+                        lambda: (run.load(folder), run.state_to_go_on_from(made, folder))),
+        "tokenizer.json": (folder / "tokenizer.json",
+                           lambda: data.load_tokenizer(folder / "tokenizer.json")),
+        "token file": (prepared.folder / "dev.bin",
+                       lambda: lm(data.eval_blocks(data.prepare(made).dev, 16)[0])),
         "best.pt": (folder / "best.pt", lambda: run.load(folder)),
         "ckpt.pt": (folder / "ckpt.pt", go_on),
-        "metrics.jsonl": (folder / "metrics.jsonl", lambda: (eval.validated(folder, "best"),
-                                                             run.Metrics(folder / "metrics.jsonl", 1))),
+        "metrics.jsonl": (folder / "metrics.jsonl",
+                          lambda: (eval.validated(folder, "best"),
+                                   run.Metrics(folder / "metrics.jsonl", 1))),
         "eval.json": (folder / "eval.json", table),
-        "benchmark rows": (root / "blimp/a.jsonl", lambda: eval.minimal_pairs(lm, tokenizer, root / "blimp")),
-        "corpus text": (root / "text/childes.train", lambda: list(
-            corpora.clean("childes", corpora.read_lines(corpora.resolve(str(root / "text"), root)[0][1])))),
+        "benchmark rows": (root / "blimp/a.jsonl",
+                           lambda: eval.minimal_pairs(lm, tokenizer, root / "blimp")),
+        "corpus text": (root / "text/childes.train", lambda: list(corpora.clean(
+            "childes", corpora.read_lines(corpora.resolve(str(root / "text"), root)[0][1])))),
         "corpus zip": (root / "text.zip", unzip),
     }
 
 
-READERS = ("config .py", "config.json", "tokenizer.json", "token file", "best.pt", "ckpt.pt", "metrics.jsonl", "eval.json",
-           "benchmark rows", "corpus text", "corpus zip")
+READERS = ("config .py", "config.json", "tokenizer.json", "token file", "best.pt", "ckpt.pt",
+           "metrics.jsonl", "eval.json", "benchmark rows", "corpus text", "corpus zip")
 
 
 @pytest.fixture(scope="module")
@@ -428,8 +503,12 @@ def small(tmp_path_factory):
 
 
 def read_damaged(file, read, cases):
-    """Read `cases` damaged forms of file: success or a UserError of one line, within seconds; (refused, read)."""
-    whole, others = file.read_bytes(), {p: p.read_bytes() for p in file.parent.iterdir() if p != file and p.is_file()}
+    """Read `cases` damaged forms of file: success or a UserError of one line, within seconds.
+
+    Returns (refused, read).
+    """
+    whole = file.read_bytes()
+    others = {p: p.read_bytes() for p in file.parent.iterdir() if p != file and p.is_file()}
     seen = [0, 0]
 
     @hypothesis.settings(max_examples=cases, deadline=20_000, database=None, derandomize=True,
@@ -466,16 +545,20 @@ def main(argv):
     with tempfile.TemporaryDirectory() as root:
         root = pathlib.Path(root)
         if cases:
-            found, out = readers(root), sys.stdout
+            found = readers(root)
+            out = sys.stdout
             for what in READERS:
                 sys.stdout = open(os.devnull, "w")
                 refused, fine = read_damaged(*found[what], cases[0])
                 sys.stdout = out
-                print(f"{what:16} {refused + fine:7} damaged files: {refused:7} refused with one line, {fine:7} read", flush=True)
+                print(f"{what:16} {refused + fine:7} damaged files: {refused:7} refused with one "
+                      f"line, {fine:7} read", flush=True)
+
         for kind in KINDS if argv and not cases else ():
             started = time.monotonic()
             seen = kill_and_go_on(root / kind, kind, int(argv[0]), random.Random(kind))
-            print(f"{kind:10}", ", ".join(f"{name} {n}" for name, n in seen.items()), "checkpoints lost 0, bits that differ 0",
+            print(f"{kind:10}", ", ".join(f"{name} {n}" for name, n in seen.items()),
+                  "checkpoints lost 0, bits that differ 0",
                   f"{time.monotonic() - started:.0f} s", sep=", ", flush=True)
 
 

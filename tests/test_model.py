@@ -1,4 +1,4 @@
-"""The model: the same function as transformers' with the same weights; the cache changes nothing."""
+"""The model: transformers' function with the same weights; the cache changes nothing."""
 import math
 
 import pytest
@@ -6,8 +6,10 @@ import torch
 
 from model import LM, KVCache, ModelConfig, RMSNorm, attend, sample
 
-LLAMA = ModelConfig(arch="llama", vocab_size=61, n_layer=3, n_head=4, d_model=32, d_ff=48, block_size=24)
-GPT2 = ModelConfig(arch="gpt2", vocab_size=61, n_layer=3, n_head=4, d_model=32, d_ff=128, block_size=24)
+LLAMA = ModelConfig(arch="llama", vocab_size=61, n_layer=3, n_head=4, d_model=32, d_ff=48,
+                    block_size=24)
+GPT2 = ModelConfig(arch="gpt2", vocab_size=61, n_layer=3, n_head=4, d_model=32, d_ff=128,
+                   block_size=24)
 
 
 def random_lm(config, seed=0):
@@ -24,18 +26,27 @@ def as_llama(lm):
     from transformers import LlamaConfig, LlamaForCausalLM
     c = lm.config
     theirs = LlamaForCausalLM(LlamaConfig(
-        vocab_size=c.vocab_size, hidden_size=c.d_model, num_hidden_layers=c.n_layer, intermediate_size=c.d_ff,
-        num_attention_heads=c.n_head, max_position_embeddings=c.block_size, tie_word_embeddings=c.tie)).eval()
-    w, s = lm.state_dict(), {}
-    s["model.embed_tokens.weight"], s["lm_head.weight"], s["model.norm.weight"] = w["embed.weight"], w["head.weight"], w["norm.weight"]
+        vocab_size=c.vocab_size, hidden_size=c.d_model, num_hidden_layers=c.n_layer,
+        intermediate_size=c.d_ff, num_attention_heads=c.n_head,
+        max_position_embeddings=c.block_size, tie_word_embeddings=c.tie)).eval()
+
+    w = lm.state_dict()
+    s = {}
+    s["model.embed_tokens.weight"] = w["embed.weight"]
+    s["lm_head.weight"] = w["head.weight"]
+    s["model.norm.weight"] = w["norm.weight"]
     for i in range(c.n_layer):
-        a, b = f"blocks.{i}.", f"model.layers.{i}."
+        a = f"blocks.{i}."
+        b = f"model.layers.{i}."
         for name, part in zip("qkv", w[a + "attn.qkv.weight"].chunk(3)):
             s[b + f"self_attn.{name}_proj.weight"] = part
-        s[b + "mlp.gate_proj.weight"], s[b + "mlp.up_proj.weight"] = w[a + "mlp.gate_up.weight"].chunk(2)
-        for ours, name in (("attn.proj", "self_attn.o_proj"), ("mlp.proj", "mlp.down_proj"), ("norm1", "input_layernorm"),
-                           ("norm2", "post_attention_layernorm")):
+        gate, up = w[a + "mlp.gate_up.weight"].chunk(2)
+        s[b + "mlp.gate_proj.weight"] = gate
+        s[b + "mlp.up_proj.weight"] = up
+        for ours, name in (("attn.proj", "self_attn.o_proj"), ("mlp.proj", "mlp.down_proj"),
+                           ("norm1", "input_layernorm"), ("norm2", "post_attention_layernorm")):
             s[b + name + ".weight"] = w[a + ours + ".weight"]
+
     theirs.load_state_dict(s)
     return theirs
 
@@ -43,43 +54,59 @@ def as_llama(lm):
 def as_gpt2(lm):
     from transformers import GPT2Config, GPT2LMHeadModel
     c = lm.config
-    theirs = GPT2LMHeadModel(GPT2Config(vocab_size=c.vocab_size, n_embd=c.d_model, n_layer=c.n_layer, n_head=c.n_head,
-                                        n_inner=c.d_ff, n_positions=c.block_size)).eval()
-    w, s = lm.state_dict(), {}
+    theirs = GPT2LMHeadModel(GPT2Config(
+        vocab_size=c.vocab_size, n_embd=c.d_model, n_layer=c.n_layer, n_head=c.n_head,
+        n_inner=c.d_ff, n_positions=c.block_size)).eval()
+
+    w = lm.state_dict()
+    s = {}
     s["transformer.wte.weight"] = s["lm_head.weight"] = w["embed.weight"]
     s["transformer.wpe.weight"] = w["positions.weight"]
     for kind in ("weight", "bias"):
         s[f"transformer.ln_f.{kind}"] = w[f"norm.{kind}"]
         for i in range(c.n_layer):
-            for ours, name in (("attn.qkv", "attn.c_attn"), ("attn.proj", "attn.c_proj"), ("mlp.up", "mlp.c_fc"),
-                               ("mlp.proj", "mlp.c_proj"), ("norm1", "ln_1"), ("norm2", "ln_2")):
+            for ours, name in (("attn.qkv", "attn.c_attn"), ("attn.proj", "attn.c_proj"),
+                               ("mlp.up", "mlp.c_fc"), ("mlp.proj", "mlp.c_proj"),
+                               ("norm1", "ln_1"), ("norm2", "ln_2")):
                 value = w[f"blocks.{i}.{ours}.{kind}"]
-                s[f"transformer.h.{i}.{name}.{kind}"] = value.T if value.dim() == 2 else value  # Conv1D keeps (in, out)
+                # Conv1D keeps (in, out)
+                s[f"transformer.h.{i}.{name}.{kind}"] = value.T if value.dim() == 2 else value
+
     theirs.load_state_dict(s)
     return theirs
 
 
-@pytest.mark.parametrize("config,convert", [(LLAMA, as_llama), (GPT2, as_gpt2)], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("config,convert", [(LLAMA, as_llama), (GPT2, as_gpt2)],
+                         ids=["llama", "gpt2"])
 def test_logits_are_transformers(config, convert):
     lm = random_lm(config)
-    theirs, ids = convert(lm), torch.randint(0, 61, (3, 24), generator=torch.Generator().manual_seed(0))
+    theirs = convert(lm)
+    ids = torch.randint(0, 61, (3, 24), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        ours, reference = lm.logits(lm(ids)), theirs(input_ids=ids).logits
+        ours = lm.logits(lm(ids))
+        reference = theirs(input_ids=ids).logits
     assert reference.std() > 0.5  # the weights do show
     assert (ours - reference).abs().max() < 1e-4
 
 
 def test_rmsnorm_by_hand():
-    """Its gradients against finite differences in float64; it is torch's own in the precisions it runs in."""
+    """Its gradients against finite differences in float64.
+
+    It is torch's own in the precisions it runs in.
+    """
     torch.manual_seed(0)
     norm = RMSNorm(8, eps=1e-2).double()
     torch.nn.init.normal_(norm.weight)
     x = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, w: torch.func.functional_call(norm, {"weight": w}, x), (x, norm.weight))
-    for dtype, tolerance in ((torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 2**-8)):
+    of = lambda x, w: torch.func.functional_call(norm, {"weight": w}, x)
+    assert torch.autograd.gradcheck(of, (x, norm.weight))
+
+    for dtype, tolerance in ((torch.float64, 1e-14), (torch.float32, 1e-6),
+                             (torch.bfloat16, 2**-8)):
         found = []
         for f in (RMSNorm.forward, torch.nn.RMSNorm.forward):
-            y, ours = x.detach().to(dtype).requires_grad_(), norm.to(dtype)
+            y = x.detach().to(dtype).requires_grad_()
+            ours = norm.to(dtype)
             ours.weight.grad = None
             out = f(ours, y)
             out.backward(torch.linspace(-1, 1, 48, dtype=dtype).view_as(y))
@@ -91,7 +118,8 @@ def test_rmsnorm_by_hand():
 @pytest.mark.parametrize("T,S", [(16, 16), (1, 9), (5, 9), (7, 256), (7, 257)])
 def test_attention_in_bfloat16_is_attention(T, S):
     """The form by hand, and torch's beyond 256 keys, against float64; gradients too."""
-    g, found = torch.Generator().manual_seed(0), {}
+    g = torch.Generator().manual_seed(0)
+    found = {}
     inputs = [torch.randn(2, 3, n, 8, generator=g, dtype=torch.float64) for n in (T, S, S, T)]
     for dtype in (torch.bfloat16, torch.float64):
         *qkv, up = (t.bfloat16().to(dtype) for t in inputs)
@@ -138,27 +166,33 @@ def test_initialisation_is_the_reference_releases(config):
 
 @pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
 def test_future_tokens_change_nothing(config):
-    lm, ids = random_lm(config), torch.arange(12)[None]
+    lm = random_lm(config)
+    ids = torch.arange(12)[None]
     other = ids.clone()
     other[0, 8:] = 50
     a, b = lm(ids), lm(other)
-    assert torch.allclose(a[:, :8], b[:, :8], atol=1e-5) and not torch.allclose(a[:, 8:], b[:, 8:], atol=1e-2)
+    assert torch.allclose(a[:, :8], b[:, :8], atol=1e-5)
+    assert not torch.allclose(a[:, 8:], b[:, 8:], atol=1e-2)
 
 
 @pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
 def test_cache_gives_the_same_hidden_states_in_any_pieces(config):
-    lm, ids = random_lm(config), torch.randint(0, 61, (2, 20), generator=torch.Generator().manual_seed(1))
+    lm = random_lm(config)
+    ids = torch.randint(0, 61, (2, 20), generator=torch.Generator().manual_seed(1))
     cache = KVCache(config, 2, 20, ids.device, torch.float32)
     pieces = torch.cat([lm(part, cache) for part in ids.split([7, 1, 5, 1, 6], dim=1)], dim=1)
     assert torch.allclose(pieces, lm(ids), atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
-@pytest.mark.parametrize("how", [dict(), dict(temperature=0), dict(temperature=0.7, top_k=5), dict(top_p=0.8)])
+@pytest.mark.parametrize("how", [dict(), dict(temperature=0), dict(temperature=0.7, top_k=5),
+                                 dict(top_p=0.8)])
 def test_generate_with_the_cache_is_generate_without(config, how):
-    lm, ids = random_lm(config), torch.randint(0, 61, (4, 4), generator=torch.Generator().manual_seed(2))
+    lm = random_lm(config)
+    ids = torch.randint(0, 61, (4, 4), generator=torch.Generator().manual_seed(2))
     out = lm.generate(ids, 20, generator=torch.Generator().manual_seed(3), **how)
-    plain, generator = ids, torch.Generator().manual_seed(3)
+    plain = ids
+    generator = torch.Generator().manual_seed(3)
     for _ in range(20):  # all that was written is read again for each token
         with torch.no_grad():
             logits = lm.logits(lm(plain)[:, -1])
@@ -170,7 +204,8 @@ def test_generate_with_the_cache_is_generate_without(config, how):
 
 
 def test_generate_stops_when_every_row_has_stopped():
-    lm, ids = random_lm(LLAMA), torch.zeros(5, 1, dtype=torch.long)
+    lm = random_lm(LLAMA)
+    ids = torch.zeros(5, 1, dtype=torch.long)
     free = lm.generate(ids, 23, generator=torch.Generator().manual_seed(0))
     stop = int(free[0, 3])
     out = lm.generate(ids, 23, generator=torch.Generator().manual_seed(0), stop=stop)
@@ -181,7 +216,8 @@ def test_generate_stops_when_every_row_has_stopped():
 
 def test_top_k_and_top_p_keep_the_right_tokens():
     p = torch.tensor([[0.4, 0.3, 0.15, 0.1, 0.05]])
-    draw = lambda **k: {int(sample(p.log(), generator=torch.Generator().manual_seed(i), **k)) for i in range(300)}
+    draw = lambda **k: {int(sample(p.log(), generator=torch.Generator().manual_seed(i), **k))
+                        for i in range(300)}
     assert draw() == {0, 1, 2, 3, 4}
     assert draw(top_k=2) == {0, 1}
     assert draw(top_p=0.6) == {0, 1}      # 0.4 alone does not reach 0.6
@@ -215,8 +251,10 @@ def test_sizes_that_do_not_fit():
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
 def test_low_precision_weights_work_without_autocast(arch):
-    lm = LM(ModelConfig(arch=arch, vocab_size=50, n_layer=1, n_head=2, d_model=16, d_ff=16, block_size=16)).eval()
+    lm = LM(ModelConfig(arch=arch, vocab_size=50, n_layer=1, n_head=2, d_model=16, d_ff=16,
+                        block_size=16)).eval()
     ids = torch.randint(0, 50, (2, 9))
-    exact, low = lm(ids), lm.bfloat16()(ids)
+    exact = lm(ids)
+    low = lm.bfloat16()(ids)
     assert low.dtype == torch.bfloat16 and (low.float() - exact).norm() < 0.05 * exact.norm()
     assert lm.generate(ids, 5).shape == (2, 14)

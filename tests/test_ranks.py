@@ -1,4 +1,7 @@
-"""Several processes through torchrun, gloo on the CPU: the same run as one process, and what becomes of a killed one."""
+"""Several processes through torchrun, gloo on the CPU.
+
+The same run as one process, and what becomes of a killed one.
+"""
 import json
 import os
 import pathlib
@@ -11,31 +14,42 @@ import pytest
 import torch
 
 ROOT = pathlib.Path(__file__).parents[1]
-TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line", n_layer=1, n_head=2, d_model=16,
-            d_ff=32, block_size=16, batch_size=12, max_steps=20, lr=1e-3, val_tokens=640, log_every=5)
+TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line",
+            n_layer=1, n_head=2, d_model=16, d_ff=32, block_size=16, batch_size=12, max_steps=20,
+            lr=1e-3, val_tokens=640, log_every=5)
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A folder with configs coach, first, kid (the coach's student) and long, prepared data and trained coach and first."""
+    """A folder with configs coach, first, kid (the coach's student) and long.
+
+    The data is prepared, coach and first are trained.
+    """
     folder = tmp_path_factory.mktemp("ranks")
-    configs = {"coach": dict(d_model=32), "first": {}, "kid": dict(teachers=["coach"], tau=1.5),  # a student that is its teacher has
-               "long": dict(max_steps=240, val_every=40, log_every=20)}  # gradients of zero: rounding alone, which AdamW enlarges
+    # a student that is its teacher has gradients of zero: rounding alone, which AdamW enlarges
+    configs = {"coach": dict(d_model=32), "first": {}, "kid": dict(teachers=["coach"], tau=1.5),
+               "long": dict(max_steps=240, val_every=40, log_every=20)}
     for name, keys in configs.items():
-        (folder / f"{name}.py").write_text("".join(f"{k} = {v!r}\n" for k, v in {**TINY, **keys}.items()))
-    (folder / "quick.py").write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport config, distill, eval\n"
-                                     "eval.evaluate = lambda *_, **__: None  # seconds, and tested elsewhere\n"
-                                     "config.run_main(distill.main)\n")
+        text = "".join(f"{k} = {v!r}\n" for k, v in {**TINY, **keys}.items())
+        (folder / f"{name}.py").write_text(text)
+
+    (folder / "quick.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport config, distill, eval\n"
+        "eval.evaluate = lambda *_, **__: None  # seconds, and tested elsewhere\n"
+        "config.run_main(distill.main)\n")
     launch(folder, 1, "coach")
     launch(folder, 1, "first")
     return folder
 
 
 def start(folder, ranks, name, *options, restarts=0):
-    torchrun = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}",
-                                      f"--max-restarts={restarts}", "--monitor-interval=0.2"]
-    return subprocess.Popen([sys.executable, *torchrun, "quick.py", f"{name}.py", *options], cwd=folder, text=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    torchrun = [] if ranks == 1 else [
+        "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}",
+        f"--max-restarts={restarts}", "--monitor-interval=0.2"]
+    return subprocess.Popen(
+        [sys.executable, *torchrun, "quick.py", f"{name}.py", *options], cwd=folder, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT)
 
 
 def launch(*args, **options):
@@ -48,20 +62,29 @@ def launch(*args, **options):
 
 def found(folder, name):
     state = torch.load(folder / "out" / name / "ckpt.pt", weights_only=True)
-    lines = [json.loads(line) for line in (folder / "out" / name / "metrics.jsonl").read_text().splitlines()]
-    return state["model"], [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in lines]
+    text = (folder / "out" / name / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    return state["model"], [{k: v for k, v in line.items() if k != "tokens_per_s"}
+                            for line in lines]
 
 
 @pytest.mark.parametrize("ranks, options", [(2, ["--grad_accum=3"]), (3, ["--reduction=step"])])
 def test_ranks_change_nothing(tiny, ranks, options):
-    """Weights after 20 steps and every logged figure are those of one process with the same batch (fp32, sums in another order)."""
+    """Weights after 20 steps and every logged figure are those of one process with the same batch.
+
+    In fp32, with sums in another order.
+    """
     name = f"kid_{ranks}"
+
     launch(tiny, 1, "kid", f"--name={name}_alone", *options)
     out = launch(tiny, ranks, "kid", f"--name={name}", *options)
     assert out.count(f"{name}: llama") == 1  # one of them speaks
-    (a, alone), (b, together) = found(tiny, f"{name}_alone"), found(tiny, name)
+
+    (a, alone) = found(tiny, f"{name}_alone")
+    (b, together) = found(tiny, name)
     for key in a:
         torch.testing.assert_close(b[key], a[key], rtol=0, atol=1e-5, msg=lambda m: f"{key}: {m}")
+
     assert len(alone) == len(together)
     for one, other in zip(alone, together):
         assert one.keys() == other.keys()
@@ -70,11 +93,13 @@ def test_ranks_change_nothing(tiny, ranks, options):
 
 
 def test_rollouts_of_ranks_are_those_of_one(tiny):
-    """The draws, the baseline over the batch and the counts are of the whole batch, whoever computes its part."""
-    options = ["--init=first", "--on_policy=1", "--rollout_loss=single_step", "--prompt_len=4", "--max_steps=4", "--log_every=1"]
+    """The draws, the baseline and the counts are of the whole batch, whoever computes its part."""
+    options = ["--init=first", "--on_policy=1", "--rollout_loss=single_step", "--prompt_len=4",
+               "--max_steps=4", "--log_every=1"]
     launch(tiny, 1, "kid", "--name=rolled_alone", *options)
     launch(tiny, 2, "kid", "--name=rolled", *options)
-    (a, alone), (b, together) = found(tiny, "rolled_alone"), found(tiny, "rolled")
+    (a, alone) = found(tiny, "rolled_alone")
+    (b, together) = found(tiny, "rolled")
     assert max((a[key] - b[key]).abs().max().item() for key in a) < 1e-5
     assert [m["rollout_kl"] for m in together if "rollout_kl" in m] == pytest.approx(
         [m["rollout_kl"] for m in alone if "rollout_kl" in m], rel=1e-4)
@@ -83,7 +108,9 @@ def test_rollouts_of_ranks_are_those_of_one(tiny):
 def test_a_batch_that_does_not_split_is_refused(tiny):
     process = start(tiny, 2, "kid", "--name=odd", "--batch_size=9")
     out, _ = process.communicate(timeout=60)
-    assert process.returncode and "batch_size 9 does not split into 2 ranks" in out and not (tiny / "out/odd").exists()
+    assert process.returncode
+    assert "batch_size 9 does not split into 2 ranks" in out
+    assert not (tiny / "out/odd").exists()
 
 
 def kill_one(process, folder, name):
@@ -92,24 +119,33 @@ def kill_one(process, folder, name):
     while not (folder / "out" / name / "ckpt.pt").exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
-    workers = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    environment = {pid: pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in workers}
+
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    workers = children.read_text().split()
+    environment = {pid: pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                   for pid in workers}
     os.kill(next(int(pid) for pid in workers if b"RANK=1" in environment[pid]), signal.SIGKILL)
 
 
-@pytest.mark.skipif(not pathlib.Path("/proc/self/task").exists(), reason="finds the workers in /proc")
+@pytest.mark.skipif(not pathlib.Path("/proc/self/task").exists(),
+                    reason="finds the workers in /proc")
 def test_a_killed_rank_ends_the_job_and_a_restart_goes_on(tiny):
     launch(tiny, 2, "long", "--name=whole")
     process = start(tiny, 2, "long", "--name=broken")
     kill_one(process, tiny, "broken")
     killed = time.monotonic()
     out, _ = process.communicate(timeout=60)
-    assert process.returncode and "error: broken: another rank is gone; the same command goes on from the last checkpoint" in out, out
+    assert process.returncode, out
+    assert ("error: broken: another rank is gone; the same command goes on from the last "
+            "checkpoint") in out, out
     assert time.monotonic() - killed < 30
     assert torch.load(tiny / "out/broken/ckpt.pt", weights_only=True)["step"] < 240
+
     process = start(tiny, 2, "long", "--name=again", restarts=1)
     kill_one(process, tiny, "again")
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
+
     (a, whole), (b, again) = found(tiny, "whole"), found(tiny, "again")
-    assert all(torch.equal(a[key], b[key]) for key in a) and whole == again
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert whole == again

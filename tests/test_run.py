@@ -1,4 +1,4 @@
-"""A run's folder: files are whole or not there, checkpoints are data, and device and dtype are what was asked for."""
+"""A run's folder: files are whole or not there, checkpoints are data, device and dtype as asked."""
 import json
 import os
 import pathlib
@@ -13,13 +13,15 @@ import files
 import run
 from config import UserError, read_config
 
-TINY = dict(corpus="babytalk", sentences=300, n_layer=1, n_head=2, d_model=16, d_ff=32, block_size=16)
+TINY = dict(corpus="babytalk", sentences=300, n_layer=1, n_head=2, d_model=16, d_ff=32,
+            block_size=16)
 
 
 def one_line(function, *args, words):
     with pytest.raises(UserError) as e:
         function(*args)
-    assert "\n" not in str(e.value) and all(word in str(e.value) for word in words), str(e.value)
+    assert "\n" not in str(e.value), str(e.value)
+    assert all(word in str(e.value) for word in words), str(e.value)
 
 
 @pytest.fixture
@@ -33,7 +35,8 @@ def folder(make_config):
     for i, name in enumerate(("best.pt", "ckpt.pt")):
         torch.manual_seed(i)
         lm = run.model_of(config, tokenizer.vocab_size)
-        files.save_checkpoint(run.folder_of(config) / name, {"model": lm.state_dict(), "step": 1, "steps": 2})
+        state = {"model": lm.state_dict(), "step": 1, "steps": 2}
+        files.save_checkpoint(run.folder_of(config) / name, state)
     return run.folder_of(config)
 
 
@@ -59,7 +62,8 @@ def test_what_cannot_be_saved_leaves_the_old_checkpoint(tmp_path):
     files.save_checkpoint(path, {"model": {"w": torch.ones(2)}})
     with pytest.raises(Exception, match="pickle"):
         files.save_checkpoint(path, {"model": {"w": torch.zeros(2)}, "no": lambda: 0})
-    assert files.load_checkpoint(path)["model"]["w"].tolist() == [1, 1] and os.listdir(tmp_path) == ["ckpt.pt"]
+    assert files.load_checkpoint(path)["model"]["w"].tolist() == [1, 1]
+    assert os.listdir(tmp_path) == ["ckpt.pt"]
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
@@ -69,7 +73,8 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(os, "fsync", full)
         one_line(files.write_text, tmp_path / "a.txt", "new", words=["a.txt", "No space left"])
-    one_line(files.write_json, tmp_path / "nowhere/a.json", {}, words=["nowhere/a.json", "No such file"])
+    one_line(files.write_json, tmp_path / "nowhere/a.json", {},
+             words=["nowhere/a.json", "No such file"])
     assert (tmp_path / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
 
 
@@ -82,14 +87,17 @@ def test_damaged_json_is_named(tmp_path, content):
 def test_config_json_has_every_key_and_says_what_made_the_run(folder, make_config):
     found = files.read_json(folder / "config.json")
     assert {k: v for k, v in found.items() if not k.startswith("_")} == vars(make_config(**TINY))
-    assert found["_dtype"] == "float32" and found["_tokenizer"] == data.Tokenizer([]).hash and found["_vocab_size"] == 259
+    assert found["_dtype"] == "float32"
+    assert found["_tokenizer"] == data.Tokenizer([]).hash
+    assert found["_vocab_size"] == 259
     assert found["_versions"]["torch"] == torch.__version__ and "_commit" in found
 
 
 def test_metrics_drop_what_is_beyond_the_checkpoint_and_what_is_torn(tmp_path):
     path = tmp_path / "metrics.jsonl"
     run.Metrics(path, 0).write(step=1, loss=1 / 3, val_ce=float("nan"), skipped=2)
-    assert json.loads(path.read_text()) == {"step": 1, "loss": 0.333333, "val_ce": None, "skipped": 2}
+    assert json.loads(path.read_text()) == {"step": 1, "loss": 0.333333, "val_ce": None,
+                                            "skipped": 2}
     run.Metrics(path, 1).write(step=2, loss=2.0)
     run.Metrics(path, 2).write(step=3, loss=3.0)
     with open(path, "a") as f:
@@ -113,7 +121,8 @@ class Code:
 @pytest.mark.parametrize("name, which", [("best.pt", "best"), ("ckpt.pt", "last")])
 def test_code_in_a_checkpoint_is_refused_and_not_executed(folder, tmp_path, name, which):
     made = tmp_path / "made"
-    for write in (lambda f: torch.save({"model": Code(made)}, f), lambda f: pickle.dump({"model": Code(made)}, f)):
+    for write in (lambda f: torch.save({"model": Code(made)}, f),
+                  lambda f: pickle.dump({"model": Code(made)}, f)):
         with open(folder / name, "wb") as f:
             write(f)
         with warnings.catch_warnings():
@@ -129,7 +138,8 @@ def test_code_in_a_checkpoint_is_refused_and_not_executed(folder, tmp_path, name
 
 def test_a_damaged_checkpoint_is_named(folder):
     whole = (folder / "best.pt").read_bytes()
-    for content in (whole[:-1], whole[:len(whole) // 2], whole[:10], b"", b"not a checkpoint at all"):
+    half = whole[:len(whole) // 2]
+    for content in (whole[:-1], half, whole[:10], b"", b"not a checkpoint at all"):
         (folder / "best.pt").write_bytes(content)
         one_line(run.load, folder, words=["best.pt", "not a checkpoint that can be read safely"])
 
@@ -142,11 +152,12 @@ def test_another_programs_checkpoint_is_named(folder, state):
 
 def test_weights_that_do_not_fit_are_named(folder, make_config):
     weights = run.load(folder)[0].state_dict()
-    for change, name in (({"norm.weight": torch.ones(17)}, "norm.weight"), ({"more": torch.ones(1)}, "more"),
-                         ({"head.weight": 3}, "head.weight")):
+    for change, name in (({"norm.weight": torch.ones(17)}, "norm.weight"),
+                         ({"more": torch.ones(1)}, "more"), ({"head.weight": 3}, "head.weight")):
         files.save_checkpoint(folder / "best.pt", {"model": {**weights, **change}})
         one_line(run.load, folder, words=["best.pt", f"{name} does not fit"])
-    files.save_checkpoint(folder / "best.pt", {"model": {k: v for k, v in weights.items() if k != "embed.weight"}})
+    incomplete = {k: v for k, v in weights.items() if k != "embed.weight"}
+    files.save_checkpoint(folder / "best.pt", {"model": incomplete})
     one_line(run.load, folder, words=["best.pt", "embed.weight does not fit"])
     gpt2 = run.model_of(make_config(**{**TINY, "arch": "gpt2"}), 259)
     files.save_checkpoint(folder / "best.pt", {"model": gpt2.state_dict()})
@@ -164,10 +175,13 @@ def test_load_gives_a_model_to_evaluate(folder):
 
 
 def test_what_is_no_run_is_named(folder):
-    one_line(run.load, folder.parent / "other", words=["other is not a run", "distill.py or teacher.py"])
+    one_line(run.load, folder.parent / "other",
+             words=["other is not a run", "distill.py or teacher.py"])
     (folder / "best.pt").unlink()
     one_line(run.load, folder, words=["best.pt is missing", "--which=last"])
-    assert run.load(folder, which="last") and not run.is_finished(folder) and not run.is_finished(folder.parent)
+    assert run.load(folder, which="last")
+    assert not run.is_finished(folder)
+    assert not run.is_finished(folder.parent)
     state = files.load_checkpoint(folder / "ckpt.pt")
     files.save_checkpoint(folder / "ckpt.pt", {**state, "step": 2})
     assert run.is_finished(folder)
@@ -178,7 +192,8 @@ def test_what_is_no_run_is_named(folder):
 def test_devices(make_config, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert run.device_of(make_config(device="auto")).type == "mps" and run.device_of(make_config(device="cpu")).type == "cpu"
+    assert run.device_of(make_config(device="auto")).type == "mps"
+    assert run.device_of(make_config(device="cpu")).type == "cpu"
     one_line(run.device_of, make_config(device="cuda"), words=["device = 'cuda'", "--device=auto"])
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert run.device_of(make_config(device="auto")).type == "cpu"
@@ -217,8 +232,10 @@ def test_a_full_disk_under_a_checkpoint_or_the_metrics_is_one_line(folder, monke
     before = (folder / "ckpt.pt").read_bytes()
     opened = open
     monkeypatch.setattr("builtins.open", lambda path, mode="r", **k: opened(
-        "/dev/full" if mode != "r" and str(path).endswith((".tmp", "metrics.jsonl")) else path, mode, **k))
-    one_line(files.save_checkpoint, folder / "ckpt.pt", {"model": {"w": torch.ones(10**6)}}, words=["ckpt.pt could not be written: No space"])
+        "/dev/full" if mode != "r" and str(path).endswith((".tmp", "metrics.jsonl")) else path,
+        mode, **k))
+    one_line(files.save_checkpoint, folder / "ckpt.pt", {"model": {"w": torch.ones(10**6)}},
+             words=["ckpt.pt could not be written: No space"])
     metrics = object.__new__(run.Metrics)
     metrics.path = folder / "metrics.jsonl"
     one_line(lambda: metrics.write(step=1), words=["metrics.jsonl could not be written: No space"])
