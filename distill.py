@@ -312,7 +312,7 @@ def begin(run, student, optimizer, teachers, data, batches):
     if teachers:
         print(f"  {config.divergence} to {', '.join(config.teachers)}; alpha {config.alpha}, tau "
               f"{config.tau}, mix {config.mix}, reduction {config.reduction}")
-    if run.validates:  # at step 0, or where the last call was ended in it
+    if run.validates and not run.stop:  # at step 0, or where the last call was ended in it
         run.validated(validate(student, teachers, data, run))
 
 

@@ -278,7 +278,8 @@ class Run:
         self.flops_per_token = flops_per_token
         self.bar = tqdm(total=steps, initial=self.step, unit="step", leave=False,
                         disable=not sys.stderr.isatty() or RANK > 0)
-        self.stop = 0  # 1: max_minutes is over; else the number of a signal
+        # 1: max_minutes is over, here if the teachers took it all; else the number of a signal
+        self.stop = int(self.over(Run.minutes_spent))
         self.caught = catch_signals()  # Ctrl-C and SIGTERM wait for the end of the step
         self.begun = time.monotonic()
 
@@ -327,8 +328,7 @@ class Run:
         if self.step % self.config.log_every == 0 or self.step == self.steps:
             line = self.log(lr)
 
-        spent = Run.minutes_spent + self.minutes_now()
-        over = self.config.max_minutes and spent >= self.config.max_minutes
+        over = self.over(Run.minutes_spent + self.minutes_now())
         self.stop = self.caught[0] if self.caught else int(over)
         if WORLD > 1:  # they stop together, asked now and then, for asking waits for the device
             stop = torch.tensor(self.stop, device=self.device)
@@ -401,6 +401,9 @@ class Run:
             "scaler": self.scaler.state_dict(), "random": random_states(self.device),
             "corpus": self.corpus, "step": self.step, "steps": self.steps,
             "meter": self.meter.state(), "minutes": self.minutes + self.minutes_now()})
+
+    def over(self, minutes):
+        return bool(self.config.max_minutes) and minutes >= self.config.max_minutes
 
     def minutes_now(self):
         """Minutes in this call's loop; what came before it, teachers and data, is not in them."""

@@ -1,4 +1,5 @@
 """Keys, config files, schedules: what is accepted, and that what is not is refused in one line."""
+import dataclasses
 import json
 import pathlib
 
@@ -106,6 +107,15 @@ def test_keys_that_do_not_go_together(file, text, words):
     refused([file(text)], *words)
 
 
+@pytest.mark.parametrize("text, words", [
+    ("tau = 1e-7", ["tau is 1e-07", "allowed: 1e-06"]),
+    ("tau = 'linear(0: 1, 1: 1e-9)'", ["tau is 1e-09"]),
+    ("mix = 'stages(0: 1, 0.5: 0.5)'\ndivergence = 'fkl'", ["mix is 0.5 under fkl"]),
+])
+def test_what_the_loss_refuses_is_refused_at_the_door(file, text, words):
+    refused([file(text)], *words)
+
+
 def test_keys_that_do(file):
     path = file("block_size = 'stages(0: 32, 0.5: 128)'\nstep_weights = (1, 2)\n"
                 "on_policy = 'stages(0: 0, 0.5: 1)'\nteachers = ['t']")
@@ -162,9 +172,10 @@ def test_a_resolved_config_has_no_base(file):
     """What a run writes as its config.json has every key and can be read without the base."""
     file("lr = 1e-3", "first.py")
     c = config.parse_args([file('base = "first"\nseed = 2', "second.py")])
-    assert vars(c).keys() == config.KEYS.keys() and "base" not in config.KEYS
-    again = config.parse_args([file(json.dumps(vars(c)), "elsewhere/config.json")])
-    assert vars(again) == vars(c)
+    keys = dataclasses.asdict(c)
+    assert keys.keys() == config.KEYS.keys() and "base" not in config.KEYS
+    again = config.parse_args([file(json.dumps(keys), "elsewhere/config.json")])
+    assert dataclasses.asdict(again) == keys
 
 
 def test_a_base_is_looked_for_beside_the_file_and_then_in_configs(file):

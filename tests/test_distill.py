@@ -474,9 +474,10 @@ def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine(tiny):
     assert lr[10 + 330] == pytest.approx(0.5 * 0.75)
     assert all(a > b for a, b in zip(lr[10:], lr[11:])) and 0 < lr[-1] < 1e-5
 
-    # a warmup longer than the run is shortened, a peak may be a schedule, and a run of one step
-    # learns something
-    assert max(range(50), key=lambda step: rate(settings, step, 50)) == 5
+    # a warmup longer than the run is shortened to a tenth of it, one that fits stays; a peak may
+    # be a schedule, and a run of one step learns something
+    assert max(range(50), key=lambda step: rate(settings, step, 50)) == 10
+    assert max(range(10), key=lambda step: rate(settings, step, 10)) == 1
     halved = tiny(lr="stages(0: 0.5, 0.5: 0.25)", warmup=10)
     assert [rate(halved, s, 1000) / lr[s] for s in (3, 499, 500, 900)] == pytest.approx(
         [1, 1, 0.5, 0.5])
@@ -742,7 +743,8 @@ def test_init_is_where_the_weights_start(tiny, capsys):
 @pytest.mark.parametrize("keys, words", [
     (dict(seed=1), ["seed = 1 there, 0 here"]),
     (dict(mark="none"), ["mark = 'none' there, 'line' here"]),
-    (dict(sentences=400, seed=2), ["sentences = 400 there, 300 here", "seed = 2 there"]),
+    (dict(sentences=400), ["its text is another (corpus = 'babytalk' there"]),
+    (dict(sentences=400, seed=2), ["its text is another", "seed = 2 there"]),
     (dict(vocab_size=300), ["its tokenizer is another"]),
 ])
 def test_a_run_found_that_does_not_agree_is_refused(tiny, role, keys, words, evaluated):
@@ -769,6 +771,119 @@ def test_a_teacher_that_broke_off_is_gone_on_with(tiny, losses, capsys):
     assert len(calls) == 3 + 2
     assert "float32 on cpu, loss eager, from step 1" in capsys.readouterr().out
     assert run.is_finished(folder)
+
+
+@pytest.mark.parametrize("role", ["teachers", "init"])
+def test_weights_without_a_checkpoint_are_used_as_they_are(tiny, losses, role):
+    """Downloaded or archived: config.json, tokenizer.json and best.pt are enough to build on."""
+    folder = trained(tiny("coach"))
+    kept = {name: (folder / name).read_bytes()
+            for name in ("config.json", "tokenizer.json", "best.pt")}
+    for path in folder.iterdir():
+        if path.name not in kept:
+            path.unlink()
+    calls = losses()
+    trained(tiny("kid", **{role: ["coach"] if role == "teachers" else "coach"}, max_steps=2))
+    assert len(calls) == 2
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == kept
+
+    # to go on from them is another thing: refused, until it is said that they may go
+    refused(tiny("coach"), str(folder), "best.pt", "no checkpoint", "--resume=no")
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == kept
+    assert run.is_finished(trained(tiny("coach", resume="no")))
+
+
+def test_the_weights_that_a_run_begins_with_are_never_its_best(tiny):
+    """init is better than all that follows: still the run is shown with weights of its own."""
+    tiny("first", max_steps=40, lr=3e-2)
+    folder = trained(tiny("second", init="first", lr=0.3, warmup=0, grad_clip=0.0, max_steps=4,
+                          val_every=1))
+    ce = {m["step"]: m["val_ce"] for m in lines(folder, "val_ce")}
+    assert min(ce, key=ce.get) == 0
+    best = files.load_checkpoint(folder / "best.pt")
+    assert best["step"] == min([1, 2, 3, 4], key=ce.get)
+    assert not same(best["model"], weights(folder.with_name("first"), "best.pt"))
+    assert eval.validated(folder, "best") == ce[best["step"]]
+
+
+def test_a_chain_under_max_minutes_gets_through_and_is_the_same(tiny, tmp_path, command, losses):
+    """Each call does a step of the first run that lacks one, and keeps it."""
+    keys = {"coach": dict(max_steps=3), "alone": dict(max_steps=2, d_model=8),
+            "kid": dict(max_steps=3, teachers=["coach"], baseline="alone")}
+    for name, own in keys.items():
+        tiny(name, **own)
+    whole = trained(tiny("kid", **keys["kid"]))
+    calls = losses()
+    for name, own in keys.items():
+        tiny(name, **own, out_dir=str(tmp_path / "slow"))
+    for n in range(8):
+        code, out, err = command(distill.main, tmp_path / "configs/kid.py", "--max_minutes=1e-9")
+        assert (code, err, len(calls)) == (0, "", n + 1)
+        assert ("kid: llama" in out) == (n >= 4)  # a coach that is not ready teaches nobody
+    assert "the same command goes on" not in out and run.is_finished(tmp_path / "slow/kid")
+    for name in keys:
+        assert same(weights(tmp_path / "slow" / name), weights(whole.with_name(name)))
+
+
+def test_the_clock_is_the_commands_and_does_not_count_what_is_prepared(tiny, monkeypatch, losses):
+    """What teachers took is taken off; making data and loading are not counted."""
+    now = [0.0]
+    monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
+
+    def take_a_second(call, W, loss):
+        now[0] += 1
+        return loss
+    losses(take_a_second)
+    prepare = distill.prepare
+
+    def slow(settings):
+        now[0] += 1000
+        return prepare(settings)
+    monkeypatch.setattr(distill, "prepare", slow)
+    tiny("coach", max_steps=4)
+    folder = trained(tiny("kid", teachers=["coach"], max_steps=50, max_minutes=10 / 60))
+    assert run.is_finished(folder.with_name("coach"))
+    assert files.load_checkpoint(folder / "ckpt.pt")["step"] == 6
+
+
+def test_what_dies_in_a_validation_loses_nothing(tiny, tmp_path, monkeypatch):
+    keys = dict(max_steps=20, val_every=10, dropout=0.1)
+    whole = trained(tiny("some", **keys))
+    settings = tiny("some", **keys, out_dir=str(tmp_path / "again"))
+    validate, calls = distill.validate, []
+
+    def die(*args):
+        calls.append(0)
+        if len(calls) in (2, 4):  # at step 10, and at the last one
+            raise RuntimeError("the power went off")
+        return validate(*args)
+    monkeypatch.setattr(distill, "validate", die)
+    folder = run.folder_of(settings)
+    for step in (10, 20):
+        with pytest.raises(RuntimeError, match="power"):
+            distill.train(settings)
+        assert files.load_checkpoint(folder / "ckpt.pt")["step"] == step
+        assert not run.is_finished(folder)
+    distill.train(settings)
+    assert without_speed(lines(folder)) == without_speed(lines(whole)) and run.is_finished(folder)
+    assert same(weights(folder, "best.pt"), weights(whole, "best.pt"))
+
+
+def test_a_refusal_leaves_the_users_own_folders(tiny, tmp_path):
+    (tmp_path / "mine/runs").mkdir(parents=True)
+    refused(tiny("kid", out_dir=str(tmp_path / "mine/runs/new"), teachers=["nobody"]), "nobody")
+    assert (tmp_path / "mine/runs").is_dir() and not list((tmp_path / "mine/runs").iterdir())
+
+
+def test_a_teacher_is_looked_for_beside_the_users_own_config(tiny, tmp_path):
+    tiny("coach")
+    kid = tiny("kid", teachers=["coach"], max_steps=1)
+    (tmp_path / "mine").mkdir()
+    for name in ("kid", "coach"):
+        (tmp_path / f"configs/{name}.py").rename(tmp_path / f"mine/{name}.py")
+    assert kid.file == tmp_path / "configs/kid.py"
+    trained(config.read_config(tmp_path / "mine/kid.py"))
+    assert run.is_finished(tmp_path / "out/coach")
 
 
 def test_no_run_needs_itself(tiny, command, tmp_path):
@@ -1140,7 +1255,7 @@ def test_the_line_after_a_checkpoint_is_the_one_that_would_have_been(
 
 @pytest.mark.parametrize("damage", [
     lambda s: s.update(step="3"), lambda s: s.update(step=0), lambda s: s.update(steps=None),
-    lambda s: s.update(step=99), lambda s: s.update(best="low"), lambda s: s.update(minutes=[1]),
+    lambda s: s.update(step=99), lambda s: s.update(minutes=[1]),
     lambda s: s.update(random=None), lambda s: s.update(random={"cpu": torch.zeros(3)}),
     lambda s: s.update(random={"cpu": "x"}), lambda s: s.update(optimizer=3),
     lambda s: s.update(meter=[1]), lambda s: s["meter"].update(loss=torch.zeros(2)),

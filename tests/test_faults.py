@@ -351,7 +351,7 @@ def full_at_the_evaluation(root):
 
 @pytest.mark.parametrize("hook, name, step", [
     (full_at_the_third_checkpoint, "out/kid/ckpt.pt", 2),
-    (full_at_the_third_validation, "out/kid/metrics.jsonl", 2),
+    (full_at_the_third_validation, "out/kid/metrics.jsonl", 3),  # saved before it validates
     (full_at_the_tokens, "data/babytalk", None),
     (full_at_the_evaluation, "out/kid/eval.json", 12)])
 def test_a_full_disk_stops_the_run_with_one_line_and_loses_nothing(tmp_path, hook, name, step):

@@ -1,4 +1,5 @@
 """A run's folder: files are whole or not there, checkpoints are data, device and dtype as asked."""
+import dataclasses
 import json
 import os
 import pathlib
@@ -86,7 +87,8 @@ def test_damaged_json_is_named(tmp_path, content):
 
 def test_config_json_has_every_key_and_says_what_made_the_run(folder, make_config):
     found = files.read_json(folder / "config.json")
-    assert {k: v for k, v in found.items() if not k.startswith("_")} == vars(make_config(**TINY))
+    keys = {k: v for k, v in found.items() if not k.startswith("_")}
+    assert keys == dataclasses.asdict(make_config(**TINY))
     assert found["_dtype"] == "float32"
     assert found["_tokenizer"] == data.Tokenizer([]).hash
     assert found["_vocab_size"] == 259
@@ -184,6 +186,8 @@ def test_what_is_no_run_is_named(folder):
     assert not run.is_finished(folder.parent)
     state = files.load_checkpoint(folder / "ckpt.pt")
     files.save_checkpoint(folder / "ckpt.pt", {**state, "step": 2})
+    assert not run.is_finished(folder)  # its last step is not yet validated
+    run.Metrics(folder / "metrics.jsonl", 2).write(step=2, val_ce=1.0)
     assert run.is_finished(folder)
 
 
@@ -250,6 +254,23 @@ def test_a_folder_is_one_process_own(folder):
         return 3
     assert train(read_config(folder / "config.json")) == 3
     assert not (folder / ".lock").exists() and folder.exists() and not run.in_training
+
+
+def test_a_lock_that_its_last_holder_removed_is_taken_anew(tmp_path, monkeypatch):
+    """Between opening the file and locking it its holder may end, and remove it."""
+    import fcntl
+    path = tmp_path / ".lock"
+    flock, calls = fcntl.flock, []
+
+    def removed_meanwhile(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            path.unlink()
+        flock(*args)
+    monkeypatch.setattr(fcntl, "flock", removed_meanwhile)
+    with run.open_locked(path) as lock:
+        assert len(calls) == 2 and os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
+        assert path.read_text() == str(os.getpid())
 
 
 def test_usage_is_a_share_of_the_cards_peak_and_nothing_on_a_cpu(monkeypatch):
