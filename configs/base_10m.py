@@ -5,5 +5,3 @@ base = "rkl_10m"
 
 teachers = []
 baseline = ""
-mix = 1.0                  # mix and reduction as by default: without a teacher they do nothing
-reduction = "token"

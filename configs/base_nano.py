@@ -7,5 +7,3 @@ base = "rkl_nano"
 
 teachers = []
 baseline = ""
-tau = 2.0                  # tau and alpha as by default: without a teacher they do nothing
-alpha = 0.5
