@@ -9,7 +9,9 @@
     babytalk           against the embedded corpus's known truth;       --limit: lines
     sample             text from a prompt, also in RUN/samples.txt
 
-What they say is kept in RUN/eval.json, a slot per task.
+What they say is kept in RUN/eval.json, a slot for each way of asking: "babytalk" is the whole of
+it, on best.pt, with the usual seed; a look at a part stands beside it, as "babytalk --limit=20
+--seed=1". The last table of a training reads whole ones only.
 """
 import argparse
 import collections
@@ -19,6 +21,7 @@ import json
 import math
 import os
 import pathlib
+import shlex
 
 import numpy as np
 import torch
@@ -448,7 +451,13 @@ FINAL = [  # title, where it is in eval.json, form
 
 
 def look_up(results, path):
-    """The figure at a path of eval.json, "babytalk.precision"; None where there is none."""
+    """The figure at a path of eval.json, "babytalk.precision"; None where there is none.
+
+    Nor is there one of a part, which earlier versions kept under the bare name.
+    """
+    task = results.get(path.split(".")[0])
+    if isinstance(task, dict) and (task.get("limit") or task.get("which") == "last"):
+        return None
     for key in path.split("."):
         results = results.get(key) if isinstance(results, dict) else None
     return results if isinstance(results, float) else None
@@ -535,24 +544,43 @@ def sample_task(subject, options):
     head = ", ".join(f"{name} {value!r}" for name, value in asked.items())
     shown = "\n---\n".join([head, *map(str.rstrip, texts)])
     files.write_text(folder / "samples.txt", f"{folder.name} ({options.which}), {shown}\n")
-    return {**asked, "texts": texts}, shown
+    return {"texts": texts}, shown
 
 
-TASKS = {  # name -> what does it: (subject, options) -> result for eval.json, text for the screen
-    "ppl": ppl_task,
-    "blimp": functools.partial(pairs_task, "blimp"),
-    "supplement": functools.partial(pairs_task, "supplement"),
-    "babytalk": babytalk_task,
-    "sample": sample_task,
+# do: (subject, options) -> result for eval.json, text for the screen; heeds: what its result is of
+Task = collections.namedtuple("Task", "do heeds")
+PART = ("limit", "which")
+SAMPLING = ("prompt", "n", "temperature", "top_k", "top_p", "seed", "which")
+TASKS = {
+    "ppl": Task(ppl_task, PART),
+    "blimp": Task(functools.partial(pairs_task, "blimp"), PART),
+    "supplement": Task(functools.partial(pairs_task, "supplement"), PART),
+    "babytalk": Task(babytalk_task, (*PART, "seed")),
+    "sample": Task(sample_task, SAMPLING),
 }
+
+
+def usual_tasks(config):
+    """What is done where no tasks are named, and after training."""
+    return ("babytalk" if config.corpus == "babytalk" else "ppl", "sample")
+
+
+def slot(name, heeds, options):
+    """The key in eval.json: the bare name, or with what was asked otherwise than is usual."""
+    asked = [name]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in heeds and value != field.default:
+            asked.append(f"--{field.name}={shlex.quote(str(value))}")
+    return " ".join(asked)
 
 
 def evaluate(folder, tasks=(), **options):
     """Do `tasks` on the run in `folder`, print tables, return all of its eval.json.
 
     tasks: by default babytalk, on that corpus, or ppl, and sample. options: the fields of Options.
-    Each task's result is merged into eval.json as soon as it is there. Raises UserError for what is
-    unknown or missing.
+    Each task's result is put into its slot of eval.json as soon as it is there. Raises UserError
+    for what is unknown or missing.
     """
     for task in tasks:
         if task not in TASKS:
@@ -566,10 +594,12 @@ def evaluate(folder, tasks=(), **options):
 
     path = folder / "eval.json"
     results = files.read_json(path) if path.exists() else {}
-    results["val_ce"] = validated(folder, options.which)
-    for task in tasks or ("babytalk" if config.corpus == "babytalk" else "ppl", "sample"):
-        result, shown = TASKS[task](subject, options)
-        results[task] = {**result, "which": options.which, "limit": options.limit}
+    results[slot("val_ce", ["which"], options)] = validated(folder, options.which)
+    for task in tasks or usual_tasks(config):
+        do, heeds = TASKS[task]
+        result, shown = do(subject, options)
+        asked = {name: getattr(options, name) for name in heeds}
+        results[slot(task, heeds, options)] = asked | result
         files.write_json(path, results)
         print(f"\n{task} of {folder} ({options.which})\n{shown}")
     return results

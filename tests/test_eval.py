@@ -198,7 +198,7 @@ def test_damaged_weights_are_named(tokenizer):
 # ---------------------------------------------------------------- minimal pairs
 
 def pairs(*rows):
-    return [dict(sentence_good=good, sentence_bad=bad, UID=uid, **({"field": field} if field else {}))
+    return [dict(sentence_good=good, sentence_bad=bad, UID=uid, field=field)
             for good, bad, uid, field in rows]
 
 
@@ -480,6 +480,12 @@ def test_final_table_lines_up_and_leaves_out_what_nobody_measured():
     assert lines[3].split()[-3:] == ["2.5000", "-", "-"]
 
 
+def test_the_final_table_leaves_out_what_earlier_versions_kept_of_a_part():
+    part = {"babytalk": {"precision": 0.7, "limit": 20}, "ppl": {"which": "last"}, "val_ce": 2.5}
+    lines = eval.final_table([("part", part)]).split("\n")
+    assert len(lines) == 2 and lines[1].endswith("2.5000")
+
+
 @pytest.fixture
 def babytalk_run(make_config, tmp_path, words):
     """A run's folder as the loop leaves it, with random weights."""
@@ -500,8 +506,9 @@ def babytalk_run(make_config, tmp_path, words):
     return folder
 
 
-def test_evaluate_writes_and_merges(babytalk_run, capsys):
-    results = eval.evaluate(babytalk_run, limit=50)
+def test_evaluate_writes_and_merges(babytalk_run, monkeypatch, capsys):
+    monkeypatch.setattr(eval, "LINES", 50)
+    results = eval.evaluate(babytalk_run)
     saved = files.read_json(babytalk_run / "eval.json")
     assert saved == results and set(saved) == {"babytalk", "sample", "val_ce"}
     assert saved["val_ce"] == 6.5
@@ -513,9 +520,31 @@ def test_evaluate_writes_and_merges(babytalk_run, capsys):
     eval.main([str(babytalk_run), "--tasks=ppl", "--limit=200", "--which=last"])
     merged = files.read_json(babytalk_run / "eval.json")
     assert merged["babytalk"] == saved["babytalk"]
-    assert merged["ppl"]["which"] == "last" and merged["val_ce"] == 7.5
+    assert merged["ppl --limit=200 --which=last"]["which"] == "last"
+    assert merged["val_ce"] == 6.5 and merged["val_ce --which=last"] == 7.5
     assert "mean of both" in capsys.readouterr().out
     assert not list(babytalk_run.glob(".*"))  # nothing half written is left
+
+
+@pytest.mark.parametrize("look, slots", [
+    (["--limit=20"], ["babytalk --limit=20", "sample"]),
+    (["--seed=1"], ["babytalk --seed=1", "sample --seed=1"]),
+    (["--which=last"], ["babytalk --which=last", "sample --which=last", "val_ce --which=last"]),
+    (["--limit=20", "--seed=1", "--device=cpu"], ["babytalk --limit=20 --seed=1"]),
+    (["--prompt=the cat", "--temperature=0"],
+     ["babytalk", "sample --prompt='the cat' --temperature=0.0"]),
+])
+def test_a_look_never_changes_what_the_final_table_shows(babytalk_run, look, slots, monkeypatch):
+    monkeypatch.setattr(eval, "LINES", 50)
+    whole = eval.evaluate(babytalk_run)
+    table = eval.final_table([("some", whole)])
+    eval.main([str(babytalk_run), *look])
+    results = files.read_json(babytalk_run / "eval.json")
+    assert set(slots) < set(results)
+    assert {name: results[name] for name in whole} == whole
+    assert eval.final_table([("some", results)]) == table
+    if "--limit=20" in look:
+        assert results[slots[0]]["lines"] == 20
 
 
 def test_blimp_from_a_folder_and_from_the_environment(babytalk_run, tmp_path, monkeypatch, capsys):
