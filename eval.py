@@ -4,7 +4,8 @@
     python eval.py RUN --tasks=blimp,supplement --data=DIR   # DIR holds blimp_filtered, ...
     python eval.py RUN --tasks=sample --prompt='once upon a time' --n=5 --temperature=.8
 
-    ppl                perplexity of the development text;              --limit: tokens per domain
+    ppl                perplexity of development text (the half of the run's own that did not
+                       choose best.pt, or --dev=PATH);                  --limit: tokens per domain
     blimp, supplement  minimal pairs of BLiMP, of BabyLM's supplement;  --limit: pairs per paradigm
     babytalk           against the embedded corpus's known truth;       --limit: lines
     sample             text from a prompt, also in RUN/samples.txt
@@ -15,6 +16,7 @@ it, on best.pt, with the usual seed; a look at a part stands beside it, as "baby
 """
 import argparse
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
@@ -255,8 +257,28 @@ def perplexity_figures(blocks, lines):
     return {**figures, "mean_nats_per_byte": (blocks[0] / blocks[2] + lines[0] / lines[2]) / 2}
 
 
-def perplexity(model, tokenizer, dev, block_size, limit=0):
-    """Perplexity of a TokenFile, by domain and overall, by two scorings of the same text.
+def whole_text(file):
+    """{domain: ids (n,)} of a TokenFile."""
+    return {domain: np.array(file.tokens[start:stop], np.int64)
+            for domain, start, stop, *_ in file.segments}
+
+
+def reported_half(file, newline):
+    """The second half of each domain of a TokenFile, from its first whole line on.
+
+    The loop chooses best.pt by the first half, the tokens before (start + stop) // 2: one text must
+    not both choose a run's weights and say how good they are.
+    """
+    halves = {}
+    for domain, ids in whole_text(file).items():
+        half = ids[len(ids) // 2:]
+        ends = np.flatnonzero(half[:-2] == newline)
+        halves[domain] = half[ends[0] + 1:] if len(ends) else half
+    return halves
+
+
+def perplexity(model, tokenizer, texts, block_size, limit=0):
+    """Perplexity of texts {domain: ids (n,)}, each and overall, by two scorings of the same text.
 
     blocks: block after block of the stream, none opened by `<s>`. lines: each line after `<s>`.
     The stream's own `<s>` are taken out. `mean_nats_per_byte` of the two is the figure to compare
@@ -265,16 +287,15 @@ def perplexity(model, tokenizer, dev, block_size, limit=0):
     """
     newline = tokenizer.encode("\n")[0]
     sums = {}  # domain -> (nats, tokens, bytes) of blocks and of lines, (2, 3)
-    for domain, start, stop, *_ in dev.segments:
-        ids = np.array(dev.tokens[start:stop], np.int64)
+    for domain, ids in texts.items():
         ids = ids[ids != tokenizer.bos_id][:limit or None]
         T = min(block_size, len(ids) - 1)
         if T >= 1:
             ways = in_blocks(ids, T), in_lines(ids, T, newline, tokenizer.bos_id)
             sums[domain] = np.stack([nats_tokens_bytes(model, tokenizer, way) for way in ways])
     if not sums:
-        raise UserError("the development text is too short to be scored; name another with the key "
-                        "dev")
+        raise UserError("the development text is too short to be scored; name another with --dev, "
+                        "or a larger --limit")
     domains = {domain: perplexity_figures(*both) for domain, both in sums.items()}
     return dict(overall=perplexity_figures(*sum(sums.values())), domains=domains)
 
@@ -410,7 +431,7 @@ def table(rows):
 
 
 def pairs_table(result):
-    rows = [["paradigm", "accuracy", "95% interval", "ties", "tie is right", "pairs"]]
+    rows = [["paradigm", "accuracy", "95% over items", "ties", "tie is right", "pairs"]]
 
     def row(name, figures):
         low, high = figures["interval"]
@@ -445,8 +466,8 @@ FINAL = [  # title, where it is in eval.json, form
     ("minimal pairs of babytalk", "babytalk.minimal_pairs", "{:.1%}"),
     ("BLiMP", "blimp.accuracy", "{:.1%}"),
     ("BLiMP supplement", "supplement.accuracy", "{:.1%}"),
-    ("development text, mean nats per byte", "ppl.overall.mean_nats_per_byte", "{:.4f}"),
-    ("development CE (val_ce), nats per token", "val_ce", "{:.4f}"),
+    ("other half of development text, nats per byte", "ppl.overall.mean_nats_per_byte", "{:.4f}"),
+    ("CE that chose best.pt (val_ce), nats per token", "val_ce", "{:.4f}"),
 ]
 
 
@@ -515,7 +536,8 @@ def ppl_task(subject, options):
     if prepared.tokenizer.hash != tokenizer.hash:
         raise UserError(f"{folder}: {prepared.folder} has another tokenizer; has {config.corpus} "
                         "changed since?")
-    result = perplexity(model, tokenizer, prepared.dev, config.longest, options.limit)
+    texts = reported_half(prepared.dev, tokenizer.encode("\n")[0])
+    result = perplexity(model, tokenizer, texts, config.longest, options.limit)
     return result, perplexity_table(result)
 
 
@@ -575,6 +597,18 @@ def slot(name, heeds, options):
     return " ".join(asked)
 
 
+@contextlib.contextmanager
+def full_precision():
+    """fp32 products without TF32, whatever ran before in this process; afterwards as it was."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@full_precision()
 def evaluate(folder, tasks=(), **options):
     """Do `tasks` on the run in `folder`, print tables, return all of its eval.json.
 

@@ -296,13 +296,17 @@ def test_real_benchmarks_are_read(babylm):
 
 # ---------------------------------------------------------------- perplexity
 
-def stream(tokenizer, tmp_path, texts, mark="line"):
+def token_file(tokenizer, tmp_path, texts, mark="line"):
     paths = {}
     for name, text in texts.items():
         paths[name] = tmp_path / f"{name}.text"
         paths[name].write_text(text)
     data.write_tokens(tmp_path / "dev.bin", tokenizer, paths, mark, 0, "x")
     return data.TokenFile(tmp_path / "dev.bin")
+
+
+def stream(*arguments):
+    return eval.whole_text(token_file(*arguments))
 
 
 def test_perplexity_equals_plain_cross_entropy(tokenizer, tmp_path):
@@ -350,6 +354,25 @@ def test_perplexity_does_not_see_the_marks_and_keeps_its_limit(tokenizer, tmp_pa
     assert "tiny" in short and "none" not in short
     with pytest.raises(UserError, match="too short"):
         eval.perplexity(lm, tokenizer, stream(tokenizer, tmp_path, {"none": "x"}), 16)
+
+
+@pytest.mark.parametrize("mark", ["line", "none"])
+def test_what_chooses_best_is_not_what_is_reported(tokenizer, tmp_path, mark):
+    texts = {"one": TEXT, "two": "the dogs see\n" * 7, "three": "a dog near the house"}
+    file = token_file(tokenizer, tmp_path, texts, mark)
+    halves = eval.reported_half(file, tokenizer.encode("\n")[0])
+    assert list(halves) == list(texts)
+    for domain, start, stop, *_ in file.segments:
+        choosing = file.tokens[start:(start + stop) // 2].tolist()
+        decode = tokenizer.decode
+        reported = halves[domain].tolist()
+        assert file.tokens[start:stop].tolist()[-len(reported):] == reported
+        assert len(choosing) + len(reported) <= stop - start
+        lines = texts[domain].splitlines(keepends=True)
+        half = decode([i for i in reported if i != tokenizer.bos_id])
+        if domain != "three":  # a text of one line is cut within it
+            n = half.count("\n")
+            assert half == "".join(lines[-n:]) and abs(n - len(lines) / 2) <= 1
 
 
 # ---------------------------------------------------------------- babytalk's truth
@@ -526,6 +549,39 @@ def test_evaluate_writes_and_merges(babytalk_run, monkeypatch, capsys):
     assert not list(babytalk_run.glob(".*"))  # nothing half written is left
 
 
+def test_ppl_is_of_the_half_that_did_not_choose(babytalk_run):
+    result = eval.evaluate(babytalk_run, ["ppl"])["ppl"]
+    model, tokenizer, config = run.load(babytalk_run)
+    dev = data.prepare(config).dev
+    tokens = dev.tokens[dev.count // 2:].tolist()
+    ids = [i for i in tokens[tokens.index(tokenizer.encode("\n")[0]) + 1:] if i != 1]
+    assert result["overall"]["lines"]["tokens"] == len(ids) < dev.count / 2
+    expected = eval.perplexity(model, tokenizer, {"babytalk": np.array(ids)}, 32)
+    assert result["overall"] == expected["overall"]
+
+
+def test_evaluation_is_in_true_fp32_whatever_ran_before(babytalk_run, monkeypatch):
+    """The loop turns TF32 on, on a GPU; it stays on in what follows."""
+    seen = []
+    forward = LM.forward
+
+    def spy(self, *arguments):
+        seen.append(torch.get_float32_matmul_precision())
+        return forward(self, *arguments)
+    monkeypatch.setattr(LM, "forward", spy)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        eval.evaluate(babytalk_run, ["ppl", "sample"])
+        assert set(seen) == {"highest"}
+        assert torch.get_float32_matmul_precision() == "high"  # for what goes on
+        with pytest.raises(UserError):
+            eval.evaluate(babytalk_run, ["blimp"], data="nowhere")
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @pytest.mark.parametrize("look, slots", [
     (["--limit=20"], ["babytalk --limit=20", "sample"]),
     (["--seed=1"], ["babytalk --seed=1", "sample --seed=1"]),
@@ -557,7 +613,8 @@ def test_blimp_from_a_folder_and_from_the_environment(babytalk_run, tmp_path, mo
     with pytest.raises(UserError, match="--data=DIR"):
         eval.main([str(babytalk_run), "--tasks=blimp"])
     eval.main([str(babytalk_run), "--tasks=blimp,supplement", f"--data={tmp_path / 'eval'}"])
-    assert capsys.readouterr().out.count("mean over paradigms") == 2
+    shown = capsys.readouterr().out
+    assert shown.count("mean over paradigms") == shown.count("95% over items") == 2
     monkeypatch.setenv("BABYLM_DIR", str(tmp_path))
     assert eval.evaluate(babytalk_run, ["blimp"])["supplement"]["n"] == 1
 
