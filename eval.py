@@ -138,7 +138,7 @@ def read_pairs(folder):
     """The rows of folder/*.jsonl in BLiMP's form; UID is the file's stem where a row has none.
 
     Raises UserError naming the folder, or file and line, that is missing, empty, not JSON or lacks
-    a sentence.
+    a sentence. An empty one is none: it would have probability 1 and win every time.
     """
     folder = pathlib.Path(folder)
     paths = sorted(folder.glob("*.jsonl"))
@@ -168,6 +168,8 @@ def read_pair(line, where):
     for key in SENTENCES:
         if not isinstance(row, dict) or not isinstance(row.get(key), str):
             raise UserError(f"{where}: {key} is missing, or not text")
+        if not row[key].strip():
+            raise UserError(f"{where}: {key} is empty")
     return row
 
 
@@ -520,11 +522,19 @@ class Options:
 
     def check(self):
         """UserError for what is out of range."""
-        right = (self.limit >= 0 and self.n >= 1 and 0 <= self.temperature < 1e6
-                 and self.top_k >= 0 and 0 < self.top_p <= 1 and 0 <= self.seed < 2**31)
+        right = (self.limit >= 0 and self.n >= 1 and self.top_k >= 0 and 0 < self.top_p <= 1
+                 and 0 <= self.seed < 2**31)
         if not right:
-            raise UserError("allowed: limit >= 0, n >= 1, temperature >= 0, top_k >= 0, "
-                            "0 < top_p <= 1, 0 <= seed < 2^31")
+            raise UserError("allowed: limit >= 0, n >= 1, top_k >= 0, 0 < top_p <= 1, "
+                            "0 <= seed < 2^31")
+        if self.temperature != 0 and not 1e-4 <= self.temperature <= 1e4:
+            # below, fp32 logits overflow; there it is 0 for any purpose
+            raise UserError(f"temperature = {self.temperature}: allowed are 0, always the most "
+                            "likely token, and 1e-4 to 1e4")
+        try:
+            self.prompt.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"prompt = {self.prompt!r}: not UTF-8 text")
 
 
 Subject = collections.namedtuple("Subject", "folder model tokenizer config")  # of a run
@@ -565,7 +575,8 @@ def sample_task(subject, options):
     asked = dict(prompt=options.prompt, **sampling, seed=options.seed)
     head = ", ".join(f"{name} {value!r}" for name, value in asked.items())
     shown = "\n---\n".join([head, *map(str.rstrip, texts)])
-    files.write_text(folder / "samples.txt", f"{folder.name} ({options.which}), {shown}\n")
+    name = os.fsencode(folder.name).decode(errors="replace")  # a moved run's may be in any encoding
+    files.write_text(folder / "samples.txt", f"{name} ({options.which}), {shown}\n")
     return {"texts": texts}, shown
 
 

@@ -1,7 +1,9 @@
 """Evaluation: the score against plain sums, babytalk's truth against itself, a user's mistakes."""
 import collections
+import io
 import json
 import math
+import os
 import types
 
 import numpy as np
@@ -267,6 +269,8 @@ def test_reading_pairs(tmp_path, tokenizer):
     ('{"sentence_good": "a", "sentence_bad": "b"}\n{"sentence_good": "a"}',
      ["bad.jsonl, line 2", "sentence_bad"]),
     ('{"sentence_good": 3, "sentence_bad": "b"}', ["line 1", "sentence_good"]),
+    ('{"sentence_good": "a", "sentence_bad": ""}', ["bad.jsonl, line 1", "sentence_bad is empty"]),
+    ('\n{"sentence_good": " \\n", "sentence_bad": "a"}', ["line 2", "sentence_good is empty"]),
     ("[1, 2]", ["line 1", "sentence_good"]),
     ("{oops", ["line 1", "not JSON"]),
     ("[" * 100_000, ["line 1", "not JSON"]),
@@ -622,6 +626,10 @@ def test_blimp_from_a_folder_and_from_the_environment(babytalk_run, tmp_path, mo
 @pytest.mark.parametrize("arguments, words", [
     (["RUN", "--tasks=blimb"], ["blimb", "known are ppl"]),
     (["RUN", "--tasks=sample", "--top_p=0"], ["top_p"]),
+    (["RUN", "--tasks=sample", "--temperature=1e-40"], ["temperature = 1e-40", "allowed are 0"]),
+    (["RUN", "--tasks=sample", "--temperature=nan"], ["temperature = nan"]),
+    (["RUN", "--tasks=sample", "--temperature=-1"], ["temperature = -1"]),
+    (["RUN", "--tasks=sample", "--prompt=a\udcff"], ["prompt = 'a\\udcff'", "not UTF-8"]),
     (["RUN", "--limit=-1"], ["limit"]),
     (["RUN", "--limit=many"], ["limit", "--help"]),
     (["RUN", "--wich=last"], ["--wich"]),
@@ -636,6 +644,34 @@ def test_wrong_commands_are_one_line(babytalk_run, arguments, words, monkeypatch
         run_main(eval.main)
     error = capsys.readouterr().err
     assert e.value.code == 2 and error.count("\n") == 1 and all(word in error for word in words)
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-4, 1e4])
+def test_the_outermost_temperatures_that_are_allowed_can_be_sampled(babytalk_run, temperature):
+    results = eval.evaluate(babytalk_run, ["sample"], temperature=temperature, n=2)
+    assert len(results[f"sample --n=2 --temperature={temperature}"]["texts"]) == 2
+
+
+def test_text_goes_to_a_stdout_of_any_encoding(babytalk_run, monkeypatch):
+    """A stdout that is redirected, on Windows or as PYTHONIOENCODING says, need not be UTF-8."""
+    prompt = "caf\u00e9 \u2603"  # a snowman, which cp1252 has not
+    log = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(log, encoding="cp1252"))
+    arguments = [str(babytalk_run), "--tasks=sample", "--n=1", f"--prompt={prompt}"]
+    monkeypatch.setattr("sys.argv", ["eval.py", *arguments])
+    run_main(eval.main)
+    run_main(lambda argv: print("\u2603"))  # and so every command
+    assert b"caf\xe9 \\u2603" in log.getvalue()
+    assert prompt in (babytalk_run / "samples.txt").read_text(encoding="utf-8")
+
+
+def test_a_run_may_lie_in_a_folder_of_any_name(babytalk_run, monkeypatch, capsys):
+    moved = babytalk_run.with_name(os.fsdecode(b"caf\xe9"))  # not UTF-8
+    babytalk_run.rename(moved)
+    monkeypatch.setattr("sys.argv", ["eval.py", str(moved), "--tasks=sample"])
+    run_main(eval.main)
+    assert (moved / "samples.txt").read_text(encoding="utf-8").startswith("caf\ufffd (best)")
+    assert "caf\\udce9" in capsys.readouterr().out
 
 
 def test_damaged_eval_json_is_named(babytalk_run):
