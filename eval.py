@@ -3,6 +3,7 @@
     python eval.py RUN                                       # what its corpus allows, and samples
     python eval.py RUN --tasks=blimp,supplement --data=DIR   # DIR holds blimp_filtered, ...
     python eval.py RUN --tasks=sample --prompt='once upon a time' --n=5 --temperature=.8
+    python eval.py RUN --tasks=ppl --dev=PATH                # of other text
 
     ppl                perplexity of development text (the half of the run's own that did not
                        choose best.pt, or --dev=PATH);                  --limit: tokens per domain
@@ -24,6 +25,7 @@ import math
 import os
 import pathlib
 import shlex
+import tempfile
 
 import numpy as np
 import torch
@@ -34,7 +36,8 @@ import babytalk
 import files
 import run
 from config import UserError, run_main
-from data import prepare
+from corpora import resolve
+from data import prepare, write_clean
 
 BATCH_TOKENS = 8192  # padded tokens of a forward pass
 ROWS = 256           # positions whose logits exist at once: few enough for a processor's cache
@@ -235,10 +238,10 @@ def in_blocks(ids, T):
     return [ids[i:i + T + 1] for i in range(0, len(ids) - T, T)]
 
 
-def in_lines(ids, T, newline, bos):
+def in_lines(ids, T, newline_id, bos_id):
     """Each line, with its "\\n", after `<s>`; a line longer than T in pieces."""
-    lines = np.split(ids, np.flatnonzero(ids[:-1] == newline) + 1)
-    return [np.append(bos, line[i:i + T]) for line in lines for i in range(0, len(line), T)]
+    lines = np.split(ids, np.flatnonzero(ids[:-1] == newline_id) + 1)
+    return [np.append(bos_id, line[i:i + T]) for line in lines for i in range(0, len(line), T)]
 
 
 def nats_tokens_bytes(model, tokenizer, sequences):
@@ -265,7 +268,7 @@ def whole_text(file):
             for domain, start, stop, *_ in file.segments}
 
 
-def reported_half(file, newline):
+def reported_half(file, newline_id):
     """The second half of each domain of a TokenFile, from its first whole line on.
 
     The loop chooses best.pt by the first half, the tokens before (start + stop) // 2: one text must
@@ -274,7 +277,7 @@ def reported_half(file, newline):
     halves = {}
     for domain, ids in whole_text(file).items():
         half = ids[len(ids) // 2:]
-        ends = np.flatnonzero(half[:-2] == newline)
+        ends = np.flatnonzero(half[:-2] == newline_id)
         halves[domain] = half[ends[0] + 1:] if len(ends) else half
     return halves
 
@@ -287,13 +290,12 @@ def perplexity(model, tokenizer, texts, block_size, limit=0):
     runs of different `mark` by: it favours none, and bytes are the same whatever the tokenizer.
     limit: tokens per domain, 0 all. Raises UserError if there is nothing to predict.
     """
-    newline = tokenizer.encode("\n")[0]
     sums = {}  # domain -> (nats, tokens, bytes) of blocks and of lines, (2, 3)
     for domain, ids in texts.items():
         ids = ids[ids != tokenizer.bos_id][:limit or None]
         T = min(block_size, len(ids) - 1)
         if T >= 1:
-            ways = in_blocks(ids, T), in_lines(ids, T, newline, tokenizer.bos_id)
+            ways = in_blocks(ids, T), in_lines(ids, T, tokenizer.newline_id, tokenizer.bos_id)
             sums[domain] = np.stack([nats_tokens_bytes(model, tokenizer, way) for way in ways])
     if not sums:
         raise UserError("the development text is too short to be scored; name another with --dev, "
@@ -359,10 +361,10 @@ def against_truth(model, tokenizer, sequences):
 
 def precision(model, tokenizer, n, longest, seed):
     """The share of n sampled lines that are in the language, which has none beyond `longest`."""
-    newline = tokenizer.encode("\n")[0]
     right = 0
     for i in range(0, n, 1000):
-        lines = samples(model, tokenizer, "", min(1000, n - i), longest, seed + i, newline)
+        lines = samples(model, tokenizer, "", min(1000, n - i), longest, seed + i,
+                        tokenizer.newline_id)
         right += sum(line.endswith("\n") and babytalk.contains(line) for line in lines)
     return right / n
 
@@ -510,6 +512,8 @@ class Options:
     """What the command takes beside RUN and --tasks."""
     data: str = option("", "folder of blimp_filtered and supplement_filtered; default: "
                        "$BABYLM_DIR/eval")
+    dev: str = option("", "text for ppl to score, named as the key dev: a file, folder, glob, "
+                      "corpus; default: the run's own, the half that did not choose best.pt")
     limit: int = option(0, f"see the tasks; 0: all (babytalk: {LINES} lines)")
     which: str = option("best", "best.pt, the lowest val_ce, or ckpt.pt", ["best", "last"])
     device: str = option("auto", "where to compute", ["auto", "cpu", "cuda", "mps"])
@@ -540,13 +544,36 @@ class Options:
 Subject = collections.namedtuple("Subject", "folder model tokenizer config")  # of a run
 
 
-def ppl_task(subject, options):
-    folder, model, tokenizer, config = subject
-    prepared = prepare(config)
+def own_text(subject):
+    """{domain: ids (n,)}: the reported half of the development text that the run was trained with.
+
+    UserError where that is not to be had from here.
+    """
+    folder, _, tokenizer, config = subject
+    try:
+        prepared = prepare(config)
+    except UserError as e:
+        raise UserError(f"{e}; the paths in {folder / 'config.json'} start from where it was "
+                        "trained: go there, or name text to score with --dev=PATH")
     if prepared.tokenizer.hash != tokenizer.hash:
         raise UserError(f"{folder}: {prepared.folder} has another tokenizer; has {config.corpus} "
-                        "changed since?")
-    texts = reported_half(prepared.dev, tokenizer.encode("\n")[0])
+                        "changed since? Text to score can be named with --dev=PATH")
+    return reported_half(prepared.dev, tokenizer.newline_id)
+
+
+def other_text(name, subject):
+    """The same of any other text, all of it: cleaned and encoded as the run's own."""
+    paths = resolve(name, subject.config.data_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        cleaned = write_clean(paths, pathlib.Path(folder), "dev")
+        texts = {domain: path.read_bytes().decode() for domain, path in cleaned.items()}
+    return {domain: np.array(subject.tokenizer.encode(text), np.int64)
+            for domain, text in texts.items()}
+
+
+def ppl_task(subject, options):
+    texts = other_text(options.dev, subject) if options.dev else own_text(subject)
+    model, tokenizer, config = subject[1:]
     result = perplexity(model, tokenizer, texts, config.longest, options.limit)
     return result, perplexity_table(result)
 
@@ -558,7 +585,20 @@ def pairs_task(name, subject, options):
     return result, pairs_table(result)
 
 
+def check_babytalk(config, tokenizer):
+    """UserError where babytalk's figures could not be taken from a run of this config.
+
+    For training to ask before it begins.
+    """
+    babytalk.Truth(tokenizer)
+    longest = babytalk.longest_line()
+    if config.arch == "gpt2" and config.longest < longest:
+        raise UserError(f"babytalk's longest line has {longest} tokens, more than this GPT-2's "
+                        f"block_size = {config.longest} can hold; choose a larger one")
+
+
 def babytalk_task(subject, options):
+    check_babytalk(subject.config, subject.tokenizer)
     n = options.limit or LINES
     result = babytalk_truth(subject.model, subject.tokenizer, n, options.seed)
     return result, final_table([("", {"babytalk": result})])
@@ -568,7 +608,7 @@ def sample_task(subject, options):
     folder, model, tokenizer, config = subject
     stop = -1
     if config.mark == "line":  # after "\n" comes `<s>`, and that is never sampled
-        stop = tokenizer.encode("\n")[0]
+        stop = tokenizer.newline_id
     sampling = dict(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
     texts = samples(model, tokenizer, options.prompt, options.n, seed=options.seed, stop=stop,
                     **sampling)
@@ -585,7 +625,7 @@ Task = collections.namedtuple("Task", "do heeds")
 PART = ("limit", "which")
 SAMPLING = ("prompt", "n", "temperature", "top_k", "top_p", "seed", "which")
 TASKS = {
-    "ppl": Task(ppl_task, PART),
+    "ppl": Task(ppl_task, (*PART, "dev")),
     "blimp": Task(functools.partial(pairs_task, "blimp"), PART),
     "supplement": Task(functools.partial(pairs_task, "supplement"), PART),
     "babytalk": Task(babytalk_task, (*PART, "seed")),

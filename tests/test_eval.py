@@ -364,7 +364,7 @@ def test_perplexity_does_not_see_the_marks_and_keeps_its_limit(tokenizer, tmp_pa
 def test_what_chooses_best_is_not_what_is_reported(tokenizer, tmp_path, mark):
     texts = {"one": TEXT, "two": "the dogs see\n" * 7, "three": "a dog near the house"}
     file = token_file(tokenizer, tmp_path, texts, mark)
-    halves = eval.reported_half(file, tokenizer.encode("\n")[0])
+    halves = eval.reported_half(file, tokenizer.newline_id)
     assert list(halves) == list(texts)
     for domain, start, stop, *_ in file.segments:
         choosing = file.tokens[start:(start + stop) // 2].tolist()
@@ -514,23 +514,31 @@ def test_the_final_table_leaves_out_what_earlier_versions_kept_of_a_part():
 
 
 @pytest.fixture
-def babytalk_run(make_config, tmp_path, words):
+def make_run(make_config):
     """A run's folder as the loop leaves it, with random weights."""
-    config = make_config(name="some", corpus="babytalk", mark="line", sentences=300, n_layer=1,
-                         n_head=2, d_model=16, d_ff=16, block_size=32, vocab_size=0)
-    folder = run.folder_of(config)
-    folder.mkdir(parents=True)
-    tokenizer = data.prepare(config).tokenizer
-    tokenizer.save(folder / "tokenizer.json")
-    run.write_config(config, "float32", tokenizer)
-    torch.manual_seed(0)
-    lm = run.model_of(config, tokenizer.vocab_size)
-    for file in ("best.pt", "ckpt.pt"):
-        state = {"model": lm.state_dict(), "step": 1, "steps": 1}
-        files.save_checkpoint(folder / file, state)
-    lines = [{"step": 0, "val_ce": 6.5}, {"step": 1, "loss": 2}, {"step": 1, "val_ce": 7.5}]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
+    def make(**keys):
+        config = make_config(**{**dict(name="some", corpus="babytalk", mark="line", sentences=300,
+                                       n_layer=1, n_head=2, d_model=16, d_ff=16, block_size=32,
+                                       vocab_size=0), **keys})
+        folder = run.folder_of(config)
+        folder.mkdir(parents=True)
+        tokenizer = data.prepare(config).tokenizer
+        tokenizer.save(folder / "tokenizer.json")
+        run.write_config(config, "float32", tokenizer)
+        torch.manual_seed(0)
+        lm = run.model_of(config, tokenizer.vocab_size)
+        for file in ("best.pt", "ckpt.pt"):
+            state = {"model": lm.state_dict(), "step": 1, "steps": 1}
+            files.save_checkpoint(folder / file, state)
+        lines = [{"step": 0, "val_ce": 6.5}, {"step": 1, "loss": 2}, {"step": 1, "val_ce": 7.5}]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder
+    return make
+
+
+@pytest.fixture
+def babytalk_run(make_run):
+    return make_run()
 
 
 def test_evaluate_writes_and_merges(babytalk_run, monkeypatch, capsys):
@@ -562,6 +570,69 @@ def test_ppl_is_of_the_half_that_did_not_choose(babytalk_run):
     assert result["overall"]["lines"]["tokens"] == len(ids) < dev.count / 2
     expected = eval.perplexity(model, tokenizer, {"babytalk": np.array(ids)}, 32)
     assert result["overall"] == expected["overall"]
+
+
+@pytest.fixture
+def moved_run(make_run, tmp_path, monkeypatch):
+    """A run on the text TEXT whose paths are relative to a folder that it has left."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with open("text.train", "w") as f:
+        f.write(TEXT * 20)
+    folder = make_run(corpus="text.train", data_dir="data", vocab_size=285, mark="half")
+    folder = folder.rename(tmp_path / "there" / folder.name)
+    monkeypatch.chdir(tmp_path / "there")
+    return folder
+
+
+def test_a_moved_run_is_told_to_name_its_text_and_can(moved_run, monkeypatch):
+    with pytest.raises(UserError) as e:
+        eval.evaluate(moved_run, ["ppl"])
+    for word in ("text.train", "config.json", "where it was trained", "--dev=PATH"):
+        assert word in str(e.value)
+    assert "\n" not in str(e.value)
+
+    other = "the little dog sees a house\n" * 30
+    with open("other.txt", "w") as f:
+        f.write(other)
+    eval.main([str(moved_run), "--tasks=ppl", "--dev=other.txt"])
+    results = files.read_json(moved_run / "eval.json")
+    model, tokenizer, _ = run.load(moved_run)
+    expected = eval.perplexity(model, tokenizer, {"other": np.array(tokenizer.encode(other))}, 32)
+    assert results["ppl --dev=other.txt"]["overall"] == expected["overall"]
+    assert expected["overall"]["lines"]["bytes"] == len(other) and "ppl" not in results
+    with pytest.raises(UserError, match="nowhere"):
+        eval.evaluate(moved_run, ["ppl"], dev="nowhere.txt")
+    assert {path.name for path in moved_run.parent.iterdir()} == {"some", "other.txt"}
+
+
+def test_other_text_of_a_run_that_has_its_own(babytalk_run, tmp_path):
+    (tmp_path / "other.txt").write_text("tom sleeps\n" * 9)
+    results = eval.evaluate(babytalk_run, ["ppl"], dev=str(tmp_path / "other.txt"))
+    assert set(results) == {"val_ce", f"ppl --dev={tmp_path / 'other.txt'}"}
+
+
+def test_a_gpt2_shorter_than_the_longest_line_is_refused_in_one_line(make_run):
+    short = make_run(name="short", arch="gpt2", block_size=19)
+    with pytest.raises(UserError) as e:
+        eval.evaluate(short, ["babytalk"])
+    assert str(e.value) == ("babytalk's longest line has 20 tokens, more than this GPT-2's "
+                            "block_size = 19 can hold; choose a larger one")
+    fits = make_run(name="fits", arch="gpt2", block_size=20)
+    assert eval.evaluate(fits, ["babytalk"], limit=2000)["babytalk --limit=2000"]["lines"] == 2000
+    llama = make_run(name="llama", block_size=8)  # its positions go on
+    assert eval.evaluate(llama, ["babytalk"], limit=20)["babytalk --limit=20"]["lines"] == 20
+
+
+def test_training_can_ask_before_it_begins(make_config, words):
+    config = make_config(name="some", arch="gpt2", block_size=19)
+    with pytest.raises(UserError, match="longest line"):
+        eval.check_babytalk(config, words)
+    config = make_config(name="some", arch="gpt2", block_size="stages(0: 10, 0.5: 20)")
+    eval.check_babytalk(config, words)
+    with pytest.raises(UserError, match="one token"):
+        eval.check_babytalk(config, tokenizer_of(TEXT, 285))
 
 
 def test_evaluation_is_in_true_fp32_whatever_ran_before(babytalk_run, monkeypatch):
