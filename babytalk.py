@@ -292,6 +292,18 @@ def entropy_floor(lines):
     return -sum(map(log_prob, lines)) / tokens
 
 
+@functools.cache
+def longest_line():
+    """Tokens of the longest line of the language, its "\\n" included."""
+    @functools.cache
+    def longest(dialect, symbol):
+        if symbol not in LANGUAGE.rules[dialect]:
+            return 1
+        bodies = [body for _, body in LANGUAGE.rules[dialect][symbol]]
+        return max(sum(longest(dialect, part) for part in body) for body in bodies)
+    return max(longest(dialect, "S") for dialect in DIALECTS) + 1
+
+
 # ---------------------------------------------------------------- minimal pairs
 
 @functools.cache

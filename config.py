@@ -496,8 +496,11 @@ def on_signals(act=interrupt):
 def run_main(main):
     """Call main(argv); an error that a user can mend is one line on stderr, and exit code 2.
 
-    Ctrl-C and SIGTERM are one line too, with codes 130 and 143.
+    Ctrl-C and SIGTERM are one line too, with codes 130 and 143. What stdout's encoding lacks is
+    escaped, as on stderr: a redirected one need not be UTF-8.
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     if "RANK" not in os.environ:  # a waiting rank must end at once: the system sees to it
         on_signals()
     try:

@@ -3,22 +3,29 @@
     python eval.py RUN                                       # what its corpus allows, and samples
     python eval.py RUN --tasks=blimp,supplement --data=DIR   # DIR holds blimp_filtered, ...
     python eval.py RUN --tasks=sample --prompt='once upon a time' --n=5 --temperature=.8
+    python eval.py RUN --tasks=ppl --dev=PATH                # of other text
 
-    ppl                perplexity of the development text;              --limit: tokens per domain
+    ppl                perplexity of development text (the half of the run's own that did not
+                       choose best.pt, or --dev=PATH);                  --limit: tokens per domain
     blimp, supplement  minimal pairs of BLiMP, of BabyLM's supplement;  --limit: pairs per paradigm
     babytalk           against the embedded corpus's known truth;       --limit: lines
     sample             text from a prompt, also in RUN/samples.txt
 
-What they say is kept in RUN/eval.json, a slot per task.
+What they say is kept in RUN/eval.json, a slot for each way of asking: "babytalk" is the whole of
+it, on best.pt, with the usual seed; a look at a part stands beside it, as "babytalk --limit=20
+--seed=1". The last table of a training reads whole ones only.
 """
 import argparse
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
 import math
 import os
 import pathlib
+import shlex
+import tempfile
 
 import numpy as np
 import torch
@@ -29,7 +36,8 @@ import babytalk
 import files
 import run
 from config import UserError, run_main
-from data import prepare
+from corpora import resolve
+from data import prepare, write_clean
 
 BATCH_TOKENS = 8192  # padded tokens of a forward pass
 ROWS = 256           # positions whose logits exist at once: few enough for a processor's cache
@@ -133,7 +141,7 @@ def read_pairs(folder):
     """The rows of folder/*.jsonl in BLiMP's form; UID is the file's stem where a row has none.
 
     Raises UserError naming the folder, or file and line, that is missing, empty, not JSON or lacks
-    a sentence.
+    a sentence. An empty one is none: it would have probability 1 and win every time.
     """
     folder = pathlib.Path(folder)
     paths = sorted(folder.glob("*.jsonl"))
@@ -163,6 +171,8 @@ def read_pair(line, where):
     for key in SENTENCES:
         if not isinstance(row, dict) or not isinstance(row.get(key), str):
             raise UserError(f"{where}: {key} is missing, or not text")
+        if not row[key].strip():
+            raise UserError(f"{where}: {key} is empty")
     return row
 
 
@@ -228,10 +238,10 @@ def in_blocks(ids, T):
     return [ids[i:i + T + 1] for i in range(0, len(ids) - T, T)]
 
 
-def in_lines(ids, T, newline, bos):
+def in_lines(ids, T, newline_id, bos_id):
     """Each line, with its "\\n", after `<s>`; a line longer than T in pieces."""
-    lines = np.split(ids, np.flatnonzero(ids[:-1] == newline) + 1)
-    return [np.append(bos, line[i:i + T]) for line in lines for i in range(0, len(line), T)]
+    lines = np.split(ids, np.flatnonzero(ids[:-1] == newline_id) + 1)
+    return [np.append(bos_id, line[i:i + T]) for line in lines for i in range(0, len(line), T)]
 
 
 def nats_tokens_bytes(model, tokenizer, sequences):
@@ -252,26 +262,44 @@ def perplexity_figures(blocks, lines):
     return {**figures, "mean_nats_per_byte": (blocks[0] / blocks[2] + lines[0] / lines[2]) / 2}
 
 
-def perplexity(model, tokenizer, dev, block_size, limit=0):
-    """Perplexity of a TokenFile, by domain and overall, by two scorings of the same text.
+def whole_text(file):
+    """{domain: ids (n,)} of a TokenFile."""
+    return {domain: np.array(file.tokens[start:stop], np.int64)
+            for domain, start, stop, *_ in file.segments}
+
+
+def reported_half(file, newline_id):
+    """The second half of each domain of a TokenFile, from its first whole line on.
+
+    The loop chooses best.pt by the first half, the tokens before (start + stop) // 2: one text must
+    not both choose a run's weights and say how good they are.
+    """
+    halves = {}
+    for domain, ids in whole_text(file).items():
+        half = ids[len(ids) // 2:]
+        ends = np.flatnonzero(half[:-2] == newline_id)
+        halves[domain] = half[ends[0] + 1:] if len(ends) else half
+    return halves
+
+
+def perplexity(model, tokenizer, texts, block_size, limit=0):
+    """Perplexity of texts {domain: ids (n,)}, each and overall, by two scorings of the same text.
 
     blocks: block after block of the stream, none opened by `<s>`. lines: each line after `<s>`.
     The stream's own `<s>` are taken out. `mean_nats_per_byte` of the two is the figure to compare
     runs of different `mark` by: it favours none, and bytes are the same whatever the tokenizer.
     limit: tokens per domain, 0 all. Raises UserError if there is nothing to predict.
     """
-    newline = tokenizer.encode("\n")[0]
     sums = {}  # domain -> (nats, tokens, bytes) of blocks and of lines, (2, 3)
-    for domain, start, stop, *_ in dev.segments:
-        ids = np.array(dev.tokens[start:stop], np.int64)
+    for domain, ids in texts.items():
         ids = ids[ids != tokenizer.bos_id][:limit or None]
         T = min(block_size, len(ids) - 1)
         if T >= 1:
-            ways = in_blocks(ids, T), in_lines(ids, T, newline, tokenizer.bos_id)
+            ways = in_blocks(ids, T), in_lines(ids, T, tokenizer.newline_id, tokenizer.bos_id)
             sums[domain] = np.stack([nats_tokens_bytes(model, tokenizer, way) for way in ways])
     if not sums:
-        raise UserError("the development text is too short to be scored; name another with the key "
-                        "dev")
+        raise UserError("the development text is too short to be scored; name another with --dev, "
+                        "or a larger --limit")
     domains = {domain: perplexity_figures(*both) for domain, both in sums.items()}
     return dict(overall=perplexity_figures(*sum(sums.values())), domains=domains)
 
@@ -333,10 +361,10 @@ def against_truth(model, tokenizer, sequences):
 
 def precision(model, tokenizer, n, longest, seed):
     """The share of n sampled lines that are in the language, which has none beyond `longest`."""
-    newline = tokenizer.encode("\n")[0]
     right = 0
     for i in range(0, n, 1000):
-        lines = samples(model, tokenizer, "", min(1000, n - i), longest, seed + i, newline)
+        lines = samples(model, tokenizer, "", min(1000, n - i), longest, seed + i,
+                        tokenizer.newline_id)
         right += sum(line.endswith("\n") and babytalk.contains(line) for line in lines)
     return right / n
 
@@ -407,7 +435,7 @@ def table(rows):
 
 
 def pairs_table(result):
-    rows = [["paradigm", "accuracy", "95% interval", "ties", "tie is right", "pairs"]]
+    rows = [["paradigm", "accuracy", "95% over items", "ties", "tie is right", "pairs"]]
 
     def row(name, figures):
         low, high = figures["interval"]
@@ -442,13 +470,19 @@ FINAL = [  # title, where it is in eval.json, form
     ("minimal pairs of babytalk", "babytalk.minimal_pairs", "{:.1%}"),
     ("BLiMP", "blimp.accuracy", "{:.1%}"),
     ("BLiMP supplement", "supplement.accuracy", "{:.1%}"),
-    ("development text, mean nats per byte", "ppl.overall.mean_nats_per_byte", "{:.4f}"),
-    ("development CE (val_ce), nats per token", "val_ce", "{:.4f}"),
+    ("other half of development text, nats per byte", "ppl.overall.mean_nats_per_byte", "{:.4f}"),
+    ("CE that chose best.pt (val_ce), nats per token", "val_ce", "{:.4f}"),
 ]
 
 
 def look_up(results, path):
-    """The figure at a path of eval.json, "babytalk.precision"; None where there is none."""
+    """The figure at a path of eval.json, "babytalk.precision"; None where there is none.
+
+    Nor is there one of a part, which earlier versions kept under the bare name.
+    """
+    task = results.get(path.split(".")[0])
+    if isinstance(task, dict) and (task.get("limit") or task.get("which") == "last"):
+        return None
     for key in path.split("."):
         results = results.get(key) if isinstance(results, dict) else None
     return results if isinstance(results, float) else None
@@ -478,6 +512,8 @@ class Options:
     """What the command takes beside RUN and --tasks."""
     data: str = option("", "folder of blimp_filtered and supplement_filtered; default: "
                        "$BABYLM_DIR/eval")
+    dev: str = option("", "text for ppl to score, named as the key dev: a file, folder, glob, "
+                      "corpus; default: the run's own, the half that did not choose best.pt")
     limit: int = option(0, f"see the tasks; 0: all (babytalk: {LINES} lines)")
     which: str = option("best", "best.pt, the lowest val_ce, or ckpt.pt", ["best", "last"])
     device: str = option("auto", "where to compute", ["auto", "cpu", "cuda", "mps"])
@@ -490,23 +526,55 @@ class Options:
 
     def check(self):
         """UserError for what is out of range."""
-        right = (self.limit >= 0 and self.n >= 1 and 0 <= self.temperature < 1e6
-                 and self.top_k >= 0 and 0 < self.top_p <= 1 and 0 <= self.seed < 2**31)
+        right = (self.limit >= 0 and self.n >= 1 and self.top_k >= 0 and 0 < self.top_p <= 1
+                 and 0 <= self.seed < 2**31)
         if not right:
-            raise UserError("allowed: limit >= 0, n >= 1, temperature >= 0, top_k >= 0, "
-                            "0 < top_p <= 1, 0 <= seed < 2^31")
+            raise UserError("allowed: limit >= 0, n >= 1, top_k >= 0, 0 < top_p <= 1, "
+                            "0 <= seed < 2^31")
+        if self.temperature != 0 and not 1e-4 <= self.temperature <= 1e4:
+            # below, fp32 logits overflow; there it is 0 for any purpose
+            raise UserError(f"temperature = {self.temperature}: allowed are 0, always the most "
+                            "likely token, and 1e-4 to 1e4")
+        try:
+            self.prompt.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"prompt = {self.prompt!r}: not UTF-8 text")
 
 
 Subject = collections.namedtuple("Subject", "folder model tokenizer config")  # of a run
 
 
-def ppl_task(subject, options):
-    folder, model, tokenizer, config = subject
-    prepared = prepare(config)
+def own_text(subject):
+    """{domain: ids (n,)}: the reported half of the development text that the run was trained with.
+
+    UserError where that is not to be had from here.
+    """
+    folder, _, tokenizer, config = subject
+    try:
+        prepared = prepare(config)
+    except UserError as e:
+        raise UserError(f"{e}; the paths in {folder / 'config.json'} start from where it was "
+                        "trained: go there, or name text to score with --dev=PATH")
     if prepared.tokenizer.hash != tokenizer.hash:
         raise UserError(f"{folder}: {prepared.folder} has another tokenizer; has {config.corpus} "
-                        "changed since?")
-    result = perplexity(model, tokenizer, prepared.dev, config.longest, options.limit)
+                        "changed since? Text to score can be named with --dev=PATH")
+    return reported_half(prepared.dev, tokenizer.newline_id)
+
+
+def other_text(name, subject):
+    """The same of any other text, all of it: cleaned and encoded as the run's own."""
+    paths = resolve(name, subject.config.data_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        cleaned = write_clean(paths, pathlib.Path(folder), "dev")
+        texts = {domain: path.read_bytes().decode() for domain, path in cleaned.items()}
+    return {domain: np.array(subject.tokenizer.encode(text), np.int64)
+            for domain, text in texts.items()}
+
+
+def ppl_task(subject, options):
+    texts = other_text(options.dev, subject) if options.dev else own_text(subject)
+    model, tokenizer, config = subject[1:]
+    result = perplexity(model, tokenizer, texts, config.longest, options.limit)
     return result, perplexity_table(result)
 
 
@@ -517,7 +585,20 @@ def pairs_task(name, subject, options):
     return result, pairs_table(result)
 
 
+def check_babytalk(config, tokenizer):
+    """UserError where babytalk's figures could not be taken from a run of this config.
+
+    For training to ask before it begins.
+    """
+    babytalk.Truth(tokenizer)
+    longest = babytalk.longest_line()
+    if config.arch == "gpt2" and config.longest < longest:
+        raise UserError(f"babytalk's longest line has {longest} tokens, more than this GPT-2's "
+                        f"block_size = {config.longest} can hold; choose a larger one")
+
+
 def babytalk_task(subject, options):
+    check_babytalk(subject.config, subject.tokenizer)
     n = options.limit or LINES
     result = babytalk_truth(subject.model, subject.tokenizer, n, options.seed)
     return result, final_table([("", {"babytalk": result})])
@@ -527,32 +608,64 @@ def sample_task(subject, options):
     folder, model, tokenizer, config = subject
     stop = -1
     if config.mark == "line":  # after "\n" comes `<s>`, and that is never sampled
-        stop = tokenizer.encode("\n")[0]
+        stop = tokenizer.newline_id
     sampling = dict(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
     texts = samples(model, tokenizer, options.prompt, options.n, seed=options.seed, stop=stop,
                     **sampling)
     asked = dict(prompt=options.prompt, **sampling, seed=options.seed)
     head = ", ".join(f"{name} {value!r}" for name, value in asked.items())
     shown = "\n---\n".join([head, *map(str.rstrip, texts)])
-    files.write_text(folder / "samples.txt", f"{folder.name} ({options.which}), {shown}\n")
-    return {**asked, "texts": texts}, shown
+    name = os.fsencode(folder.name).decode(errors="replace")  # a moved run's may be in any encoding
+    files.write_text(folder / "samples.txt", f"{name} ({options.which}), {shown}\n")
+    return {"texts": texts}, shown
 
 
-TASKS = {  # name -> what does it: (subject, options) -> result for eval.json, text for the screen
-    "ppl": ppl_task,
-    "blimp": functools.partial(pairs_task, "blimp"),
-    "supplement": functools.partial(pairs_task, "supplement"),
-    "babytalk": babytalk_task,
-    "sample": sample_task,
+# do: (subject, options) -> result for eval.json, text for the screen; heeds: what its result is of
+Task = collections.namedtuple("Task", "do heeds")
+PART = ("limit", "which")
+SAMPLING = ("prompt", "n", "temperature", "top_k", "top_p", "seed", "which")
+TASKS = {
+    "ppl": Task(ppl_task, (*PART, "dev")),
+    "blimp": Task(functools.partial(pairs_task, "blimp"), PART),
+    "supplement": Task(functools.partial(pairs_task, "supplement"), PART),
+    "babytalk": Task(babytalk_task, (*PART, "seed")),
+    "sample": Task(sample_task, SAMPLING),
 }
 
 
+def usual_tasks(config):
+    """What is done where no tasks are named, and after training."""
+    return ("babytalk" if config.corpus == "babytalk" else "ppl", "sample")
+
+
+def slot(name, heeds, options):
+    """The key in eval.json: the bare name, or with what was asked otherwise than is usual."""
+    asked = [name]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in heeds and value != field.default:
+            asked.append(f"--{field.name}={shlex.quote(str(value))}")
+    return " ".join(asked)
+
+
+@contextlib.contextmanager
+def full_precision():
+    """fp32 products without TF32, whatever ran before in this process; afterwards as it was."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@full_precision()
 def evaluate(folder, tasks=(), **options):
     """Do `tasks` on the run in `folder`, print tables, return all of its eval.json.
 
     tasks: by default babytalk, on that corpus, or ppl, and sample. options: the fields of Options.
-    Each task's result is merged into eval.json as soon as it is there. Raises UserError for what is
-    unknown or missing.
+    Each task's result is put into its slot of eval.json as soon as it is there. Raises UserError
+    for what is unknown or missing.
     """
     for task in tasks:
         if task not in TASKS:
@@ -566,10 +679,12 @@ def evaluate(folder, tasks=(), **options):
 
     path = folder / "eval.json"
     results = files.read_json(path) if path.exists() else {}
-    results["val_ce"] = validated(folder, options.which)
-    for task in tasks or ("babytalk" if config.corpus == "babytalk" else "ppl", "sample"):
-        result, shown = TASKS[task](subject, options)
-        results[task] = {**result, "which": options.which, "limit": options.limit}
+    results[slot("val_ce", ["which"], options)] = validated(folder, options.which)
+    for task in tasks or usual_tasks(config):
+        do, heeds = TASKS[task]
+        result, shown = do(subject, options)
+        asked = {name: getattr(options, name) for name in heeds}
+        results[slot(task, heeds, options)] = asked | result
         files.write_json(path, results)
         print(f"\n{task} of {folder} ({options.which})\n{shown}")
     return results

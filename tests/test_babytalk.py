@@ -523,6 +523,11 @@ def test_the_floor_is_the_entropy_in_expectation(cut, truth_of_cut, monkeypatch)
     assert abs(floor - rate) < 4 * sigma < 0.05 * rate
 
 
+def test_the_longest_line_is_as_long_as_the_rules_say(all_prefixes):
+    ended, _ = all_prefixes
+    assert babytalk.longest_line() == np.flatnonzero(ended).max() + 1 == 20  # the newline too
+
+
 # ---------------------------------------------------------------- minimal pairs
 
 PAIRS = 25

@@ -1,7 +1,9 @@
 """Evaluation: the score against plain sums, babytalk's truth against itself, a user's mistakes."""
 import collections
+import io
 import json
 import math
+import os
 import types
 
 import numpy as np
@@ -198,7 +200,7 @@ def test_damaged_weights_are_named(tokenizer):
 # ---------------------------------------------------------------- minimal pairs
 
 def pairs(*rows):
-    return [dict(sentence_good=good, sentence_bad=bad, UID=uid, **({"field": field} if field else {}))
+    return [dict(sentence_good=good, sentence_bad=bad, UID=uid, field=field)
             for good, bad, uid, field in rows]
 
 
@@ -267,6 +269,8 @@ def test_reading_pairs(tmp_path, tokenizer):
     ('{"sentence_good": "a", "sentence_bad": "b"}\n{"sentence_good": "a"}',
      ["bad.jsonl, line 2", "sentence_bad"]),
     ('{"sentence_good": 3, "sentence_bad": "b"}', ["line 1", "sentence_good"]),
+    ('{"sentence_good": "a", "sentence_bad": ""}', ["bad.jsonl, line 1", "sentence_bad is empty"]),
+    ('\n{"sentence_good": " \\n", "sentence_bad": "a"}', ["line 2", "sentence_good is empty"]),
     ("[1, 2]", ["line 1", "sentence_good"]),
     ("{oops", ["line 1", "not JSON"]),
     ("[" * 100_000, ["line 1", "not JSON"]),
@@ -296,13 +300,17 @@ def test_real_benchmarks_are_read(babylm):
 
 # ---------------------------------------------------------------- perplexity
 
-def stream(tokenizer, tmp_path, texts, mark="line"):
+def token_file(tokenizer, tmp_path, texts, mark="line"):
     paths = {}
     for name, text in texts.items():
         paths[name] = tmp_path / f"{name}.text"
         paths[name].write_text(text)
     data.write_tokens(tmp_path / "dev.bin", tokenizer, paths, mark, 0, "x")
     return data.TokenFile(tmp_path / "dev.bin")
+
+
+def stream(*arguments):
+    return eval.whole_text(token_file(*arguments))
 
 
 def test_perplexity_equals_plain_cross_entropy(tokenizer, tmp_path):
@@ -350,6 +358,25 @@ def test_perplexity_does_not_see_the_marks_and_keeps_its_limit(tokenizer, tmp_pa
     assert "tiny" in short and "none" not in short
     with pytest.raises(UserError, match="too short"):
         eval.perplexity(lm, tokenizer, stream(tokenizer, tmp_path, {"none": "x"}), 16)
+
+
+@pytest.mark.parametrize("mark", ["line", "none"])
+def test_what_chooses_best_is_not_what_is_reported(tokenizer, tmp_path, mark):
+    texts = {"one": TEXT, "two": "the dogs see\n" * 7, "three": "a dog near the house"}
+    file = token_file(tokenizer, tmp_path, texts, mark)
+    halves = eval.reported_half(file, tokenizer.newline_id)
+    assert list(halves) == list(texts)
+    for domain, start, stop, *_ in file.segments:
+        choosing = file.tokens[start:(start + stop) // 2].tolist()
+        decode = tokenizer.decode
+        reported = halves[domain].tolist()
+        assert file.tokens[start:stop].tolist()[-len(reported):] == reported
+        assert len(choosing) + len(reported) <= stop - start
+        lines = texts[domain].splitlines(keepends=True)
+        half = decode([i for i in reported if i != tokenizer.bos_id])
+        if domain != "three":  # a text of one line is cut within it
+            n = half.count("\n")
+            assert half == "".join(lines[-n:]) and abs(n - len(lines) / 2) <= 1
 
 
 # ---------------------------------------------------------------- babytalk's truth
@@ -480,28 +507,43 @@ def test_final_table_lines_up_and_leaves_out_what_nobody_measured():
     assert lines[3].split()[-3:] == ["2.5000", "-", "-"]
 
 
+def test_the_final_table_leaves_out_what_earlier_versions_kept_of_a_part():
+    part = {"babytalk": {"precision": 0.7, "limit": 20}, "ppl": {"which": "last"}, "val_ce": 2.5}
+    lines = eval.final_table([("part", part)]).split("\n")
+    assert len(lines) == 2 and lines[1].endswith("2.5000")
+
+
 @pytest.fixture
-def babytalk_run(make_config, tmp_path, words):
+def make_run(make_config):
     """A run's folder as the loop leaves it, with random weights."""
-    config = make_config(name="some", corpus="babytalk", mark="line", sentences=300, n_layer=1,
-                         n_head=2, d_model=16, d_ff=16, block_size=32, vocab_size=0)
-    folder = run.folder_of(config)
-    folder.mkdir(parents=True)
-    tokenizer = data.prepare(config).tokenizer
-    tokenizer.save(folder / "tokenizer.json")
-    run.write_config(config, "float32", tokenizer)
-    torch.manual_seed(0)
-    lm = run.model_of(config, tokenizer.vocab_size)
-    for file in ("best.pt", "ckpt.pt"):
-        state = {"model": lm.state_dict(), "step": 1, "steps": 1}
-        files.save_checkpoint(folder / file, state)
-    lines = [{"step": 0, "val_ce": 6.5}, {"step": 1, "loss": 2}, {"step": 1, "val_ce": 7.5}]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
+    def make(**keys):
+        config = make_config(**{**dict(name="some", corpus="babytalk", mark="line", sentences=300,
+                                       n_layer=1, n_head=2, d_model=16, d_ff=16, block_size=32,
+                                       vocab_size=0), **keys})
+        folder = run.folder_of(config)
+        folder.mkdir(parents=True)
+        tokenizer = data.prepare(config).tokenizer
+        tokenizer.save(folder / "tokenizer.json")
+        run.write_config(config, "float32", tokenizer)
+        torch.manual_seed(0)
+        lm = run.model_of(config, tokenizer.vocab_size)
+        for file in ("best.pt", "ckpt.pt"):
+            state = {"model": lm.state_dict(), "step": 1, "steps": 1}
+            files.save_checkpoint(folder / file, state)
+        lines = [{"step": 0, "val_ce": 6.5}, {"step": 1, "loss": 2}, {"step": 1, "val_ce": 7.5}]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder
+    return make
 
 
-def test_evaluate_writes_and_merges(babytalk_run, capsys):
-    results = eval.evaluate(babytalk_run, limit=50)
+@pytest.fixture
+def babytalk_run(make_run):
+    return make_run()
+
+
+def test_evaluate_writes_and_merges(babytalk_run, monkeypatch, capsys):
+    monkeypatch.setattr(eval, "LINES", 50)
+    results = eval.evaluate(babytalk_run)
     saved = files.read_json(babytalk_run / "eval.json")
     assert saved == results and set(saved) == {"babytalk", "sample", "val_ce"}
     assert saved["val_ce"] == 6.5
@@ -513,9 +555,127 @@ def test_evaluate_writes_and_merges(babytalk_run, capsys):
     eval.main([str(babytalk_run), "--tasks=ppl", "--limit=200", "--which=last"])
     merged = files.read_json(babytalk_run / "eval.json")
     assert merged["babytalk"] == saved["babytalk"]
-    assert merged["ppl"]["which"] == "last" and merged["val_ce"] == 7.5
+    assert merged["ppl --limit=200 --which=last"]["which"] == "last"
+    assert merged["val_ce"] == 6.5 and merged["val_ce --which=last"] == 7.5
     assert "mean of both" in capsys.readouterr().out
     assert not list(babytalk_run.glob(".*"))  # nothing half written is left
+
+
+def test_ppl_is_of_the_half_that_did_not_choose(babytalk_run):
+    result = eval.evaluate(babytalk_run, ["ppl"])["ppl"]
+    model, tokenizer, config = run.load(babytalk_run)
+    dev = data.prepare(config).dev
+    tokens = dev.tokens[dev.count // 2:].tolist()
+    ids = [i for i in tokens[tokens.index(tokenizer.encode("\n")[0]) + 1:] if i != 1]
+    assert result["overall"]["lines"]["tokens"] == len(ids) < dev.count / 2
+    expected = eval.perplexity(model, tokenizer, {"babytalk": np.array(ids)}, 32)
+    assert result["overall"] == expected["overall"]
+
+
+@pytest.fixture
+def moved_run(make_run, tmp_path, monkeypatch):
+    """A run on the text TEXT whose paths are relative to a folder that it has left."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with open("text.train", "w") as f:
+        f.write(TEXT * 20)
+    folder = make_run(corpus="text.train", data_dir="data", vocab_size=285, mark="half")
+    folder = folder.rename(tmp_path / "there" / folder.name)
+    monkeypatch.chdir(tmp_path / "there")
+    return folder
+
+
+def test_a_moved_run_is_told_to_name_its_text_and_can(moved_run, monkeypatch):
+    with pytest.raises(UserError) as e:
+        eval.evaluate(moved_run, ["ppl"])
+    for word in ("text.train", "config.json", "where it was trained", "--dev=PATH"):
+        assert word in str(e.value)
+    assert "\n" not in str(e.value)
+
+    other = "the little dog sees a house\n" * 30
+    with open("other.txt", "w") as f:
+        f.write(other)
+    eval.main([str(moved_run), "--tasks=ppl", "--dev=other.txt"])
+    results = files.read_json(moved_run / "eval.json")
+    model, tokenizer, _ = run.load(moved_run)
+    expected = eval.perplexity(model, tokenizer, {"other": np.array(tokenizer.encode(other))}, 32)
+    assert results["ppl --dev=other.txt"]["overall"] == expected["overall"]
+    assert expected["overall"]["lines"]["bytes"] == len(other) and "ppl" not in results
+    with pytest.raises(UserError, match="nowhere"):
+        eval.evaluate(moved_run, ["ppl"], dev="nowhere.txt")
+    assert {path.name for path in moved_run.parent.iterdir()} == {"some", "other.txt"}
+
+
+def test_other_text_of_a_run_that_has_its_own(babytalk_run, tmp_path):
+    (tmp_path / "other.txt").write_text("tom sleeps\n" * 9)
+    results = eval.evaluate(babytalk_run, ["ppl"], dev=str(tmp_path / "other.txt"))
+    assert set(results) == {"val_ce", f"ppl --dev={tmp_path / 'other.txt'}"}
+
+
+def test_a_gpt2_shorter_than_the_longest_line_is_refused_in_one_line(make_run):
+    short = make_run(name="short", arch="gpt2", block_size=19)
+    with pytest.raises(UserError) as e:
+        eval.evaluate(short, ["babytalk"])
+    assert str(e.value) == ("babytalk's longest line has 20 tokens, more than this GPT-2's "
+                            "block_size = 19 can hold; choose a larger one")
+    fits = make_run(name="fits", arch="gpt2", block_size=20)
+    assert eval.evaluate(fits, ["babytalk"], limit=2000)["babytalk --limit=2000"]["lines"] == 2000
+    llama = make_run(name="llama", block_size=8)  # its positions go on
+    assert eval.evaluate(llama, ["babytalk"], limit=20)["babytalk --limit=20"]["lines"] == 20
+
+
+def test_training_can_ask_before_it_begins(make_config, words):
+    config = make_config(name="some", arch="gpt2", block_size=19)
+    with pytest.raises(UserError, match="longest line"):
+        eval.check_babytalk(config, words)
+    config = make_config(name="some", arch="gpt2", block_size="stages(0: 10, 0.5: 20)")
+    eval.check_babytalk(config, words)
+    with pytest.raises(UserError, match="one token"):
+        eval.check_babytalk(config, tokenizer_of(TEXT, 285))
+
+
+def test_evaluation_is_in_true_fp32_whatever_ran_before(babytalk_run, monkeypatch):
+    """The loop turns TF32 on, on a GPU; it stays on in what follows."""
+    seen = []
+    forward = LM.forward
+
+    def spy(self, *arguments):
+        seen.append(torch.get_float32_matmul_precision())
+        return forward(self, *arguments)
+    monkeypatch.setattr(LM, "forward", spy)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        eval.evaluate(babytalk_run, ["ppl", "sample"])
+        assert set(seen) == {"highest"}
+        assert torch.get_float32_matmul_precision() == "high"  # for what goes on
+        with pytest.raises(UserError):
+            eval.evaluate(babytalk_run, ["blimp"], data="nowhere")
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("look, slots", [
+    (["--limit=20"], ["babytalk --limit=20", "sample"]),
+    (["--seed=1"], ["babytalk --seed=1", "sample --seed=1"]),
+    (["--which=last"], ["babytalk --which=last", "sample --which=last", "val_ce --which=last"]),
+    (["--limit=20", "--seed=1", "--device=cpu"], ["babytalk --limit=20 --seed=1"]),
+    (["--prompt=the cat", "--temperature=0"],
+     ["babytalk", "sample --prompt='the cat' --temperature=0.0"]),
+])
+def test_a_look_never_changes_what_the_final_table_shows(babytalk_run, look, slots, monkeypatch):
+    monkeypatch.setattr(eval, "LINES", 50)
+    whole = eval.evaluate(babytalk_run)
+    table = eval.final_table([("some", whole)])
+    eval.main([str(babytalk_run), *look])
+    results = files.read_json(babytalk_run / "eval.json")
+    assert set(slots) < set(results)
+    assert {name: results[name] for name in whole} == whole
+    assert eval.final_table([("some", results)]) == table
+    if "--limit=20" in look:
+        assert results[slots[0]]["lines"] == 20
 
 
 def test_blimp_from_a_folder_and_from_the_environment(babytalk_run, tmp_path, monkeypatch, capsys):
@@ -528,7 +688,8 @@ def test_blimp_from_a_folder_and_from_the_environment(babytalk_run, tmp_path, mo
     with pytest.raises(UserError, match="--data=DIR"):
         eval.main([str(babytalk_run), "--tasks=blimp"])
     eval.main([str(babytalk_run), "--tasks=blimp,supplement", f"--data={tmp_path / 'eval'}"])
-    assert capsys.readouterr().out.count("mean over paradigms") == 2
+    shown = capsys.readouterr().out
+    assert shown.count("mean over paradigms") == shown.count("95% over items") == 2
     monkeypatch.setenv("BABYLM_DIR", str(tmp_path))
     assert eval.evaluate(babytalk_run, ["blimp"])["supplement"]["n"] == 1
 
@@ -536,6 +697,10 @@ def test_blimp_from_a_folder_and_from_the_environment(babytalk_run, tmp_path, mo
 @pytest.mark.parametrize("arguments, words", [
     (["RUN", "--tasks=blimb"], ["blimb", "known are ppl"]),
     (["RUN", "--tasks=sample", "--top_p=0"], ["top_p"]),
+    (["RUN", "--tasks=sample", "--temperature=1e-40"], ["temperature = 1e-40", "allowed are 0"]),
+    (["RUN", "--tasks=sample", "--temperature=nan"], ["temperature = nan"]),
+    (["RUN", "--tasks=sample", "--temperature=-1"], ["temperature = -1"]),
+    (["RUN", "--tasks=sample", "--prompt=a\udcff"], ["prompt = 'a\\udcff'", "not UTF-8"]),
     (["RUN", "--limit=-1"], ["limit"]),
     (["RUN", "--limit=many"], ["limit", "--help"]),
     (["RUN", "--wich=last"], ["--wich"]),
@@ -550,6 +715,34 @@ def test_wrong_commands_are_one_line(babytalk_run, arguments, words, monkeypatch
         run_main(eval.main)
     error = capsys.readouterr().err
     assert e.value.code == 2 and error.count("\n") == 1 and all(word in error for word in words)
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-4, 1e4])
+def test_the_outermost_temperatures_that_are_allowed_can_be_sampled(babytalk_run, temperature):
+    results = eval.evaluate(babytalk_run, ["sample"], temperature=temperature, n=2)
+    assert len(results[f"sample --n=2 --temperature={temperature}"]["texts"]) == 2
+
+
+def test_text_goes_to_a_stdout_of_any_encoding(babytalk_run, monkeypatch):
+    """A stdout that is redirected, on Windows or as PYTHONIOENCODING says, need not be UTF-8."""
+    prompt = "caf\u00e9 \u2603"  # a snowman, which cp1252 has not
+    log = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(log, encoding="cp1252"))
+    arguments = [str(babytalk_run), "--tasks=sample", "--n=1", f"--prompt={prompt}"]
+    monkeypatch.setattr("sys.argv", ["eval.py", *arguments])
+    run_main(eval.main)
+    run_main(lambda argv: print("\u2603"))  # and so every command
+    assert b"caf\xe9 \\u2603" in log.getvalue()
+    assert prompt in (babytalk_run / "samples.txt").read_text(encoding="utf-8")
+
+
+def test_a_run_may_lie_in_a_folder_of_any_name(babytalk_run, monkeypatch, capsys):
+    moved = babytalk_run.with_name(os.fsdecode(b"caf\xe9"))  # not UTF-8
+    babytalk_run.rename(moved)
+    monkeypatch.setattr("sys.argv", ["eval.py", str(moved), "--tasks=sample"])
+    run_main(eval.main)
+    assert (moved / "samples.txt").read_text(encoding="utf-8").startswith("caf\ufffd (best)")
+    assert "caf\\udce9" in capsys.readouterr().out
 
 
 def test_damaged_eval_json_is_named(babytalk_run):
