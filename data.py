@@ -434,21 +434,23 @@ def cut(tokens, starts, T):
     return x, y.masked_fill(y == Tokenizer.bos_id, -100)
 
 
-def eval_blocks(file, block_size, max_tokens=0):
-    """x, y (n, T): the stream's blocks of T tokens in their order, without overlap.
+def validation_blocks(file, block_size, max_tokens=0):
+    """x, y (n, T): blocks of T tokens of the text that chooses best.pt, in order, without overlap.
 
-    max_tokens: take evenly spread ones with about that many tokens; 0: all. Raises UserError if
-    there is not one.
+    That is the first half of each domain of a TokenFile; what is reported of a run is of the other
+    (eval.reported_half). max_tokens: take evenly spread blocks with about that many tokens; 0: all.
+    Raises UserError if there is not one.
     """
-    n = (file.count - 1) // block_size
-    if n < 1:
-        raise UserError(f"the development text has {file.count} tokens, fewer than one block of "
-                        f"{block_size}")
-    wanted = n
+    halves = [(start, (start + stop) // 2) for _, start, stop, *_ in file.segments]
+    starts = np.concatenate([np.arange(start, end - block_size, block_size)
+                             for start, end in halves])
+    if not len(starts):
+        raise UserError(f"the development text has {file.count} tokens, half of them to choose the "
+                        f"best weights by: fewer than one block of {block_size}")
     if max_tokens:
-        wanted = min(n, max(1, max_tokens // block_size))
-    blocks = np.linspace(0, n - 1, wanted).round().astype(np.int64)
-    return cut(stream(file), torch.from_numpy(blocks) * block_size, block_size)
+        n = min(len(starts), max(1, max_tokens // block_size))
+        starts = starts[np.linspace(0, len(starts) - 1, n).round().astype(np.int64)]
+    return cut(stream(file), torch.from_numpy(starts), block_size)
 
 
 def main(argv):

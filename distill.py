@@ -20,7 +20,7 @@ import losses
 import rollouts
 from bpe import Tokenizer
 from config import UserError, parse_args, related_config, run_main
-from data import Batches, eval_blocks, prepare
+from data import Batches, prepare, validation_blocks
 from losses import distillation_loss
 from ranks import RANK, all_gather, all_reduce, in_turn, shard, sum_gradients
 from rollouts import Rollout
@@ -171,7 +171,7 @@ def validate(student, teachers, data, run):
     At tau 1, unmixed, whatever is trained on: comparable between runs.
     """
     student.eval()
-    blocks = eval_blocks(data.dev, run.config.longest, run.config.val_tokens)  # x, y (n, T)
+    blocks = validation_blocks(data.dev, run.config.longest, run.config.val_tokens)  # x, y (n, T)
     size = run.config.batch_size // run.config.grad_accum
     W = student.head.weight
     sums = collections.Counter()
@@ -337,9 +337,26 @@ def show_run(run):
     if config.baseline:
         runs.append((f"baseline {config.baseline}", config.baseline))
     runs.append((f"student {config.name}", config.name))
-    evals = [(label, folder.with_name(name) / "eval.json") for label, name in runs]
-    print("\n" + eval.final_table([(label, files.read_json(path)) for label, path in evals
-                                   if path.exists()]))
+    evals = []
+    for label, name in runs:
+        path = folder.with_name(name) / "eval.json"
+        if path.exists():
+            trained = dict(zip(("steps", "words"), trained_for(path.parent)))
+            trained["best_step"] = float(files.load_checkpoint(path.with_name("best.pt"))["step"])
+            evals.append((label, {**files.read_json(path), "trained": trained}))
+    print("\n" + eval.final_table(evals))
+
+
+def trained_for(folder):
+    """(steps, words) that the weights in a run's folder have seen, those of its init too."""
+    lines = files.read_json_lines(folder / "metrics.jsonl")
+    words = max((line["words"] for line in lines if "words" in line), default=0)
+    steps = max((line["step"] for line in lines), default=0)
+    init = files.read_json(folder / "config.json").get("init")
+    if init:
+        before = trained_for(folder.with_name(init))
+        return steps + before[0], words + before[1]
+    return float(steps), float(words)
 
 
 def main(argv):

@@ -459,7 +459,10 @@ def perplexity_table(result):
     return table(rows)
 
 
-FINAL = [  # title, where it is in eval.json, form
+FINAL = [  # title, where it is in eval.json (trained: distill.py's own), form
+    ("steps trained, those of init too", "trained.steps", "{:,.0f}"),
+    ("words seen, those of init too", "trained.words", "{:,.0f}"),
+    ("step of the weights shown, best.pt", "trained.best_step", "{:,.0f}"),
     ("CE above the floor, nats per token", "babytalk.ce_above_floor", "{:.4f}"),
     ("KL(p*||q), nats per token", "babytalk.kl_truth_student", "{:.4f}"),
     ("KL(q||p*): mass of q outside the language", "babytalk.mass_outside", "{:.4f}"),
@@ -691,9 +694,12 @@ def evaluate(folder, tasks=(), **options):
 
 
 def validated(folder, which):
-    """val_ce of best.pt or ckpt.pt as metrics.jsonl has it; None where there is none."""
+    """val_ce of best.pt or ckpt.pt as metrics.jsonl has it; None where there is none.
+
+    Of the steps after 0: weights that a run begins with are not its own.
+    """
     values = [line["val_ce"] for line in files.read_json_lines(folder / "metrics.jsonl")
-              if isinstance(line.get("val_ce"), float)]
+              if isinstance(line.get("val_ce"), float) and line["step"]]
     if not values:
         return None
     return min(values) if which == "best" else values[-1]

@@ -13,7 +13,7 @@ import data
 from bpe import BYTE_ID, pre_tokens
 from config import UserError
 from corpora import CLEAN, clean
-from data import Batches, TokenFile, count_words, eval_blocks, load_tokenizer, prepare
+from data import Batches, TokenFile, count_words, load_tokenizer, prepare, validation_blocks
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_corpus_smaller_than_one_batch(texts, make_config):
     config = make_config(corpus=str(texts), vocab_size=300, batch_size=10**6)
     p = prepare(config)
     one_line(Batches, p.train, config, match="fewer than one batch of 1000000 x 128")
-    one_line(eval_blocks, p.dev, 10**6, match="fewer than one block of 1000000")
+    one_line(validation_blocks, p.dev, 10**6, match="fewer than one block of 1000000")
 
 
 def test_the_same_files_in_other_roles_are_prepared_anew(tmp_path, make_config):
@@ -414,14 +414,26 @@ def test_order_with_offsets_and_short_blocks(small):
 def test_every_id_that_the_file_can_hold_is_kept(dtype):
     file = Stream(101)
     file.tokens = np.linspace(3, min(np.iinfo(dtype).max, 2**31), 101).astype(dtype)
-    x, y = eval_blocks(file, 10)
+    file.segments = [["all", 0, 202, 0, 0]]
+    x, y = validation_blocks(file, 10)
     assert torch.equal(x.flatten(), torch.from_numpy(file.tokens[:100].astype(np.int64)))
     assert y[-1, -1] == file.tokens[100]
 
 
-def test_eval_blocks():
-    x, y = eval_blocks(Stream(101), 10)
+def of_segments(*ends):
+    """A Stream of segments that end there."""
+    file = Stream(ends[-1])
+    starts = [0, *ends[:-1]]
+    file.segments = [["domain", start, end, 0, 0] for start, end in zip(starts, ends)]
+    return file
+
+
+def test_the_first_half_of_each_domain_validates():
+    x, y = validation_blocks(of_segments(202), 10)
     assert torch.equal(x.flatten(), torch.arange(100) + Stream.first)
     assert torch.equal(y, x + 1)
-    few, _ = eval_blocks(Stream(1001), 10, 50)
+    few, _ = validation_blocks(of_segments(2002), 10, 50)
     assert first_tokens(few).tolist() == [0, 250, 500, 740, 990]  # five of a hundred, evenly spread
+
+    of_two, _ = validation_blocks(of_segments(60, 110), 10)  # of 0 .. 29 and of 60 .. 84
+    assert first_tokens(of_two).tolist() == [0, 10, 60, 70]

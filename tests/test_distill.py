@@ -311,7 +311,7 @@ def test_validation_is_the_direct_computation(tiny):
     folder = trained(settings)
 
     prepared = data.prepare(settings)
-    x, y = data.eval_blocks(prepared.dev, 16, 200)
+    x, y = data.validation_blocks(prepared.dev, 16, 200)
     q, p = (log_probs(run.load(f, which=w)[0], x)
             for f, w in ((folder, "last"), (folder.with_name("coach"), "best")))
     valid = y != -100
@@ -341,7 +341,7 @@ def test_best_is_the_lowest_val_ce_and_not_the_last(tiny):
     saved = torch.load(folder / "best.pt", weights_only=True)
     assert saved["step"] == best["step"]
     assert saved["val_ce"] == pytest.approx(best["val_ce"], rel=1e-5)
-    x, y = data.eval_blocks(data.prepare(settings).dev, 16, 64)
+    x, y = data.validation_blocks(data.prepare(settings).dev, 16, 64)
     ce = lambda which: F.nll_loss(
         log_probs(run.load(folder, which=which)[0], x).flatten(0, 1), y.flatten()).item()
     assert ce("best") == pytest.approx(best["val_ce"], rel=1e-5)
@@ -1107,7 +1107,8 @@ def test_simple_text_comes_first_also_in_a_run_that_goes_on(tiny, monkeypatch):
     whole = trained(tiny("whole", **keys))
     prepared = data.prepare(tiny("whole", **keys))
     settings = tiny("parts", **keys)
-    x, y = data.eval_blocks(prepared.train, 16, 0)
+    starts = torch.arange(0, prepared.train.count - 16, 16)
+    x, y = data.cut(data.stream(prepared.train), starts, 16)
     newline = prepared.tokenizer.encode("\n")[0]
 
     def hardness(x, y):

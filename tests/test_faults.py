@@ -476,7 +476,7 @@ def readers(root):
         "tokenizer.json": (folder / "tokenizer.json",
                            lambda: data.load_tokenizer(folder / "tokenizer.json")),
         "token file": (prepared.folder / "dev.bin",
-                       lambda: lm(data.eval_blocks(data.prepare(made).dev, 16)[0])),
+                       lambda: lm(data.validation_blocks(data.prepare(made).dev, 16)[0])),
         "best.pt": (folder / "best.pt", lambda: run.load(folder)),
         "ckpt.pt": (folder / "ckpt.pt", go_on),
         "metrics.jsonl": (folder / "metrics.jsonl",
