@@ -6,7 +6,6 @@ import types
 
 import numpy as np
 import pytest
-import regex
 import torch
 
 import babytalk
@@ -15,6 +14,7 @@ import data
 import eval
 import files
 import run
+from bpe import pre_tokens
 from config import UserError
 from model import LM, ModelConfig
 
@@ -23,7 +23,7 @@ SENTENCES = ["the cat sees the dog", "a dog", "who sees the little cat near a ho
 
 
 def tokenizer_of(text, vocab_size=0):
-    return data.Tokenizer(data.train_bpe(collections.Counter(regex.findall(data.PATTERN, text)), vocab_size))
+    return data.Tokenizer(data.train_bpe(collections.Counter(pre_tokens(text)), vocab_size))
 
 
 @pytest.fixture(scope="module")
