@@ -11,27 +11,49 @@ same faster. The file needs nothing else of this project: copy it.
 import collections
 import hashlib
 import heapq
+import itertools
 import json
 import operator
 import pathlib
+import re
+import unicodedata
 
 import numpy as np
-import regex
 import tiktoken
+
+# ---------------------------------------------------------------- pre-tokens
+
+def ranges(kind):
+    """The characters of a kind, "L" letters or "N" numbers, as a regex's ranges: A-Za-z..."""
+    category = unicodedata.ucd_3_2_0.category
+    groups = itertools.groupby(range(0x30000), lambda i: category(chr(i))[0] == kind)
+    groups = [list(group) for is_kind, group in groups if is_kind]
+    return "".join(f"{chr(group[0])}-{chr(group[-1])}" for group in groups)
+
+
+# Every regex engine has its own version of Unicode: by \p{L} or \s they differ at thousands of
+# characters. So the classes are written out, and training (re), encoding (tiktoken) and Hugging
+# Face's engine split alike, whatever is installed. They are Unicode 3.2's, which every Python has;
+# letters that later versions have added count as punctuation.
+LETTER = ranges("L")
+NUMBER = ranges("N")
+SPACE = "\t\x0b-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # all but the newline
 
 # GPT-2's pre-tokens, but a newline is always one of its own and none reaches across it, so that a
 # line has the same tokens alone, after <s> and after "\n"; and none is longer than 41 characters,
-# so that a million spaces cost a million steps. \p{White_Space} and not \s: the regex engines that
-# read this disagree on what \s is.
+# so that a million spaces cost a million steps.
 PATTERN = (
     r"\n"
     r"|'(?:[sdmt]|ll|ve|re)"
-    r"| ?\p{L}{1,40}"
-    r"| ?\p{N}{1,40}"
-    r"| ?[^\p{White_Space}\p{L}\p{N}]{1,40}"
-    r"|[^\P{White_Space}\n]{1,40}(?!\P{White_Space})"
-    r"|[^\P{White_Space}\n]{1,40}"
+    rf"| ?[{LETTER}]{{1,40}}"
+    rf"| ?[{NUMBER}]{{1,40}}"
+    rf"| ?[^\n{SPACE}{LETTER}{NUMBER}]{{1,40}}"
+    rf"|[{SPACE}]{{1,40}}(?![^\n{SPACE}])"
+    rf"|[{SPACE}]{{1,40}}"
 )
+# Text -> the list of its pre-tokens, which joined give the text again.
+pre_tokens = re.compile(PATTERN).findall
+
 SPECIAL = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2
 
 # Byte -> the printable character that stands for it in tokenizer.json: GPT-2's table.
@@ -42,10 +64,6 @@ CHARACTER |= {b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b n
 BYTE_ID = {b: len(SPECIAL) + i for i, b in enumerate(sorted(CHARACTER, key=CHARACTER.get))}
 
 MOST = 10**6  # tokens, where no vocab_size is given
-
-# Text -> the list of its pre-tokens, which joined give the text again.
-pre_tokens = regex.compile(PATTERN).findall
-
 
 # ---------------------------------------------------------------- training
 
@@ -224,15 +242,30 @@ class Tokenizer:
         return self.encoding.decode([int(i) for i in ids])
 
     def to_json(self):
-        """The text of a tokenizer.json: tokenizers.Tokenizer.from_file gives the same ids."""
+        """The text of a tokenizer.json: tokenizers.Tokenizer.from_file gives the same ids.
+
+        But there `<s>` comes first, unless add_special_tokens is False: models of this program
+        expect it before a text, and other people's tools do not put it there by themselves.
+        """
         names = [*SPECIAL, *map(printable, self.id_of)]
         special = [{"id": i, "content": name, "single_word": False, "lstrip": False,
                     "rstrip": False, "normalized": False, "special": True}
                    for i, name in enumerate(SPECIAL)]
-        split_first = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated",
-                       "invert": False}
+        split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated",
+                 "invert": False}
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
                       "use_regex": False}
+        bos, a, b = (
+            {"SpecialToken": {"id": "<s>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"Sequence": {"id": "B", "type_id": 1}},
+        )
+        template = {
+            "type": "TemplateProcessing",
+            "single": [bos, a],
+            "pair": [bos, a, b],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [self.bos_id], "tokens": ["<s>"]}},
+        }
         model = {
             "type": "BPE",
             "dropout": None,
@@ -251,8 +284,8 @@ class Tokenizer:
             "padding": None,
             "added_tokens": special,
             "normalizer": None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split_first, byte_level]},
-            "post_processor": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+            "post_processor": template,
             "decoder": byte_level,
             "model": model,
         }, ensure_ascii=False)
@@ -279,26 +312,63 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text):
-        """The tokenizer whose to_json() is `text`; ValueError for what that cannot be."""
-        byte_of = {character: b for b, character in CHARACTER.items()}
-        try:
-            form = json.loads(text)
-            pattern = form["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-            size = len(form["model"]["vocab"])
-            merges = [tuple(bytes(byte_of[c] for c in token) for token in pair)
-                      for pair in form["model"]["merges"]]
-            of_two = all(len(pair) == 2 for pair in merges)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-            raise ValueError("damaged, or not one that this program wrote") from None
-        if pattern != PATTERN or not of_two:
-            raise ValueError("splits text in another way than this program; train one with "
-                             "vocab_size")
-        tokenizer = cls(merges)
-        if size != tokenizer.vocab_size:
-            raise ValueError("its vocabulary does not follow from its merges")
+        """The tokenizer whose to_json() is `text`, a str or bytes.
+
+        A file that says anything else than to_json would is refused, for it would encode otherwise
+        than this class does: ValueError names the part that differs. Post-processor, padding and
+        truncation are left aside; they do not touch what encode does.
+        """
+        theirs = parts_of(text)
+        compare(parts_of(cls([]).to_json()), theirs, but=("model.merges", "model.vocab"))
+        tokenizer = cls(read_merges(theirs.get("model.merges")))
+        compare(parts_of(tokenizer.to_json()), theirs)
         return tokenizer
 
 
 def printable(token):
     """Bytes as tokenizer.json spells them."""
     return "".join(CHARACTER[b] for b in token)
+
+
+def parts_of(text):
+    """{name: value} of all parts of a tokenizer.json that say how it encodes."""
+    try:
+        form = json.loads(text)
+        model = form.pop("model")
+        parts = {**form, **{f"model.{name}": part for name, part in model.items()}}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError("damaged, or no tokenizer.json") from None
+    return {name: part for name, part in parts.items() if name not in ASIDE}
+
+
+ASIDE = ("post_processor", "padding", "truncation")
+MEANS = {
+    "normalizer": "changes the text before it encodes it",
+    "pre_tokenizer": "splits text in another way",
+    "added_tokens": "has other special tokens",
+    "model.type": "is no BPE",
+    "model.vocab": "has a vocabulary that does not follow from its merges",
+}
+
+
+def compare(ours, theirs, but=()):
+    """ValueError for the first part, but those of the names given, in which `theirs` differs."""
+    for name in {**ours, **theirs}:
+        own, other = (json.dumps(parts.get(name), sort_keys=True) for parts in (ours, theirs))
+        if own != other and name not in but:
+            means = MEANS.get(name, "encodes in another way")
+            raise ValueError(f"not as this program writes it: it {means}, its {name} is "
+                             f"{other[:70]}; train one with vocab_size")
+
+
+def read_merges(merges):
+    """The merges of a tokenizer.json as pairs of bytes; ValueError for what is none."""
+    byte_of = {character: b for b, character in CHARACTER.items()}
+    try:
+        if any(isinstance(pair, str) for pair in merges):
+            raise ValueError("it has its merges in the old form, \"a b\" for [\"a\", \"b\"]; "
+                             "let tokenizers >= 0.20 read and save it")
+        return [(bytes(byte_of[c] for c in left), bytes(byte_of[c] for c in right))
+                for left, right in merges]
+    except (KeyError, TypeError):
+        raise ValueError("damaged: a merge that is no pair of tokens") from None

@@ -309,20 +309,9 @@ def keep_words(texts, max_words):
 def count_words(texts, extra=()):
     """Counter of the pre-tokens of all texts {domain: file}, and 1 for each of `extra`."""
     counts = collections.Counter(extra)
-    chunks = collections.Counter()
     for file in tqdm(texts.values(), desc="count words", disable=None):
         for lines in read_pieces(file):
-            text = "".join(lines)
-            # no pre-token reaches across a single space: split each distinct chunk, once
-            of_text = collections.Counter(text.replace(" ", "\n ").split("\n"))
-            if any(chunk[-1:].isspace() for chunk in of_text):  # a run of spaces was cut
-                counts.update(pre_tokens(text))
-            else:
-                chunks.update(of_text)
-                counts["\n"] += text.count("\n")
-    for chunk, n in chunks.items():
-        for word in pre_tokens(chunk):
-            counts[word] += n
+            counts.update(pre_tokens("".join(lines)))
     return counts
 
 

@@ -8,13 +8,12 @@ import re
 
 import numpy as np
 import pytest
-import regex
 import torch
 
 import babytalk
 from babytalk import DIALECTS, GRAMMAR, LANGUAGE, LEXICON
+from bpe import Tokenizer, pre_tokens, train_bpe
 from config import UserError
-from data import PATTERN, Tokenizer, train_bpe
 
 # Every rule of the grammar but those named here, and one word of each class: few enough sentences
 # to write them all down. The words and determiners have two offices each: who, that, them.
@@ -101,7 +100,7 @@ def lines():
 
 
 def tokenizer_of(text):
-    return Tokenizer(train_bpe(collections.Counter(regex.findall(PATTERN, text))))
+    return Tokenizer(train_bpe(collections.Counter(pre_tokens(text))))
 
 
 @pytest.fixture(scope="module")
@@ -680,8 +679,8 @@ def test_pairs_differ_in_what_their_paradigm_is_about(uid, many_pairs):
 def test_every_word_is_one_pre_token():
     assert len(LEXICON) == len(set(LEXICON)) > 250
     for word in LEXICON:
-        assert regex.findall(PATTERN, word) == [word]
-        assert regex.findall(PATTERN, f"tom {word}\n") == ["tom", " " + word, "\n"]
+        assert pre_tokens(word) == [word]
+        assert pre_tokens(f"tom {word}\n") == ["tom", " " + word, "\n"]
 
 
 def test_every_form_is_one_token_and_a_line_is_its_forms(tokenizer, lines):

@@ -1,7 +1,9 @@
 """BPE: the textbook's merges, Hugging Face's merges and ids, encodings that no context changes."""
 import collections
+import hashlib
 import json
 import random
+import unicodedata
 
 import pytest
 import regex
@@ -106,10 +108,10 @@ def same_as_hf(word_counts, vocab_size, tmp_path):
 def test_merges_and_ids_are_hugging_faces_on_real_text(babylm, tmp_path):
     text = real_text(babylm, 1_000_000)
     ours, theirs = same_as_hf(counts_of(text), 2000, tmp_path)
-    assert ours.encode(text) == theirs.encode(text).ids
+    assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
     # Hugging Face reads "<s>" in a text as the special token
     other = regex.sub(r"<[^>]+>", "", ODD) + text[::-1][:20000]
-    assert ours.encode(other) == theirs.encode(other).ids
+    assert ours.encode(other) == theirs.encode(other, add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -154,6 +156,54 @@ def test_encoding_is_the_naive_one(babylm):
     sample = text[:60_000] + ODD
     encoded = [t.encoding.decode_single_token_bytes(i) for i in t.encode(sample)]
     assert encoded == naive_encode(sample, t.merges)
+
+
+def test_pre_tokens_are_the_same_everywhere():
+    """On every code point: Unicode 3.2's classes, read alike by re, tiktoken and Hugging Face."""
+    splitter = pre_tokenizers.Split(Regex(PATTERN), "isolated")
+    any_byte = [bytes([b]) for b in range(256)]
+    tokenizer = Tokenizer([(b"a", b) for b in any_byte] + [(b"1", b) for b in any_byte]
+                          + [(b, b"-") for b in any_byte])  # they show what tiktoken keeps together
+    kind_of_id = {i: "LN-"[(i - 259) // 256] for i in range(259, tokenizer.vocab_size)}
+
+    for start in range(0, 0x110000, 1024):
+        text = ""
+        expected = []
+        for c in map(chr, range(start, start + 1024)):
+            if unicodedata.category(c) == "Cs":  # half a pair: no character
+                continue
+            kind = kind_of(c)
+            around = f"a{c}1{c}-"
+            text += around
+            expected += {
+                "L": [f"a{c}", "1", c, "-"],
+                "N": ["a", f"{c}1{c}", "-"],
+                "-": ["a", c, "1", f"{c}-"],
+                "space": ["a", c, "1", c, "-"],
+                " ": ["a", f"{c}1", f"{c}-"],
+            }[kind]
+            if c != " ":
+                joined = {kind_of_id[i] for i in tokenizer.encode(around) if i in kind_of_id}
+                assert joined == {kind} - {"space"}, hex(ord(c))
+        assert pre_tokens(text) == expected, start
+        assert [piece for piece, _ in splitter.pre_tokenize_str(text)] == expected, start
+
+
+is_space = regex.compile(r"\p{White_Space}").match
+
+
+def kind_of(c):
+    """L, N, - for anything else, " ", or space for the other spaces."""
+    if is_space(c):
+        return " " if c == " " else "space"
+    kind = unicodedata.ucd_3_2_0.category(c)[0]
+    return kind if kind in "LN" else "-"
+
+
+def test_the_pattern_is_fixed():
+    """Whatever Python it is: token files and tokenizers hang on it."""
+    digest = hashlib.sha256(PATTERN.encode()).hexdigest()[:16]
+    assert (len(PATTERN), digest) == (2244, "a11d3ce1a3aa5c13")
 
 
 def test_round_trip_of_any_text(small):
@@ -228,15 +278,132 @@ def test_damaged_tokenizer_files_are_refused(small, tmp_path):
     refused(good[:-100], "damaged", file)
     refused("[]", "damaged", file)
     refused("{}", "damaged", file)
-    broken = json.loads(good)
-    broken["model"]["vocab"] = None
-    refused(json.dumps(broken), "damaged", file)
-    broken = json.loads(good)
-    broken["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\w+"
-    refused(json.dumps(broken), "splits text in another way", file)
-    broken = json.loads(good)
-    del broken["model"]["merges"][0]
-    refused(json.dumps(broken), "no earlier merge makes|does not follow", file)
+    refused('{"model": []}', "damaged", file)
+    for merges in (None, {}, 5, [5], [["a"]], [["a", "b", "c"]], [["a", " "]], [["a", 5]]):
+        form = json.loads(good)
+        form["model"]["merges"] = merges
+        refused(json.dumps(form), "damaged", file)
     file.unlink()
     with pytest.raises(FileNotFoundError):
         Tokenizer.load(file)
+
+
+def exchange(vocab, a, b):
+    vocab[a], vocab[b] = vocab[b], vocab[a]
+
+
+NFKC = {"type": "NFKC"}
+GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+# What is done to our own file, to the whole, its model or its vocabulary: and the part named then.
+ALTERED = {
+    "no pattern": (lambda f, m, v: f["pre_tokenizer"]["pretokenizers"].pop(0), "pre_tokenizer"),
+    "its pattern": (lambda f, m, v: f["pre_tokenizer"]["pretokenizers"][0].update(
+        pattern={"Regex": r"\w+"}), "splits text in another way"),
+    "pieces removed": (lambda f, m, v: f["pre_tokenizer"]["pretokenizers"][0].update(
+        behavior="Removed"), "pre_tokenizer"),
+    "what is between": (lambda f, m, v: f["pre_tokenizer"]["pretokenizers"][0].update(
+        invert=True), "pre_tokenizer"),
+    "prefix space": (lambda f, m, v: f["pre_tokenizer"]["pretokenizers"][1].update(
+        add_prefix_space=True), "pre_tokenizer"),
+    "digits": (lambda f, m, v: f["pre_tokenizer"]["pretokenizers"].insert(0, {
+        "type": "Digits", "individual_digits": True}), "pre_tokenizer"),
+    "GPT-2's pattern": (lambda f, m, v: f.update(pre_tokenizer=GPT2), "pre_tokenizer"),
+    "no pre-tokens": (lambda f, m, v: f.update(pre_tokenizer=None), "pre_tokenizer"),
+    "NFKC": (lambda f, m, v: f.update(normalizer=NFKC), "changes the text .* normalizer"),
+    "lower case": (lambda f, m, v: f.update(normalizer={"type": "Lowercase"}), "normalizer"),
+    "no decoder": (lambda f, m, v: f.update(decoder=None), "decoder"),
+    "a token added": (lambda f, m, v: f["added_tokens"].append(
+        {**f["added_tokens"][0], "id": len(v), "content": "zebra"}), "added_tokens"),
+    "a word as added token": (lambda f, m, v: f["added_tokens"].append(
+        {**f["added_tokens"][0], "id": v["the"], "content": "the"}), "added_tokens"),
+    "a special token less": (lambda f, m, v: f["added_tokens"].pop(), "added_tokens"),
+    "special tokens strip": (lambda f, m, v: f["added_tokens"][1].update(lstrip=True),
+                             "added_tokens"),
+    "<s> at 0": (lambda f, m, v: exchange(v, "<pad>", "<s>"), "model.vocab"),
+    "ids exchanged": (lambda f, m, v: exchange(v, "a", "b"), "does not follow"),
+    "ids of merges exchanged": (lambda f, m, v: exchange(v, *list(v)[-2:]), "model.vocab"),
+    "special last": (lambda f, m, v: v.update({t: (i - 3) % len(v) for t, i in v.items()}),
+                     "model.vocab"),
+    "a token more": (lambda f, m, v: v.update(zebra=len(v)), "model.vocab"),
+    "a token less": (lambda f, m, v: v.popitem(), "model.vocab"),
+    "a merge less": (lambda f, m, v: m["merges"].pop(), "model.vocab"),
+    "the first merge less": (lambda f, m, v: m["merges"].pop(0), "merge makes|model.vocab"),
+    "merges exchanged": (lambda f, m, v: exchange(m["merges"], 0, 1), "merge makes|model.vocab"),
+    "dropout": (lambda f, m, v: m.update(dropout=0.1), "model.dropout"),
+    "whole words first": (lambda f, m, v: m.update(ignore_merges=True), "model.ignore_merges"),
+    "unknown": (lambda f, m, v: m.update(unk_token="<pad>"), "model.unk_token"),
+    "WordPiece": (lambda f, m, v: m.update(type="WordPiece"), "is no BPE.*WordPiece"),
+    "word ends": (lambda f, m, v: m.update(end_of_word_suffix="</w>"), "model.end_of_word"),
+    "merges as strings": (lambda f, m, v: m.update(merges=[" ".join(p) for p in m["merges"]]),
+                          "merges in the old form"),
+}
+
+
+@pytest.mark.parametrize("name", list(ALTERED))
+def test_a_file_that_says_anything_else_is_refused(small, tmp_path, name):
+    """It would encode otherwise than it says: the part that differs is named."""
+    change, part = ALTERED[name]
+    form = json.loads(small.to_json())
+    change(form, form["model"], form["model"]["vocab"])
+    refused(json.dumps(form), part, tmp_path / "t.json")
+
+
+def test_whole_files_of_others_are_said_to_be_that(small, tmp_path):
+    """GPT-2's, with merges in the old form, and Llama 3's, as their authors published them."""
+    gpt2 = json.loads(small.to_json())
+    end = {**gpt2["added_tokens"][0], "id": 50256, "content": "<|endoftext|>"}
+    gpt2 |= {"added_tokens": [end], "pre_tokenizer": GPT2,
+             "post_processor": GPT2, "decoder": GPT2}
+    gpt2["model"] = {"dropout": None, "unk_token": "", "continuing_subword_prefix": "",
+                     "end_of_word_suffix": "", "fuse_unk": False, "vocab": {"!": 0, "t": 1},
+                     "merges": ["\u0120 t", "\u0120 a", "h e"]}
+    refused(json.dumps(gpt2), r"not as .* other special tokens.*endoftext", tmp_path / "t.json")
+
+    llama3 = json.loads(small.to_json())
+    pattern = {"Regex": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"}
+    llama3["added_tokens"] = [{**end, "id": 128000, "content": "<|begin_of_text|>"}]
+    llama3["pre_tokenizer"]["pretokenizers"][0]["pattern"] = pattern
+    llama3["model"] |= {"ignore_merges": True, "merges": ["\u0120 \u0120", "i n"]}
+    refused(json.dumps(llama3), "not as .*begin_of_text", tmp_path / "t.json")
+    llama3["added_tokens"] = json.loads(small.to_json())["added_tokens"]
+    refused(json.dumps(llama3), "not as .* splits text in another way", tmp_path / "t.json")
+
+
+def test_what_does_not_touch_encode_is_left_aside(small, tmp_path):
+    """The file as tokenizers and transformers write it; padding, truncation, post-processor."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    small.save(tmp_path / "tokenizer.json")
+    hf = HF.from_file(str(tmp_path / "tokenizer.json"))
+    hf.enable_padding(pad_id=0, pad_token="<pad>", length=100)
+    hf.enable_truncation(50)
+    hf.post_processor = None
+    hf.save(str(tmp_path / "again.json"))
+    names = dict(bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), **names)
+    fast.save_pretrained(tmp_path / "saved")
+    for path in (tmp_path / "again.json", tmp_path / "saved"):
+        assert Tokenizer.load(path).hash == small.hash
+
+    fast = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    fast.add_tokens(["zebra"])
+    fast.save_pretrained(tmp_path / "more")
+    with pytest.raises(ValueError, match="other special tokens"):
+        Tokenizer.load(tmp_path / "more")
+
+
+def test_other_peoples_tools_put_the_mark_before_a_text(small, tmp_path):
+    """So that the official pipeline scores the first word too; our own encode adds nothing."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    small.save(tmp_path / "tokenizer.json")
+    ids = small.encode("the cat")
+    hf = HF.from_file(str(tmp_path / "tokenizer.json"))
+    assert hf.encode("the cat").ids == [1, *ids]
+    assert hf.encode("the cat", "the cat").ids == [1, *ids, *ids]
+    assert hf.encode("the cat", add_special_tokens=False).ids == ids
+
+    names = dict(bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), **names)
+    assert fast("the cat")["input_ids"] == [1, *ids]
+    assert fast.decode([1, *ids], skip_special_tokens=True) == "the cat"
+    fast.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path)("the cat")["input_ids"] == [1, *ids]

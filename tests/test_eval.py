@@ -8,7 +8,6 @@ import types
 
 import numpy as np
 import pytest
-import regex
 import torch
 
 import babytalk
@@ -16,8 +15,8 @@ import data
 import eval
 import files
 import run
+from bpe import Tokenizer, pre_tokens, train_bpe
 from config import UserError, run_main
-from data import PATTERN, Tokenizer, train_bpe
 from model import LM, ModelConfig
 
 TEXT = "the cat sees the dog near the house\nwho sees the little dog\nthe dogs see a cat\n" * 4
@@ -26,7 +25,7 @@ SENTENCES = ["the cat sees the dog", "a dog", "who sees the little cat near a ho
 
 
 def tokenizer_of(text, vocab_size=0):
-    return Tokenizer(train_bpe(collections.Counter(regex.findall(PATTERN, text)), vocab_size))
+    return Tokenizer(train_bpe(collections.Counter(pre_tokens(text)), vocab_size))
 
 
 @pytest.fixture(scope="module")

@@ -106,5 +106,5 @@ def minicons_score(lm, tokenizer, sentences, device):
 
     def once():
         return torch.tensor([s for i in range(0, len(sentences), 32) for s in scores.sequence_score(
-            sentences[i:i + 32], reduction=lambda x: x.sum().item(), bos_token=True)], dtype=torch.float64)
+            sentences[i:i + 32], reduction=lambda x: x.sum().item())], dtype=torch.float64)
     return once
