@@ -280,6 +280,7 @@ class Run:
                         disable=not sys.stderr.isatty() or RANK > 0)
         # 1: max_minutes is over, here if the teachers took it all; else the number of a signal
         self.stop = int(self.over(Run.minutes_spent))
+        self.eager = False  # has a compiled model fallen back?
         self.caught = catch_signals()  # Ctrl-C and SIGTERM wait for the end of the step
         self.begun = time.monotonic()
 
@@ -350,6 +351,10 @@ class Run:
                      "gradient was not finite")
         if seen["worst"] > self.config.max_skipped:
             self.give_up(seen["worst"], seen["end"])
+        breaks = graph_breaks() if self.config.compile else []
+        if breaks and not self.eager:
+            self.say(f"torch.compile falls back to eager execution: {breaks[0]}")
+        self.eager = bool(breaks)
         self.metrics.write(**line)
         self.bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
         if not sys.stderr.isatty():
@@ -429,6 +434,12 @@ class Run:
             (self.folder / "eval.json").unlink(missing_ok=True)
         print(f"{self.config.name}: {self.steps} steps in "
               f"{self.minutes + self.minutes_now():.1f} minutes; all of it is in {self.folder}")
+
+
+def graph_breaks():
+    """Why torch.compile has not compiled what it was given, one line each; [] where it has."""
+    reasons = torch._dynamo.utils.counters["graph_break"]
+    return [reason.strip().splitlines()[0] for reason in reasons]
 
 
 def say_how_long(config, seconds):

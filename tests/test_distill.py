@@ -18,9 +18,11 @@ import data
 import distill
 import eval
 import files
+import model
 import run
 import teacher
 from config import UserError
+from losses import can_compile
 
 FILES = {"config.json", "ckpt.pt", "ckpt.prev.pt", "best.pt", "tokenizer.json", "metrics.jsonl",
          "eval.json", "samples.txt"}
@@ -1362,3 +1364,27 @@ def test_in_another_thread_signals_are_left_alone(tiny):
     thread.join()
     assert ended and run.is_finished(ended[0])
     assert before == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.mark.slow
+def test_a_compiled_run_compiles_stages_once_and_says_when_it_falls_back(tiny, capsys, monkeypatch):
+    if not can_compile("cpu"):
+        pytest.skip("torch.compile needs a C++ compiler, and there is none")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    keys = dict(compile=True, block_size="stages(0: 4, 0.3: 8, 0.6: 16)", max_steps=6)
+    compiled = trained(tiny("fast", **keys))
+    plain = trained(tiny("slow", **{**keys, "compile": False}))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
+    assert "falls back" not in capsys.readouterr().out
+    for name, w in weights(plain).items():
+        torch.testing.assert_close(weights(compiled)[name], w, rtol=0, atol=1e-4)
+
+    forward = model.LM.forward
+
+    def with_a_break(self, ids, cache=None):
+        torch._dynamo.graph_break()
+        return forward(self, ids, cache)
+    monkeypatch.setattr(model.LM, "forward", with_a_break)
+    trained(tiny("broken", **keys))
+    assert capsys.readouterr().out.count("torch.compile falls back to eager execution: ") == 1
