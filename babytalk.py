@@ -111,6 +111,7 @@ def rewritings(left, right):
     for alternative in right.split("|"):
         pattern = r"\s*(?:([AB]):)?\s*([\d.]+)?\s*(.*?)\s*"
         dialect, weight, body = re.fullmatch(pattern, alternative).groups()
+        # each reading of left has this weight; the readings of what is right alone share it
         ways = readings(f"{left} {body}")
         weight = float(weight or 1) * len(readings(left)) / len(ways)
         for way in ways:
@@ -132,6 +133,7 @@ def compile_grammar(text, words_per_class=None):
     (for tests that enumerate the language).
     """
     rules = {dialect: collections.defaultdict(list) for dialect in DIALECTS}
+    # a line that begins with a space goes on with the rule above
     for line in re.sub(r"\n\s+", " ", text.strip()).split("\n"):
         left, kind, right = line.split(maxsplit=2)
         if kind == ":":
@@ -178,6 +180,7 @@ class State:
                 mass[word] += weight * p
                 after[word][dialect, (*symbols, *rest)] += weight * p
 
+        # each word's own derivations, given that it is the next
         words = sorted(mass)
         p = [mass[word] for word in words]
         states = []

@@ -58,6 +58,7 @@ def positions(forward, sequences, starts, batch_tokens, device):
     attention does not look. Yields, at most ROWS at a time, the sequence's number (N,), on the CPU;
     what forward gives (N, d); the token that is predicted (N,).
     """
+    # what has nothing to be counted is not read
     waiting = [i for i in range(len(sequences)) if starts[i] < len(sequences[i])]
     waiting.sort(key=lambda i: -len(sequences[i]))
     while waiting:
@@ -213,12 +214,14 @@ def minimal_pairs(model, tokenizer, rows, limit=0):
         groups[row["UID"]].append(row)
     groups = {uid: group[:limit or None] for uid, group in groups.items()}
 
+    # all sentences at once, so that those of like length meet in a batch
     texts = [row[key] for key in SENTENCES for group in groups.values() for row in group]
     good, bad = score_sentences(model, tokenizer, texts).chunk(2)
     gaps = (good - bad).split([len(group) for group in groups.values()])
     paradigms = {uid: paradigm_figures(gap, group[0].get("field"))
                  for (uid, group), gap in zip(groups.items(), gaps)}
 
+    # unweighted, as in BLiMP: a paradigm counts as much as another of any size
     each = list(paradigms.values())
     accuracy = mean_of(each, "accuracy")
     variance = sum(p["accuracy"] * (1 - p["accuracy"]) / p["n"] for p in each) / len(each)**2
@@ -342,12 +345,13 @@ def against_truth(model, tokenizer, sequences):
         possible = log_p > truth.FLOOR
         p = log_p.masked_fill(~possible, -math.inf).exp()
         q = log_q.exp()
-        gap = log_p - log_q
+        gap = log_p - log_q  # finite: log p* has a floor
         q_inside = q * possible
         inside = q_inside.sum(-1)  # (N,)
 
         kl_truth_student = (p * gap).sum(-1)
         mass_outside = (q - q_inside).sum(-1)
+        # of c = q / inside: sum c (log c - log p*)
         kl_inside = -(q_inside * gap).sum(-1) / inside - inside.log()
         entropy_difference = (p * log_p).sum(-1) - (q * log_q).sum(-1)
         terms = torch.stack([kl_truth_student, mass_outside, kl_inside, entropy_difference])
@@ -385,6 +389,7 @@ def babytalk_truth(model, tokenizer, n=LINES, seed=0):
     entropy_floor = -log_p.sum().item() / tokens
     ce = -log_q.sum().item() / tokens
     recall = {k: (log_q >= log_p - math.log(k)).double().mean().item() for k in (10, 3)}
+    # no line has twice as many tokens as the longest of many
     right = precision(model, tokenizer, n, 2 * max(map(len, sequences)), seed)
     on_pairs = minimal_pairs(model, tokenizer, pairs)
     paradigms = {uid: figures["accuracy"] for uid, figures in on_pairs["paradigms"].items()}
@@ -686,23 +691,24 @@ def evaluate(folder, tasks=(), **options):
     for task in tasks or usual_tasks(config):
         do, heeds = TASKS[task]
         result, shown = do(subject, options)
+        key = slot(task, heeds, options)
         asked = {name: getattr(options, name) for name in heeds}
-        results[slot(task, heeds, options)] = asked | result
+        results[key] = asked | result
         files.write_json(path, results)
-        print(f"\n{task} of {folder} ({options.which})\n{shown}")
+        print(f"\n{key} of {folder} ({options.which})\n{shown}")
     return results
 
 
 def validated(folder, which):
     """val_ce of best.pt or ckpt.pt as metrics.jsonl has it; None where there is none.
 
-    Of the steps after 0: weights that a run begins with are not its own.
+    best.pt is of steps after 0: the weights that a run begins with are not its own.
     """
-    values = [line["val_ce"] for line in files.read_json_lines(folder / "metrics.jsonl")
-              if isinstance(line.get("val_ce"), float) and line["step"]]
-    if not values:
-        return None
-    return min(values) if which == "best" else values[-1]
+    lines = [line for line in files.read_json_lines(folder / "metrics.jsonl")
+             if isinstance(line.get("val_ce"), float)]
+    if which == "best":
+        return min((line["val_ce"] for line in lines if line["step"] > 0), default=None)
+    return lines[-1]["val_ce"] if lines else None
 
 
 def main(argv):

@@ -529,11 +529,20 @@ def make_run(make_config):
         for file in ("best.pt", "ckpt.pt"):
             state = {"model": lm.state_dict(), "step": 1, "steps": 1}
             files.save_checkpoint(folder / file, state)
-        lines = [{"step": 0, "val_ce": 5.5},  # of the weights that it began with
-                 {"step": 1, "val_ce": 6.5}, {"step": 2, "loss": 2}, {"step": 2, "val_ce": 7.5}]
+        lines = [{"step": 0, "val_ce": 5.5}, {"step": 1, "loss": 2}, {"step": 1, "val_ce": 6.5},
+                 {"step": 2, "val_ce": 7.5}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return folder
     return make
+
+
+def test_the_weights_a_run_begins_with_are_not_its_best(babytalk_run):
+    assert eval.validated(babytalk_run, "best") == 6.5  # not step 0's 5.5
+    assert eval.validated(babytalk_run, "last") == 7.5
+    (babytalk_run / "metrics.jsonl").write_text('{"step": 0, "val_ce": 5.5}\n')
+    assert eval.validated(babytalk_run, "best") is None
+    assert eval.validated(babytalk_run, "last") == 5.5
+    assert eval.validated(babytalk_run.parent, "last") is None
 
 
 @pytest.fixture
