@@ -233,6 +233,8 @@ class Teacher:
 
 def make_ready(config, data):
     """Train the runs that are missing: teachers, init, baseline; UserError if one does not fit."""
+    if config.corpus == "babytalk":
+        eval.check_babytalk(config, data.tokenizer)  # before hours of training, not after them
     for role, names in (("teacher", config.teachers), ("init", [config.init]),
                         ("baseline", [config.baseline])):
         for name in names:
@@ -327,7 +329,8 @@ def show_run(run):
     if run.is_finished:
         print(f"{folder} is finished ({run.steps} steps); --resume=no trains it anew")
     path = folder / "eval.json"
-    if not path.exists() or "sample" not in files.read_json(path):  # its last task
+    results = files.read_json(path) if path.exists() else {}
+    if any(task not in results for task in eval.usual_tasks(config)):
         eval.evaluate(folder, device=run.device.type)
     print(f"{folder} holds best.pt (weights of the lowest val_ce), ckpt.pt (the last), "
           "metrics.jsonl, eval.json, samples.txt; next:\n"

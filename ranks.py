@@ -37,7 +37,7 @@ def join_ranks(config, device):
                             world_size=WORLD, timeout=datetime.timedelta(days=1))
     atexit.register(dist.destroy_process_group)
     if RANK:
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", encoding="utf-8", errors="replace")
 
 
 def in_turn(f):

@@ -79,17 +79,16 @@ def evaluated(request, monkeypatch):
 
     def evaluate(folder, **_):
         names.append(folder.name)
-        files.write_json(folder / "eval.json", {})
+        files.write_json(folder / "eval.json", {"babytalk": {}, "ppl": {}, "sample": {}})
     if "real_evaluation" not in request.fixturenames:
         monkeypatch.setattr(eval, "evaluate", evaluate)
+        monkeypatch.setattr(eval, "check_babytalk", lambda *_: None)
     return names
 
 
 @pytest.fixture
 def real_evaluation(monkeypatch):
-    evaluate = eval.evaluate
-    monkeypatch.setattr(eval, "evaluate",
-                        lambda folder, **options: evaluate(folder, limit=20, **options))
+    monkeypatch.setattr(eval, "LINES", 20)
 
 
 @pytest.fixture
@@ -210,8 +209,9 @@ def test_a_student_trains_what_it_needs_and_ends_with_a_table(
     assert data.load_tokenizer(found["kid"] / "tokenizer.json").hash == configs["kid"]["_tokenizer"]
     assert set(files.read_json(found["coach"] / "eval.json")) == {"babytalk", "sample", "val_ce"}
 
-    shown = eval.final_table([("", files.read_json(found["kid"] / "eval.json"))])
-    table = out.rstrip().split("\n")[-shown.count("\n") - 1:]
+    table = out.rstrip().rpartition("\n\n")[2].split("\n")
+    steps = [row.split()[-3:] for row in table if row.startswith("steps trained")]
+    assert steps == [["3", "4", "2"]]
     assert table[0].split() == ["teacher", "coach", "baseline", "alone", "student", "kid"]
     best = [min(m["val_ce"] for m in lines(found[name], "val_ce"))
             for name in ("coach", "alone", "kid")]
@@ -1305,9 +1305,19 @@ def test_a_broken_off_evaluation_is_done_again(tiny, evaluated):
     folder = trained(tiny("some"))
     files.write_json(folder / "eval.json", {"babytalk": {}})  # and sample was to come
     distill.train(tiny("some"))
-    files.write_json(folder / "eval.json", {"sample": {}})
+    files.write_json(folder / "eval.json", {"babytalk": {}, "sample": {}, "babytalk --limit=9": {}})
     distill.train(tiny("some"))
     assert evaluated == ["some", "some"]
+
+
+@pytest.mark.usefixtures("real_evaluation")
+@pytest.mark.parametrize("keys, words", [
+    (dict(arch="gpt2"), ["longest line has 20 tokens", "block_size = 16"]),
+    (dict(vocab_size=300), ["one token per word", "vocab_size = 0"])])
+def test_what_the_truth_cannot_be_asked_of_is_refused_before_it_is_trained(tiny, keys, words):
+    refused(tiny("some", **keys), *words)
+    refused(tiny("kid", teachers=["truth"], baseline="some", **keys), *words)
+    assert not run.folder_of(tiny("some")).parent.exists()
 
 
 @pytest.mark.parametrize("role", ["teachers", "init"])

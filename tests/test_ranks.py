@@ -36,6 +36,7 @@ def tiny(tmp_path_factory):
     (folder / "quick.py").write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport config, distill, eval\n"
         "eval.evaluate = lambda *_, **__: None  # seconds, and tested elsewhere\n"
+        "eval.check_babytalk = lambda *_: None\n"
         "config.run_main(distill.main)\n")
     launch(folder, 1, "coach")
     launch(folder, 1, "first")
@@ -111,6 +112,14 @@ def test_a_batch_that_does_not_split_is_refused(tiny):
     assert process.returncode
     assert "batch_size 9 does not split into 2 ranks" in out
     assert not (tiny / "out/odd").exists()
+
+
+def test_a_mistake_is_said_once_and_nobody_is_called_gone(tiny):
+    process = start(tiny, 2, "kid", "--name=wrong", "--corpus=nowhere/at/all")
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode and out.count("error: ") == 1, out
+    assert "nowhere/at/all" in out and "another rank is gone" not in out
+    assert not (tiny / "out/wrong").exists()
 
 
 def kill_one(process, folder, name):
