@@ -255,15 +255,13 @@ class Tokenizer:
                  "invert": False}
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
                       "use_regex": False}
-        bos, a, b = (
-            {"SpecialToken": {"id": "<s>", "type_id": 0}},
-            {"Sequence": {"id": "A", "type_id": 0}},
-            {"Sequence": {"id": "B", "type_id": 1}},
-        )
+        bos = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+        first = {"Sequence": {"id": "A", "type_id": 0}}
+        second = {"Sequence": {"id": "B", "type_id": 1}}
         template = {
             "type": "TemplateProcessing",
-            "single": [bos, a],
-            "pair": [bos, a, b],
+            "single": [bos, first],
+            "pair": [bos, first, second],
             "special_tokens": {"<s>": {"id": "<s>", "ids": [self.bos_id], "tokens": ["<s>"]}},
         }
         model = {
@@ -319,9 +317,9 @@ class Tokenizer:
         truncation are left aside; they do not touch what encode does.
         """
         theirs = parts_of(text)
-        compare(parts_of(cls([]).to_json()), theirs, but=("model.merges", "model.vocab"))
+        must_agree(theirs, parts_of(cls([]).to_json()), but=("model.merges", "model.vocab"))
         tokenizer = cls(read_merges(theirs.get("model.merges")))
-        compare(parts_of(tokenizer.to_json()), theirs)
+        must_agree(theirs, parts_of(tokenizer.to_json()))
         return tokenizer
 
 
@@ -330,8 +328,19 @@ def printable(token):
     return "".join(CHARACTER[b] for b in token)
 
 
+# What of a tokenizer.json says nothing about encode; and what the other parts do.
+ASIDE = ("post_processor", "padding", "truncation")
+MEANS = {
+    "normalizer": "changes the text first",
+    "pre_tokenizer": "splits text in another way",
+    "added_tokens": "has other special tokens",
+    "model.type": "is no BPE",
+    "model.vocab": "has a vocabulary that does not follow from its merges",
+}
+
+
 def parts_of(text):
-    """{name: value} of all parts of a tokenizer.json that say how it encodes."""
+    """{name: value} of the parts of a tokenizer.json that say how it encodes."""
     try:
         form = json.loads(text)
         model = form.pop("model")
@@ -341,34 +350,24 @@ def parts_of(text):
     return {name: part for name, part in parts.items() if name not in ASIDE}
 
 
-ASIDE = ("post_processor", "padding", "truncation")
-MEANS = {
-    "normalizer": "changes the text before it encodes it",
-    "pre_tokenizer": "splits text in another way",
-    "added_tokens": "has other special tokens",
-    "model.type": "is no BPE",
-    "model.vocab": "has a vocabulary that does not follow from its merges",
-}
-
-
-def compare(ours, theirs, but=()):
-    """ValueError for the first part, but those of the names given, in which `theirs` differs."""
+def must_agree(theirs, ours, but=()):
+    """ValueError that names the first part, but those given, in which `theirs` is not `ours`."""
     for name in {**ours, **theirs}:
-        own, other = (json.dumps(parts.get(name), sort_keys=True) for parts in (ours, theirs))
-        if own != other and name not in but:
+        part = json.dumps(theirs.get(name), sort_keys=True)
+        if name not in but and part != json.dumps(ours.get(name), sort_keys=True):
             means = MEANS.get(name, "encodes in another way")
             raise ValueError(f"not as this program writes it: it {means}, its {name} is "
-                             f"{other[:70]}; train one with vocab_size")
+                             f"{part[:70]}; train one with vocab_size")
 
 
 def read_merges(merges):
     """The merges of a tokenizer.json as pairs of bytes; ValueError for what is none."""
+    if isinstance(merges, list) and any(isinstance(pair, str) for pair in merges):
+        raise ValueError("it has its merges in the old form, \"a b\" for [\"a\", \"b\"]; "
+                         "let tokenizers >= 0.20 read and save it")
     byte_of = {character: b for b, character in CHARACTER.items()}
     try:
-        if any(isinstance(pair, str) for pair in merges):
-            raise ValueError("it has its merges in the old form, \"a b\" for [\"a\", \"b\"]; "
-                             "let tokenizers >= 0.20 read and save it")
         return [(bytes(byte_of[c] for c in left), bytes(byte_of[c] for c in right))
                 for left, right in merges]
-    except (KeyError, TypeError):
-        raise ValueError("damaged: a merge that is no pair of tokens") from None
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("damaged, a merge is no pair of tokens") from None

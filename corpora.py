@@ -1,26 +1,33 @@
 """Where text comes from: corpora by name, path or address, safe downloads, cleaning by domain.
 
-    resolve(corpus, data_dir)        -> [(domain, path), ...], downloaded where need be
-    clean(domain, read_lines(path))  -> lines of clean text
+    resolve(corpus, data_dir, split)     -> [(domain, path), ...], downloaded where need be
+    clean(domain, read_lines(path))      -> lines of clean text
 
 A domain is a file's name up to the first dot, as BabyLM's are: childes.train, gutenberg.dev.
 """
 import collections
+import contextlib
 import glob
 import hashlib
 import http.client
 import os
 import pathlib
+import re
 import shutil
-import tempfile
+import urllib.error
 import urllib.request
+import uuid
 import zipfile
 import zlib
 
-import regex
 from tqdm import tqdm
 
 from config import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 DOMAINS = ("bnc_spoken", "childes", "gutenberg", "open_subtitles", "simple_wiki", "switchboard")
 TEXT_ENDINGS = (".train", ".dev", ".test", ".txt")
@@ -44,11 +51,11 @@ CORPORA = {
 }
 
 
-def resolve(corpus, data_dir):
+def resolve(corpus, data_dir, split="train"):
     """The text files [(domain, path), ...] of a corpus, in the order of their names.
 
     corpus: a name in CORPORA or an address, fetched into data_dir/raw; a folder, a file or a glob.
-    Raises UserError if there is no text.
+    split: "train" or "dev", what a folder is asked for. Raises UserError if there is no text.
     """
     if corpus in CORPORA:
         known = CORPORA[corpus]
@@ -61,6 +68,7 @@ def resolve(corpus, data_dir):
 
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if is_text_name(file.name))
+        files = of_split(files, split)
     elif path.is_file():
         files = [path]
     else:
@@ -76,6 +84,79 @@ def is_text_name(name):
     return name.endswith(TEXT_ENDINGS) and not name.startswith(".")
 
 
+def of_split(files, split):
+    """Of a folder's files those that are for "train" or "dev", so that none serves for both.
+
+    That is what is called so, as in childes.train or dev.txt; if there is nothing of that, what is
+    not called by any split; and if all is, then *.test for "dev", or whatever there is.
+    """
+    order = {"train": ["train", ""], "dev": ["dev", "", "test"]}[split]
+    for name in order:
+        chosen = [file for file in files if split_of(file) == name]
+        if chosen:
+            return chosen
+    return files
+
+
+def split_of(file):
+    """train, dev or test, if that is a part of the file's name; else ""."""
+    for part in file.name.split("."):
+        if part in ("train", "dev", "test"):
+            return part
+    return ""
+
+
+# ---------------------------------------------------------------- folders that are whole
+
+@contextlib.contextmanager
+def building(folder):
+    """with building(folder) as aside: ... - fill `aside`; it becomes `folder` if there is no error.
+
+    If another process has made the same meanwhile, that one stays. An error leaves nothing, and
+    what a process that was killed has left is removed by the next one. Raises OSError.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.parent / f".preparing-{uuid.uuid4().hex[:12]}"
+    with contextlib.ExitStack() as stack:
+        with locked(folder.parent):  # nobody sweeps before aside is locked too
+            remove_abandoned(folder.parent)
+            aside.mkdir()
+            stack.callback(shutil.rmtree, aside, ignore_errors=True)
+            stack.enter_context(locked(aside))
+        try:
+            yield aside
+            os.replace(aside, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
+@contextlib.contextmanager
+def locked(folder, wait=True):
+    """Hold a folder's lock; yields False where it cannot be had. It goes with its process."""
+    if fcntl is None:  # Windows
+        yield False
+        return
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        has_it = True
+    except OSError:  # another process has it, or the file system knows no locks
+        has_it = False
+    try:
+        yield has_it
+    finally:
+        os.close(file)
+
+
+def remove_abandoned(parent):
+    """Remove what processes that are gone were building in a folder."""
+    for aside in parent.glob(".preparing-*"):
+        with contextlib.suppress(OSError), locked(aside, wait=False) as is_abandoned:
+            if is_abandoned:
+                shutil.rmtree(aside, ignore_errors=True)
+
+
 # ---------------------------------------------------------------- downloads
 
 HINT = "or pass a file or folder that you have: --corpus=PATH --dev=PATH"
@@ -84,45 +165,56 @@ HINT = "or pass a file or folder that you have: --corpus=PATH --dev=PATH"
 def fetch(name, addresses, limit, data_dir):
     """The folder data_dir/raw/name of a corpus, downloaded where it is not there yet.
 
-    limit: bytes that a file, or what a zip unpacks to, may have. It is built aside and renamed, so
-    that what is there is whole. Raises UserError.
+    limit: bytes that a file, or what a zip unpacks to, may have. What is there is whole, and text.
+    Raises UserError.
     """
     folder = pathlib.Path(data_dir) / "raw" / name
     if folder.exists():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as aside:
+    with building(folder) as aside:
         for url in addresses:
-            file_name = url.rstrip("/").rsplit("/", 1)[-1].split("?")[0] or "text"
-            file = pathlib.Path(aside, file_name)
+            file = aside / (url.rstrip("/").rsplit("/", 1)[-1].split("?")[0] or "text")
             download(url, file, limit)
             with open(file, "rb") as f:
                 is_zip = f.read(2) == b"PK"  # also one that is cut: unzip will say so
             if is_zip:
-                archive = file.rename(file.with_name(".zip"))
-                unzip(archive, file.parent, limit)
+                archive = file.rename(aside / ".zip")
+                for text in unzip(archive, aside, limit, url):
+                    check_text(text, f"{url}: {text.name}")
                 archive.unlink()
-            elif not file.name.endswith(TEXT_ENDINGS):
+                continue
+            check_text(file, url)
+            if not is_text_name(file.name):
                 if name in CORPORA:  # it should have been a zip
                     raise UserError(f"{url} is not a whole zip; try again, {HINT}")
-                file.rename(file.with_name(file.name + ".txt"))
-        os.replace(aside, folder)
+                file.rename(aside / f"{file.name}.txt")
     return folder
+
+
+class SameHost(urllib.request.HTTPRedirectHandler):
+    """Follows redirects as usual, but within a host the token goes along, and on to no other."""
+
+    def redirect_request(self, request, *answer):
+        onward = super().redirect_request(request, *answer)
+        token = request.get_header("Authorization")
+        if onward and token and onward.full_url.startswith(HF):
+            onward.add_unredirected_header("Authorization", token)
+        return onward
 
 
 def download(url, path, limit):
     """Fetch url to the file path, at most `limit` bytes.
 
-    Raises UserError if it cannot be fetched, if it breaks off, and for what is no text: nothing, a
-    page of HTML, too much. What has arrived stays there.
+    HF_TOKEN goes along to Hugging Face. Raises UserError if the url cannot be fetched, breaks off,
+    or gives more than that, or nothing. What has arrived stays there.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "onecoach"})
     token = os.environ.get("HF_TOKEN")
     if token and url.startswith(HF):
-        # not on to another host
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer, open(path, "wb") as f:
+        answer = urllib.request.build_opener(SameHost).open(request, timeout=30)
+        with answer, open(path, "wb") as f:
             total = int(answer.headers.get("Content-Length") or 0)
             shown = dict(total=total or None, desc=url[-40:], disable=None)
             with tqdm.wrapattr(answer, "read", **shown) as body:
@@ -132,40 +224,47 @@ def download(url, path, limit):
                         raise UserError(f"{url} is larger than the {limit >> 20} MB expected; "
                                         f"check the address, {HINT}")
             size = f.tell()
+    except urllib.error.HTTPError as e:
+        raise UserError(f"{url} could not be fetched ({e.code} {e.reason}); {remedy(e)}, {HINT}")
     except (OSError, ValueError, EOFError, http.client.HTTPException) as e:
         reason = getattr(e, "reason", None) or getattr(e, "strerror", None) or e
         raise UserError(f"{url} could not be fetched ({reason}); is there a network? Try again, "
                         f"{HINT}")
-
     if total and size != total:
         raise UserError(f"{url} broke off: {size} of {total} bytes; try again, {HINT}")
-    with open(path, "rb") as f:
-        head = f.read(512).lstrip().lower()
-    if size == 0 or head.startswith((b"<!doctype", b"<html")):
-        what = "a page of HTML" if size else "nothing"
-        raise UserError(f"{url} gave {what} where text was expected; {HINT}")
+    if not size:
+        raise UserError(f"{url} gave nothing; try again, {HINT}")
 
 
-def unzip(archive, folder, limit):
-    """Unpack the text files of a zip into `folder`, without their own folders.
+def remedy(error):
+    """What to do about an HTTPError."""
+    if error.code in (401, 403) and error.url.startswith(HF):
+        return ("set HF_TOKEN to a token of yours (huggingface.co/settings/tokens), and accept the "
+                "data's terms on its page if it has any")
+    return "check the address, try again"
 
-    Raises UserError for a damaged zip, one that unpacks to more than `limit` bytes, or holds a link
-    or a path that leads outside.
+
+def unzip(archive, folder, limit, name=None):
+    """Unpack the text files of a zip into `folder`, without their own folders; their paths.
+
+    name: what errors call the zip. Raises UserError for a damaged zip, one that unpacks to more
+    than `limit` bytes, or holds a link or a path that leads outside.
     """
+    name = name or archive
     try:
         with zipfile.ZipFile(archive) as z:
             members = [m for m in z.infolist() if not m.is_dir() and "__MACOSX" not in m.filename]
             for member in members:
                 if leads_outside(member):
-                    raise UserError(f"{archive}: the zip holds {member.filename!r}, which would "
+                    raise UserError(f"{name}: the zip holds {member.filename!r}, which would "
                                     "leave its folder; not unpacked")
             if sum(member.file_size for member in members) > limit:
-                raise UserError(f"{archive}: the zip unpacks to more than {limit >> 20} MB; not "
+                raise UserError(f"{name}: the zip unpacks to more than {limit >> 20} MB; not "
                                 "unpacked")
-            unpack(z, members, archive, folder)
+            return unpack(z, members, folder, name)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError,
             OSError) as e:
-        raise UserError(f"{archive}: not a whole zip ({e}); try again, or pass a path: "
+        raise UserError(f"{name}: not a whole zip ({e}); try again, or pass a path: "
                         "--corpus=PATH")
 
 
@@ -176,39 +275,92 @@ def leads_outside(member):
     return is_link or path.is_absolute() or ".." in path.parts or ":" in member.filename
 
 
-def unpack(z, members, archive, folder):
+def unpack(z, members, folder, zip_name):
     """Those members of a zip that are text, into the folder; UserError if there are none."""
+    paths = []
     texts = [(pathlib.PurePosixPath(member.filename).name, member) for member in members]
     texts = [(name, member) for name, member in texts if is_text_name(name)]
     if not texts:
-        raise UserError(f"{archive}: the zip holds no text file ({', '.join(TEXT_ENDINGS)})")
+        raise UserError(f"{zip_name}: the zip holds no text file ({', '.join(TEXT_ENDINGS)})")
     for name, member in texts:
-        if (folder / name).exists():
-            raise UserError(f"{archive}: the zip holds {name!r} in several folders; unpack it "
+        path = folder / name
+        if path.exists():
+            raise UserError(f"{zip_name}: the zip holds {name!r} in several folders; unpack it "
                             "yourself and pass a path")
-        with z.open(member) as source, open(folder / name, "wb") as target:
+        with z.open(member) as source, open(path, "wb") as target:
             shutil.copyfileobj(source, target)
+        paths.append(path)
+    return paths
+
+
+# ---------------------------------------------------------------- reading
+
+# How a file begins that is something else.
+NO_TEXT = {
+    r"\s*<(?i:!doctype|html)": "a page of HTML",
+    r"\s*<\?xml": "XML",
+    r"\s*(\[\s*)?\{\s*[\"}]": "JSON",
+    r"version https://git-lfs": "a Git LFS pointer to the file (git lfs pull fetches it)",
+    r"\xff\xfe|\xfe\xff": "UTF-16",
+}
+
+
+def read_lines(path, name=None):
+    r"""Yield the lines of a UTF-8 file without their ends, which may be \n, \r\n or \r.
+
+    name: what errors call it. Raises UserError for a file that is no text, and names the line that
+    is not UTF-8.
+    """
+    name = name or path
+    with open(path, "rb") as f:
+        if what := what_else(f.read(1 << 16)):
+            raise UserError(f"{name} is {what}, no text; pass text: --corpus=PATH --dev=PATH")
+        f.seek(0)
+        for number, line in enumerate(f, 1):
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError:
+                raise UserError(f"{name}, line {number}: not UTF-8 text; convert the file first")
+            yield from text.rstrip("\r\n").split("\r")
+
+
+def what_else(head):
+    """What the first bytes of a file say that it is, if not text; else ""."""
+    beginning = head.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
+    for pattern, what in NO_TEXT.items():
+        if re.match(pattern, beginning):
+            return what
+    if head.count(0) > len(head) / 10:  # in UTF-16 every second byte of English
+        return "UTF-16 or something else"
+    return ""
+
+
+def check_text(path, name):
+    """UserError, which calls the file `name`, unless it is UTF-8 text to its end."""
+    for _ in read_lines(path, name):
+        pass
 
 
 # ---------------------------------------------------------------- cleaning
 
-# What is removed, by domain, in this order.
+# What is removed, by domain, in this order. A line may have any length, so a rule must take time in
+# proportion to it: it may not look through a run of something from each place in that run.
 CLEAN = {
     "childes": [
         (r"^\*[A-Z0-9]{1,7}:\s*", "speaker mark: *MOT: where is it ?"),
         (r"=(?: =){2} childes/\S+ =(?: =){2}", "name of a file: = = = childes/Eng-NA/x.cha = = ="),
-        (r"\[[^\]]*\]", "transcriber's comment: [laughs]"),
+        (r"\[[^\[\]]*\]", "transcriber's comment: [laughs]"),
         (r"\b(?:xxx|yyy|www)\b", "unintelligible or untranscribed speech"),
         (r"(?:^|(?<=\s))[&0][A-Za-z~=:]+(?=\s|$|[.?!,])",
          "fragments and words left out: &ah 0diary"),
-        (r"\s+(?=[.?!,])", "space left before punctuation"),
+        (r"(?<!\s)\s+(?=[.?!,])", "space left before punctuation"),
     ],
     "switchboard": [
         (r"^[A-Z]:\s+", "speaker mark: A:"),
     ],
     "bnc_spoken": [
         (r"<[^>]{1,40}>", "markup: <pause>"),
-        (r"\[[^\]]*\]", "transcriber's comment: [laugh]"),
+        (r"\[[^\[\]]*\]", "transcriber's comment: [laugh]"),
     ],
     "gutenberg": [
         (r"=(?: =){2} PG\d+ =(?: =){2}", "number of a book: = = = PG53602 = = ="),
@@ -220,13 +372,13 @@ CLEAN = {
     ],
     "open_subtitles": [
         (r"<[^>]{1,40}>|\{[^}]{1,40}\}", "markup: <i> {y:i}"),
-        (r"\[[^\]]*\]", "sound for the deaf: [door opens]"),
+        (r"\[[^\[\]]*\]", "sound for the deaf: [door opens]"),
         (r"[♪♫#]+", "song mark"),
         (r"^\s*-+\s*", "dash of a new speaker: - Yes."),
     ],
     "simple_wiki": [
         (r"^.*\|\|.*$", "row of a table: 388||69||22"),
-        (r"^\s*=(?:\s*=)+.*=(?:\s*=)+\s*$", "heading: = = = Confetti = = ="),
+        (r"^\s*=\s*=.*=\s*=\s*$", "heading: = = = Confetti = = ="),
         (r"=(?:\s*=){2,}", "mark of a heading broken over lines: = = ="),
         (r"\[\[|\]\]|'{2,}|</?[a-z]{1,10}[^>]{0,40}>|^[*#:]+\s+",
          "markup: [[link]] ''italic'' <ref> * item"),
@@ -247,20 +399,10 @@ def clean(domain, lines):
 
     A line in which no letter and no digit is left is dropped.
     """
-    rules = [(regex.compile(pattern), "") for pattern, _ in CLEAN.get(domain, [])]
-    rules += [(regex.compile(pattern), becomes) for pattern, becomes, _ in ALWAYS]
+    rules = [(re.compile(pattern), "") for pattern, _ in CLEAN.get(domain, [])]
+    rules += [(re.compile(pattern), becomes) for pattern, becomes, _ in ALWAYS]
     for line in lines:
         for rule, becomes in rules:
             line = rule.sub(becomes, line)
-        if regex.search(r"[\p{L}\p{N}]", line):
+        if any(map(str.isalnum, line)):
             yield line.strip()
-
-
-def read_lines(path):
-    """Yield the lines of a UTF-8 file without their ends; UserError names one that is not UTF-8."""
-    with open(path, "rb") as f:
-        for number, line in enumerate(f, 1):
-            try:
-                yield line.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError:
-                raise UserError(f"{path}, line {number}: not UTF-8 text; convert the file first")

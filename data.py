@@ -28,7 +28,7 @@ from tqdm import tqdm
 import babytalk
 from bpe import PATTERN, Tokenizer, pre_tokens, train_bpe
 from config import UserError, parse_args, run_main
-from corpora import ALWAYS, CLEAN, CORPORA, clean, read_lines, resolve
+from corpora import ALWAYS, CLEAN, CORPORA, building, clean, read_lines, resolve
 
 PIECE = 1 << 22  # bytes of text that are in memory at a time
 
@@ -96,7 +96,7 @@ def read_header(path):
         with open(path, "rb") as f:
             magic = f.read(len(MAGIC))
             size = int.from_bytes(f.read(4), "little")
-            header = json.loads(f.read(size)) if magic == MAGIC and size < 1 << 20 else {}
+            header = json.loads(f.read(size)) if magic == MAGIC else {}
         numbers = [header["count"], header["words"], header["bytes"]]
         for name, start, stop, words, size_of_text in header["segments"]:
             numbers += [start, stop, words, size_of_text]
@@ -170,9 +170,11 @@ Prepared = collections.namedtuple("Prepared", "tokenizer train dev folder")
 def prepare(config):
     """What a run reads: Prepared(tokenizer: Tokenizer, train and dev: TokenFile, folder: Path).
 
-    From disk, if it has been prepared before. What counts is the corpus's text and the keys dev,
-    tokenizer, vocab_size, mark, seed, sentences and max_words; not how the corpus is called. Raises
-    UserError for what cannot be prepared.
+    From disk, if it has been prepared before. What counts is the text itself and the keys
+    tokenizer, vocab_size, mark, seed, sentences and max_words, not how corpus and dev are called.
+    train.corpus, and dev.corpus too, is a digest of all the clean text: where that agrees two runs
+    have read the same, whatever else their configs say. Raises UserError for what cannot be
+    prepared.
     """
     given = load_tokenizer(config.tokenizer) if config.tokenizer else None
     train_files, dev_files = corpus_files(config)
@@ -184,15 +186,11 @@ def prepare(config):
 
     if not folder.exists():
         print(f"preparing {config.corpus} in {folder}")
-        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with tempfile.TemporaryDirectory(prefix=".preparing-", dir=folder.parent) as aside:
-                build(config, pathlib.Path(aside), train_files, dev_files, given, digest[:16])
-                os.chmod(aside, 0o755)  # a temporary one is for its user alone
-                os.replace(aside, folder)
+            with building(folder) as aside:
+                build(config, aside, train_files, dev_files, given)
         except OSError as e:
-            if not folder.exists():  # it does if another process has prepared the same meanwhile
-                raise UserError(f"{folder} could not be written: {e.strerror or e}")
+            raise UserError(f"{folder} could not be written: {e.strerror or e}")
 
     tokenizer = load_tokenizer(folder)
     train = TokenFile(folder / "train.bin", tokenizer.hash)
@@ -208,15 +206,23 @@ def corpus_files(config):
     """The files of the training and the development text, each [(domain, path), ...].
 
     None for babytalk, which is generated; no development files where the corpus has none of its
-    own: then the end of each training file is kept for that.
+    own: then the end of each training file is kept for that. UserError for a file in both.
     """
     if config.corpus == "babytalk":
         return [], []
-    train = resolve(config.corpus, config.data_dir)
-    dev = config.dev
-    if not dev and config.corpus in CORPORA:
-        dev = CORPORA[config.corpus].dev
-    return train, resolve(dev, config.data_dir) if dev else []
+    train = resolve(config.corpus, config.data_dir, "train")
+    name = config.dev
+    if not name and config.corpus in CORPORA:
+        name = CORPORA[config.corpus].dev
+    dev = resolve(name, config.data_dir, "dev") if name else []
+
+    trained_on = {path.resolve() for _, path in train}
+    for _, path in dev:
+        if path.resolve() in trained_on:
+            raise UserError(f"{path} is in corpus = {config.corpus!r} and in dev = {name!r}: a "
+                            "model cannot be judged by what it was trained on; leave it out of one "
+                            "(without dev, the last 2% of each file are kept for it)")
+    return train, dev
 
 
 def digest_of(config, tokenizer, train_files, dev_files):
@@ -235,7 +241,7 @@ def digest_of(config, tokenizer, train_files, dev_files):
     return digest.hexdigest()
 
 
-def build(config, folder, train_files, dev_files, tokenizer, digest):
+def build(config, folder, train_files, dev_files, tokenizer):
     """Everything that prepare leaves, into `folder`; a tokenizer is trained if none is given."""
     if config.corpus == "babytalk":
         texts = generate(folder, "train", config.sentences, config.seed)
@@ -249,14 +255,20 @@ def build(config, folder, train_files, dev_files, tokenizer, digest):
         dev_texts = write_clean(train_files, folder, "dev", start=0.98)
     if config.max_words:
         keep_words(texts, config.max_words)
+    shared, n = count_shared(texts, dev_texts)
+    if shared:
+        print(f"{shared:,} of the {n:,} development lines ({shared / n:.1%}) stand in the training "
+              "text too")
 
     if tokenizer is None:
         forms = babytalk.forms() if config.corpus == "babytalk" else ()
         tokenizer = train_tokenizer(count_words(texts, forms), config.vocab_size)
     tokenizer.save(folder / "tokenizer.json")
+    files = [*texts.values(), *dev_texts.values()]
+    digest = digest_of_text(files)
     write_tokens(folder / "train.bin", tokenizer, texts, config.mark, config.seed, digest)
     write_tokens(folder / "dev.bin", tokenizer, dev_texts, config.mark, config.seed, digest)
-    for file in (*texts.values(), *dev_texts.values()):
+    for file in files:
         file.unlink()
 
 
@@ -275,8 +287,7 @@ def write_clean(files, folder, split, start=0.0, stop=1.0):
     texts = {}
     for domain, path in tqdm(files, desc="clean", disable=None):
         texts[domain] = folder / f"{domain}.{split}.text"
-        with open(path, "rb") as f:
-            n = sum(1 for _ in f)
+        n = sum(1 for _ in read_lines(path))
         lines = itertools.islice(read_lines(path), round(n * start), round(n * stop))
         with open(texts[domain], "a", encoding="utf-8", newline="\n") as f:
             f.writelines(line + "\n" for line in clean(domain, lines))
@@ -304,6 +315,29 @@ def keep_words(texts, max_words):
         words, sizes = lines.T
         kept = words.cumsum() <= words.sum() * share
         os.truncate(file, sizes[kept].sum())
+
+
+def count_shared(texts, dev_texts):
+    """(how many development lines stand in the training text too, how many there are)."""
+    dev_lines = collections.Counter()
+    for file in dev_texts.values():
+        with open(file, "rb") as f:
+            dev_lines.update(f)
+    met = set()
+    for file in texts.values():
+        with open(file, "rb") as f:
+            met.update(line for line in f if line in dev_lines)
+    return sum(dev_lines[line] for line in met), dev_lines.total()
+
+
+def digest_of_text(files):
+    """A digest of clean text, and of where its files begin."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.stat().st_size}\n".encode())
+        with open(file, "rb") as f:
+            hashlib.file_digest(f, lambda: digest)
+    return digest.hexdigest()[:16]
 
 
 def count_words(texts, extra=()):

@@ -1,7 +1,11 @@
 """Corpora to batches: what cleaning removes, what a token file holds, what a batch is made of."""
 import collections
+import itertools
 import pathlib
 import random
+import re
+import shutil
+import time
 
 import numpy as np
 import pytest
@@ -10,10 +14,11 @@ import torch
 import babytalk
 import corpora
 import data
-from bpe import BYTE_ID, pre_tokens
+from bpe import BYTE_ID, Tokenizer, pre_tokens
 from config import UserError
-from corpora import CLEAN, clean
-from data import Batches, TokenFile, count_words, load_tokenizer, prepare, validation_blocks
+from corpora import ALWAYS, CLEAN, clean, read_lines
+from data import (Batches, TokenFile, count_words, load_tokenizer, prepare, validation_blocks,
+                  write_tokens)
 
 
 @pytest.fixture
@@ -79,8 +84,82 @@ def test_cleaning(domain, line, expected):
 
 def test_every_cleaning_rule_says_what_it_removes():
     assert set(CLEAN) == set(corpora.DOMAINS)
-    for rules in CLEAN.values():
-        assert all(len(rule) == 2 and len(rule[1]) > 5 for rule in rules)
+    for rules in [*CLEAN.values(), ALWAYS]:
+        assert all(len(rule[-1]) > 5 for rule in rules)
+
+
+RULES = [rule[0] for rules in [*CLEAN.values(), ALWAYS] for rule in rules]
+UNITS = ["[", "[a", "[]", "[Illustration", "[1", "{", "{1", "<", "<a", "</a b", "=", "= ", "=    ",
+         "= = = PG1 ", "= = = childes/a", "*", "* ", "_", "_.", "-", "'", "&a", " 0a", "#", "|",
+         " ", " .", ". ", "\t", "xxx ", "♪", "\x00", "\x0b ", "\ufeff", "*MOT:", "A:", "a", "7"]
+
+
+def seconds(function, *args):
+    start = time.process_time()
+    function(*args)
+    return time.process_time() - start
+
+
+@pytest.mark.parametrize("pattern", sorted(set(RULES)))
+def test_a_rule_takes_no_longer_than_a_line_is_long(pattern):
+    """30,000 characters: a rule that goes by the square of them takes seconds, others 0.02.
+
+    1,000 first: there one that goes by the cube takes seconds, and not a day.
+    """
+    rule = re.compile(pattern)
+    rng = random.Random(0)
+    units = UNITS + ["".join(rng.choices(UNITS, k=rng.randint(2, 4))) for _ in range(60)]
+    for n, unit in itertools.product((1000, 30_000), units):
+        for start, end in itertools.product(("", "[", "= ="), ("x", " ]", "=")):
+            line = start + unit * (n // len(unit)) + end
+            assert seconds(rule.sub, "", line) < 0.5, (n, start, unit, end)
+
+
+@pytest.mark.parametrize("domain", [*CLEAN, "other"])
+def test_a_line_of_a_million_characters(domain):
+    for unit in (" ", "[", "= ", "=    ", "* ", "a ", "_", "<a", " ."):
+        line = unit * (10**6 // len(unit)) + "x"
+        assert seconds(list, clean(domain, [line])) < 10, unit
+
+
+def test_lines_end_as_on_any_machine(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"one\ntwo\r\nthree\rfour\r\r\nfive\r\rsix")
+    assert list(read_lines(file)) == ["one", "two", "three", "four", "five", "", "six"]
+
+
+def test_old_line_ends_are_prepared_like_new_ones(tmp_path, make_config):
+    texts = []
+    for end in ("\n", "\r\n", "\r"):
+        file = tmp_path / "a.txt"
+        file.write_bytes(b"".join(f"this is line {i}{end}".encode() for i in range(200)))
+        p = prepare(make_config(corpus=str(file), vocab_size=265))
+        texts.append((plain(p.train, p.tokenizer), plain(p.dev, p.tokenizer), p.train.corpus))
+    assert texts[0] == texts[1] == texts[2]
+    assert texts[0][0].endswith("line 195\n") and texts[0][1].startswith("this is line 196\n")
+
+
+@pytest.mark.parametrize("content,what", [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "Git LFS"),
+    (b'{"error": "Repository not found"}', "JSON"),
+    (b'\xef\xbb\xbf [ {\n "text": "the cat"}]', "JSON"),
+    (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "XML"),
+    (b"\n<!DOCTYPE html><html>sign in</html>", "a page of HTML"),
+    ("the cat sees the dog.\n".encode("utf-16"), "UTF-16"),
+    ("the cat sees the dog.\n".encode("utf-16-le") * 100, "UTF-16"),
+    (bytes(1000), "UTF-16 or something else"),
+])
+def test_what_is_no_text_is_said_to_be_that(tmp_path, make_config, content, what):
+    (tmp_path / "a.txt").write_bytes(content)
+    config = make_config(corpus=str(tmp_path / "a.txt"), vocab_size=260)
+    one_line(prepare, config, match=f"a.txt is .*{what}.*no text; .*--corpus=PATH")
+
+
+def test_text_that_looks_a_little_like_something_else(tmp_path):
+    for content in (b"{ I said }\n", b"[one]\n", b"<s>the cat</s>\n", b"the\x00 cat sees the dog\n",
+                    b"\xef\xbb\xbfversion one\n"):
+        (tmp_path / "a.txt").write_bytes(content)
+        assert list(read_lines(tmp_path / "a.txt")) == [content.decode().rstrip("\n")]
 
 
 # ---------------------------------------------------------------- preparation
@@ -205,6 +284,161 @@ def test_max_words(texts, make_config):
     assert abs(shares[0] - shares[1]) < 0.01
     start = plain(part.train, part.tokenizer)[:500]
     assert plain(whole.train, whole.tokenizer).startswith(start)
+
+
+# ---------------------------------------------------------------- the same text, other text
+
+def test_the_digest_is_of_the_prepared_text(texts, make_config, tmp_path):
+    """Not of how it is called, where it lies and what is made of it."""
+    def digest(**keys):
+        p = prepare(make_config(**{"corpus": str(texts), "vocab_size": 300, **keys}))
+        assert p.train.corpus == p.dev.corpus
+        return p.train.corpus
+
+    first = digest()
+    other = tmp_path / "other"
+    shutil.copytree(texts, other)
+    (other / "gutenberg.train.txt").rename(other / "gutenberg.train")
+    given = prepare(make_config(corpus=str(texts), vocab_size=300)).folder
+    for name in (f"{texts}/", f"{texts}/*", str(other)):
+        assert digest(corpus=name) == first
+    assert digest(seed=1) == digest(mark="line") == digest(vocab_size=0) == first
+    assert digest(tokenizer=str(given)) == first
+    assert digest(max_words=1000) != first
+    assert digest(dev=str(other / "childes.train")) != first
+
+    lines = (texts / "childes.train").read_text().splitlines(keepends=True)
+    lines[7] = lines[7].replace("cat", "dog")
+    (texts / "childes.train").write_text("".join(lines))
+    assert digest() == digest(tokenizer=str(given)) != first
+
+
+def test_the_digest_of_babytalk(make_config):
+    def digest(**keys):
+        keys = {"sentences": 300, "mark": "none", **keys}
+        return prepare(make_config(corpus="babytalk", **keys)).train.corpus
+
+    assert digest() == digest(mark="line")
+    assert len({digest(), digest(sentences=301), digest(seed=1)}) == 3
+
+
+# ---------------------------------------------------------------- leaks
+
+@pytest.fixture
+def splits(tmp_path):
+    """A folder with a file a split, each of lines of its own."""
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    for split in ("train", "dev", "test"):
+        lines = [f"{split} line {i} of many\n" for i in range(300)]
+        (folder / f"childes.{split}").write_text("".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize("names", ["a.{}", "a.{}.txt", "{}.txt"])
+def test_of_a_folder_only_the_training_text_trains(splits, make_config, names):
+    for split in ("train", "dev", "test"):
+        (splits / f"childes.{split}").rename(splits / names.format(split))
+    p = prepare(make_config(corpus=str(splits), vocab_size=265))
+    assert {line.split()[0] for line in plain(p.train, p.tokenizer).splitlines()} == {"train"}
+    assert {line.split()[0] for line in plain(p.dev, p.tokenizer).splitlines()} == {"train"}
+
+    p = prepare(make_config(corpus=str(splits), dev=str(splits), vocab_size=265))
+    assert {line.split()[0] for line in plain(p.train, p.tokenizer).splitlines()} == {"train"}
+    assert {line.split()[0] for line in plain(p.dev, p.tokenizer).splitlines()} == {"dev"}
+
+
+def test_a_folder_whose_names_say_less(splits):
+    def names(split):
+        return [path.name for _, path in corpora.resolve(str(splits), "none", split)]
+
+    (splits / "more.txt").write_text("more\n")
+    (splits / "childes.train").unlink()
+    assert names("train") == ["more.txt"]
+    assert names("dev") == ["childes.dev"]
+    (splits / "childes.dev").unlink()
+    assert names("dev") == ["more.txt"]
+    (splits / "more.txt").unlink()
+    assert names("train") == names("dev") == ["childes.test"]
+
+
+def test_a_file_that_is_in_both_is_refused(splits, texts, make_config, tmp_path):
+    def refused(corpus, dev):
+        config = make_config(corpus=str(corpus), dev=str(dev), vocab_size=265)
+        one_line(prepare, config, match="is in corpus = .* and in dev = .*without dev")
+
+    refused(splits / "childes.dev", splits / "childes.dev")
+    refused(splits / "*", splits)
+    refused(texts, texts)
+    (tmp_path / "link.txt").symlink_to(splits / "childes.train")
+    refused(splits, tmp_path / "link.txt")
+    refused(splits, splits / "../splits/childes.train")
+
+
+def test_development_lines_that_are_trained_on_are_counted(splits, make_config, capsys):
+    prepare(make_config(corpus=str(splits), dev=str(splits / "childes.test"), vocab_size=265))
+    assert "development lines" not in capsys.readouterr().out
+    with open(splits / "childes.dev", "a") as f:
+        f.write("*MOT: train line 3 of many\ntrain line 3 of many\ntrain line 4 of many\n")
+    prepare(make_config(corpus=str(splits), dev=str(splits), vocab_size=265))
+    said = capsys.readouterr().out
+    assert "3 of the 303 development lines (1.0%) stand in the training text too" in said
+    prepare(make_config(corpus=str(splits), dev=str(splits), vocab_size=265, max_words=4 * 5))
+    assert "2 of the 303 development lines" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- other machines, other sizes
+
+def test_what_is_written_is_the_same_on_windows(texts, make_config, tmp_path, monkeypatch):
+    """There a file opened for text writes "\\r\\n" and cp1252, unless it is told not to."""
+    def prepared(where):
+        keys = dict(vocab_size=265, data_dir=str(tmp_path / where))
+        babytalk_folder = prepare(make_config(corpus="babytalk", sentences=300, **keys)).folder
+        return tree(babytalk_folder), tree(prepare(make_config(corpus=str(texts), **keys)).folder)
+
+    here = prepared("here")
+    real_open = open
+
+    def windows_open(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None,
+                     *args, **kwargs):
+        if "b" not in mode:
+            encoding = encoding or "cp1252"
+            if "r" not in mode and newline is None:
+                newline = "\r\n"
+        return real_open(file, mode, buffering, encoding, errors, newline, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", windows_open)
+    monkeypatch.setattr("io.open", windows_open)  # pathlib's
+    there = prepared("there")
+    for a, b in zip(here, there):
+        assert {name: content for name, (_, content) in a.items()} == {
+            name: content for name, (_, content) in b.items()}
+
+
+def test_a_corpus_of_very_many_files(tmp_path):
+    """Its token file's header has an entry for each, and may be as long as that takes."""
+    (tmp_path / "a.text").write_text("the cat\n")
+    texts = {f"{'a-rather-long-name-' * 10}{i}": tmp_path / "a.text" for i in range(6000)}
+    write_tokens(tmp_path / "t.bin", Tokenizer([]), texts, "none", 0, "x")
+    file = TokenFile(tmp_path / "t.bin")
+    assert len(file.segments) == 6000 and file.words == 12_000
+    assert file.segments[-1][:3] == [list(texts)[-1], 5999 * 9, 6000 * 9]
+
+
+def test_two_that_prepare_the_same_at_once(texts, make_config, monkeypatch):
+    """Both begin; the one that ends first leaves the folder, the other one takes it."""
+    config = make_config(corpus=str(texts), vocab_size=300)
+    first = []
+
+    def build_after_another(*args):
+        monkeypatch.setattr(data, "build", build)
+        first.append(prepare(config).folder)
+        build(*args)
+
+    build = data.build
+    monkeypatch.setattr(data, "build", build_after_another)
+    assert prepare(config).folder == first[0]
+    assert list(pathlib.Path(config.data_dir).iterdir()) == first
 
 
 # ---------------------------------------------------------------- bad input

@@ -1,9 +1,13 @@
 """Downloads, from a server on this machine: what arrives whole has its name, or nothing stays."""
+import concurrent.futures
 import http.server
 import io
 import os
 import pathlib
 import stat
+import subprocess
+import sys
+import tempfile
 import threading
 import zipfile
 
@@ -32,16 +36,23 @@ def zipped(files, link=False):
 
 @pytest.fixture
 def server(monkeypatch):
-    """pages: path -> bytes, or (bytes, Content-Length to claim); asked: [(path, Authorization)]."""
+    """pages: path -> bytes, (bytes, Content-Length to claim), address to go to, or error code.
+
+    asked: [(path, Authorization)].
+    """
     pages = {}
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append((self.path, self.headers.get("Authorization")))
-            page = pages.get(self.path)
-            if page is None:
-                return self.send_error(404)
+            page = pages.get(self.path, 404)
+            if isinstance(page, int):
+                return self.send_error(page)
+            if isinstance(page, str):
+                self.send_response(302)
+                self.send_header("Location", page)
+                return self.end_headers()
             content, length = page if isinstance(page, tuple) else (page, len(page))
             self.send_response(200)
             self.send_header("Content-Length", str(length))
@@ -162,21 +173,128 @@ def test_no_network_says_how_to_pass_a_path(tmp_path, monkeypatch):
 
 
 def test_the_token_goes_to_hugging_face_alone(server, tmp_path, monkeypatch):
+    """It goes along within the host, and not on to another, nor back from there."""
     monkeypatch.setenv("HF_TOKEN", "secret")
+    elsewhere = server.base.replace("127.0.0.1", "localhost")
     server.pages["/my.txt"] = TEXT.encode()
-    resolve(server.base + "my.txt", tmp_path)
-    assert server.asked[-1][1] is None
-    seen = []
+    server.pages["/moved/my.txt"] = "/my.txt"
+    server.pages["/twice/my.txt"] = server.base + "moved/my.txt"
+    server.pages["/away/my.txt"] = elsewhere + "my.txt"
+    server.pages["/back/my.txt"] = elsewhere + "moved/my.txt"
+    server.pages["/there/my.txt"] = elsewhere + "home/my.txt"
+    server.pages["/home/my.txt"] = server.base + "my.txt"
 
-    def urlopen(request, timeout):
-        seen.append(request)
-        raise OSError("x")
+    def asked(path):
+        del server.asked[:]
+        resolve(server.base + path, tempfile.mkdtemp(dir=tmp_path))
+        return [token for _, token in server.asked]
 
-    monkeypatch.setattr(corpora.urllib.request, "urlopen", urlopen)
-    with pytest.raises(UserError):
-        resolve("https://huggingface.co/a.txt", tmp_path)
-    assert seen[0].unredirected_hdrs["Authorization"] == "Bearer secret"
-    assert "Authorization" not in seen[0].headers
+    assert asked("my.txt") == [None]  # this is not Hugging Face
+    monkeypatch.setattr(corpora, "HF", server.base)
+    secret = "Bearer secret"
+    assert asked("my.txt") == [secret]
+    assert asked("moved/my.txt") == [secret] * 2
+    assert asked("twice/my.txt") == [secret] * 3
+    assert asked("away/my.txt") == [secret, None]
+    assert asked("back/my.txt") == [secret, None, None]
+    assert asked("there/my.txt") == [secret, None, None]
+    monkeypatch.delenv("HF_TOKEN")
+    assert asked("moved/my.txt") == [None] * 2
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_what_asks_who_you_are_names_the_token(server, tmp_path, monkeypatch, code):
+    server.pages["/my.txt"] = code
+    refused(server.base + "my.txt", tmp_path, f"could not be fetched ({code} ", "check the address")
+    monkeypatch.setattr(corpora, "HF", server.base)
+    refused(server.base + "my.txt", tmp_path, f"could not be fetched ({code} ", "set HF_TOKEN",
+            "--corpus=PATH")
+
+
+@pytest.mark.parametrize("content,what", [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "Git LFS"),
+    (b'{"error": "Repository not found"}', "JSON"),
+    (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "XML"),
+    (TEXT.encode("utf-16"), "UTF-16"),
+    (TEXT.encode("utf-16-be"), "UTF-16"),
+    (TEXT.encode() + b"caf\xe9\n", "line 301: not UTF-8"),
+])
+def test_what_is_no_text_does_not_get_its_name(server, tmp_path, content, what):
+    """Nor is it there the next time, when the server has mended it."""
+    good = TEXT.encode()
+    for page in ("my.txt", "download", "my.zip"):
+        bad = content
+        if page == "my.zip":
+            bad = zipped({"a/1.train": TEXT, "a/2.train": content})
+            good = zipped({"a/1.train": TEXT, "a/2.train": TEXT})
+        server.pages["/" + page] = bad
+        refused(server.base + page, tmp_path / page, server.base + page, what)
+        server.pages["/" + page] = good
+        files = resolve(server.base + page, tmp_path / page)
+        assert all(path.read_text() == TEXT for _, path in files)
+
+
+# ---------------------------------------------------------------- several processes
+
+def test_two_that_fetch_the_same_at_once(server, tmp_path, monkeypatch):
+    """Both have fetched it before either is done: one leaves its folder, and both have it."""
+    server.pages["/my.txt"] = TEXT.encode()
+    both_have_it = threading.Barrier(2, timeout=30)
+    download = corpora.download
+
+    def download_and_wait(*args):
+        download(*args)
+        both_have_it.wait()
+
+    monkeypatch.setattr(corpora, "download", download_and_wait)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(resolve, [server.base + "my.txt"] * 2, [tmp_path] * 2)
+    assert first == second and first[0][1].read_text() == TEXT
+    assert len(list((tmp_path / "raw").iterdir())) == 1
+
+
+def test_what_is_fetched_is_for_everybody(server, tmp_path):
+    """As the umask has it, like any folder; not for its user alone."""
+    server.pages["/my.txt"] = TEXT.encode()
+    (_, path), = resolve(server.base + "my.txt", tmp_path)
+    (tmp_path / "plain").mkdir()
+    assert path.parent.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+DIES = """
+import os, pathlib, signal, sys
+from corpora import building
+with building(pathlib.Path(sys.argv[1])) as aside:
+    (aside / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(corpora.fcntl is None, reason="no locks on Windows")
+def test_what_a_killed_process_has_left_is_removed(tmp_path):
+    """And only that: not what another one is building now."""
+    root = pathlib.Path(corpora.__file__).parent
+    subprocess.run([sys.executable, "-c", DIES, tmp_path / "a"], cwd=root)
+    dead, = tmp_path.iterdir()
+    assert dead.name.startswith(".preparing-") and (dead / "half").exists()
+
+    with corpora.building(tmp_path / "b") as alive:
+        assert not dead.exists()
+        (alive / "half").write_text("half")
+        with corpora.building(tmp_path / "c"):
+            assert (alive / "half").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
+    assert (tmp_path / "b/half").exists()
+
+
+def test_without_locks_nothing_is_removed(tmp_path, monkeypatch):
+    (tmp_path / ".preparing-0").mkdir()
+    monkeypatch.setattr(corpora, "fcntl", None)
+    with corpora.building(tmp_path / "a") as aside:
+        (aside / "whole").write_text("whole")
+    with pytest.raises(KeyboardInterrupt), corpora.building(tmp_path / "b"):
+        raise KeyboardInterrupt
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".preparing-0", "a"]
 
 
 def test_any_damaged_zip_is_one_line(server, tmp_path):
