@@ -571,7 +571,7 @@ def own_text(subject):
 
 def other_text(name, subject):
     """The same of any other text, all of it: cleaned and encoded as the run's own."""
-    paths = resolve(name, subject.config.data_dir)
+    paths = resolve(name, subject.config.data_dir, "dev")
     with tempfile.TemporaryDirectory() as folder:
         cleaned = write_clean(paths, pathlib.Path(folder), "dev")
         texts = {domain: path.read_bytes().decode() for domain, path in cleaned.items()}
