@@ -2,22 +2,26 @@
 
     python -m tools.bench bpe|loss|step|score [--size=nano|paper] [--peers]
 
-    bpe     a tokenizer of V 16000 trained on a corpus, cleaned beforehand, and the corpus encoded into a token file. --peers:
-            Hugging Face tokenizers with the same pre-tokens; are merges and ids the same? --data: the corpus, by default
-            data/babylm_10m/train under $BABYLM_DIR (../shared), else generated babytalk; --words: about so many of its words.
-    loss    forward and backward of the distillation loss alone: 4096 positions, V 16000, alpha 0.5, tau 2, reverse KL;
-            nano d 128 from 256, paper d 512 from 1024. --peers adds the materialised loss and, where liger-kernel is
-            installed, Liger's chunked JSD at beta 1.
-    step    one optimizer step of distillation, 32 x 128 tokens: distill.py's own forward_backward and update. nano: 4 layers
-            of d 128 from 6 of 256, paper: 16 of 512 from 24 of 1024. Its floating-point operations beside those of its matrix
-            products run alone, and what its parts take. --peers: Baby Llama's step in transformers, fp32.
-    score   log-probabilities of minimal pairs under a random model of step's student's size: BLiMP's first 8 pairs a paradigm
-            (eval/blimp_filtered under $BABYLM_DIR), else babytalk's. --peers: minicons, with the same weights.
+    bpe     a tokenizer of V 16000 trained on a corpus, cleaned beforehand, and the corpus encoded
+            into a token file. --peers: Hugging Face tokenizers with the same pre-tokens; are merges
+            and ids the same? --data: the corpus, by default data/babylm_10m/train under $BABYLM_DIR
+            (../shared), else generated babytalk; --words: about so many of its words.
+    loss    forward and backward of the distillation loss alone: 4096 positions, V 16000, alpha 0.5,
+            tau 2, reverse KL; nano d 128 from 256, paper d 512 from 1024. --peers: the materialised
+            loss and, where liger-kernel is installed, Liger's chunked JSD at beta 1.
+    step    one optimizer step of distillation on 32 x 128 tokens, as in distill.py's loop. nano: 4
+            layers of d 128 from 6 of 256, paper: 16 of 512 from 24 of 1024. Its flops beside those
+            of its matrix products run alone, and what its parts take. --peers: Baby Llama's step in
+            transformers, fp32.
+    score   log-probabilities of minimal pairs under a random model of the size of step's student:
+            BLiMP's first 8 pairs a paradigm (eval/blimp_filtered under $BABYLM_DIR), else
+            babytalk's. --peers: minicons, with the same weights.
 
-Figures drift on shared machines, so quote the ratios. Memory is of a fresh process: its peak (step, score), or what it adds to
-its inputs (bpe, loss); on a GPU of its allocations, and `step` shows MFU and the teacher's own training too. The last line is one
-JSON object: what, size, ours and peer (loss and bpe: seconds; step: tokens a second; score: sentences a second), ours_gb, peer_gb,
-and more; null where no peer was measured.
+Figures drift on shared machines, so quote the ratios. Memory is of a fresh process: its peak (step,
+score), or what it adds to its inputs (bpe, loss); on a GPU of its allocations, and `step` shows MFU
+and the teacher's own training too. The last line is one JSON object: what, size, ours and peer
+(loss and bpe: seconds; step: tokens a second; score: sentences a second), ours_gb, peer_gb, and
+more; null where no peer was measured.
 """
 import argparse
 import collections
@@ -36,6 +40,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from torch.nn.utils import clip_grad_norm_
 
 import babytalk
 import corpora
@@ -43,340 +48,607 @@ import data
 import distill
 import eval
 import losses
-import rollouts
-import run
+from bpe import Tokenizer, train_bpe
 from config import Config, run_main
 from eval import table
+from run import DTYPES, autocast, device_of, dtype_of, gpu_usage, model_of
 from tools import measure, peers
-from tools.measure import machine, median_times, memory_of, there
+from tools.measure import is_installed, machine, median_times, memory_of, seconds_alone
 
 ROUNDS = {"nano": 7, "paper": 3}
-V, TAU, ALPHA = 16000, peers.TAU, peers.ALPHA
+V = 16000         # tokens of the vocabulary
+POSITIONS = 4096  # of `loss`
+T = 128           # tokens of a sequence of `step`
+PAIRS = 8         # of each paradigm, in `score`
+TAU = peers.TAU
+ALPHA = peers.ALPHA
 BABYLM = pathlib.Path(os.environ.get("BABYLM_DIR", "../shared"))
+
+
+def ratio(a, b):
+    """a / b, as a table shows it; "-" where one of them was not measured."""
+    return f"{a / b:.2f}" if a and b else "-"
 
 
 # ---------------------------------------------------------------- the loss
 
-LOSS_SIZES = {"nano": (128, 256), "paper": (512, 1024)}
+LOSS_SIZES = {"nano": (128, 256), "paper": (512, 1024)}  # d of student and teacher
 
 
-@functools.cache
-def loss_inputs(size, N, V=V):
-    d, dt = LOSS_SIZES[size]
-    g = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.randn(*shape, generator=g)
-    inputs = draw(N, d) * 0.5, draw(V, d) * 0.3, draw(N, dt) * 0.5, draw(V, dt) * 0.2, torch.randint(0, V, (N,), generator=g)
-    return [t.to(measure.device) for t in inputs]
+def bench_loss(args):
+    auto = machine()
+    contenders = loss_contenders(auto, args.peers)
+    runs = {name: loss_run(*contender, args.size, POSITIONS, V)
+            for name, contender in contenders.items()}
+    products = {f"products, {dtype}": products_run(args.size, POSITIONS, DTYPES[dtype])
+                for dtype in dict.fromkeys([auto, "float32"])}
+    times = median_times(runs | products, ROUNDS[args.size])
+    gb = loss_memory(contenders, args.size, POSITIONS)
+    gb_at_twice_n = loss_memory(contenders, args.size, 2 * POSITIONS)
+
+    path = losses.path(measure.device.type, POSITIONS, V)
+    d, d_p = LOSS_SIZES[args.size]
+    print(f"loss, {args.size}: N {POSITIONS}, V {V}, d {d} from {d_p}; the elementwise part of "
+          f"ours is {path}; `ours` runs its products in {auto}")
+    print(loss_table(contenders, times, gb, gb_at_twice_n))
+    for name, (h_error, W_error) in gradient_errors(runs, args.size).items():
+        print(f"{name}: gradient against fp64, relative error {h_error:.1e} (states), "
+              f"{W_error:.1e} (head)")
+
+    peer = next((name for name in ("liger", "materialised") if name in times), None)
+    return dict(what="loss", size=args.size, ours=times["ours"], peer=times.get(peer),
+                ours_gb=gb["ours"], peer_gb=gb.get(peer), peer_is=peer, seconds=times, gb=gb,
+                gb_at_twice_n=gb_at_twice_n, dtype=auto, path=path)
+
+
+def loss_contenders(auto, with_peers):
+    """{name: (function, dtype of its products, mode of losses.py)}."""
+    path = losses.path(measure.device.type, POSITIONS, V)
+    contenders = {"ours": (ours, auto, path), "ours, eager": (ours, auto, "eager")}
+    if auto != "float32":
+        contenders["ours, fp32"] = ours, "float32", path
+        contenders["ours, fp32, eager"] = ours, "float32", "eager"
+    if with_peers:
+        contenders["materialised"] = peers.materialised, "float32", path
+        if is_installed("liger_kernel"):
+            contenders["liger"] = peers.liger, "float32", path
+    return contenders
 
 
 def ours(h, W, h_p, W_p, y):
-    return losses.distillation_loss(h, W, h_p, W_p, y, divergence="rkl", tau=TAU, alpha=ALPHA)
+    return losses.distillation_loss(h, W, [losses.head(h_p, W_p)], y, divergence="rkl", tau=TAU,
+                                    alpha=ALPHA)
 
 
-def loss_run(name, size, N, V=V):
-    """() -> gradients: forward and backward of one contender."""
-    f = {"materialised": peers.materialised, "liger": peers.liger}.get(name, ours)
-    mode = "eager" if "eager" in name else "auto"
-    dtype = "float32" if "fp32" in name or f is not ours else run.dtype_of(Config(), measure.device)
-    h, W, *rest = loss_inputs(size, N, V)
-    if mode == "auto" and f is ours:
-        mode = losses.path(measure.device.type, 4096, 16000)  # also for tiny inputs
+@functools.cache
+def loss_inputs(size, N, vocab_size):
+    """h (N, d) and W (V, d) of the student, h_p and W_p of the teacher, labels (N,)."""
+    generator = torch.Generator().manual_seed(0)
+    normal = functools.partial(torch.randn, generator=generator)
+    d, d_p = LOSS_SIZES[size]
+    inputs = [normal(N, d) * 0.5, normal(vocab_size, d) * 0.3,
+              normal(N, d_p) * 0.5, normal(vocab_size, d_p) * 0.2,
+              torch.randint(0, vocab_size, (N,), generator=generator)]
+    return [t.to(measure.device) for t in inputs]
+
+
+def loss_run(f, dtype, mode, size, N, vocab_size):
+    """() -> gradients to h and W: forward and backward of the loss f."""
+    h, W, *rest = loss_inputs(size, N, vocab_size)
 
     def once():
-        losses.mode = mode
-        a, b = h.clone().requires_grad_(), W.clone().requires_grad_()
-        with run.autocast(dtype, measure.device):
-            loss = f(a, b, *rest)
-        loss.backward()
-        return a.grad, b.grad
+        h_q = h.clone().requires_grad_()
+        W_q = W.clone().requires_grad_()
+        with mock.patch.object(losses, "mode", mode):
+            with autocast(dtype, measure.device):
+                loss = f(h_q, W_q, *rest)
+            loss.backward()
+        return h_q.grad, W_q.grad
     return once
 
 
 def products_run(size, N, dtype):
-    """The four matrix products of the loss, 256 rows at a time, and nothing else."""
-    h, W, h_p, W_p, _ = (t.to(dtype) for t in loss_inputs(size, N))
+    """() -> None: the four matrix products of the loss, 256 rows at a time, and nothing else."""
+    h, W, h_p, W_p, _ = (t.to(dtype) for t in loss_inputs(size, N, V))
 
     def once():
-        for i in range(0, N, 256):
-            z = h[i:i + 256] @ W.T
-            h_p[i:i + 256] @ W_p.T
+        for start in range(0, N, 256):
+            rows = slice(start, start + 256)
+            z = h[rows] @ W.T
+            h_p[rows] @ W_p.T
             z @ W
-            z.T @ h[i:i + 256]
+            z.T @ h[rows]
     return once
 
 
-def loss(size, beside, N=4096, **_):
-    auto, path = machine(), losses.path(measure.device.type, N, V)
-    names = ["ours", "ours, eager"] + ["ours, fp32", "ours, fp32, eager"] * (auto != "float32")
-    names += (["materialised"] + ["liger"] * there("liger_kernel")) * beside
-    contenders = {name: loss_run(name, size, N) for name in names}
-    contenders |= {f"products, {dtype}": products_run(size, N, run.DTYPES[dtype]) for dtype in dict.fromkeys((auto, "float32"))}
-    times = median_times(contenders, ROUNDS[size])
-    losses.mode = "auto"
-    memory, twice = ({name: memory_of(loss_run, (name, size, n), (name, size, 32, 256))[1] for name in names}
-                     for n in (N, 2 * N))
-    over = lambda name, other: f"{times[name] / times[other]:.2f}" if other in times else "-"
+def loss_memory(contenders, size, N):
+    """{name: GB that forward and backward add to their inputs}."""
+    gb = {}
+    for name, contender in contenders.items():
+        tiny = (*contender, size, 32, 256)
+        gb[name] = memory_of(loss_run, (*contender, size, N, V), tiny)[1]
+    return gb
+
+
+def gradient_errors(runs, size):
+    """{name: relative errors of ours, of the gradients to h and W, against fp64}."""
+    h, W, h_p, W_p, y = loss_inputs(size, POSITIONS, V)
+    h = h.double().requires_grad_()
+    W = W.double().requires_grad_()
+    ours(h, W, h_p.double(), W_p.double(), y).backward()
+    errors = {}
+    for name, once in runs.items():
+        if name.startswith("ours"):
+            h_grad, W_grad = once()
+            errors[name] = relative(h_grad.double(), h.grad), relative(W_grad.double(), W.grad)
+    return errors
+
+
+def relative(a, exact):
+    """|a - exact| / |exact|."""
+    return ((a - exact).norm() / exact.norm()).item()
+
+
+def loss_table(contenders, times, gb, gb_at_twice_n):
     rows = [["", "seconds", "/ products", "/ materialised", "/ liger", "added GB", "at 2 N"]]
-    for name in times:
-        exact = "fp32" in name or name in ("materialised", "liger", "products, float32")
-        product = "products, float32" if exact else f"products, {auto}"
-        rows.append([name, f"{times[name]:.3f}", over(name, product), over(name, "materialised"), over(name, "liger"),
-                     *(f"{m[name]:.2f}" if name in m else "-" for m in (memory, twice))])
-    print(f"loss, {size}: N {N}, V {V}, d {' from '.join(map(str, LOSS_SIZES[size]))}; the elementwise part of ours is "
-          f"{path}; `ours` runs its products in {auto}\n" + table(rows))
-    exact = loss_inputs(size, N)
-    a, b = exact[0].double().requires_grad_(), exact[1].double().requires_grad_()
-    ours(a, b, *(t.double() for t in exact[2:4]), exact[4]).backward()
-    for name in [name for name in names if name.startswith("ours")]:
-        errors = [((x.double() - y).norm() / y.norm()).item() for x, y in zip(contenders[name](), (a.grad, b.grad))]
-        print(f"{name}: gradient against fp64, relative error {errors[0]:.1e} (states), {errors[1]:.1e} (head)")
-    peer = "liger" if "liger" in times else "materialised" if "materialised" in times else None
-    return dict(what="loss", size=size, ours=times["ours"], peer=times.get(peer), ours_gb=memory["ours"],
-                peer_gb=memory.get(peer), peer_is=peer, seconds=times, gb=memory, gb_at_twice_n=twice, dtype=auto, path=path)
+    for name, seconds in times.items():
+        dtype = contenders[name][1] if name in contenders else name.removeprefix("products, ")
+        row = [name, f"{seconds:.3f}"]
+        for other in (f"products, {dtype}", "materialised", "liger"):
+            row.append(ratio(seconds, times.get(other)))
+        for memory in (gb, gb_at_twice_n):
+            row.append(f"{memory[name]:.2f}" if name in memory else "-")
+        rows.append(row)
+    return table(rows)
 
 
-# ---------------------------------------------------------------- the step
+# ---------------------------------------------------------------- the step of the loop
 
-STEP_SIZES = {"nano": (dict(d_model=128, n_layer=4, d_ff=256, n_head=4), dict(d_model=256, n_layer=6, d_ff=768, n_head=8)),
-              "paper": (dict(d_model=512, n_layer=16, d_ff=1024, n_head=8), dict(d_model=1024, n_layer=24, d_ff=3072, n_head=8))}
+class Books:
+    """What a step of distill.train asks of its Run; no folder, no log."""
+
+    def __init__(self, config, steps=1000):
+        self.config = config
+        self.device = measure.device
+        self.dtype = dtype_of(config, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == "float16")
+        self.steps = steps
+        self.step = 0
+        self.logs = False  # most steps have no line in the log
+
+    @property
+    def progress(self):
+        return self.step / self.steps
+
+    def autocast(self):
+        return autocast(self.dtype, self.device)
 
 
 class Step:
-    """A student, teacher and optimizer, as distill.train has them; sizes: of student and teacher, or of one alone."""
+    """A step of distill.train on a batch x, y (B, T): the same pieces, without data and log.
 
-    def __init__(self, sizes, keys, vocab_size=V):
-        torch.manual_seed(0)
-        self.config = Config(**dict(divergence="rkl", tau=TAU, alpha=ALPHA, vocab_size=vocab_size) | sizes[0] | keys)
-        self.dtype = run.dtype_of(self.config, measure.device)
-        self.lm = run.model_of(self.config, vocab_size).to(measure.device)
-        teachers = [run.model_of(dataclasses.replace(self.config, **size), vocab_size).eval() for size in sizes[1:]]
-        self.teachers = [distill.Teacher(lm.requires_grad_(False).to(measure.device, run.DTYPES[self.dtype]),
-                                         compiled=self.config.compile) for lm in teachers]
-        self.model = torch.compile(self.lm) if self.config.compile else self.lm
-        self.optimizer, self.params = distill.optimizer_of(self.lm, self.config), list(self.lm.parameters())
-        B, T = self.config.batch_size, self.config.longest
-        self.operations = B * T * distill.operations_a_token(self.lm, self.teachers, T)
-        ids = torch.randint(3, vocab_size, (B, T + 1)).to(measure.device)
-        self.x, self.y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    tests/test_bench.py shows that it leaves the same bits. run: a Books.
+    """
 
-    def gradients(self, model=None):
-        """The loss; its gradients are where the optimizer looks for them."""
-        draws = rollouts.draws(self.config, 0, 0.0, self.x.shape)
-        return distill.forward_backward(model or self.model, self.lm, self.teachers, self.x, self.y, self.config, 0.0,
-                                        lambda: run.autocast(self.dtype, measure.device), None, False, draws)[0]
+    def __init__(self, run, student, teachers, x, y):
+        self.run = run
+        self.student = student
+        self.teachers = teachers
+        self.optimizer = distill.make_optimizer(student, run.config)
+        self.x = x
+        self.y = y
 
-    def __call__(self, model=None):
-        distill.update(self.optimizer, self.params, self.gradients(model), 2.5e-4, self.config.grad_clip, None)
+    def __call__(self):
+        now = self.run.config.at(self.run.progress)
+        loss = self.gradients(now)
+        self.update(loss, now)
+
+    def gradients(self, now):
+        """The loss, a 0-d tensor; its gradients are where the optimizer looks for them."""
+        run, student, teachers = self.run, self.student, self.teachers
+        x, y = self.x, self.y
+        for teacher in teachers:
+            y = teacher.labels(x, y)
+        rollout = distill.write_rollout(student, teachers, x, now, run)  # None unless one is due
+
+        counts = distill.positions(y, now)
+        total = 0.0
+        for x_i, y_i, rollout_i in distill.micro_batches(x, y, rollout, now):
+            with run.autocast():
+                if rollout is None:
+                    targets = [teacher(x_i) for teacher in teachers]
+                    loss = losses.distillation_loss(student(x_i), student.head.weight, targets, y_i,
+                                                    counts=counts, **now.loss_keys())
+                else:
+                    shares = counts.sum(), distill.positions(rollout.y, now)
+                    loss = distill.loss_on_rollout(student, teachers, x_i, y_i, rollout_i, shares,
+                                                   now, run)
+            run.scaler.scale(loss).backward()
+            total = total + loss.detach()
+        return total
+
+    def update(self, loss, now):
+        """The optimizer's step, left out where the loss or the gradient's norm is not finite."""
+        run = self.run
+        run.scaler.unscale_(self.optimizer)
+        norm = clip_grad_norm_(self.student.parameters(), now.grad_clip or math.inf)
+        skipped = ~(loss.isfinite() & norm.isfinite())
+        self.optimizer.found_inf = skipped.float()
+        distill.set_learning_rate(self.optimizer, now, run)
+        run.scaler.step(self.optimizer)
+        run.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        run.step += 1
 
     def parts(self):
-        """{part: seconds} of one step: the same functions, each with a clock around it."""
+        """{part: seconds} of one step, with a clock around each of them."""
         seconds = collections.Counter()
 
-        def clocked(name, f):
-            def g(*args, **kwargs):
+        def clocked(f, part):
+            def timed(*args, **keys):
                 start = time.perf_counter()
-                out = f(*args, **kwargs)
+                result = f(*args, **keys)
                 measure.wait()
-                seconds[name] += time.perf_counter() - start
-                return out
-            return g
-        with contextlib.ExitStack() as stack:
-            for owner, attribute, name in ((distill, "outputs_of", "teacher forward"), (distill, "update", "optimizer"),
-                                           (losses, "distillation_loss", "loss and its gradient"),
-                                           (torch.Tensor, "backward", "student backward")):
-                stack.enter_context(mock.patch.object(owner, attribute, clocked(name, getattr(owner, attribute))))
-            self(clocked("student forward", self.model))
+                seconds[part] += time.perf_counter() - start
+                return result
+            return timed
+
+        with contextlib.ExitStack() as clocks:
+            for owner, name, part in ((distill.Teacher, "__call__", "teacher forward"),
+                                      (self.student, "forward", "student forward"),
+                                      (losses, "distillation_loss", "loss and its gradient"),
+                                      (torch.Tensor, "backward", "student backward"),
+                                      (self, "update", "optimizer")):
+                clock = clocked(getattr(owner, name), part)
+                clocks.enter_context(mock.patch.object(owner, name, clock))
+            self()
         return seconds
 
-
-def products(student, teacher, vocab_size, B, T, training=True):
-    """Every matrix product of a step, [(rows, inner, columns, times)]; sizes: dicts; attention's in full, not causal halves.
-    training False: of what student and teacher compute to write B x T tokens."""
-    N, chunk, shapes = B * T, min(B * T, losses.chunk_size(B * T, vocab_size)), []
-    for size, trained in ((student, training), (teacher, False)):
-        d, ff, L, H = (size[key] for key in ("d_model", "d_ff", "n_layer", "n_head"))
-        for inner, outer in ((d, 3 * d), (d, d), (d, 2 * ff), (ff, d)):
-            shapes += [(N, inner, outer, L)]
-            shapes += [(N, outer, inner, L), (outer, N, inner, L)] * trained  # gradients: of input, of weight
-        shapes += [(T, d // H, T, L * B * H), (T, T, d // H, L * B * H)] * (3 if trained else 1)
-    d, dt, n = student["d_model"], teacher["d_model"], N / chunk
-    shapes += [(chunk, d, vocab_size, n), (chunk, dt, vocab_size, n)]
-    return shapes + [(chunk, vocab_size, d, n), (vocab_size, chunk, d, n)] * training
+    def flops(self):
+        B, T = self.x.shape
+        return B * T * distill.flops_per_token(self.student, self.teachers, T)
 
 
-def operations(shapes):
-    return sum(2 * m * k * n * times for m, k, n, times in shapes)
-
-
-def seconds_alone(shapes, dtype):
-    """What the products take alone, each run a few times in `dtype` and counted as often as the step runs it."""
-    total = 0.0
-    for m, k, n, times in shapes:
-        batch = min(int(times), 256) if m * n < 2**16 else 1  # attention's small ones come in batches
-        a, b = (torch.randn(batch, *shape).to(measure.device, dtype) for shape in ((m, k), (k, n)))
-        f = functools.partial(torch.bmm, a, b) if batch > 1 else functools.partial(torch.mm, a[0], b[0])
-        total += median_times({"": f}, 3)[""] * times / batch
-    return total
+def random_step(sizes, keys, vocab_size):
+    """A Step of random weights on random ids. sizes: of student and teacher, or of one alone."""
+    torch.manual_seed(0)
+    keys = dict(divergence="rkl", tau=TAU, alpha=ALPHA, vocab_size=vocab_size) | keys
+    config = Config(**sizes[0], **keys)
+    run = Books(config)
+    student = model_of(config, vocab_size).to(run.device)
+    lms = [model_of(dataclasses.replace(config, **size), vocab_size).eval() for size in sizes[1:]]
+    lms = [lm.to(run.device, DTYPES[run.dtype]) for lm in lms]
+    if config.compile:
+        for lm in (student, *lms):
+            lm.compile()
+    ids = torch.randint(3, vocab_size, (config.batch_size, config.longest + 1)).to(run.device)
+    return Step(run, student, [distill.Teacher(lm) for lm in lms],
+                ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
 
 
 def in_pieces(step, n):
-    """Relative difference between the gradients of a Step in one piece and in n."""
-    found = []
+    """Relative difference between a Step's gradients in n micro-batches and in one."""
+    gradients = []
     for pieces in (1, n):
-        step.config = dataclasses.replace(step.config, grad_accum=pieces)
+        config = dataclasses.replace(step.run.config, grad_accum=pieces)
         step.optimizer.zero_grad()
-        step.gradients()
-        found.append(torch.cat([p.grad.flatten() for p in step.params]))
-    return ((found[1] - found[0]).norm() / found[0].norm()).item()
+        step.gradients(config.at(0.0))
+        gradients.append(torch.cat([p.grad.flatten() for p in step.student.parameters()]))
+    return relative(gradients[1], gradients[0])
 
 
-def step(size, beside, B=32, T=128, V=V, **_):
-    auto, sizes, keys = machine(), STEP_SIZES[size], dict(batch_size=B, block_size=T)
-    pieces = {"nano": 2, "paper": 4}[size]
-    kinds = {"": {}, f", grad_accum {pieces}": dict(grad_accum=pieces), ", compiled": dict(compile=True),
-             f", compiled, grad_accum {pieces}": dict(compile=True, grad_accum=pieces), ", fp32": dict(dtype="float32"),
-             ", rollouts": dict(on_policy=1.0, rollout_mix=0.2, rollout_loss="single_step", alpha=0.0)}
-    runs = {f"ours{name}": (Step, (sizes, keys | kind, V)) for name, kind in kinds.items() if kind.get("dtype") != auto}
-    if measure.device.type == "cuda":  # on a CPU it takes minutes
-        runs["the teacher's training"] = Step, (sizes[1:], keys, V)
-        runs["the teacher's training, compiled"] = Step, (sizes[1:], keys | dict(compile=True), V)
-    if beside and there("transformers"):
-        runs["transformers"] = peers.hf_step, (sizes, V, B, T)
-    steps = {name: make(*arguments) for name, (make, arguments) in runs.items()}
-    times = median_times(steps, ROUNDS[size])
-    parts = [steps["ours"].parts() for _ in range(3)]
+# ---------------------------------------------------------------- what a step has to compute
+
+def step_products(sizes, vocab_size, B, T, training=True):
+    """Its matrix products, as measure.flops takes them; attention's in full, not causal halves.
+
+    sizes: of student and teacher. training False: of what both compute to write B x T tokens.
+    """
+    products = []
+    n = min(B * T, losses.chunk_size(B * T, vocab_size))  # positions whose logits exist at once
+    for size, trained in zip(sizes, (training, False)):
+        products += block_products(size, B, T, trained)
+        products += linear_products(n, size["d_model"], vocab_size, B * T / n, trained)
+    return products
+
+
+def block_products(size, B, T, trained):
+    """Those of all layers of a Llama."""
+    d, d_ff, L, H = (size[name] for name in ("d_model", "d_ff", "n_layer", "n_head"))
+    products = []
+    for inner, outer in ((d, 3 * d), (d, d), (d, 2 * d_ff), (d_ff, d)):
+        products += linear_products(B * T, inner, outer, L, trained)
+    each = L * B * H * (3 if trained else 1)
+    return [*products, (T, d // H, T, each), (T, T, d // H, each)]
+
+
+def linear_products(n, inner, outer, times, trained):
+    """Those of n rows of a linear map; trained: also of the gradients to its input and weight."""
+    products = [(n, inner, outer, times)]
+    if trained:
+        products += [(n, outer, inner, times), (outer, n, inner, times)]
+    return products
+
+
+# ---------------------------------------------------------------- the step, measured
+
+STEP_SIZES = {"nano": (dict(d_model=128, n_layer=4, d_ff=256, n_head=4),
+                       dict(d_model=256, n_layer=6, d_ff=768, n_head=8)),
+              "paper": (dict(d_model=512, n_layer=16, d_ff=1024, n_head=8),
+                        dict(d_model=1024, n_layer=24, d_ff=3072, n_head=8))}
+PIECES = {"nano": 2, "paper": 4}  # grad_accum, where the batch is cut
+
+
+def bench_step(args):
+    auto = machine()
+    B = args.batch
+    sizes = STEP_SIZES[args.size]
+    contenders = step_contenders(args, auto)
+
+    steps = {name: make(*arguments) for name, (make, arguments) in contenders.items()}
+    times = median_times(steps, ROUNDS[args.size])
+    parts = median_parts(steps["ours"])
     difference = in_pieces(steps["ours" if auto == "float32" else "ours, fp32"], 4)
-    flops = {name: getattr(steps[name], "operations", steps["ours"].operations) for name in steps}
-    del steps
-    alone, square = (seconds_alone(s, run.DTYPES[auto]) for s in (products(*sizes, V, B, T), [(2048, 2048, 2048, 1)]))
-    memory = {name: memory_of(make, arguments)[0] for name, (make, arguments) in runs.items()}
-    peer, rows = times.get("transformers"), [["", "seconds", "tokens/s", "x transformers", "peak GB", "/ transformers", "MFU"]]
-    for name, seconds in times.items():
-        rows.append([name, f"{seconds:.3f}", f"{B * T / seconds:.0f}", f"{peer / seconds:.2f}" if peer else "-",
-                     f"{memory[name]:.2f}", f"{memory[name] / memory['transformers']:.2f}" if peer else "-",
-                     f"{run.usage(measure.device, flops[name] / seconds).get('mfu', math.nan):.1%}".replace("nan%", "-")])
-    columns = 6 + (measure.device.type == "cuda")
-    print(f"step, {size}: {B} x {T} tokens, V {V}; `ours` runs its products in {auto}\n" + table([row[:columns] for row in rows]))
-    print("parts of ours, seconds: " + ", ".join(f"{name} {statistics.median(p[name] for p in parts):.3f}" for name in parts[0]))
+    flops = {name: step.flops() for name, step in steps.items() if isinstance(step, Step)}
+    del steps  # a GPU has better uses for its memory
+
+    alone = seconds_alone(step_products(sizes, V, B, T), DTYPES[auto])
+    square = seconds_alone([(2048, 2048, 2048, 1)], DTYPES[auto])
+    gb = {name: memory_of(make, arguments)[0] for name, (make, arguments) in contenders.items()}
+
+    print(f"step, {args.size}: {B} x {T} tokens, V {V}; `ours` runs its products in {auto}")
+    print(step_table(times, gb, flops, B * T))
+    shown = ", ".join(f"{part} {seconds:.3f}" for part, seconds in parts.items())
+    print(f"parts of ours, seconds: {shown}")
     print(f"gradients in 4 pieces against 1, fp32: relative difference {difference:.1e}")
-    written = operations(products(*sizes, V, B, T, training=False)) / flops["ours"]
-    print(f"a step on rollouts: {times['ours, rollouts'] / times['ours']:.2f} times the teacher-forced one, by counted operations "
-          f"{1 + written:.2f} times")
-    rate, best = flops["ours"] / alone, 2 * 2048**3 / square
-    share, share_of_best = alone / times["ours"], flops["ours"] / best / times["ours"]
-    print(f"{flops['ours'] / 1e9:.1f} GFLOP a step; its products alone run at {rate / 1e9:.0f} GFLOP/s in {auto} (one of 2048^3: "
-          f"{best / 1e9:.0f}): ours is at {share:.0%} of that ({share_of_best:.0%})")
+    written = measure.flops(step_products(sizes, V, B, T, training=False))
+    print(f"a step on rollouts: {times['ours, rollouts'] / times['ours']:.2f} times the "
+          f"teacher-forced one, by counted flops {1 + written / flops['ours']:.2f} times")
+    near = roofline(flops["ours"], times["ours"], alone, square)
+    print(f"{near['gflop']:.1f} GFLOP a step; its products alone run at {near['gflop_per_s']:.0f} "
+          f"GFLOP/s in {auto} (one of 2048^3: {near['gflop_per_s_square']:.0f}): ours is at "
+          f"{near['roofline']:.0%} of that ({near['roofline_square']:.0%})")
+
     per_second = {name: B * T / seconds for name, seconds in times.items()}
-    return dict(what="step", size=size, ours=per_second["ours"], peer=per_second.get("transformers"), ours_gb=memory["ours"],
-                peer_gb=memory.get("transformers"), roofline=share, roofline_square=share_of_best, gflop=flops["ours"] / 1e9,
-                gflop_per_s=rate / 1e9, gflop_per_s_square=best / 1e9, tokens_per_s=per_second, gb=memory,
-                parts={name: statistics.median(p[name] for p in parts) for name in parts[0]}, dtype=auto,
-                accum_difference=float(f"{difference:.1e}"))
+    return dict(what="step", size=args.size, ours=per_second["ours"],
+                peer=per_second.get("transformers"), ours_gb=gb["ours"],
+                peer_gb=gb.get("transformers"), **near, tokens_per_s=per_second, gb=gb,
+                parts=parts, dtype=auto, accum_difference=float(f"{difference:.1e}"))
+
+
+def step_contenders(args, auto):
+    """{name: (make, arguments)}: make(*arguments) is a function that does one step."""
+    sizes = STEP_SIZES[args.size]
+    pieces = PIECES[args.size]
+    on_rollouts = dict(on_policy=1.0, rollout_mix=0.2, rollout_loss="single_step", alpha=0.0)
+    kinds = {"ours": {},
+             f"ours, grad_accum {pieces}": dict(grad_accum=pieces),
+             "ours, compiled": dict(compile=True),
+             f"ours, compiled, grad_accum {pieces}": dict(compile=True, grad_accum=pieces),
+             "ours, fp32": dict(dtype="float32"),
+             "ours, rollouts": on_rollouts}
+    if auto == "float32":
+        del kinds["ours, fp32"]
+    keys = dict(batch_size=args.batch, block_size=T)
+    contenders = {name: (random_step, (sizes, keys | kind, V)) for name, kind in kinds.items()}
+    if measure.device.type == "cuda":  # on a CPU it takes minutes
+        alone = {"the teacher's training": {},
+                 "the teacher's training, compiled": dict(compile=True)}
+        for name, kind in alone.items():
+            contenders[name] = random_step, (sizes[1:], keys | kind, V)
+    if args.peers and is_installed("transformers"):
+        contenders["transformers"] = peers.hf_step, (sizes, V, args.batch, T)
+    return contenders
+
+
+def median_parts(step, rounds=3):
+    """{part: median seconds} of a Step."""
+    parts = [step.parts() for _ in range(rounds)]
+    return {part: statistics.median(seconds[part] for seconds in parts) for part in parts[0]}
+
+
+def step_table(times, gb, flops, tokens):
+    """flops: a step's, by name; tokens: a step's."""
+    peer = times.get("transformers")
+    rows = [["", "seconds", "tokens/s", "x transformers", "peak GB", "/ transformers"]]
+    for name, seconds in times.items():
+        rows.append([name, f"{seconds:.3f}", f"{tokens / seconds:.0f}", ratio(peer, seconds),
+                     f"{gb[name]:.2f}", ratio(gb[name], gb.get("transformers"))])
+    if measure.device.type == "cuda":
+        rows[0].append("MFU")
+        for row in rows[1:]:
+            name = row[0]
+            per_second = flops.get(name, flops["ours"]) / times[name]
+            mfu = gpu_usage(measure.device, per_second).get("mfu")
+            row.append(f"{mfu:.1%}" if mfu else "-")
+    return table(rows)
+
+
+def roofline(flops, seconds, alone, square):
+    """How near a step is to its matrix products alone, and to the rate of one of 2048^3.
+
+    flops and seconds: the step's; alone, square: seconds of these products.
+    """
+    rate = flops / alone
+    best = 2 * 2048**3 / square
+    return dict(roofline=alone / seconds, roofline_square=flops / best / seconds,
+                gflop=flops / 1e9, gflop_per_s=rate / 1e9, gflop_per_s_square=best / 1e9)
 
 
 # ---------------------------------------------------------------- the tokenizer
 
+def bench_bpe(args):
+    machine()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        texts, vocab_size = bpe_texts(args, folder)
+        contenders = {"ours": (our_bpe, (texts, vocab_size, folder / "ours.bin"))}
+        if args.peers and is_installed("tokenizers"):
+            contenders["tokenizers"] = peers.hf_bpe, (texts, vocab_size, folder / "theirs.bin")
+        times, parts, merges = bpe_times(contenders)
+        gb = {name: memory_of(make, arguments, runs=1)[1]
+              for name, (make, arguments) in contenders.items()}
+
+        file = data.TokenFile(folder / "ours.bin")
+        ids = file.tokens[file.tokens != Tokenizer.bos_id]  # which opens each text
+        same = None
+        if "tokenizers" in contenders:
+            theirs = np.fromfile(folder / "theirs.bin", ids.dtype)
+            same = dict(merges=merges["ours"] == merges["tokenizers"],
+                        ids=np.array_equal(ids, theirs))
+
+    print(f"bpe: {file.words} words, {file.bytes / 1e6:.1f} MB, {len(ids)} tokens, "
+          f"V {vocab_size or 'all'}")
+    print(bpe_table(times, parts, gb))
+    if same:
+        print(f"merges the same: {same['merges']}; ids the same: {same['ids']}")
+    return dict(what="bpe", size=args.size, ours=times["ours"], peer=times.get("tokenizers"),
+                ours_gb=gb["ours"], peer_gb=gb.get("tokenizers"), parts=parts, same=same,
+                words=file.words, tokens=len(ids))
+
+
+def bpe_texts(args, folder):
+    """{domain: file of clean lines} in folder, and the vocabulary's size; 0: all merges."""
+    train = BABYLM / "data/babylm_10m/train"
+    if args.data or train.exists():
+        files = corpora.resolve(args.data or str(train), folder)
+        texts = data.write_clean(files, folder, "train")
+        vocab_size = V
+    else:
+        print(f"no text in {train}: babytalk instead, merged until no pair is left")
+        texts = {"babytalk": folder / "babytalk.text"}
+        texts["babytalk"].write_text("".join(babytalk.sample(200_000, 0)))
+        vocab_size = 0
+    if args.words:
+        data.keep_words(texts, args.words)
+    return texts, vocab_size
+
+
 def our_bpe(texts, vocab_size, out):
-    """() -> seconds of counting words, training and encoding, and the merges; the ids are in the file `out`."""
+    """() -> {"count", "train", "encode"}: seconds, and the merges; ids go to the token file out."""
     def once():
-        clock = [time.perf_counter()]
-        tick = lambda value: (clock.append(time.perf_counter()), value)[1]
-        counts = tick(data.count_words(texts))
-        tokenizer = tick(data.Tokenizer(data.train_bpe(counts, vocab_size)))
-        tick(data.write_tokens(out, tokenizer, texts, "none", 0, ""))
-        return dict(zip(("count", "train", "encode"), np.diff(clock).tolist())), tokenizer.merges
+        start = time.perf_counter()
+        counts = data.count_words(texts)
+        counted = time.perf_counter()
+        tokenizer = Tokenizer(train_bpe(counts, vocab_size))
+        trained = time.perf_counter()
+        data.write_tokens(out, tokenizer, texts, "none", 0, "")
+        encoded = time.perf_counter()
+        seconds = dict(count=counted - start, train=trained - counted, encode=encoded - trained)
+        return seconds, tokenizer.merges
     return once
 
 
-def bpe(size, beside, corpus="", words=0, **_):
-    machine()
-    train, vocab_size = BABYLM / "data/babylm_10m/train", V
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        if corpus or train.exists():
-            texts = data.write_clean(corpora.resolve(corpus or str(train), folder), folder, "train")
-        else:
-            print(f"no text in {train}: babytalk instead, merged until no pair is left")
-            texts, vocab_size = {"babytalk": folder / "babytalk.text"}, 0
-            texts["babytalk"].write_text("".join(babytalk.sample(200_000, 0)))
-        if words:
-            data.keep_words(texts, words)
-        runs = {"ours": (our_bpe, (texts, vocab_size, folder / "ours.bin"))}
-        if beside and there("tokenizers"):
-            runs["tokenizers"] = peers.hf_bpe, (texts, vocab_size, folder / "theirs.bin")
-        found = {name: [] for name in runs}
-        times = median_times({name: lambda name=name, f=make(*arguments): found[name].append(f())
-                              for name, (make, arguments) in runs.items()}, 3, 0)
-        memory = {name: memory_of(make, arguments, runs=1)[1] for name, (make, arguments) in runs.items()}
-        header, same = data.TokenFile(folder / "ours.bin"), None
-        ids = header.tokens[header.tokens != data.Tokenizer.bos_id]  # which opens each text
-        if "tokenizers" in runs:
-            theirs = np.fromfile(folder / "theirs.bin", ids.dtype)
-            same = dict(merges=found["ours"][-1][1] == found["tokenizers"][-1][1], ids=np.array_equal(ids, theirs))
-    parts = {name: {key: statistics.median(seconds[key] for seconds, _ in rounds) for key in rounds[0][0]}
-             for name, rounds in found.items()}
+def bpe_times(contenders):
+    """Of each by name: seconds, {part: seconds}, medians of three rounds, and its merges."""
+    rounds = {name: [] for name in contenders}
+
+    def kept(name, once):
+        return lambda: rounds[name].append(once())
+    times = median_times({name: kept(name, make(*arguments))
+                          for name, (make, arguments) in contenders.items()}, 3, warm_up=0)
+    merges = {name: results[-1][1] for name, results in rounds.items()}
+    parts = {}
+    for name, results in rounds.items():
+        seconds = [of_parts for of_parts, _ in results]
+        parts[name] = {part: statistics.median(s[part] for s in seconds) for part in seconds[0]}
+    return times, parts, merges
+
+
+def bpe_table(times, parts, gb):
     rows = [["", "seconds", "/ tokenizers", "count", "train", "encode", "added GB"]]
     for name, seconds in times.items():
-        rows.append([name, f"{seconds:.2f}", f"{seconds / times['tokenizers']:.2f}" if same else "-",
-                     *(f"{parts[name][key]:.2f}" if key in parts[name] else "-" for key in rows[0][3:6]), f"{memory[name]:.2f}"])
-    print(f"bpe: {header.words} words, {header.bytes / 1e6:.1f} MB, {len(ids)} tokens, V {vocab_size or 'all'}\n" + table(rows))
-    if same:
-        print(f"merges the same: {same['merges']}; ids the same: {same['ids']}")
-    return dict(what="bpe", size=size, ours=times["ours"], peer=times.get("tokenizers"), ours_gb=memory["ours"],
-                peer_gb=memory.get("tokenizers"), parts=parts, same=same, words=header.words, tokens=len(ids))
+        row = [name, f"{seconds:.2f}", ratio(seconds, times.get("tokenizers"))]
+        for part in ("count", "train", "encode"):
+            row.append(f"{parts[name][part]:.2f}" if part in parts[name] else "-")
+        rows.append([*row, f"{gb[name]:.2f}"])
+    return table(rows)
 
 
 # ---------------------------------------------------------------- scoring
 
-def random_lm(sizes, vocab_size):
+def bench_score(args):
+    machine()
+    sentences = score_sentences()
+    contenders = {"ours": our_score}
+    if args.peers and is_installed("minicons"):
+        contenders["minicons"] = their_score
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        tokenizer = tokenizer_of(sentences, folder)
+        tokenizer.save(folder / "tokenizer.json")
+        vocab_size = max(V, tokenizer.vocab_size)
+        student = STEP_SIZES[args.size][0]
+        arguments = student, vocab_size, folder / "tokenizer.json", sentences
+        scorers = {name: make(*arguments) for name, make in contenders.items()}
+        times = median_times(scorers, ROUNDS[args.size])
+        sums = [scorer() for scorer in scorers.values()]
+        gb = {name: memory_of(make, arguments)[0] for name, make in contenders.items()}
+
+    n = len(sentences)
+    peer = times.get("minicons")
+    print(f"score, {args.size}: {n} sentences, {len(set(sentences))} distinct, fp32")
+    rows = [["", "sentences/s", "x minicons", "peak GB"]]
+    for name, seconds in times.items():
+        rows.append([name, f"{n / seconds:.1f}", ratio(peer, seconds), f"{gb[name]:.2f}"])
+    print(table(rows))
+    if peer:
+        difference = (sums[0] - sums[1]).abs().max()
+        print(f"largest difference of a sentence's log-probability: {difference:.1e} nats")
+    return dict(what="score", size=args.size, ours=n / times["ours"], peer=peer and n / peer,
+                ours_gb=gb["ours"], peer_gb=gb.get("minicons"), sentences=n)
+
+
+def score_sentences():
+    """Both sentences of the first PAIRS minimal pairs of each paradigm, of BLiMP or babytalk."""
+    folder = BABYLM / "eval/blimp_filtered"
+    if folder.exists():
+        rows = eval.read_pairs(folder)
+    else:
+        rows = babytalk.minimal_pairs(10 * PAIRS, 0)
+    sentences = []
+    for _, paradigm in itertools.groupby(rows, lambda row: row["UID"]):
+        for row in itertools.islice(paradigm, PAIRS):
+            sentences += [row[key].strip() for key in eval.SENTENCES]
+    return sentences
+
+
+def tokenizer_of(sentences, folder):
+    """A Tokenizer that makes one token of each of their words."""
+    text = folder / "sentences.text"
+    text.write_text("\n".join(sentences))
+    return Tokenizer(train_bpe(data.count_words({"": text})))
+
+
+def random_lm(size, vocab_size):
     torch.manual_seed(0)
-    return run.model_of(Config(**sizes), vocab_size).eval()
+    return model_of(Config(**size), vocab_size).eval()
 
 
-def our_score(sizes, vocab_size, tokenizer, sentences):
-    lm, tokenizer = random_lm(sizes, vocab_size).to(measure.device), data.Tokenizer.load(tokenizer)
+def our_score(size, vocab_size, tokenizer, sentences):
+    """() -> (n,) log p(sentence | <s>); tokenizer: a tokenizer.json."""
+    lm = random_lm(size, vocab_size).to(measure.device)
+    tokenizer = Tokenizer.load(tokenizer)
     return lambda: eval.score_sentences(lm, tokenizer, sentences)
 
 
-def their_score(sizes, vocab_size, tokenizer, sentences):
-    return peers.minicons_score(random_lm(sizes, vocab_size), tokenizer, sentences, measure.device)
+def their_score(size, vocab_size, tokenizer, sentences):
+    lm = random_lm(size, vocab_size)
+    return peers.minicons_score(lm, tokenizer, sentences, measure.device)
 
 
-def score(size, beside, pairs=8, **_):
-    machine()
-    folder = BABYLM / "eval/blimp_filtered"
-    rows = eval.read_pairs(folder) if folder.exists() else babytalk.minimal_pairs(10 * pairs, 0)
-    rows = [row for _, group in itertools.groupby(rows, lambda row: row["UID"]) for row in list(group)[:pairs]]
-    sentences = [row[key].strip() for row in rows for key in eval.SENTENCES]
-    with tempfile.TemporaryDirectory() as folder:
-        text = pathlib.Path(folder, "sentences.text")
-        text.write_text("\n".join(sentences))
-        tokenizer = data.Tokenizer(data.train_bpe(data.count_words({"": text})))  # a word of theirs is one token
-        tokenizer.save(file := pathlib.Path(folder, "tokenizer.json"))
-        arguments = STEP_SIZES[size][0], max(V, tokenizer.vocab_size), file, sentences
-        runs = {"ours": our_score, **({"minicons": their_score} if beside and there("minicons") else {})}
-        scorers = {name: make(*arguments) for name, make in runs.items()}
-        times = median_times(scorers, ROUNDS[size])
-        sums = [f() for f in scorers.values()]
-        memory = {name: memory_of(make, arguments)[0] for name, make in runs.items()}
-    n, peer = len(sentences), times.get("minicons")
-    lines = [["", "sentences/s", "x minicons", "peak GB"]] + [
-        [name, f"{n / t:.1f}", f"{peer / t:.2f}" if peer else "-", f"{memory[name]:.2f}"] for name, t in times.items()]
-    print(f"score, {size}: {n} sentences, {len(set(sentences))} distinct, fp32\n" + table(lines))
-    if peer:
-        print(f"largest difference of a sentence's log-probability: {(sums[0] - sums[1]).abs().max():.1e} nats")
-    return dict(what="score", size=size, ours=n / times["ours"], peer=peer and n / peer, ours_gb=memory["ours"],
-                peer_gb=memory.get("minicons"), sentences=n)
+# ---------------------------------------------------------------- the command
 
-
-COMMANDS = {"bpe": bpe, "loss": loss, "step": step, "score": score}
+COMMANDS = {"bpe": bench_bpe, "loss": bench_loss, "step": bench_step, "score": bench_score}
 
 
 def plain(value):
-    """For JSON: floats with five digits, null for nan."""
+    """value for JSON: floats with five digits, null for nan."""
     if isinstance(value, dict):
-        return {key: plain(v) for key, v in value.items()}
-    return value if not isinstance(value, float) else float(f"{value:.5g}") if math.isfinite(value) else None
+        return {key: plain(entry) for key, entry in value.items()}
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def main(argv):
@@ -384,15 +656,19 @@ def main(argv):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=COMMANDS)
     parser.add_argument("--size", choices=STEP_SIZES, default="nano")
-    parser.add_argument("--peers", action="store_true", help="measure the peers too, where they are installed")
+    parser.add_argument("--peers", action="store_true",
+                        help="measure the peers too, where they are installed")
     parser.add_argument("--data", default="", help="bpe: the corpus, as the key `corpus` names it")
-    parser.add_argument("--words", type=int, default=0, help="bpe: take about so many words of it; 0: all")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda if it is there")
-    parser.add_argument("--batch", type=int, default=32, help="step: sequences a step, a multiple of 4")
+    parser.add_argument("--words", type=int, default=0,
+                        help="bpe: take about so many words of it; 0: all")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
+                        help="auto: cuda if it is there")
+    parser.add_argument("--batch", type=int, default=32,
+                        help="step: sequences a step, a multiple of 4")
     args = parser.parse_args(argv)
-    measure.device = run.device_of(Config(device=args.device))
+    measure.device = device_of(Config(device=args.device))
     with contextlib.suppress(BrokenPipeError):
-        print(json.dumps(plain(COMMANDS[args.what](args.size, args.peers, corpus=args.data, words=args.words, B=args.batch))))
+        print(json.dumps(plain(COMMANDS[args.what](args))))
 
 
 if __name__ == "__main__":

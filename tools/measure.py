@@ -1,4 +1,9 @@
-"""Time and memory of functions, for tools.bench: in turn in one run, and each in a process of its own (Linux: it reads /proc)."""
+"""Time and memory of functions, for tools.bench.
+
+Times are of functions in turn, in one process. Memory is of each in a process of its own (Linux: it
+reads /proc).
+"""
+import functools
 import importlib.util
 import math
 import multiprocessing
@@ -8,15 +13,31 @@ import time
 
 import torch
 
-import run
 from config import Config
+from run import dtype_of
 
-device = torch.device("cpu")  # what is measured; bench.main sets it
+device = torch.device("cpu")  # where everything is measured; bench.main sets it
 
 
-def there(package):
+def is_installed(package):
     return importlib.util.find_spec(package) is not None
 
+
+def machine():
+    """Print a line about the processor or GPU; the dtype, by name, that `dtype = auto` is there."""
+    dtype = dtype_of(Config(), device)
+    if device.type == "cuda":
+        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+        return dtype
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else "CPU"
+    bf16 = "no bf16 instructions" if dtype == "float32" else "bf16 instructions"
+    print(f"{name}, {torch.get_num_threads()} threads, {bf16}, torch {torch.__version__}")
+    return dtype
+
+
+# ---------------------------------------------------------------- time
 
 def wait():
     """Until the device has done what it was given."""
@@ -24,59 +45,71 @@ def wait():
         torch.cuda.synchronize()
 
 
-def machine():
-    """One line about the processor or the GPU; the dtype that `dtype = auto` means there."""
-    auto = run.dtype_of(Config(), device)
-    if device.type == "cuda":
-        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-        return auto
-    names = [line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")]
-    print(f"{names[0] if names else 'CPU'}, {torch.get_num_threads()} threads, {'no ' * (auto == 'float32')}bf16 instructions, "
-          f"torch {torch.__version__}")
-    return auto
+def seconds_of(f):
+    """What one call of f takes."""
+    start = time.perf_counter()
+    f()
+    wait()
+    return time.perf_counter() - start
 
 
 def median_times(contenders, rounds=7, warm_up=1):
-    """{name: function} -> {name: median seconds}: warm-ups, then all of them in turn, `rounds` times."""
+    """{name: function} -> {name: median seconds}: all of them in turn, warm_up + rounds times."""
     times = {name: [] for name in contenders}
-    for i in range(rounds + warm_up):
+    for _ in range(warm_up + rounds):
         for name, f in contenders.items():
-            start = time.perf_counter()
-            f()
-            wait()
-            if i >= warm_up:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(t) for name, t in times.items()}
+            times[name].append(seconds_of(f))
+    return {name: statistics.median(seconds[warm_up:]) for name, seconds in times.items()}
 
+
+# ---------------------------------------------------------------- matrix products
+# as [(rows, inner, columns, how often), ...]
+
+def flops(products):
+    """Floating-point operations: each entry of a product is `inner` products and sums."""
+    return sum(2 * m * k * n * times for m, k, n, times in products)
+
+
+def seconds_alone(products, dtype):
+    """Seconds of the products in `dtype` and nothing else.
+
+    Of each the median of three, times how often it is there.
+    """
+    total = 0.0
+    for m, k, n, times in products:
+        batch = min(int(times), 256) if m * n < 2**16 else 1  # attention's small ones, as they come
+        a = torch.randn(batch, m, k).to(device, dtype)
+        b = torch.randn(batch, k, n).to(device, dtype)
+        if batch > 1:
+            f = functools.partial(torch.bmm, a, b)
+        else:
+            f = functools.partial(torch.mm, a[0], b[0])
+        total += median_times({"": f}, 3)[""] * times / batch
+    return total
+
+
+# ---------------------------------------------------------------- memory
 
 def peak(since_now=False):
-    """Bytes: the peak of a GPU's allocations, else of this process's resident memory; since_now: forget the past first."""
+    """Bytes: the peak of a GPU's allocations, else of this process's resident memory.
+
+    since_now: the past is forgotten first.
+    """
     if device.type == "cuda":
         if since_now:
             torch.cuda.reset_peak_memory_stats()
         return torch.cuda.max_memory_allocated()
     if since_now:
         pathlib.Path("/proc/self/clear_refs").write_text("5")
-    return 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-
-
-def _measure(queue, where, make, arguments, tiny, runs):
-    global device
-    device = where
-    if tiny:
-        make(*tiny)()  # loads and compiles what is loaded and compiled once
-    f = make(*arguments)  # inputs are made, the function has not run
-    before = peak(since_now=bool(tiny))
-    for _ in range(runs):
-        f()
-    queue.put((peak() / 1e9, (peak() - before) / 1e9))
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def memory_of(make, arguments, tiny=(), runs=2):
-    """GB of a process of its own that runs make(*arguments)() a few times: its peak, and what the running adds to its inputs.
+    """(peak, added) GB of a process of its own that calls make(*arguments)() `runs` times.
 
-    With tiny it runs make(*tiny)() first, and both are counted from there on. nan if it fails.
+    added: by the calls, to what make has made. With `tiny`, make(*tiny)() is called before that,
+    and both are counted from there on. nan if the process fails.
     """
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
@@ -84,3 +117,15 @@ def memory_of(make, arguments, tiny=(), runs=2):
     process.start()
     process.join()
     return queue.get() if process.exitcode == 0 else (math.nan, math.nan)
+
+
+def _measure(queue, where, make, arguments, tiny, runs):
+    global device
+    device = where
+    if tiny:
+        make(*tiny)()  # loads and compiles what is loaded and compiled once
+    f = make(*arguments)
+    before = peak(since_now=bool(tiny))
+    for _ in range(runs):
+        f()
+    queue.put((peak() / 1e9, (peak() - before) / 1e9))

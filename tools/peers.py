@@ -1,7 +1,7 @@
-"""What a user would run instead, as small functions for tools.bench. Each imports its package when it is called.
+"""What a user would run instead, for tools.bench. Each function imports its package when called.
 
-The loss with materialised logits and Liger's chunked one, a distillation step in transformers, a tokenizer by Hugging Face
-tokenizers, and minicons' sentence scores.
+The loss with materialised logits and Liger's chunked one, a distillation step in transformers, a
+tokenizer by Hugging Face tokenizers, and minicons' sentence scores.
 """
 import itertools
 import json
@@ -14,34 +14,49 @@ import torch.nn.functional as F
 from bpe import CHARACTER, PATTERN, SPECIAL
 from tools import measure
 
-TAU, ALPHA = 2.0, 0.5
+TAU = 2.0
+ALPHA = 0.5
 
+
+# ---------------------------------------------------------------- the loss
+# Of the student's states h (N, d) and head W (V, d), the teacher's h_p and W_p, labels y (N,):
+# alpha CE + (1 - alpha) tau^2 KL(q||p).
 
 def materialised(h, W, h_p, W_p, y):
-    z_q, z_p = h @ W.T, h_p @ W_p.T
-    log_q, log_p = F.log_softmax(z_q / TAU, -1), F.log_softmax(z_p / TAU, -1)
-    return ALPHA * F.cross_entropy(z_q, y) + (1 - ALPHA) * TAU**2 * (log_q.exp() * (log_q - log_p)).sum(-1).mean()
+    z_q = h @ W.T  # (N, V)
+    z_p = h_p @ W_p.T
+    log_q = F.log_softmax(z_q / TAU, -1)
+    log_p = F.log_softmax(z_p / TAU, -1)
+    rkl = (log_q.exp() * (log_q - log_p)).sum(-1).mean()
+    return ALPHA * F.cross_entropy(z_q, y) + (1 - ALPHA) * TAU**2 * rkl
 
 
 def liger(h, W, h_p, W_p, y):
+    """Its generalised Jensen-Shannon divergence is reverse KL at beta 1; it leaves out tau^2."""
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
-    jsd = LigerFusedLinearJSDLoss(weight_hard_loss=ALPHA, weight_soft_loss=1 - ALPHA, beta=1.0, temperature=TAU,
-                                  compiled=False, chunk_size=256)
+    jsd = LigerFusedLinearJSDLoss(weight_hard_loss=ALPHA, weight_soft_loss=1 - ALPHA, beta=1.0,
+                                  temperature=TAU, compiled=False, chunk_size=256)
     out = jsd(h, W, h_p, W_p, y)
     return out[0] if isinstance(out, tuple) else out
 
 
+# ---------------------------------------------------------------- the step
+
 def hf_llama(sizes, vocab_size, positions):
     """A LlamaForCausalLM of the sizes {d_model, n_layer, d_ff, n_head}."""
     from transformers import LlamaConfig, LlamaForCausalLM
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=vocab_size, hidden_size=sizes["d_model"], num_hidden_layers=sizes["n_layer"], intermediate_size=sizes["d_ff"],
-        num_attention_heads=sizes["n_head"], max_position_embeddings=positions))
+    config = LlamaConfig(vocab_size=vocab_size, hidden_size=sizes["d_model"],
+                         num_hidden_layers=sizes["n_layer"], intermediate_size=sizes["d_ff"],
+                         num_attention_heads=sizes["n_head"], max_position_embeddings=positions)
+    return LlamaForCausalLM(config)
 
 
 def hf_step(sizes, vocab_size, B, T):
-    """() -> None: a Baby Llama step: fp32, forward KL (batchmean) of materialised logits; sizes: of student and teacher."""
-    student, teacher = (hf_llama(s, vocab_size, 2 * T).to(measure.device) for s in sizes)
+    """() -> None: one of Baby Llama's steps (arXiv 2308.02019) on B x T tokens, in fp32.
+
+    Forward KL (batchmean) of materialised logits. sizes: of student and teacher.
+    """
+    student, teacher = (hf_llama(size, vocab_size, 2 * T).to(measure.device) for size in sizes)
     teacher.eval()
     optimizer = torch.optim.AdamW(student.parameters(), lr=2.5e-4, weight_decay=0.1)
 
@@ -50,61 +65,104 @@ def hf_step(sizes, vocab_size, B, T):
         out = student(input_ids=x, labels=x)
         with torch.no_grad():
             z_p = teacher(input_ids=x).logits
-        kl = F.kl_div(F.log_softmax(out.logits / TAU, -1), F.softmax(z_p / TAU, -1), reduction="batchmean") * TAU**2
-        loss = ALPHA * out.loss + (1 - ALPHA) * kl
+        kl = F.kl_div(F.log_softmax(out.logits / TAU, -1), F.softmax(z_p / TAU, -1),
+                      reduction="batchmean")
+        loss = ALPHA * out.loss + (1 - ALPHA) * TAU**2 * kl
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
     return once
 
 
-def hf_bpe(texts, vocab_size, out):
-    """() -> seconds of training and encoding, and the merges as pairs of bytes; the ids (uint16) go to the file `out`."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-    byte_of = {c: b for b, c in CHARACTER.items()}
+# ---------------------------------------------------------------- the tokenizer
 
+def hf_bpe(texts, vocab_size, out):
+    """() -> {"train", "encode"}: seconds, and the merges, pairs of bytes; ids (uint16) go to `out`.
+
+    texts: {domain: file}. vocab_size 0: merge until no pair is left.
+    """
     def once():
         start = time.perf_counter()
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-            pre_tokenizers.Split(Regex(PATTERN), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-        tokenizer.train([str(file) for file in texts.values()], trainers.BpeTrainer(
-            vocab_size=vocab_size or 10**6, special_tokens=list(SPECIAL), show_progress=False,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+        tokenizer = hf_tokenizer(texts, vocab_size)
         trained = time.perf_counter()
-        with open(out, "wb") as body:
-            for file in texts.values():
-                with open(file, encoding="utf-8", newline="\n") as f:
-                    while lines := f.readlines(1 << 22):
-                        ids = itertools.chain.from_iterable(e.ids for e in tokenizer.encode_batch_fast(lines))
-                        body.write(np.fromiter(ids, np.uint16).tobytes())
+        with open(out, "wb") as f:
+            for ids in hf_ids(tokenizer, texts):
+                f.write(ids.tobytes())
         encoded = time.perf_counter()
-        merges = json.loads(tokenizer.to_str())["model"]["merges"]
-        return dict(train=trained - start, encode=encoded - trained), [
-            tuple(bytes(byte_of[c] for c in part) for part in pair) for pair in merges]
+        return dict(train=trained - start, encode=encoded - trained), hf_merges(tokenizer)
     return once
 
+
+def hf_tokenizer(texts, vocab_size):
+    """tokenizers.Tokenizer, trained on our pre-tokens with our special tokens."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size or 10**6, special_tokens=list(SPECIAL),
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                                  show_progress=False)
+    tokenizer.train([str(file) for file in texts.values()], trainer)
+    return tokenizer
+
+
+def hf_ids(tokenizer, texts):
+    """Yield the ids of the texts, some 4 MB of them at a time."""
+    for file in texts.values():
+        with open(file, encoding="utf-8", newline="\n") as f:
+            while lines := f.readlines(1 << 22):
+                encodings = tokenizer.encode_batch_fast(lines)
+                ids = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
+                yield np.fromiter(ids, np.uint16)
+
+
+def hf_merges(tokenizer):
+    """The merges as pairs of bytes."""
+    byte_of = {character: byte for byte, character in CHARACTER.items()}
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [tuple(bytes(byte_of[c] for c in part) for part in pair) for pair in merges]
+
+
+# ---------------------------------------------------------------- scoring
 
 def minicons_score(lm, tokenizer, sentences, device):
-    """() -> (n,) log p(sentence | <s>) by minicons, of a transformers model with lm's weights; tokenizer: a tokenizer.json."""
+    """() -> (n,) log p(sentence | <s>) by minicons, of a transformers model with lm's weights.
+
+    tokenizer: a tokenizer.json.
+    """
     from minicons import scorer
     from transformers import PreTrainedTokenizerFast
-    c, w = lm.config, lm.state_dict()
-    model, weights = hf_llama(vars(c), c.vocab_size, 2 * c.block_size), {
-        "model.embed_tokens.weight": w["embed.weight"], "lm_head.weight": w["head.weight"], "model.norm.weight": w["norm.weight"]}
-    for i in range(c.n_layer):
-        ours, theirs = f"blocks.{i}.", f"model.layers.{i}."
-        parts = {f"self_attn.{name}_proj": part for name, part in zip("qkv", w[ours + "attn.qkv.weight"].chunk(3))}
-        parts |= zip(("mlp.gate_proj", "mlp.up_proj"), w[ours + "mlp.gate_up.weight"].chunk(2))
-        parts |= {name: w[f"{ours}{own}.weight"] for name, own in (
-            ("self_attn.o_proj", "attn.proj"), ("mlp.down_proj", "mlp.proj"), ("input_layernorm", "norm1"),
-            ("post_attention_layernorm", "norm2"))}
-        weights |= {f"{theirs}{name}.weight": part for name, part in parts.items()}
-    model.load_state_dict(weights)
-    fast = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    scores = scorer.IncrementalLMScorer(model.eval(), str(device), tokenizer=fast)
+    fast = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), bos_token="<s>", eos_token="</s>",
+                                   pad_token="<pad>")
+    scores = scorer.IncrementalLMScorer(hf_copy(lm).eval(), str(device), tokenizer=fast)
 
     def once():
-        return torch.tensor([s for i in range(0, len(sentences), 32) for s in scores.sequence_score(
-            sentences[i:i + 32], reduction=lambda x: x.sum().item())], dtype=torch.float64)
+        sums = []
+        for start in range(0, len(sentences), 32):
+            sums += scores.sequence_score(sentences[start:start + 32], bos_token=True,
+                                          reduction=lambda log_probs: log_probs.sum().item())
+        return torch.tensor(sums, dtype=torch.float64)
     return once
+
+
+def hf_copy(lm):
+    """A LlamaForCausalLM with the weights of a model.LM of arch llama."""
+    config = lm.config
+    own = lm.state_dict()
+    weights = {"model.embed_tokens.weight": own["embed.weight"],
+               "model.norm.weight": own["norm.weight"],
+               "lm_head.weight": own["head.weight"]}
+    for layer in range(config.n_layer):
+        block = {name: own[f"blocks.{layer}.{name}.weight"]
+                 for name in ("attn.qkv", "attn.proj", "mlp.gate_up", "mlp.proj", "norm1", "norm2")}
+        q, k, v = block["attn.qkv"].chunk(3)
+        gate, up = block["mlp.gate_up"].chunk(2)
+        theirs = {"self_attn.q_proj": q, "self_attn.k_proj": k, "self_attn.v_proj": v,
+                  "self_attn.o_proj": block["attn.proj"], "mlp.gate_proj": gate, "mlp.up_proj": up,
+                  "mlp.down_proj": block["mlp.proj"], "input_layernorm": block["norm1"],
+                  "post_attention_layernorm": block["norm2"]}
+        weights |= {f"model.layers.{layer}.{name}.weight": w for name, w in theirs.items()}
+    model = hf_llama(vars(config), config.vocab_size, 2 * config.block_size)
+    model.load_state_dict(weights)
+    return model
