@@ -56,12 +56,15 @@ MAGIC = b"onecoach tokens\n"
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 AGAIN = "remove its folder, it will be prepared again"
 
+# A domain in a token file: its tokens [start, stop), the words and bytes of its text.
+Segment = collections.namedtuple("Segment", "name start stop words bytes")
+
 
 class TokenFile:
     """A stream of token ids on disk: `tokens` (count,), memory-mapped, and what its header says.
 
-    count, words and bytes of the text; tokenizer, corpus: digests; mark; segments: of each domain
-    [name, start, stop, words, bytes], start and stop in tokens.
+    count; words and bytes of the text; tokenizer and corpus, digests; mark; segments, a Segment for
+    each domain.
 
     Raises UserError if the file is missing, cut short, no token file, or of another tokenizer than
     that of the hash given.
@@ -75,7 +78,7 @@ class TokenFile:
         self.tokenizer = header["tokenizer"]
         self.corpus = header["corpus"]
         self.mark = header["mark"]
-        self.segments = header["segments"]
+        self.segments = [Segment(*segment) for segment in header["segments"]]
         self.dtype = np.dtype(DTYPES[header["dtype"]])
 
         size = os.path.getsize(path) - start
@@ -98,8 +101,8 @@ def read_header(path):
             size = int.from_bytes(f.read(4), "little")
             header = json.loads(f.read(size)) if magic == MAGIC else {}
         numbers = [header["count"], header["words"], header["bytes"]]
-        for name, start, stop, words, size_of_text in header["segments"]:
-            numbers += [start, stop, words, size_of_text]
+        for segment in header["segments"]:
+            numbers += Segment(*segment)[1:]
         whole = all(name in header for name in ("tokenizer", "corpus", "mark"))
         if not whole or header["dtype"] not in DTYPES or {*map(type, numbers)} != {int}:
             raise ValueError
@@ -136,12 +139,18 @@ def write_tokens(path, tokenizer, texts, mark, seed, corpus):
                 body.write(ids.tobytes())
                 count += len(ids)
                 words += sum(len(line.split()) for line in lines)
-            segments.append([domain, start, count, words, os.path.getsize(file)])
+            segments.append(Segment(domain, start, count, words, os.path.getsize(file)))
 
-        header = dict(dtype=dtype, count=count, words=sum(s[3] for s in segments),
-                      bytes=sum(s[4] for s in segments), tokenizer=tokenizer.hash, corpus=corpus,
-                      mark=mark, segments=segments)
-        write_file(path, header, body)
+        write_file(path, body, {
+            "dtype": dtype,
+            "count": count,
+            "words": sum(segment.words for segment in segments),
+            "bytes": sum(segment.bytes for segment in segments),
+            "tokenizer": tokenizer.hash,
+            "corpus": corpus,
+            "mark": mark,
+            "segments": segments,
+        })
 
 
 def encode_lines(lines, tokenizer, dtype):
@@ -152,8 +161,8 @@ def encode_lines(lines, tokenizer, dtype):
     return np.fromiter(itertools.chain.from_iterable(encoded), dtype)
 
 
-def write_file(path, header, body):
-    """A token file of a header (dict) and a body, an open file of tokens."""
+def write_file(path, body, header):
+    """A token file of a body, an open file of tokens, and a header, a dict."""
     text = json.dumps(header).encode()
     text += b" " * (-(len(MAGIC) + 4 + len(text)) % 64)  # tokens start on a cache line
     body.seek(0)
@@ -255,10 +264,7 @@ def build(config, folder, train_files, dev_files, tokenizer):
         dev_texts = write_clean(train_files, folder, "dev", start=0.98)
     if config.max_words:
         keep_words(texts, config.max_words)
-    shared, n = count_shared(texts, dev_texts)
-    if shared:
-        print(f"{shared:,} of the {n:,} development lines ({shared / n:.1%}) stand in the training "
-              "text too")
+    say_what_is_shared(texts, dev_texts)
 
     if tokenizer is None:
         forms = babytalk.forms() if config.corpus == "babytalk" else ()
@@ -317,17 +323,26 @@ def keep_words(texts, max_words):
         os.truncate(file, sizes[kept].sum())
 
 
-def count_shared(texts, dev_texts):
-    """(how many development lines stand in the training text too, how many there are)."""
+def say_what_is_shared(texts, dev_texts):
+    """Print how much of the development text stands in the training text too, line by line."""
     dev_lines = collections.Counter()
     for file in dev_texts.values():
         with open(file, "rb") as f:
             dev_lines.update(f)
-    met = set()
+    shared = collections.Counter()
     for file in texts.values():
         with open(file, "rb") as f:
-            met.update(line for line in f if line in dev_lines)
-    return sum(dev_lines[line] for line in met), dev_lines.total()
+            for line in f:
+                if line in dev_lines:
+                    shared[line] = dev_lines[line]
+    if shared:
+        words = count_all_words(shared) / count_all_words(dev_lines)
+        print(f"{shared.total():,} of the {dev_lines.total():,} development lines, {words:.1%} of "
+              "the words, stand in the training text too")
+
+
+def count_all_words(lines):
+    return sum(n * len(line.split()) for line, n in lines.items())
 
 
 def digest_of_text(files):
@@ -483,11 +498,11 @@ def main(argv):
           f"{seconds:.1f} s")
     print(f"{'':7}{'domain':16}{'words':>12}{'bytes':>13}{'tokens':>12}{'tokens/word':>12}")
     for split, file in (("train", prepared.train), ("dev", prepared.dev)):
-        whole = ["all", 0, file.count, file.words, file.bytes]
-        for name, start, stop, words, size in [*file.segments, whole]:
-            tokens = stop - start
-            print(f"{split:7}{name:16}{words:12,}{size:13,}{tokens:12,}"
-                  f"{tokens / max(1, words):12.3f}")
+        whole = Segment("all", 0, file.count, file.words, file.bytes)
+        for part in [*file.segments, whole]:
+            tokens = part.stop - part.start
+            print(f"{split:7}{part.name:16}{part.words:12,}{part.bytes:13,}{tokens:12,}"
+                  f"{tokens / max(1, part.words):12.3f}")
 
 
 if __name__ == "__main__":
