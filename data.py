@@ -133,7 +133,7 @@ def write_tokens(path, tokenizer, texts, mark, seed, corpus):
                 starts = np.flatnonzero(ids[:-1] == tokenizer.newline_id) + 1
                 starts = np.concatenate([[0], starts])  # where lines begin
                 chosen = rng.random(len(starts)) < share
-                if count == start:
+                if count == start:  # a domain always begins with it
                     chosen[0] = True
                 ids = np.insert(ids, starts[chosen], tokenizer.bos_id)
                 body.write(ids.tobytes())
@@ -155,6 +155,7 @@ def write_tokens(path, tokenizer, texts, mark, seed, corpus):
 
 def encode_lines(lines, tokenizer, dtype):
     """The ids (n,) of lines that follow one another, encoded by all processors."""
+    # a thread takes one text at a time; lines can be cut apart, for no token reaches across "\n"
     texts = ["".join(lines[i:i + 5000]) for i in range(0, len(lines), 5000)]
     threads = os.cpu_count() or 1
     encoded = tokenizer.encoding.encode_ordinary_batch(texts, num_threads=threads)
@@ -204,7 +205,7 @@ def prepare(config):
     tokenizer = load_tokenizer(folder)
     train = TokenFile(folder / "train.bin", tokenizer.hash)
     dev = TokenFile(folder / "dev.bin", tokenizer.hash)
-    for file in (train, dev):
+    for file in (train, dev):  # an id that is none would end a step on a GPU, without a word
         if file.tokens.max(initial=0) >= tokenizer.vocab_size:
             raise UserError(f"{folder}: a token file is damaged, it holds what is no token; "
                             f"{AGAIN}")
@@ -225,6 +226,7 @@ def corpus_files(config):
         name = CORPORA[config.corpus].dev
     dev = resolve(name, config.data_dir, "dev") if name else []
 
+    # by where they are, not by how they are spelled
     trained_on = {path.resolve() for _, path in train}
     for _, path in dev:
         if path.resolve() in trained_on:
@@ -237,6 +239,7 @@ def corpus_files(config):
 def digest_of(config, tokenizer, train_files, dev_files):
     """A digest of all that the prepared data depend on: of the files their content."""
     vocabulary = tokenizer.hash if tokenizer else config.vocab_size
+    # the rules too, for another version of this program may have others
     keys = (PATTERN, CLEAN, ALWAYS, vocabulary, config.mark, config.seed, config.max_words)
     digest = hashlib.sha256(repr(keys).encode())
     if config.corpus == "babytalk":
@@ -267,9 +270,12 @@ def build(config, folder, train_files, dev_files, tokenizer):
     say_what_is_shared(texts, dev_texts)
 
     if tokenizer is None:
+        # babytalk's rare words too are tokens, drawn or not: its truth needs one token a word
         forms = babytalk.forms() if config.corpus == "babytalk" else ()
         tokenizer = train_tokenizer(count_words(texts, forms), config.vocab_size)
     tokenizer.save(folder / "tokenizer.json")
+
+    # only tokens stay: what was written on the way is as large as the corpus
     files = [*texts.values(), *dev_texts.values()]
     digest = digest_of_text(files)
     write_tokens(folder / "train.bin", tokenizer, texts, config.mark, config.seed, digest)
@@ -397,6 +403,7 @@ class Batches:
         self.tokens = stream(file, device)
         self.epoch = None  # whose order is in self.order
 
+        # the last chunk must end within the stream also at the largest offset, label included
         reach = self.T - 1 if self.random_offset else 0
         self.chunks = (file.count - 1 - reach) // self.T
         self.per_epoch = self.chunks // self.B
@@ -408,7 +415,7 @@ class Batches:
         if config.order == "length":
             rng = np.random.default_rng((self.seed, 2))
             hardness = line_length(file, self.chunks, self.T)
-            self.easiest = np.lexsort((rng.random(self.chunks), hardness))  # ties by chance
+            self.easiest = np.lexsort((rng.random(self.chunks), hardness))  # equal ones by chance
 
     def batch(self, step, now):
         """x, y (B, T) int64; y is x one position on, -100 (no label) where that is `<s>`.
@@ -420,6 +427,7 @@ class Batches:
             starts = self.easy_starts(step, now.progress)
         else:
             starts = self.usual_starts(step)
+        # each chunk is cut here, so that the tokens of a step do not depend on block_size
         within = torch.arange(0, self.T, now.block_size, device=starts.device)
         starts = (starts[:, None] + within).flatten()
         return cut(self.tokens, starts, now.block_size)
@@ -436,7 +444,7 @@ class Batches:
 
     def easy_starts(self, step, progress):
         """(B,) where the chunks of a step begin, drawn from the easiest ones."""
-        rng = np.random.default_rng((self.seed, step, 2))
+        rng = np.random.default_rng((self.seed, step, 2))  # by the step: exact when gone on with
         competence = math.sqrt(0.01 + 0.99 * progress / 0.5)
         n = max(self.B, int(competence * self.chunks))
         return self.starts_of(self.easiest[rng.choice(n, self.B, replace=False)], rng)
