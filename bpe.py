@@ -105,6 +105,7 @@ def plain_bpe(word_counts, vocab_size=0):
     counts = list(word_counts.values())
     while len(vocab) < (vocab_size or MOST):
         pair_counts, _ = count_pairs(words, counts)
+        # of those equally frequent the smaller ids: strings compare by their characters, the ids
         pair = min(pair_counts, key=lambda pair: (-pair_counts[pair], pair), default=None)
         if not pair_counts[pair]:
             break
@@ -131,7 +132,7 @@ def count_pairs(words, counts):
     for i, word in enumerate(words):
         for pair in pairs(word):
             pair_counts[pair] += counts[i]
-            words_with[pair].append(i)
+            words_with[pair].append(i)  # twice, if it is there twice: harmless
     return pair_counts, words_with
 
 

@@ -56,12 +56,15 @@ MAGIC = b"onecoach tokens\n"
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 AGAIN = "remove its folder, it will be prepared again"
 
+# A domain in a token file: its tokens [start, stop), the words and bytes of its text.
+Segment = collections.namedtuple("Segment", "name start stop words bytes")
+
 
 class TokenFile:
     """A stream of token ids on disk: `tokens` (count,), memory-mapped, and what its header says.
 
-    count, words and bytes of the text; tokenizer, corpus: digests; mark; segments: of each domain
-    [name, start, stop, words, bytes], start and stop in tokens.
+    count; words and bytes of the text; tokenizer and corpus, digests; mark; segments, a Segment for
+    each domain.
 
     Raises UserError if the file is missing, cut short, no token file, or of another tokenizer than
     that of the hash given.
@@ -75,7 +78,7 @@ class TokenFile:
         self.tokenizer = header["tokenizer"]
         self.corpus = header["corpus"]
         self.mark = header["mark"]
-        self.segments = header["segments"]
+        self.segments = [Segment(*segment) for segment in header["segments"]]
         self.dtype = np.dtype(DTYPES[header["dtype"]])
 
         size = os.path.getsize(path) - start
@@ -98,8 +101,8 @@ def read_header(path):
             size = int.from_bytes(f.read(4), "little")
             header = json.loads(f.read(size)) if magic == MAGIC else {}
         numbers = [header["count"], header["words"], header["bytes"]]
-        for name, start, stop, words, size_of_text in header["segments"]:
-            numbers += [start, stop, words, size_of_text]
+        for segment in header["segments"]:
+            numbers += Segment(*segment)[1:]
         whole = all(name in header for name in ("tokenizer", "corpus", "mark"))
         if not whole or header["dtype"] not in DTYPES or {*map(type, numbers)} != {int}:
             raise ValueError
@@ -130,30 +133,37 @@ def write_tokens(path, tokenizer, texts, mark, seed, corpus):
                 starts = np.flatnonzero(ids[:-1] == tokenizer.newline_id) + 1
                 starts = np.concatenate([[0], starts])  # where lines begin
                 chosen = rng.random(len(starts)) < share
-                if count == start:
+                if count == start:  # a domain always begins with it
                     chosen[0] = True
                 ids = np.insert(ids, starts[chosen], tokenizer.bos_id)
                 body.write(ids.tobytes())
                 count += len(ids)
                 words += sum(len(line.split()) for line in lines)
-            segments.append([domain, start, count, words, os.path.getsize(file)])
+            segments.append(Segment(domain, start, count, words, os.path.getsize(file)))
 
-        header = dict(dtype=dtype, count=count, words=sum(s[3] for s in segments),
-                      bytes=sum(s[4] for s in segments), tokenizer=tokenizer.hash, corpus=corpus,
-                      mark=mark, segments=segments)
-        write_file(path, header, body)
+        write_file(path, body, {
+            "dtype": dtype,
+            "count": count,
+            "words": sum(segment.words for segment in segments),
+            "bytes": sum(segment.bytes for segment in segments),
+            "tokenizer": tokenizer.hash,
+            "corpus": corpus,
+            "mark": mark,
+            "segments": segments,
+        })
 
 
 def encode_lines(lines, tokenizer, dtype):
     """The ids (n,) of lines that follow one another, encoded by all processors."""
+    # a thread takes one text at a time; lines can be cut apart, for no token reaches across "\n"
     texts = ["".join(lines[i:i + 5000]) for i in range(0, len(lines), 5000)]
     threads = os.cpu_count() or 1
     encoded = tokenizer.encoding.encode_ordinary_batch(texts, num_threads=threads)
     return np.fromiter(itertools.chain.from_iterable(encoded), dtype)
 
 
-def write_file(path, header, body):
-    """A token file of a header (dict) and a body, an open file of tokens."""
+def write_file(path, body, header):
+    """A token file of a body, an open file of tokens, and a header, a dict."""
     text = json.dumps(header).encode()
     text += b" " * (-(len(MAGIC) + 4 + len(text)) % 64)  # tokens start on a cache line
     body.seek(0)
@@ -195,7 +205,7 @@ def prepare(config):
     tokenizer = load_tokenizer(folder)
     train = TokenFile(folder / "train.bin", tokenizer.hash)
     dev = TokenFile(folder / "dev.bin", tokenizer.hash)
-    for file in (train, dev):
+    for file in (train, dev):  # an id that is none would end a step on a GPU, without a word
         if file.tokens.max(initial=0) >= tokenizer.vocab_size:
             raise UserError(f"{folder}: a token file is damaged, it holds what is no token; "
                             f"{AGAIN}")
@@ -216,6 +226,7 @@ def corpus_files(config):
         name = CORPORA[config.corpus].dev
     dev = resolve(name, config.data_dir, "dev") if name else []
 
+    # by where they are, not by how they are spelled
     trained_on = {path.resolve() for _, path in train}
     for _, path in dev:
         if path.resolve() in trained_on:
@@ -228,6 +239,7 @@ def corpus_files(config):
 def digest_of(config, tokenizer, train_files, dev_files):
     """A digest of all that the prepared data depend on: of the files their content."""
     vocabulary = tokenizer.hash if tokenizer else config.vocab_size
+    # the rules too, for another version of this program may have others
     keys = (PATTERN, CLEAN, ALWAYS, vocabulary, config.mark, config.seed, config.max_words)
     digest = hashlib.sha256(repr(keys).encode())
     if config.corpus == "babytalk":
@@ -255,15 +267,15 @@ def build(config, folder, train_files, dev_files, tokenizer):
         dev_texts = write_clean(train_files, folder, "dev", start=0.98)
     if config.max_words:
         keep_words(texts, config.max_words)
-    shared, n = count_shared(texts, dev_texts)
-    if shared:
-        print(f"{shared:,} of the {n:,} development lines ({shared / n:.1%}) stand in the training "
-              "text too")
+    say_what_is_shared(texts, dev_texts)
 
     if tokenizer is None:
+        # babytalk's rare words too are tokens, drawn or not: its truth needs one token a word
         forms = babytalk.forms() if config.corpus == "babytalk" else ()
         tokenizer = train_tokenizer(count_words(texts, forms), config.vocab_size)
     tokenizer.save(folder / "tokenizer.json")
+
+    # only tokens stay: what was written on the way is as large as the corpus
     files = [*texts.values(), *dev_texts.values()]
     digest = digest_of_text(files)
     write_tokens(folder / "train.bin", tokenizer, texts, config.mark, config.seed, digest)
@@ -317,17 +329,26 @@ def keep_words(texts, max_words):
         os.truncate(file, sizes[kept].sum())
 
 
-def count_shared(texts, dev_texts):
-    """(how many development lines stand in the training text too, how many there are)."""
+def say_what_is_shared(texts, dev_texts):
+    """Print how much of the development text stands in the training text too, line by line."""
     dev_lines = collections.Counter()
     for file in dev_texts.values():
         with open(file, "rb") as f:
             dev_lines.update(f)
-    met = set()
+    shared = collections.Counter()
     for file in texts.values():
         with open(file, "rb") as f:
-            met.update(line for line in f if line in dev_lines)
-    return sum(dev_lines[line] for line in met), dev_lines.total()
+            for line in f:
+                if line in dev_lines:
+                    shared[line] = dev_lines[line]
+    if shared:
+        words = count_all_words(shared) / count_all_words(dev_lines)
+        print(f"{shared.total():,} of the {dev_lines.total():,} development lines, {words:.1%} of "
+              "the words, stand in the training text too")
+
+
+def count_all_words(lines):
+    return sum(n * len(line.split()) for line, n in lines.items())
 
 
 def digest_of_text(files):
@@ -382,6 +403,7 @@ class Batches:
         self.tokens = stream(file, device)
         self.epoch = None  # whose order is in self.order
 
+        # the last chunk must end within the stream also at the largest offset, label included
         reach = self.T - 1 if self.random_offset else 0
         self.chunks = (file.count - 1 - reach) // self.T
         self.per_epoch = self.chunks // self.B
@@ -393,7 +415,7 @@ class Batches:
         if config.order == "length":
             rng = np.random.default_rng((self.seed, 2))
             hardness = line_length(file, self.chunks, self.T)
-            self.easiest = np.lexsort((rng.random(self.chunks), hardness))  # ties by chance
+            self.easiest = np.lexsort((rng.random(self.chunks), hardness))  # equal ones by chance
 
     def batch(self, step, now):
         """x, y (B, T) int64; y is x one position on, -100 (no label) where that is `<s>`.
@@ -405,6 +427,7 @@ class Batches:
             starts = self.easy_starts(step, now.progress)
         else:
             starts = self.usual_starts(step)
+        # each chunk is cut here, so that the tokens of a step do not depend on block_size
         within = torch.arange(0, self.T, now.block_size, device=starts.device)
         starts = (starts[:, None] + within).flatten()
         return cut(self.tokens, starts, now.block_size)
@@ -421,7 +444,7 @@ class Batches:
 
     def easy_starts(self, step, progress):
         """(B,) where the chunks of a step begin, drawn from the easiest ones."""
-        rng = np.random.default_rng((self.seed, step, 2))
+        rng = np.random.default_rng((self.seed, step, 2))  # by the step: exact when gone on with
         competence = math.sqrt(0.01 + 0.99 * progress / 0.5)
         n = max(self.B, int(competence * self.chunks))
         return self.starts_of(self.easiest[rng.choice(n, self.B, replace=False)], rng)
@@ -485,11 +508,11 @@ def main(argv):
           f"{seconds:.1f} s")
     print(f"{'':7}{'domain':16}{'words':>12}{'bytes':>13}{'tokens':>12}{'tokens/word':>12}")
     for split, file in (("train", prepared.train), ("dev", prepared.dev)):
-        whole = ["all", 0, file.count, file.words, file.bytes]
-        for name, start, stop, words, size in [*file.segments, whole]:
-            tokens = stop - start
-            print(f"{split:7}{name:16}{words:12,}{size:13,}{tokens:12,}"
-                  f"{tokens / max(1, words):12.3f}")
+        whole = Segment("all", 0, file.count, file.words, file.bytes)
+        for part in [*file.segments, whole]:
+            tokens = part.stop - part.start
+            print(f"{split:7}{part.name:16}{part.words:12,}{part.bytes:13,}{tokens:12,}"
+                  f"{tokens / max(1, part.words):12.3f}")
 
 
 if __name__ == "__main__":

@@ -179,13 +179,13 @@ def test_prepare(texts, make_config):
 
     assert p.tokenizer.vocab_size == 300
     assert p.train.tokens.dtype == np.uint16
-    assert [s[0] for s in p.train.segments] == ["childes", "gutenberg"]
+    assert [s.name for s in p.train.segments] == ["childes", "gutenberg"]
     for name, start, stop, words, size in p.train.segments:
         ids = np.asarray(p.train.tokens[start:stop])
         assert ids[0] == 1 and (ids[1:] != 1).all()  # <s> opens a file
         text = p.tokenizer.decode(ids[1:])
         assert len(text.split()) == words and len(text.encode()) == size
-    assert p.train.words == sum(s[3] for s in p.train.segments) == len(train.split())
+    assert p.train.words == sum(s.words for s in p.train.segments) == len(train.split())
 
 
 @pytest.mark.parametrize("mark", ["none", "half", "line"])
@@ -280,7 +280,7 @@ def test_max_words(texts, make_config):
     whole = prepare(make_config(corpus=str(texts), vocab_size=300))
     part = prepare(make_config(corpus=str(texts), vocab_size=300, max_words=1000))
     assert 950 < part.train.words <= 1000
-    shares = [a[3] / b[3] for a, b in zip(part.train.segments, whole.train.segments)]
+    shares = [a.words / b.words for a, b in zip(part.train.segments, whole.train.segments)]
     assert abs(shares[0] - shares[1]) < 0.01
     start = plain(part.train, part.tokenizer)[:500]
     assert plain(whole.train, whole.tokenizer).startswith(start)
@@ -382,9 +382,9 @@ def test_development_lines_that_are_trained_on_are_counted(splits, make_config, 
         f.write("*MOT: train line 3 of many\ntrain line 3 of many\ntrain line 4 of many\n")
     prepare(make_config(corpus=str(splits), dev=str(splits), vocab_size=265))
     said = capsys.readouterr().out
-    assert "3 of the 303 development lines (1.0%) stand in the training text too" in said
+    assert "3 of the 303 development lines, 1.0% of the words, stand in the training text" in said
     prepare(make_config(corpus=str(splits), dev=str(splits), vocab_size=265, max_words=4 * 5))
-    assert "2 of the 303 development lines" in capsys.readouterr().out
+    assert "2 of the 303 development lines, 0.7% of the words" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- other machines, other sizes
@@ -422,7 +422,7 @@ def test_a_corpus_of_very_many_files(tmp_path):
     write_tokens(tmp_path / "t.bin", Tokenizer([]), texts, "none", 0, "x")
     file = TokenFile(tmp_path / "t.bin")
     assert len(file.segments) == 6000 and file.words == 12_000
-    assert file.segments[-1][:3] == [list(texts)[-1], 5999 * 9, 6000 * 9]
+    assert file.segments[-1] == (list(texts)[-1], 5999 * 9, 6000 * 9, 2, 8)
 
 
 def test_two_that_prepare_the_same_at_once(texts, make_config, monkeypatch):
@@ -515,8 +515,8 @@ def test_the_same_files_in_other_roles_are_prepared_anew(tmp_path, make_config):
     dev = (corpus / "b.txt").rename(tmp_path / "b.txt")
     apart = prepare(make_config(corpus=str(corpus), dev=str(dev), vocab_size=262))
     assert both.folder != apart.folder
-    assert [s[0] for s in apart.train.segments] == ["a"]
-    assert [s[0] for s in apart.dev.segments] == ["b"]
+    assert [s.name for s in apart.train.segments] == ["a"]
+    assert [s.name for s in apart.dev.segments] == ["b"]
 
 
 # ---------------------------------------------------------------- batches
