@@ -79,6 +79,7 @@ def train(config):
         run.scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
+        # the books
         line = run.stepped(lr, norm, skipped, sums | rollouts.figures(rollout))
         run.say(*rollouts.failures(line))
         if run.saves:

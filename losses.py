@@ -270,12 +270,7 @@ def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alph
     """
     check(divergence, tau, alpha, mix, ensemble, reduction, step_weights)
     steps = labels.shape[1] if labels.dim() == 2 else None
-    if steps is None and (reduction == "step" or reduction == "sequence" and T is None):
-        need = "(B, T, d)" if reduction == "step" else "T, the run's longest block"
-        raise ValueError(f"reduction {reduction!r} on (N, d) needs {need}")
-    if counts is not None and torch.as_tensor(counts).dim() != (reduction == "step"):
-        raise ValueError(f"counts has shape {tuple(torch.as_tensor(counts).shape)}; allowed: a "
-                         "number, or (T,) for reduction 'step'")
+    check_shapes(steps, reduction, T, counts)
     valid = labels != ignore_index
     d_weight = valid.to(torch.promote_types(h.dtype, torch.float32))
 
@@ -301,6 +296,17 @@ def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alph
     if reduction == "step":
         stats["per_step"] = terms["divergence"].view(-1, steps).sum(0) / counts.clamp_min(1)
     return loss, stats
+
+
+def check_shapes(steps, reduction, T, counts):
+    """Raises ValueError where the time steps are not known that reduction needs."""
+    if steps is None and (reduction == "step" or reduction == "sequence" and T is None):
+        need = "(B, T, d)" if reduction == "step" else "T, the run's longest block"
+        raise ValueError(f"reduction {reduction!r} on (N, d) needs {need}")
+    shape = () if counts is None else tuple(torch.as_tensor(counts).shape)
+    if counts is not None and shape != ((steps,) if reduction == "step" else ()):
+        raise ValueError(f"counts has shape {shape}; allowed: a number, or (T,) for reduction "
+                         "'step'")
 
 
 def position_weights(reduction, counts, step_weights=None, T=None):

@@ -301,6 +301,7 @@ def test_validation_does_not_depend_on_the_loss(tiny):
                                divergence="rkl")))
     other = lines(trained(tiny("b", teachers=["coach"], tau=4.0, alpha=0.9, mix=0.3,
                                reduction="sequence", batch_size=3)))
+    # of figures the log keeps six digits
     assert plain[0] == pytest.approx(other[0], rel=1e-5) and plain[0]["val_rkl"] > 0
     # while what is trained on is another thing
     assert plain[1]["loss"] != pytest.approx(other[1]["loss"], rel=0.01)
