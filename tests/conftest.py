@@ -2,8 +2,11 @@ import os
 import pathlib
 
 import pytest
+import torch
 
 import config
+
+torch.set_num_threads(1)  # in models as small as these a second thread only waits
 
 
 @pytest.fixture
