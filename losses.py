@@ -356,7 +356,7 @@ def weighted_loss(h, W, teachers, labels, weights, form, tau=1.0, mix=1.0):
         form, chunk=form.chunk or chunk_size(N, V),
         with_gradient=torch.is_grad_enabled() and (h.requires_grad or W.requires_grad),
         closed=None if form.mixed else closed_gradient(form.divergence),
-        padded=how == "compiled" or device.type != "cpu" or not valid.all())  # no GPU is waited for
+        padded=device.type != "cpu" or not valid.all())  # a GPU is not waited for
     if form.padded:  # what stands there may be anything, also nan
         h = h.masked_fill(~valid[:, None], 0)
 
