@@ -12,7 +12,8 @@ from tokenizers import Regex, Tokenizer as HF, models, pre_tokenizers, trainers
 
 from bpe import BYTE_ID, PATTERN, SPECIAL, Tokenizer, plain_bpe, pre_tokens, train_bpe
 
-ODD = ("a b  c\n\n d\t\x1c\x1d\x1e\x1f\x85\u00a0\u2028\u3000x1½²٣é́ß中😀's'll it's 'S don't\r\n"
+ODD = ("a b  c\n\n d\t\x1c\x1d\x1e\x1f\x85\u00a0\u2028\u3000x1½²٣é́ß中😀"
+       "'s'll it's 'S don't\r\n"
        "--<s></s><pad> \ufeff\u200b\x00")
 
 

@@ -210,7 +210,8 @@ def test_words_are_counted_as_the_pattern_splits_them(tmp_path, monkeypatch):
     rng = random.Random(0)
     kinds = [" ", " ", "\n", "\t", "\u00a0", "\x1c", "a", "é", "'s", "7", "--"]
     loose = "".join(rng.choice(kinds) for _ in range(20_000))
-    odd = "x\x1d\x1e\x1f\x85\u2028\u3000x1½²٣é́ß中😀's'll 'S don't\r\n--<s></s> \ufeff\u200b\x00"
+    odd = ("x\x1d\x1e\x1f\x85\u2028\u3000x1½²٣é́ß中😀"
+           "'s'll 'S don't\r\n--<s></s> \ufeff\u200b\x00")
     monkeypatch.setattr(data, "PIECE", 100)
     for i, text in enumerate((loose, odd, "a  b\n", " a \n\n  \nb", "no line end", "")):
         file = tmp_path / f"{i}.text"
