@@ -139,6 +139,8 @@ class Config:
     val_every: int = key(500, "steps between validations", low=1)
     val_tokens: int = key(50_000, "development tokens of a validation during training; 0: all",
                           low=0)
+    eval_tokens: int = key(200_000, "development tokens, of each domain, that are scored after "
+                           "training; 0: no evaluation then", low=0)
 
     file = None  # where it was read; no key
 

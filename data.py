@@ -257,7 +257,7 @@ def build(config, folder, train_files, dev_files, tokenizer):
     """Everything that prepare leaves, into `folder`; a tokenizer is trained if none is given."""
     if config.corpus == "babytalk":
         texts = generate(folder, "train", config.sentences, config.seed)
-        n = max(200, min(10_000, config.sentences // 20))
+        n = max(2000, min(10_000, config.sentences // 20))  # fewer would be too coarse a measure
         dev_texts = generate(folder, "dev", n, config.seed + 2**31)
     elif dev_files:
         texts = write_clean(train_files, folder, "train")

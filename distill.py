@@ -331,7 +331,8 @@ def show_run(run):
         print(f"{folder} is finished ({run.steps} steps); --resume=no trains it anew")
     path = folder / "eval.json"
     results = files.read_json(path) if path.exists() else {}
-    if any(task not in results for task in eval.usual_tasks(config)):
+    due = any(task not in results for task in eval.usual_tasks(config))
+    if due and config.eval_tokens:
         eval.evaluate(folder, device=run.device.type)
     print(f"{folder} holds best.pt (weights of the lowest val_ce), ckpt.pt (the last), "
           "metrics.jsonl, eval.json, samples.txt; next:\n"

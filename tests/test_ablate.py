@@ -1,0 +1,141 @@
+"""A plan of variants is tuned, trained, reported, and goes on where it was interrupted."""
+import json
+import pathlib
+
+import pytest
+
+import files
+from config import UserError
+from tools import ablate
+
+TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line",
+            vocab_size=0, n_layer=1, n_head=2, d_model=8, d_ff=16, block_size=16, batch_size=4,
+            max_steps=6, warmup=1, val_every=3, val_tokens=500, log_every=3)
+PLAN = dict(table="some", tuning_seeds=[100], seeds=[0, 1], common=TINY,
+            figures={"val_ce": "val_ce", "precision": "eval.babytalk.precision"},
+            variants={"coach": {"base": "base_demo", "grid": {"lr": [1e-3, 1e-2]}},
+                      "rkl": {"base": "rkl_demo", "teachers": ["coach"], "alpha": 0.5}},
+            contrasts=[["rkl", "coach", "val_ce"]])
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where a plan is run: everything that it leaves lies in it."""
+    monkeypatch.setattr(ablate, "OUT", tmp_path / "out")
+    return tmp_path
+
+
+def write(folder, **changes):
+    path = folder / "plan.py"
+    path.write_text("".join(f"{k} = {v!r}\n" for k, v in {**PLAN, **changes}.items()))
+    return str(path)
+
+
+@pytest.mark.slow
+def test_a_plan_is_tuned_reported_and_summed_up(folder, capsys):
+    results = folder / "results"
+    argv = [write(folder), f"--results={results}", "--jobs=2"]
+    ablate.main(argv)
+    rows = {path.stem: files.read_json(path) for path in (results / "some/rows").iterdir()}
+    assert sorted(rows) == ["coach-0", "coach-1", "rkl-0", "rkl-1"]
+    tuning = files.read_json_lines(results / "some/tuning.jsonl")
+    val_ce = {line["settings"]["lr"]: line["val_ce"] for line in tuning}
+    assert len(tuning) == len(val_ce) == 2
+    best = min(val_ce, key=val_ce.get)
+    assert rows["coach-0"]["settings"] == {"lr": best}
+
+    # a student's cost holds its teacher's training and what that said
+    row = rows["rkl-1"]
+    assert [*row["teacher_hash"]] == [f"coach.lr-{best}"]
+    assert row["flops"] > 2 * rows["coach-1"]["flops"] and row["tokens"] == 6 * 4 * 16
+    assert 0 <= row["eval"]["babytalk"]["precision"] <= 1
+
+    summary = files.read_json(results / "some/summary.json")
+    difference = sum(rows[f"rkl-{s}"]["val_ce"] - rows[f"coach-{s}"]["val_ce"] for s in (0, 1)) / 2
+    assert summary["contrasts"][0]["mean"] == pytest.approx(difference)
+    assert f"| coach | lr {best} |" in (results / "some/summary.md").read_text()
+
+    # a row that is there is left alone; one that is missing comes again, the same
+    path = results / "some/rows/rkl-1.json"
+    path.unlink()
+    kept = (results / "some/rows/rkl-0.json").stat().st_mtime_ns
+    capsys.readouterr()
+    ablate.main(argv)
+    assert files.read_json(path)["curve"] == row["curve"]
+    assert (results / "some/rows/rkl-0.json").stat().st_mtime_ns == kept
+    assert len(files.read_json_lines(results / "some/tuning.jsonl")) == 2
+
+    # made again from nothing, student and teacher: the same figures, and no row is touched
+    ablate.main([*argv, "--again", "--only=rkl", "--seeds=1"])
+    assert f"val_ce{row['val_ce']:.4g}{row['val_ce']:.4g}" in capsys.readouterr().out.replace(
+        " ", "")
+    assert files.read_json(path)["curve"] == row["curve"]
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
+    variants = {"wide": {"base": "base_demo", "d_model": 7},
+                "sound": {"base": "base_demo", "eval_tokens": 0}}
+    plan = write(folder, variants=variants, seeds=[0], contrasts=[])
+    with pytest.raises(UserError, match="1 runs failed: wide, seed 0"):
+        ablate.main([plan, f"--results={folder}"])
+    assert "d_model 7 does not split" in capsys.readouterr().out
+    assert [path.name for path in (folder / "some/rows").iterdir()] == ["sound-0.json"]
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(table="a/b"), "table = 'a/b'"),
+    (dict(seeds=3), "seeds must be a list"),
+    (dict(wrong=1), "unknown 'wrong'"),
+    (dict(variants={"a": {"lr": 1.0}}, contrasts=[]), "variant a has no base"),
+    (dict(contrasts=[["rkl", "none", "val_ce"]]), "no variant 'none'"),
+    (dict(contrasts=[["rkl", "coach", "beauty"]]), "no figure 'beauty'"),
+])
+def test_what_a_plan_cannot_be(folder, changes, words):
+    with pytest.raises(UserError, match=words):
+        ablate.read_plan(write(folder, **changes))
+
+
+def test_a_missing_assignment_is_named(folder):
+    path = folder / "plan.py"
+    path.write_text("table = 'some'\n")
+    with pytest.raises(UserError, match="seeds is missing"):
+        ablate.read_plan(path)
+
+
+def test_the_plans_that_come_with_the_program_can_be_read():
+    plans = sorted(ablate.CONFIGS.glob("ablate_*.py"))
+    assert plans
+    for path in plans:
+        plan = ablate.read_plan(path)
+        for variant in plan.variants:
+            chosen = {name: plan.points(name)[0] for name in plan.variants}
+            for settings in plan.points(variant):
+                job = ablate.Job(plan, variant, settings, 0, chosen, pathlib.Path("out"), True)
+                assert job.config.seed == 0
+
+
+# of Student's t, https://www.itl.nist.gov/div898/handbook/eda/section3/eda3672.htm
+@pytest.mark.parametrize("df, t", [(1, 12.706), (2, 4.303), (4, 2.776), (9, 2.262), (30, 2.042)])
+def test_tails_of_t_are_the_tables(df, t):
+    assert ablate.t_tails(df)(t) == pytest.approx(0.05, abs=2e-5)
+
+
+def test_a_paired_difference_by_hand():
+    # 1, 2, 3: mean 2, deviation 1, error 1 / sqrt(3); t of 2 degrees at 5% is 4.3027
+    mean, (low, high), p = ablate.paired([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert high - 2 == 2 - low == pytest.approx(4.3027 / 3**0.5, abs=1e-4)
+    assert p == pytest.approx(0.0742, abs=1e-4)
+
+
+def test_holm_adjusts_the_smallest_most_and_never_out_of_order():
+    assert ablate.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert ablate.holm([0.5, 0.6]) == [1.0, 1.0]
+
+
+def test_a_row_of_json_is_whole(folder):
+    ablate.append(folder / "t/tuning.jsonl", {"a": 1})
+    ablate.append(folder / "t/tuning.jsonl", {"a": 2})
+    lines = (folder / "t/tuning.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"a": 1}, {"a": 2}]

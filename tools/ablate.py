@@ -1,0 +1,507 @@
+"""A plan of variants times seeds, every variant tuned alike; one row of results a run.
+
+    python -m tools.ablate PLAN [--only=VARIANT] [--jobs=1] [--again] [--results=results]
+
+PLAN is read as a config is, assignments of literals (configs/ablate_demo.py is one):
+
+    table         its rows lie in results/TABLE
+    tuning_seeds  on which settings are chosen; seeds: on which they are reported
+    common        {key: value}, keys of every run
+    variants      {name: {"base": CONFIG, "grid": {key: [values]}, key: value, ...}}; teachers and
+                  init may name variants that stand before, each then at its own chosen settings
+    tasks         of eval.py for the reported runs, beside what follows a training anyhow
+    figures       {title: path in eval.json} of the summary
+    contrasts     [[variant, variant, title], ...], written down before anything is run
+
+First every point of a variant's grid is trained on every tuning seed; the point with the lowest
+mean val_ce is its settings. Then the reported seeds. What was interrupted goes on, rows that exist
+are skipped, and a run that fails is said and stops no other. val_ce is of best.pt, on the half of
+the development text that chooses; what eval.json says is of the other half, or of the truth.
+
+    results/TABLE/tuning.jsonl              every grid point on every tuning seed
+                  rows/VARIANT-SEED.json    a reported run: settings, figures, cost, command, commit
+                  summary.json, summary.md  tables, paired differences and what was chosen
+
+--again makes reported rows anew, beside those that are there, and shows both: nothing is written.
+--jobs: runs at a time, a thread each.
+"""
+import argparse
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import multiprocessing
+import pathlib
+import platform
+import re
+import shlex
+
+import numpy as np
+import torch
+
+import distill
+import eval
+import files
+from config import CONFIGS, UserError, read_assignments, read_config, run_main
+from run import folder_of, is_finished, load
+
+OUT = pathlib.Path("out/ablate")
+
+
+# ---------------------------------------------------------------- the plan
+
+@dataclasses.dataclass
+class Plan:
+    """What a plan's file assigns; see the head of this file."""
+    table: str
+    seeds: list
+    tuning_seeds: list
+    variants: dict
+    figures: dict
+    common: dict = dataclasses.field(default_factory=dict)
+    tasks: list = dataclasses.field(default_factory=list)
+    contrasts: list = dataclasses.field(default_factory=list)
+
+    def points(self, variant):
+        """The settings {key: value} of a variant's grid, one dict a point."""
+        grid = self.variants[variant].get("grid", {})
+        return [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+
+
+def read_plan(path):
+    """The Plan of a file; UserError for what is missing, unknown, or names what is not there."""
+    values = read_assignments(path)
+    fields = {field.name: field for field in dataclasses.fields(Plan)}
+    for name in values:
+        if name not in fields:
+            raise UserError(f"{path}: unknown {name!r}; a plan assigns {', '.join(fields)}")
+    for name, field in fields.items():
+        if name not in values and field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{path}: {name} is missing; python -m tools.ablate --help says what "
+                            "it is")
+        right = name not in values or isinstance(values[name], TYPES[name])
+        if not right:
+            raise UserError(f"{path}: {name} must be a {TYPES[name].__name__}")
+    plan = Plan(**values)
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", plan.table):
+        raise UserError(f"{path}: table = {plan.table!r}: letters, digits, '_' and '-' only")
+    for variant, keys in plan.variants.items():
+        if not isinstance(keys, dict) or "base" not in keys:
+            raise UserError(f"{path}: variant {variant} has no base, the config that it alters")
+    for one, other, title in plan.contrasts:
+        for name in (one, other):
+            if name not in plan.variants:
+                raise UserError(f"{path}: contrasts: there is no variant {name!r}")
+        if title not in plan.figures:
+            raise UserError(f"{path}: contrasts: there is no figure {title!r}")
+    return plan
+
+
+TYPES = {"table": str, "seeds": list, "tuning_seeds": list, "variants": dict, "figures": dict,
+         "common": dict, "tasks": list, "contrasts": list}
+
+
+# ---------------------------------------------------------------- a run of the plan
+
+class Job:
+    """A run of a variant with some settings on a seed. chosen: {variant: settings} before it."""
+
+    def __init__(self, plan, variant, settings, seed, chosen, out, reported):
+        self.variant = variant
+        self.settings = settings
+        self.seed = seed
+        self.reported = reported
+        keys = {**plan.common, **plan.variants[variant], **settings}
+        keys.pop("grid", None)
+        self.base = keys.pop("base")
+
+        def run_of(name):
+            return run_name(name, chosen[name]) if name in plan.variants else name
+        keys["teachers"] = [run_of(name) for name in keys.get("teachers", [])]
+        if "init" in keys:
+            keys["init"] = run_of(keys["init"])
+        self.keys = {
+            **keys,
+            "name": run_name(variant, settings),
+            "seed": seed,
+            "out_dir": str(out / plan.table / str(seed)),
+            "data_dir": str(out / plan.table / "data"),
+            "baseline": "",
+            "eval_tokens": keys.get("eval_tokens", 200_000) if reported else 0,
+        }
+        self.tasks = plan.tasks if reported else []
+
+    @property
+    def config(self):
+        return read_config(CONFIGS / f"{self.base}.py", list(self.keys.items()))
+
+    @property
+    def command(self):
+        """What a user would type for the same run."""
+        given = []
+        for key, value in self.keys.items():
+            if key not in ("out_dir", "data_dir", "baseline", "eval_tokens", "name"):
+                value = ",".join(value) if key == "teachers" else value
+                given.append(f"--{key}={shlex.quote(str(value))}")
+        return f"python distill.py configs/{self.base}.py {' '.join(given)}"
+
+    def __str__(self):
+        return f"{self.keys['name']}, seed {self.seed}"
+
+
+def run_name(variant, settings):
+    """"rkl" and {"lr": 0.01} -> "rkl.lr-0.01": a run's name may hold no other signs."""
+    parts = [f"{key}-{re.sub('[^A-Za-z0-9.]+', '-', str(value)).strip('-')}"
+             for key, value in settings.items()]
+    return ".".join([variant, "_".join(parts)]) if parts else variant
+
+
+def work(job, threads):
+    """Train and evaluate a Job; its row, a dict. In a process of its own, its words in a file."""
+    if threads:
+        torch.set_num_threads(threads)
+    config = job.config
+    folder = folder_of(config)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".log"), "a") as log, contextlib.redirect_stdout(log):
+        distill.train(config)
+        if not is_finished(folder):
+            raise UserError("stopped before its last step; the same command goes on")
+        if job.tasks:
+            eval.evaluate(folder, job.tasks)
+    return row_of(job, config)
+
+
+def row_of(job, config):
+    """What results/ keeps of a run that is there: no weights."""
+    folder = folder_of(config)
+    lines = files.read_json_lines(folder / "metrics.jsonl")
+    notes = files.read_json(folder / "config.json")
+    curve = [[line["step"], line["val_ce"]] for line in lines if line.get("val_ce")]
+    best = min(curve[1:], key=lambda point: point[1])
+    steps, words = distill.trained_for(folder)
+    row = dict(variant=job.variant, seed=job.seed, settings=job.settings, val_ce=best[1],
+               best_step=best[0], steps=int(steps), words=int(words),
+               tokens=int(steps) * config.batch_size * config.longest, flops=flops_of(folder),
+               teacher_hash=notes["_needs"], curve=curve, dtype=notes["_dtype"],
+               processor=processor(), versions=notes["_versions"], commit=notes["_commit"],
+               command=job.command)
+    if job.reported:
+        row["eval"] = files.read_json(folder / "eval.json")
+    return row
+
+
+def flops_of(folder):
+    """Of all that a run took: its own training, what its teachers said, and their training.
+
+    Rollouts' writing is not in it.
+    """
+    lm, _, config = load(folder)
+    steps, _ = distill.trained_for(folder)
+    needs = [folder.with_name(name) for name in config.teachers if name != "truth"]
+    teachers = [load(need)[0] for need in needs]
+    a_token = 3 * lm.flops(config.longest) + sum(t.flops(config.longest) for t in teachers)
+    own = a_token * steps * config.batch_size * config.longest
+    return own + sum(flops_of(need) for need in needs)
+
+
+def processor():
+    """The processor's name as the system has it."""
+    with contextlib.suppress(OSError):
+        for line in open("/proc/cpuinfo"):
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+# ---------------------------------------------------------------- all of them
+
+class Table:
+    """A plan, its results on disk, and the processes that make what is missing."""
+
+    def __init__(self, plan, results, jobs, again=False):
+        self.plan = plan
+        self.folder = pathlib.Path(results) / plan.table
+        self.jobs = jobs
+        self.again = again
+        self.out = OUT.with_name("again") if again else OUT
+        self.failed = []
+
+    @property
+    def tuning(self):
+        return files.read_json_lines(self.folder / "tuning.jsonl")
+
+    def rows(self):
+        """{variant: {seed: row}} of the reported runs that are there."""
+        found = {}
+        for variant in self.plan.variants:
+            paths = {seed: self.path(variant, seed) for seed in self.plan.seeds}
+            found[variant] = {seed: files.read_json(path) for seed, path in paths.items()
+                              if path.exists()}
+        return found
+
+    def path(self, variant, seed):
+        return self.folder / "rows" / f"{variant}-{seed}.json"
+
+    def val_ces(self, variant, settings):
+        """{seed: val_ce} of a point of the grid on the tuning seeds that are done."""
+        return {row["seed"]: row["val_ce"] for row in self.tuning
+                if row["variant"] == variant and row["settings"] == settings}
+
+    def chosen(self):
+        """{variant: settings} of the variants whose grid is done, in the plan's order."""
+        chosen = {}
+        for variant in self.plan.variants:
+            points = self.plan.points(variant)
+            if len(points) == 1:
+                chosen[variant] = points[0]
+                continue
+            means = [mean_over(self.val_ces(variant, point), self.plan.tuning_seeds)
+                     for point in points]
+            if None not in means:
+                chosen[variant] = points[means.index(min(means))]
+        return chosen
+
+    def make(self, variant):
+        """Tune a variant and report it, each as far as it is missing."""
+        plan = self.plan
+        if variant not in self.chosen():
+            jobs = [self.job(variant, settings, seed, reported=False)
+                    for seed in plan.tuning_seeds for settings in plan.points(variant)
+                    if seed not in self.val_ces(variant, settings)]
+            for job, row in self.work_on(jobs):
+                line = {key: row[key] for key in ("variant", "seed", "settings", "val_ce",
+                                                  "best_step", "steps", "curve", "command")}
+                append(self.folder / "tuning.jsonl", line)
+        chosen = self.chosen()
+        if variant not in chosen:
+            print(f"{variant}: its grid is not whole, so nothing is chosen and nothing reported")
+            return
+        print(f"{variant}: {chosen[variant] or 'no grid'}")
+        jobs = [self.job(variant, chosen[variant], seed, reported=True) for seed in plan.seeds
+                if self.again or not self.path(variant, seed).exists()]
+        for job, row in self.work_on(jobs):
+            path = self.path(variant, job.seed)
+            if self.again:
+                self.compare(row, files.read_json(path) if path.exists() else None)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                files.write_json(path, row)
+
+    def job(self, variant, settings, seed, reported):
+        return Job(self.plan, variant, settings, seed, self.chosen(), self.out, reported)
+
+    def work_on(self, jobs):
+        """Yield (job, row) as jobs end; what they need is trained before them, if it is missing."""
+        if not jobs:
+            return
+        needed = {}
+        for job in jobs:
+            for name in self.needs(job.variant):
+                need = self.job(name, self.chosen()[name], job.seed, reported=False)
+                if not is_finished(folder_of(need.config)):
+                    needed[str(need)] = need
+        for _ in self.work_on([*needed.values()]):
+            pass  # only their weights are wanted
+
+        threads = 1 if self.jobs > 1 else 0
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(self.jobs, context) as pool:
+            futures = {pool.submit(work, job, threads): job for job in jobs}
+            for future in concurrent.futures.as_completed(futures):
+                job = futures[future]
+                try:
+                    row = future.result()
+                except Exception as e:  # one that fails must not stop the rest
+                    self.failed.append(str(job))
+                    print(f"{job}: {type(e).__name__}: {e}", flush=True)
+                    continue
+                print(f"{job}: val_ce {row['val_ce']:.4f} at step {row['best_step']} of "
+                      f"{row['steps']}", flush=True)
+                yield job, row
+
+    def needs(self, variant):
+        """The variants whose runs this one needs."""
+        keys = self.plan.variants[variant]
+        names = [*keys.get("teachers", []), keys.get("init", "")]
+        return [name for name in names if name in self.plan.variants]
+
+    def compare(self, new, old):
+        rows = [[f"{new['variant']}, seed {new['seed']}", "kept", "again"]]
+        for title, path in self.plan.figures.items():
+            rows.append([title, *(form(figure(row, path)) for row in (old or {}, new))])
+        print(eval.table(rows))
+
+
+def append(path, line):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as f:
+        f.write(json.dumps(line) + "\n")
+
+
+def mean_over(values, seeds):
+    """The mean of values {seed: number}; None unless all seeds are there."""
+    if set(seeds) - set(values):
+        return None
+    return float(np.mean([values[seed] for seed in seeds]))
+
+
+# ---------------------------------------------------------------- what it comes to
+
+def figure(row, path):
+    """The number at "eval.babytalk.precision" of a row; None where there is none."""
+    for key in path.split("."):
+        row = row.get(key) if isinstance(row, dict) else None
+    return row if isinstance(row, (int, float)) else None
+
+
+def form(number):
+    return "-" if number is None else f"{number:.4g}"
+
+
+def paired(differences):
+    """Mean, 95% interval and two-sided p of Student's t for paired differences, two or more."""
+    d = np.array(differences)
+    n = len(d)
+    error = d.std(ddof=1) / math.sqrt(n)
+    tails = t_tails(n - 1)
+    p = tails(abs(d.mean()) / error) if error else float(d.mean() == 0)
+    low, high = 0.0, 1e4  # the t whose tails hold 5%, by halving
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if tails(middle) > 0.05 else (low, middle)
+    return float(d.mean()), [float(d.mean() - low * error), float(d.mean() + low * error)], p
+
+
+def t_tails(df):
+    """t >= 0 -> P(|T| > t), Student's with df degrees of freedom.
+
+    With t = sqrt(df) tan(a) its density becomes cos(a)^(df - 1), which is summed up here.
+    """
+    a = np.linspace(0, np.pi / 2, 100_001)
+    area = np.concatenate([[0], np.cumsum(np.cos((a[1:] + a[:-1]) / 2)**(df - 1))])
+    return lambda t: float(1 - np.interp(math.atan(t / math.sqrt(df)), a, area) / area[-1])
+
+
+def holm(ps):
+    """Holm's (1979) adjusted p of each: with them the chance of any false one stays under 5%."""
+    order = np.argsort(ps)
+    adjusted = np.empty(len(ps))
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
+        adjusted[i] = largest
+    return adjusted.tolist()
+
+
+def summary(table):
+    """{variants, contrasts, chosen} of what is there."""
+    plan = table.plan
+    rows = table.rows()
+    figures = {variant: {title: {seed: figure(row, path) for seed, row in of_seed.items()}
+                         for title, path in plan.figures.items()}
+               for variant, of_seed in rows.items()}
+    contrasts = []
+    for one, other, title in plan.contrasts:
+        a, b = figures[one][title], figures[other][title]
+        seeds = [seed for seed in plan.seeds if None not in (a.get(seed), b.get(seed))]
+        if len(seeds) > 1:
+            mean, interval, p = paired([a[seed] - b[seed] for seed in seeds])
+            contrasts.append(dict(one=one, other=other, figure=title, seeds=seeds, mean=mean,
+                                  interval=interval, p=p))
+    for contrast, p in zip(contrasts, holm([contrast["p"] for contrast in contrasts])):
+        contrast["p_holm"] = p
+    return dict(table=plan.table, chosen=table.chosen(), figures=figures, contrasts=contrasts)
+
+
+def as_markdown(table, found):
+    plan = table.plan
+    rows = table.rows()
+    lines = [f"# {plan.table}", "", f"Seeds {plan.seeds}, one figure each, and their mean. "
+             f"Settings were chosen on seeds {plan.tuning_seeds}, by val_ce.", ""]
+    lines += markdown([["", *plan.variants]] + [
+        [title, *(all_seeds(found["figures"][variant][title], plan.seeds)
+                  for variant in plan.variants)]
+        for title in plan.figures] + [
+        [title, *(all_seeds({seed: row[key] / unit for seed, row in rows[variant].items()},
+                            plan.seeds, mean_only=True) for variant in plan.variants)]
+        for title, key, unit in (("steps", "steps", 1), ("step of best.pt", "best_step", 1),
+                                 ("million words read", "words", 1e6),
+                                 ("training, with its teachers', TFLOP", "flops", 1e12))])
+    if found["contrasts"]:
+        lines += ["", "Paired over seeds; named before anything was run; p by Student's t, Holm's "
+                  "over all of these.", ""]
+        lines += markdown([["", "difference", "95% over seeds", "p", "p, Holm", "seeds"]] + [
+            [f"{c['one']} - {c['other']}: {c['figure']}", f"{c['mean']:+.4g}",
+             f"{c['interval'][0]:+.4g} to {c['interval'][1]:+.4g}", f"{c['p']:.3f}",
+             f"{c['p_holm']:.3f}", str(len(c["seeds"]))] for c in found["contrasts"]])
+    lines += ["", "What was tried, mean val_ce over the tuning seeds:", ""]
+    tried = [["variant", "settings", "val_ce", ""]]
+    for variant in plan.variants:
+        points = plan.points(variant)
+        for point in points if len(points) > 1 else ():
+            mean = mean_over(table.val_ces(variant, point), plan.tuning_seeds)
+            words = ", ".join(f"{key} {value}" for key, value in point.items())
+            mark = "chosen" if found["chosen"].get(variant) == point else ""
+            tried.append([variant, words, "-" if mean is None else f"{mean:.4f}", mark])
+    return "\n".join([*lines, *markdown(tried)]) + "\n"
+
+
+def all_seeds(values, seeds, mean_only=False):
+    there = [values[seed] for seed in seeds if values.get(seed) is not None]
+    if not there:
+        return "-"
+    mean = form(float(np.mean(there)))
+    each = " ".join(form(values.get(seed)) for seed in seeds)
+    return mean if mean_only else f"**{mean}** ({each})"
+
+
+def markdown(rows):
+    """Rows of texts as a table; the first is its head."""
+    head, *body = rows
+    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body]]
+    return lines
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(prog="python -m tools.ablate", description=__doc__,
+                                     allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def refuse(message):
+        raise UserError(f"{message}; --help shows how")
+    parser.error = refuse
+    parser.add_argument("plan", metavar="PLAN")
+    parser.add_argument("--only", default="", help="variants, with commas between them")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--again", action="store_true", help="make rows anew, beside those kept")
+    parser.add_argument("--results", default="results", help="parent folder of the table's")
+    parser.add_argument("--seeds", default="", help="reported seeds; default: the plan's")
+    args = parser.parse_args(argv)
+
+    plan = read_plan(args.plan)
+    only = [name for name in args.only.split(",") if name] or [*plan.variants]
+    for name in only:
+        if name not in plan.variants:
+            raise UserError(f"--only={name}: the plan has {', '.join(plan.variants)}")
+    if args.jobs < 1:
+        raise UserError(f"--jobs={args.jobs}: at least 1")
+    if args.seeds:
+        plan.seeds = [int(seed) for seed in args.seeds.split(",")]
+    table = Table(plan, args.results, args.jobs, args.again)
+    for variant in only:
+        table.make(variant)
+    if not args.again:
+        found = summary(table)
+        files.write_json(table.folder / "summary.json", found)
+        files.write_text(table.folder / "summary.md", as_markdown(table, found))
+        print(f"\n{table.folder / 'summary.md'}\n\n{as_markdown(table, found)}")
+    if table.failed:
+        raise UserError(f"{len(table.failed)} runs failed: {'; '.join(table.failed)}; the same "
+                        "command tries them again")
+
+
+if __name__ == "__main__":
+    run_main(main)
