@@ -25,8 +25,6 @@ import sys
 import textwrap
 import threading
 
-import losses
-
 CONFIGS = pathlib.Path(__file__).parent / "configs"  # where NAME.py of a missing teacher is
 
 
@@ -112,8 +110,7 @@ class Config:
     ensemble: str = key("logits", "several teachers: mean of logits or of probabilities",
                         ["logits", "probs"])
     divergence: str = key("rkl", "D between teacher p and student q: fkl = KL(p||q), rkl = "
-                          f"KL(q||p), or {', '.join([*losses.DIVERGENCES][2:])}, with a parameter "
-                          "as in jsd(0.5)")
+                          "KL(q||p), or another of losses.py's, with a parameter as in jsd(0.5)")
     tau: float = key(2.0, "temperature of p and q inside D", above=0, schedule=True)
     alpha: float = key(0.5, "loss = alpha CE + (1 - alpha) tau^2 D", low=0, high=1, schedule=True)
     mix: float = key(1.0, "D's target is mix p + (1 - mix) q, its q held fixed; 1: the teacher "
@@ -298,13 +295,6 @@ def check_together(config):
         raise UserError("teachers: \"truth\" is known for corpus = babytalk only; name a run "
                         "instead")
     check_rollouts(config)
-    try:  # what the loss refuses, it refuses here
-        for tau in values_of(config.tau):
-            for mix in values_of(config.mix):
-                losses.check(config.divergence, tau, 0.0, mix, config.ensemble, config.reduction,
-                             config.step_weights)
-    except ValueError as e:
-        raise UserError(str(e))
 
 
 def check_rollouts(config):
@@ -326,6 +316,18 @@ def check_rollouts(config):
     if config.prompt_len >= shortest:
         raise UserError(f"prompt_len = {config.prompt_len}: must be shorter than the shortest "
                         f"block, {shortest:.0f}")
+
+
+def check_loss(config):
+    """UserError for what the loss refuses, here at the door; torch comes with it."""
+    import losses
+    try:
+        for tau in values_of(config.tau):
+            for mix in values_of(config.mix):
+                losses.check(config.divergence, tau, 0.0, mix, config.ensemble, config.reduction,
+                             config.step_weights)
+    except ValueError as e:
+        raise UserError(str(e))
 
 
 # ---------------------------------------------------------------- config files
@@ -404,8 +406,11 @@ def with_bases(path, derived=()):
     return [*above, (path, values)]
 
 
-def read_config(path, overrides=()):
-    """The Config of a file with overrides [(key, value)]; UserError names file or command line."""
+def read_config(path, overrides=(), early=False):
+    """The Config of a file with overrides [(key, value)]; UserError names file or command line.
+
+    early: before torch is imported, so what only the loss can refuse is not asked for.
+    """
     config = Config()
     files = [(file, values.items()) for file, values in with_bases(path)]
     for source, items in [*files, ("command line", overrides)]:
@@ -417,6 +422,8 @@ def read_config(path, overrides=()):
     config.file = pathlib.Path(path)
     config.name = config.name or config.file.stem
     check_together(config)
+    if not early:
+        check_loss(config)
     return config
 
 
@@ -434,7 +441,23 @@ def related_config(config, name):
 
 # ---------------------------------------------------------------- the command line
 
-def parse_args(argv, usage=""):
+def answer_early(usage):
+    """For the head of a script: --help, a refusal and Ctrl-C, before torch's import takes seconds.
+
+    What only the loss can refuse is refused when main reads the command line again.
+    """
+    run_main(lambda argv: parse_args(argv, usage, early=True))
+    if "RANK" not in os.environ:
+        on_signals(leave)
+
+
+def leave(number, frame):
+    """What Ctrl-C does while nothing has begun; an exception would be the import's traceback."""
+    os.write(2, f"interrupted by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)
+
+
+def parse_args(argv, usage="", early=False):
     """CONFIG [--key=value ...] -> Config; --help prints `usage` and every key, and exits."""
     if any(arg in ("-h", "--help") for arg in argv):
         print(help_text(usage))
@@ -444,7 +467,7 @@ def parse_args(argv, usage=""):
         raise UserError(f"expected one CONFIG, got {len(paths)}: {' '.join(paths) or 'none'}; "
                         "--help shows how")
     overrides = [parse_override(arg) for arg in argv if arg.startswith("--")]
-    return read_config(paths[0], overrides)
+    return read_config(paths[0], overrides, early)
 
 
 def parse_override(arg):

@@ -9,6 +9,11 @@ of two scorings (lines after `<s>`, full blocks without): none 1.750, half 1.711
 seed, early in training: `python teacher.py configs/base_nano_1m.py --mark=M --max_steps=150`, then
 `python eval.py RUN --tasks=ppl --limit=30000`.
 """
+from config import answer_early
+
+if __name__ == "__main__":
+    answer_early(__doc__)
+
 import collections
 import hashlib
 import itertools

@@ -7,6 +7,11 @@
 Data are prepared and missing teachers are trained first. What comes out lies in out_dir/name (see
 run.py); the last table on the screen shows teacher, baseline and student side by side.
 """
+from config import answer_early
+
+if __name__ == "__main__":
+    answer_early(__doc__)
+
 import collections
 import math
 

@@ -67,15 +67,15 @@ def read_json(path):
     raise UserError(f"{path}: damaged (not a JSON object); move it away")
 
 
-def read_json_lines(path):
-    """The lines of metrics.jsonl, dicts that have a step; a torn or damaged line is left out."""
+def read_json_lines(path, key="step"):
+    """Lines of JSON, dicts whose `key` is a whole number; a torn or damaged line is left out."""
     if not os.path.exists(path):
         return []
     lines = []
     for line in pathlib.Path(path).read_bytes().split(b"\n")[:-1]:
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(line)
-            if isinstance(value, dict) and isinstance(value.get("step"), int):
+            if isinstance(value, dict) and isinstance(value.get(key), int):
                 lines.append(value)
     return lines
 

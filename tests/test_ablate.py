@@ -10,9 +10,9 @@ from tools import ablate
 
 TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line",
             vocab_size=0, n_layer=1, n_head=2, d_model=8, d_ff=16, block_size=16, batch_size=4,
-            max_steps=6, warmup=1, val_every=3, val_tokens=500, log_every=3)
+            max_steps=6, warmup=1, val_every=3, val_tokens=500, log_every=3, eval_tokens=0)
 PLAN = dict(table="some", tuning_seeds=[100], seeds=[0, 1], common=TINY,
-            figures={"val_ce": "val_ce", "precision": "eval.babytalk.precision"},
+            figures={"val_ce": "val_ce"},
             variants={"coach": {"base": "base_demo", "grid": {"lr": [1e-3, 1e-2]}},
                       "rkl": {"base": "rkl_demo", "teachers": ["coach"], "alpha": 0.5}},
             contrasts=[["rkl", "coach", "val_ce"]])
@@ -34,11 +34,11 @@ def write(folder, **changes):
 @pytest.mark.slow
 def test_a_plan_is_tuned_reported_and_summed_up(folder, capsys):
     results = folder / "results"
-    argv = [write(folder), f"--results={results}", "--jobs=2"]
+    argv = [write(folder), f"--results={results}"]
     ablate.main(argv)
     rows = {path.stem: files.read_json(path) for path in (results / "some/rows").iterdir()}
     assert sorted(rows) == ["coach-0", "coach-1", "rkl-0", "rkl-1"]
-    tuning = files.read_json_lines(results / "some/tuning.jsonl")
+    tuning = files.read_json_lines(results / "some/tuning.jsonl", "seed")
     val_ce = {line["settings"]["lr"]: line["val_ce"] for line in tuning}
     assert len(tuning) == len(val_ce) == 2
     best = min(val_ce, key=val_ce.get)
@@ -48,7 +48,6 @@ def test_a_plan_is_tuned_reported_and_summed_up(folder, capsys):
     row = rows["rkl-1"]
     assert [*row["teacher_hash"]] == [f"coach.lr-{best}"]
     assert row["flops"] > 2 * rows["coach-1"]["flops"] and row["tokens"] == 6 * 4 * 16
-    assert 0 <= row["eval"]["babytalk"]["precision"] <= 1
 
     summary = files.read_json(results / "some/summary.json")
     difference = sum(rows[f"rkl-{s}"]["val_ce"] - rows[f"coach-{s}"]["val_ce"] for s in (0, 1)) / 2
@@ -63,7 +62,7 @@ def test_a_plan_is_tuned_reported_and_summed_up(folder, capsys):
     ablate.main(argv)
     assert files.read_json(path)["curve"] == row["curve"]
     assert (results / "some/rows/rkl-0.json").stat().st_mtime_ns == kept
-    assert len(files.read_json_lines(results / "some/tuning.jsonl")) == 2
+    assert len(files.read_json_lines(results / "some/tuning.jsonl", "seed")) == 2
 
     # made again from nothing, student and teacher: the same figures, and no row is touched
     ablate.main([*argv, "--again", "--only=rkl", "--seeds=1"])
@@ -75,10 +74,10 @@ def test_a_plan_is_tuned_reported_and_summed_up(folder, capsys):
 @pytest.mark.slow
 def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
     variants = {"wide": {"base": "base_demo", "d_model": 7},
-                "sound": {"base": "base_demo", "eval_tokens": 0}}
+                "sound": {"base": "base_demo"}}
     plan = write(folder, variants=variants, seeds=[0], contrasts=[])
     with pytest.raises(UserError, match="1 runs failed: wide, seed 0"):
-        ablate.main([plan, f"--results={folder}"])
+        ablate.main([plan, f"--results={folder}", "--jobs=2"])
     assert "d_model 7 does not split" in capsys.readouterr().out
     assert [path.name for path in (folder / "some/rows").iterdir()] == ["sound-0.json"]
 
@@ -118,7 +117,7 @@ def test_the_plans_that_come_with_the_program_can_be_read():
 # of Student's t, https://www.itl.nist.gov/div898/handbook/eda/section3/eda3672.htm
 @pytest.mark.parametrize("df, t", [(1, 12.706), (2, 4.303), (4, 2.776), (9, 2.262), (30, 2.042)])
 def test_tails_of_t_are_the_tables(df, t):
-    assert ablate.t_tails(df)(t) == pytest.approx(0.05, abs=2e-5)
+    assert ablate.t_tails(df)(t) == pytest.approx(0.05, abs=1e-4)
 
 
 def test_a_paired_difference_by_hand():

@@ -1,7 +1,10 @@
 """Keys, config files, schedules: what is accepted, and that what is not is refused in one line."""
 import dataclasses
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -283,3 +286,33 @@ def test_help_shows_a_whole_progressive_config():
     example = config.help_text("usage").partition("A whole progressive config")[2]
     for key in ("base", "block_size", "order", "tau", "on_policy", "rollout_mix"):
         assert f"\n  {key} = " in example, key
+
+
+# ---------------------------------------------------------------- before torch is imported
+
+@pytest.fixture
+def with_torch(tmp_path):
+    """A function: a script's command line, and what stands in the place of torch -> its end."""
+    def run(argv, torch):
+        (tmp_path / "torch.py").write_text(torch)
+        env = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run([sys.executable, ROOT / argv[0], *argv[1:]], env=env, cwd=tmp_path,
+                              capture_output=True, text=True)
+    return run
+
+
+@pytest.mark.parametrize("script", ["distill.py", "teacher.py", "data.py"])
+def test_help_and_refusals_do_not_wait_for_torch(with_torch, script):
+    no_torch = "raise ImportError"
+    helped = with_torch([script, "--help"], no_torch)
+    assert helped.returncode == 0 and "rollout_loss" in helped.stdout and not helped.stderr
+    refused = with_torch([script, f"{ROOT}/configs/rkl_demo.py", "--lrr=1"], no_torch)
+    assert refused.returncode == 2
+    assert refused.stderr == "error: unknown key 'lrr'; did you mean 'lr'?\n"
+
+
+def test_ctrl_c_while_torch_is_imported_is_one_line(with_torch):
+    ctrl_c = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)"
+    ended = with_torch(["distill.py", f"{ROOT}/configs/rkl_demo.py"], ctrl_c)
+    assert ended.returncode == 130
+    assert ended.stderr == "interrupted by SIGINT\n"

@@ -29,6 +29,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -158,8 +159,8 @@ def run_name(variant, settings):
     return ".".join([variant, "_".join(parts)]) if parts else variant
 
 
-def work(job, threads):
-    """Train and evaluate a Job; its row, a dict. In a process of its own, its words in a file."""
+def work(job, threads=0):
+    """Train and evaluate a Job; its row, a dict. What it says goes into a file beside its run."""
     if threads:
         torch.set_num_threads(threads)
     config = job.config
@@ -188,7 +189,7 @@ def row_of(job, config):
                teacher_hash=notes["_needs"], curve=curve, dtype=notes["_dtype"],
                processor=processor(), versions=notes["_versions"], commit=notes["_commit"],
                command=job.command)
-    if job.reported:
+    if job.reported and (folder / "eval.json").exists():
         row["eval"] = files.read_json(folder / "eval.json")
     return row
 
@@ -231,7 +232,7 @@ class Table:
 
     @property
     def tuning(self):
-        return files.read_json_lines(self.folder / "tuning.jsonl")
+        return files.read_json_lines(self.folder / "tuning.jsonl", "seed")
 
     def rows(self):
         """{variant: {seed: row}} of the reported runs that are there."""
@@ -306,21 +307,16 @@ class Table:
         for _ in self.work_on([*needed.values()]):
             pass  # only their weights are wanted
 
-        threads = 1 if self.jobs > 1 else 0
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(self.jobs, context) as pool:
-            futures = {pool.submit(work, job, threads): job for job in jobs}
-            for future in concurrent.futures.as_completed(futures):
-                job = futures[future]
-                try:
-                    row = future.result()
-                except Exception as e:  # one that fails must not stop the rest
-                    self.failed.append(str(job))
-                    print(f"{job}: {type(e).__name__}: {e}", flush=True)
-                    continue
-                print(f"{job}: val_ce {row['val_ce']:.4f} at step {row['best_step']} of "
-                      f"{row['steps']}", flush=True)
-                yield job, row
+        for job, result in in_turn(jobs) if self.jobs == 1 else at_once(jobs, self.jobs):
+            try:
+                row = result()
+            except Exception as e:  # one that fails must not stop the rest
+                self.failed.append(str(job))
+                print(f"{job}: {type(e).__name__}: {e}", flush=True)
+                continue
+            print(f"{job}: val_ce {row['val_ce']:.4f} at step {row['best_step']} of "
+                  f"{row['steps']}", flush=True)
+            yield job, row
 
     def needs(self, variant):
         """The variants whose runs this one needs."""
@@ -333,6 +329,21 @@ class Table:
         for title, path in self.plan.figures.items():
             rows.append([title, *(form(figure(row, path)) for row in (old or {}, new))])
         print(eval.table(rows))
+
+
+def in_turn(jobs):
+    """Yield each Job and a function that does it, in this process."""
+    for job in jobs:
+        yield job, functools.partial(work, job)
+
+
+def at_once(jobs, n):
+    """Yield each Job as it ends, done by one of n processes, and a function: its row, or error."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(n, context) as pool:
+        futures = {pool.submit(work, job, threads=1): job for job in jobs}
+        for future in concurrent.futures.as_completed(futures):
+            yield futures[future], future.result
 
 
 def append(path, line):
@@ -494,6 +505,7 @@ def main(argv):
     for variant in only:
         table.make(variant)
     if not args.again:
+        table.folder.mkdir(parents=True, exist_ok=True)
         found = summary(table)
         files.write_json(table.folder / "summary.json", found)
         files.write_text(table.folder / "summary.md", as_markdown(table, found))
