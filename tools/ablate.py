@@ -166,7 +166,7 @@ def work(job, threads=0):
     config = job.config
     folder = folder_of(config)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_suffix(".log"), "a") as log, contextlib.redirect_stdout(log):
+    with open(folder.with_name(f"{folder.name}.log"), "a") as log, contextlib.redirect_stdout(log):
         distill.train(config)
         if not is_finished(folder):
             raise UserError("stopped before its last step; the same command goes on")
@@ -307,7 +307,7 @@ class Table:
         for _ in self.work_on([*needed.values()]):
             pass  # only their weights are wanted
 
-        for job, result in in_turn(jobs) if self.jobs == 1 else at_once(jobs, self.jobs):
+        for job, result in one_by_one(jobs) if self.jobs == 1 else at_once(jobs, self.jobs):
             try:
                 row = result()
             except Exception as e:  # one that fails must not stop the rest
@@ -331,7 +331,7 @@ class Table:
         print(eval.table(rows))
 
 
-def in_turn(jobs):
+def one_by_one(jobs):
     """Yield each Job and a function that does it, in this process."""
     for job in jobs:
         yield job, functools.partial(work, job)
