@@ -20,6 +20,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
@@ -38,9 +39,11 @@ import run
 from config import UserError, run_main
 from corpora import resolve
 from data import prepare, write_clean
+from model import LM
 
 BATCH_TOKENS = 8192  # padded tokens of a forward pass
 ROWS = 256           # positions whose logits exist at once: few enough for a processor's cache
+FAMILY = 8           # sequences at most that are read after one common prefix
 TIE = 1e-4           # nats: closer than this, fp32 cannot tell two sentences' sums apart
 LINES = 10_000       # of babytalk, to be scored and to be sampled
 STRIDE = 8           # tokens that are sampled before finished texts are taken out
@@ -79,23 +82,144 @@ def positions(forward, sequences, starts, batch_tokens, device):
         yield from zip(number.split(ROWS), out.split(ROWS), label.split(ROWS))
 
 
+def families(sequences, numbers):
+    """Which of the sequences `numbers` are read together: [(P, members)], each in one of them.
+
+    The first P tokens of the members are the same, and are read once. Sorted, sequences that share
+    most stand side by side: that order is cut into runs of at most FAMILY, those that save most.
+    """
+    order = sorted(numbers, key=sequences.__getitem__)
+    common = [0] * len(order)  # tokens, each one's last apart, that k shares with k - 1
+    for k in range(1, len(order)):
+        a, b = sequences[order[k - 1]], sequences[order[k]]
+        while common[k] < min(len(a), len(b)) - 1 and a[common[k]] == b[common[k]]:
+            common[k] += 1
+
+    saved = [0]  # of the first k sequences, tokens that the best cut does not read again
+    run_of = [0]  # and where the run begins that ends there
+    for k in range(1, len(order) + 1):
+        best = saved[k - 1], k - 1
+        P = math.inf
+        for first in range(k - 2, max(-1, k - 1 - FAMILY), -1):
+            P = min(P, common[first + 1])
+            if P < 2:  # `<s>` alone
+                break
+            best = max(best, (saved[first] + P * (k - 1 - first), first))
+        saved.append(best[0])
+        run_of.append(best[1])
+
+    runs = []
+    k = len(order)
+    while k:
+        first = run_of[k]
+        runs.append((min(common[first + 1:k], default=0), order[first:k]))
+        k = first
+    return runs
+
+
+def side_by_side(batch, sequences):
+    """A batch of families as rows (B, T) of ids: the prefix, then what is each member's own.
+
+    Returns ids; the tree that LM.forward takes, None where no row has two members; and {sequence:
+    the places in the flattened rows (B T) at which its tokens, from the second on, are predicted}.
+    """
+    T = max(size_of(family, sequences) for family in batch)
+    ids = torch.zeros(len(batch), T, dtype=torch.long)
+    place = torch.zeros_like(ids)  # of a token in its own text
+    branch = torch.zeros_like(ids)  # 0: the prefix
+    places = {}
+    for b, (P, members) in enumerate(batch):
+        ids[b, :P] = torch.tensor(sequences[members[0]][:P])
+        place[b, :P] = torch.arange(P)
+        start = P
+        for branch_number, i in enumerate(members, 1):
+            own = sequences[i][P:-1]
+            stop = start + len(own)
+            ids[b, start:stop] = torch.tensor(own)
+            place[b, start:stop] = torch.arange(P, P + len(own))
+            branch[b, start:stop] = branch_number
+            places[i] = [*range(b * T, b * T + P), *range(b * T + start, b * T + stop)]
+            start = stop
+    if all(len(members) == 1 for _, members in batch):
+        return ids, None, places
+    seen = (branch[:, None] == 0) | (branch[:, None] == branch[:, :, None])  # (B, T, T)
+    return ids, (place, seen.tril()[:, None]), places
+
+
+def size_of(family, sequences):
+    """Tokens that are read of a family, each sequence's last left out."""
+    P, members = family
+    return P + sum(len(sequences[i]) - 1 - P for i in members)
+
+
+def log_probs(model, h, row, label):
+    """(N,) float32: log q(label | what hidden state h[row] has seen). h (R, d); row, label (N,).
+
+    row is in order. At most ROWS rows of logits exist at once.
+    """
+    edges = torch.arange(0, len(h) + ROWS, ROWS, device=row.device)
+    edges = torch.searchsorted(row, edges).tolist()
+    nats = []
+    for i, (start, stop) in enumerate(zip(edges, edges[1:])):
+        z = model.logits(h[i * ROWS:(i + 1) * ROWS]).float()  # (ROWS, V)
+        z -= z.amax(-1, keepdim=True)
+        picked = z[row[start:stop] - i * ROWS, label[start:stop]]
+        log_sum = z.exp_().sum(-1).log()  # in place: a second (ROWS, V) would leave the cache
+        nats.append(picked - log_sum[row[start:stop] - i * ROWS])
+    return torch.cat(nats)
+
+
 @torch.no_grad()
 def sum_log_probs(model, sequences, starts, batch_tokens=BATCH_TOKENS):
     """(n,) float64, nats: of each sequence the sum of log q(token | the tokens before).
 
-    Over its tokens starts[i] and on. Raises UserError where a sum is not a number.
+    sequences: lists of ids; their tokens starts[i] >= 1 and on are counted. A model that is no
+    network answers by its own method of this name. What sequences have in common at their
+    beginning is read once, by an LM. Raises UserError where a sum is not a number.
     """
-    sums = torch.zeros(len(sequences), dtype=torch.float64)
-    device = next(model.parameters()).device
-    with tqdm(total=sum(map(len, sequences)), unit="token", leave=False, disable=None) as bar:
-        for number, h, label in positions(model, sequences, starts, batch_tokens, device):
-            nats = F.cross_entropy(model.logits(h).float(), label, reduction="none")
-            sums.index_add_(0, number, -nats.cpu().double())
-            bar.update(len(number))
+    if hasattr(model, "sum_log_probs"):
+        sums = torch.as_tensor(model.sum_log_probs(sequences, starts), dtype=torch.float64)
+    else:
+        sums = torch.zeros(len(sequences), dtype=torch.float64)
+        for number, nats in counted_log_probs(model, sequences, starts, batch_tokens):
+            sums.index_add_(0, number, nats.cpu().double())
     if sums.isnan().any():
         raise UserError("the model's log-probabilities are not numbers (nan): its weights are "
                         "damaged; train it again")
     return sums
+
+
+def counted_log_probs(model, sequences, starts, batch_tokens):
+    """Of sum_log_probs' counted tokens: yields the sequence's number (N,) and log q (N,)."""
+    # what has nothing to be counted is not read
+    numbers = [i for i in range(len(sequences)) if starts[i] < len(sequences[i])]
+    waiting = [(0, [i]) for i in numbers]
+    if isinstance(model, LM):
+        waiting = families(sequences, numbers)
+    # the longest first, and those that need no tree together
+    waiting.sort(key=lambda family: (len(family[1]) > 1, size_of(family, sequences)), reverse=True)
+    device = next(model.parameters()).device
+    with tqdm(total=len(numbers), unit="text", leave=False, disable=None) as bar:
+        while waiting:
+            size = max(1, batch_tokens // size_of(waiting[0], sequences))
+            alone = len(waiting[0][1]) == 1
+            size = sum((len(members) == 1) == alone for _, members in waiting[:size])
+            batch = waiting[:size]
+            waiting = waiting[size:]
+
+            ids, tree, places = side_by_side(batch, sequences)
+            tree = {} if tree is None else {"tree": [t.to(device) for t in tree]}
+            row, label, number = [], [], []
+            for i, its in places.items():
+                row += its[starts[i] - 1:]
+                label += sequences[i][starts[i]:]
+                number += [i] * (len(sequences[i]) - starts[i])
+            row, order = torch.tensor(row).sort()
+            rows, row = row.unique_consecutive(return_inverse=True)  # a prefix's are used twice
+            h = model(ids.to(device), **tree).flatten(0, 1)[rows.to(device)]
+            label = torch.tensor(label)[order].to(device)
+            yield torch.tensor(number)[order], log_probs(model, h, row.to(device), label)
+            bar.update(len(places))
 
 
 def longest_input(model):
@@ -125,7 +249,7 @@ def score(model, tokenizer, prefixes, completions, batch_tokens=BATCH_TOKENS):
         key = (1 + inside, tokenizer.bos_id, *ids)
         numbers.append(number_of.setdefault(key, len(number_of)))
 
-    sequences = [key[1:] for key in number_of]
+    sequences = [list(key[1:]) for key in number_of]
     starts = [key[0] for key in number_of]
     sums = sum_log_probs(model, sequences, starts, batch_tokens)
     return sums[torch.tensor(numbers, dtype=torch.long)]
@@ -249,7 +373,8 @@ def in_lines(ids, T, newline_id, bos_id):
 
 def nats_tokens_bytes(model, tokenizer, sequences):
     """(3,): the sum over all tokens of all sequences, but each one's first."""
-    nats = -sum_log_probs(model, sequences, [1] * len(sequences)).sum().item()
+    nats = -sum_log_probs(model, [list(s) for s in sequences],
+                          [1] * len(sequences)).sum().item()
     labels = np.concatenate([sequence[1:] for sequence in sequences])
     return np.array([nats, len(labels), tokenizer.token_bytes[labels].sum()])
 
