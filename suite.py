@@ -20,6 +20,7 @@ import numpy as np
 
 from config import UserError
 
+SENTENCES = "sentence_good", "sentence_bad"  # BLiMP's keys
 TIE = 1e-4  # nats: closer than this, fp32 cannot tell two sums apart
 Z = 1.96    # of a normal variable, 95% are within
 
@@ -122,8 +123,13 @@ def pair(row):
     field = str(row.values.get("field") or "") or None
     if field == "syntax_semantics":
         field = "syntax/semantics"
-    sentences = [row.text("sentence_good"), row.text("sentence_bad")]
+    sentences = [row.text(key) for key in SENTENCES]
     return Item(str(row.values.get("UID") or row.stem), [("", s) for s in sentences], field=field)
+
+
+def pairs(rows):
+    """Items of BLiMP's dicts."""
+    return [pair(Row(values, f"pair {i}")) for i, values in enumerate(rows)]
 
 
 def ewok(row):
@@ -223,8 +229,8 @@ def read_words(path):
                for column in numbers}
 
     def after(context, word):
-        return context, word if (context + word[:1])[-2:].isspace() or word[:1] == " " \
-            else " " + word
+        joined = context[-1:].isspace() or word[:1].isspace()
+        return context, word if joined else " " + word
     words = [after("None" if row["item"] in MISSING else row["item"], row["word"]) for row in rows]
     before = [None if row["prev_item"] in MISSING else after(row["prev_item"], row["prev_word"])
               for row in rows]
@@ -279,7 +285,7 @@ def reading_figures(columns, surprisal, before):
     return dict(eye_tracking=eye, self_paced=self_paced, measures=measures, n=len(surprisal))
 
 
-# ---------------------------------------------------------------- what is chosen, and how often it is right
+# ---------------------------------------------------------------- what is chosen, how often right
 
 def mean(values):
     return float(np.mean(list(values)))
@@ -523,7 +529,9 @@ TASKS = {
     "choice": Task("choice", "choice", choice, OWN, per="byte"),
 }
 ALIASES = {"global_piqa": ("global_piqa_parallel", "global_piqa_nonparallel"),
-           "wug": ("wug_adj", "wug_past")}
+           "wug": ("wug_adj", "wug_past"),
+           "suite": ("blimp", "supplement", "ewok", "entity_tracking", "comps",
+                     "global_piqa_parallel", "global_piqa_nonparallel", "reading")}
 # those of a language model's knowledge: the mean leaves out likeness to people, and your own
 NLP = "blimp", "supplement", "ewok", "entity_tracking", "comps", "global_piqa"
 
