@@ -49,7 +49,7 @@ from suite import SENTENCES, wilson
 
 BATCH_TOKENS = 8192  # padded tokens of a forward pass
 ROWS = 256           # positions whose logits exist at once: few enough for a processor's cache
-FAMILY = 8           # sequences at most that are read after one common prefix
+FAMILY = 6           # sequences at most that are read after one common prefix
 LINES = 10_000       # of babytalk, to be scored and to be sampled
 STRIDE = 8           # tokens that are sampled before finished texts are taken out
 
@@ -106,7 +106,7 @@ def families(sequences, numbers):
         P = math.inf
         for first in range(k - 2, max(-1, k - 1 - FAMILY), -1):
             P = min(P, common[first + 1])
-            if P < 2:  # `<s>` alone
+            if 4 * P < len(sequences[order[first]]):  # attention in a wider row would cost more
                 break
             best = max(best, (saved[first] + P * (k - 1 - first), first))
         saved.append(best[0])
@@ -323,7 +323,7 @@ def answer_choices(task, items, model, tokenizer, seed):
 
 def answer_ranks(task, items, model, tokenizer, seed):
     scores, _, cut = candidate_scores(model, tokenizer, [item.candidates for item in items])
-    first = np.array([1 / np.exp(its - its[0]).sum() for its in scores])
+    first = np.exp([its[0] - np.logaddexp.reduce(its) for its in scores])
     # of the odds, which keep their order where a probability is 0 or 1 to the last digit
     odds = np.array([its[0] - np.logaddexp.reduce(its[1:]) for its in scores])
     result = suite.correlation(odds, np.array([item.ratio for item in items]))
