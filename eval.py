@@ -106,8 +106,8 @@ def families(sequences, numbers):
         P = math.inf
         for first in range(k - 2, max(-1, k - 1 - FAMILY), -1):
             P = min(P, common[first + 1])
-            if 4 * P < len(sequences[order[first]]):  # attention in a wider row would cost more
-                break
+            if P < 2 or 4 * P < len(sequences[order[first]]):
+                break  # `<s>` alone; or attention in a wider row would cost more than is saved
             best = max(best, (saved[first] + P * (k - 1 - first), first))
         saved.append(best[0])
         run_of.append(best[1])

@@ -2,11 +2,13 @@
 import csv
 import json
 import math
+import types
 
 import numpy as np
 import pytest
 import torch
 
+import distill
 import eval
 import files
 import run
@@ -511,3 +513,15 @@ def test_what_is_evaluated_after_training():
     assert eval.is_evaluated({"sample": {}, "ppl --limit=100": {}}, Config, 100)
     assert eval.is_evaluated({"sample": {}, "ppl": {}}, Config, 100)
     assert not eval.is_evaluated({"sample": {}, "ppl --limit=9": {}}, Config, 100)
+
+
+@pytest.mark.parametrize("corpus, tokens, asked", [("text", 5, [5]), ("babytalk", 5, [0]),
+                                                   ("text", 0, [])])
+def test_the_end_of_training_is_bounded(tmp_path, monkeypatch, corpus, tokens, asked):
+    limits = []
+    monkeypatch.setattr(eval, "evaluate", lambda folder, device, limit: limits.append(limit))
+    config = types.SimpleNamespace(corpus=corpus, eval_tokens=tokens, teachers=[], baseline="",
+                                   name="one")
+    distill.show_run(types.SimpleNamespace(config=config, folder=tmp_path, is_finished=False,
+                                           device=torch.device("cpu")))
+    assert limits == asked
