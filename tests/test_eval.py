@@ -652,9 +652,9 @@ def test_evaluation_is_in_true_fp32_whatever_ran_before(babytalk_run, monkeypatc
     seen = []
     forward = LM.forward
 
-    def spy(self, *arguments):
+    def spy(self, *arguments, **tree):
         seen.append(torch.get_float32_matmul_precision())
-        return forward(self, *arguments)
+        return forward(self, *arguments, **tree)
     monkeypatch.setattr(LM, "forward", spy)
     before = torch.get_float32_matmul_precision()
     try:
