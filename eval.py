@@ -582,7 +582,7 @@ def percent_interval(interval):
 
 
 def groups_table(name, answers):
-    """A task's groups and fields; of reading, its measures."""
+    """A task's groups and fields, where it has any."""
     result = answers.result
     if "groups" not in result:
         return summary_table([name], [("", {name: result})])
@@ -776,6 +776,10 @@ class Options:
         if self.predictions and self.limit:
             raise UserError("the challenge scores predictions of all items: leave out --limit or "
                             "--predictions")
+        folder = pathlib.Path(self.predictions).absolute().parent
+        if self.predictions and not folder.is_dir():
+            raise UserError(f"predictions = {self.predictions!r}: there is no folder {folder}; "
+                            "make it, or name another")
         right = (self.limit >= 0 and self.n >= 1 and self.top_k >= 0 and 0 < self.top_p <= 1
                  and 0 <= self.seed < 2**31)
         if not right:
@@ -949,6 +953,9 @@ def evaluate_subject(subject, tasks=(), **options):
     options = Options(**options)
     options.check()
     exam = [name for name in tasks if name in suite.TASKS]
+    if (options.against or options.predictions) and not exam:
+        raise UserError("--against and --predictions are about the suite's tasks; name some with "
+                        "--tasks, or all with --tasks=suite")
     data = options.data or os.path.join(os.environ.get("BABYLM_DIR", "."), "eval")
     asked = {name: suite.read(name, data, options.limit) for name in exam}  # all, before any work
     other = other_subject(subject, options) if exam else None

@@ -476,9 +476,12 @@ def test_predictions_of_a_part_are_refused(two_runs, exam, tmp_path):
     with pytest.raises(UserError, match="leave out --limit"):
         eval.evaluate(two_runs[0], ["blimp"], data=str(exam), limit=1,
                       predictions=str(tmp_path / "p.json"))
-    with pytest.raises(UserError, match="could not be written"):
+    with pytest.raises(UserError, match="there is no folder"):  # before hours of scoring
         eval.evaluate(two_runs[0], ["blimp"], data=str(exam),
                       predictions=str(tmp_path / "nowhere/p.json"))
+    with pytest.raises(UserError, match="--tasks=suite"):
+        eval.evaluate(two_runs[0], ["ppl"], against=str(two_runs[1]))
+    assert not (two_runs[0] / "eval.json").exists()
 
 
 def test_all_rows_are_read_before_any_is_scored(two_runs, exam):
