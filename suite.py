@@ -211,18 +211,21 @@ def read_words(path):
     if not path.exists():
         raise UserError(f"{path}: not there; pass --data=DIR, the folder that holds "
                         f"{path.parent.name}")
-    with open(path, encoding="utf-8", newline="") as f:
-        rows = list(csv.DictReader(f))
+    try:
+        with open(path, encoding="utf-8", newline="") as f:
+            rows = list(csv.DictReader(f, restval=""))
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise UserError(f"{path}: not a table of comma-separated UTF-8 text ({e})")
     numbers = (*EYES, SELF_PACED, *COVARIATES, "prev_length")
     texts = "item", "word", "prev_item", "prev_word"
     for column in (*numbers, *texts):
-        if not rows or rows[0].get(column) is None:
+        if not rows or column not in rows[0]:
             raise UserError(f"{path}: it has no column {column}, or no rows")
 
     def number(line, column):
         value = rows[line][column]
         try:
-            return math.nan if value is None or value in MISSING else float(value)
+            return math.nan if value in MISSING else float(value)
         except ValueError:
             raise UserError(f"{path}, row {line + 1}: {column} = {value!r} is no number")
     columns = {column: np.array([number(line, column) for line in range(len(rows))])
@@ -257,7 +260,8 @@ def partial_r2(y, covariates, x):
     x = (x - x.mean()) / (x.std() or 1)
     before = left(X)
     after = left(np.column_stack([X, x]))
-    return max(0.0, 1 - after / before), len(y), X.shape[1]
+    r2 = max(0.0, 1 - after / before) if before else 0.0  # y may be all alike
+    return r2, len(y), X.shape[1]
 
 
 def reading_figures(columns, surprisal, before):

@@ -369,6 +369,9 @@ def test_reading_times_that_are_none(tmp_path, cells, words):
     (tmp_path / "reading/reading_data.csv").write_text("item,word\na,b\n")
     with pytest.raises(UserError, match="no column RTfirstfix"):
         suite.read("reading", tmp_path)
+    (tmp_path / "reading/reading_data.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="UTF-8"):
+        suite.read("reading", tmp_path)
     with pytest.raises(UserError, match="--data=DIR"):
         suite.read("reading", tmp_path / "nowhere")
 
