@@ -47,7 +47,9 @@ from data import prepare, write_clean
 from model import LM
 from suite import SENTENCES, wilson
 
-BATCH_TOKENS = 8192  # padded tokens of a forward pass
+BATCH_TOKENS = 4096  # padded tokens of a forward pass
+FEW = 512            # tokens that cost little more to read than fewer would
+PADDING = 0.05       # of a forward pass's tokens: sorted by length, it need not be more
 ROWS = 256           # positions whose logits exist at once: few enough for a processor's cache
 FAMILY = 6           # sequences at most that are read after one common prefix
 LINES = 10_000       # of babytalk, to be scored and to be sampled
@@ -157,6 +159,25 @@ def size_of(family, sequences):
     return P + sum(len(sequences[i]) - 1 - P for i in members)
 
 
+def batch_size(waiting, sequences, batch_tokens):
+    """How many of the families waiting, the longest first, are read at once.
+
+    Up to batch_tokens padded tokens, of which PADDING at most are padding once there are FEW; and
+    none that needs a tree with one that needs none.
+    """
+    T = size_of(waiting[0], sequences)
+    alone = len(waiting[0][1]) == 1
+    size = tokens = 0
+    for family in waiting[:max(1, batch_tokens // T)]:
+        tokens += size_of(family, sequences)
+        padded = T * (size + 1)
+        too_wide = padded > FEW and padded - tokens > PADDING * padded
+        if size and (too_wide or (len(family[1]) == 1) != alone):
+            break
+        size += 1
+    return size
+
+
 def log_probs(model, h, row, label):
     """(N,) float32: log q(label | what hidden state h[row] has seen). h (R, d); row, label (N,).
 
@@ -206,9 +227,7 @@ def counted_log_probs(model, sequences, starts, batch_tokens):
     device = next(model.parameters()).device
     with tqdm(total=len(numbers), unit="text", leave=False, disable=None) as bar:
         while waiting:
-            size = max(1, batch_tokens // size_of(waiting[0], sequences))
-            alone = len(waiting[0][1]) == 1
-            size = sum((len(members) == 1) == alone for _, members in waiting[:size])
+            size = batch_size(waiting, sequences, batch_tokens)
             batch = waiting[:size]
             waiting = waiting[size:]
 
