@@ -264,6 +264,18 @@ def test_families_hold_each_sequence_once(tokenizer):
     assert max(len(members) for _, members in runs) > 2
 
 
+def test_batches_hold_little_padding(monkeypatch):
+    monkeypatch.setattr(eval, "FEW", 4)
+    sequences = [[1] * length for length in (21, 20, 11, 10, 11, 21)]
+    waiting = [(0, [i]) for i in range(4)]
+    assert eval.batch_size(waiting, sequences, 1000) == 2  # 20 + 19 tokens, one of padding
+    assert eval.batch_size(waiting[2:], sequences, 1000) == 2
+    assert eval.batch_size(waiting, sequences, 20) == 1
+    assert eval.batch_size([(0, [0]), (3, [1, 5])], sequences, 1000) == 1  # one needs a tree
+    monkeypatch.setattr(eval, "FEW", 1000)
+    assert eval.batch_size(waiting, sequences, 1000) == 4
+
+
 def test_log_probabilities_are_those_of_transformers(tokenizer):
     pytest.importorskip("transformers")
     from tools import peers
