@@ -1,0 +1,545 @@
+"""The suite: candidates by hand, means, ties, chance, predictions, two runs, a user's mistakes."""
+import csv
+import json
+import math
+import types
+
+import numpy as np
+import pytest
+import torch
+
+import distill
+import eval
+import files
+import run
+import suite
+from bpe import Tokenizer
+from config import UserError
+from model import LM, ModelConfig
+
+
+def row(**values):
+    return suite.Row(values, "rows.jsonl, line 1", "rows")
+
+
+def about(value, tolerance=1e-6):
+    return pytest.approx(value, abs=tolerance)
+
+
+def write_rows(folder, name, rows):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(values) + "\n" for values in rows))
+
+
+# ---------------------------------------------------------------- candidates
+
+def test_candidates_of_pairs():
+    item = suite.pair(row(sentence_good="a b", sentence_bad="a c", UID="u",
+                          field="syntax_semantics"))
+    assert item.candidates == [("", "a b"), ("", "a c")] and item.right == 0
+    assert (item.group, item.field) == ("u", "syntax/semantics")
+    assert suite.pair(row(sentence_good="a", sentence_bad="b")).group == "rows"
+
+
+def test_candidates_of_ewok():
+    item = suite.ewok(row(Domain="social-properties", Context1="It rains.", Context2="It is dry.",
+                          Target1="The grass is wet.", Target2="The grass is brown."))
+    assert item.candidates == [("It rains.", " The grass is wet."),
+                               ("It is dry.", " The grass is wet.")]
+    assert item.candidates_2025 == [("It rains.", " The grass is wet."),
+                                    ("It rains.", " The grass is brown.")]
+    assert [item.say(i) for i in (0, 1)] == ["It rains. The grass is wet.",
+                                             "It is dry. The grass is wet."]
+
+
+def test_candidates_of_entity_tracking_and_what_is_left_out():
+    values = dict(input_prefix="Box 0 contains", numops=2, options=[" the cup.", " the pen."])
+    item = suite.entity_tracking(row(**values))
+    assert item.candidates == [("Box 0 contains", " the cup."), ("Box 0 contains", " the pen.")]
+    assert (item.group, item.field) == ("rows_2_ops", "rows")
+    values["options"] = [" the cup.", " nothing."]
+    assert suite.entity_tracking(row(**values)) is None
+
+
+def test_candidates_of_comps():
+    values = dict(prefix_acceptable="A dog", prefix_unacceptable="A cup", property_phrase="barks.")
+    item = suite.comps(suite.Row(values, "", "comps_wugs_dist-before"))
+    assert item.candidates == [("A dog ", "barks."), ("A cup ", "barks.")]
+    assert item.say(1) == "A cup barks." and item.group == "wugs_dist_before"
+
+
+def test_candidates_of_global_piqa():
+    values = dict(prompt="To boil:", example_id="eng_7", label=1, solution0="heat", solution1="ice",
+                  solution2="sing", solution3="run")
+    item = suite.global_piqa(4)(row(**values))
+    assert item.candidates[2] == ("To boil:", " sing") and len(item.candidates) == 4
+    assert item.right == 1 and item.id == "eng_7"
+    assert len(suite.global_piqa(2)(row(**values)).candidates) == 2
+    values["label"] = 2
+    with pytest.raises(UserError, match="line 1: label = 2 names none of its 2 options"):
+        suite.global_piqa(2)(row(**values))
+
+
+def test_candidates_of_choice_and_wug():
+    item = suite.choice(row(prefix="", options=["yes", "no", "both"], right=2))
+    assert item.candidates == [("", "yes"), ("", "no"), ("", "both")] and item.right == 2
+    item = suite.wug(row(sentences="wicked\twickedness", ratio=1))
+    assert item.candidates == [("", "wicked"), ("", "wickedness")] and item.ratio == 1.0
+
+
+@pytest.mark.parametrize("name, values, words", [
+    ("choice", dict(prefix="a", options=["b"], right=0), "options is not a list of two"),
+    ("choice", dict(prefix="a", options=["b", " "], right=0), "options: one is empty"),
+    ("choice", dict(prefix="a", options=["b", "c"], right=2), "right = 2 names none of its 2"),
+    ("choice", dict(prefix="a", options=["b", "c"], right=True), "right = True names none"),
+    ("choice", dict(prefix="a", options=["b", "c"]), "right = None names none"),
+    ("comps", dict(prefix_acceptable="a", prefix_unacceptable="b", property_phrase=""),
+     "property_phrase is empty"),
+    ("ewok", dict(Domain="d", Context1="a", Context2="b", Target1="c"), "Target2 is missing"),
+    ("entity_tracking", dict(input_prefix="a", options=["b", "c"], numops="2"), "numops"),
+    ("wug_adj", dict(sentences="one", ratio=0.5), "a tab between"),
+    ("wug_past", dict(sentences="one\ttwo", ratio=math.nan), "ratio"),
+])
+def test_a_row_that_is_wrong_is_named_by_file_and_line(tmp_path, name, values, words):
+    folder = tmp_path / suite.TASKS[name].folder
+    write_rows(folder, "good", [])
+    (folder / "good.jsonl").write_text("\n" + json.dumps(values) + "\n")
+    with pytest.raises(UserError) as e:
+        suite.read(name, tmp_path)
+    assert f"{folder / 'good.jsonl'}, line 2: " in str(e.value) and words in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name, words", [("ewok", "huggingface.co/datasets/ewok-core"),
+                                         ("global_piqa_parallel", "global-piqa-parallel"),
+                                         ("comps", "BabyLM-2026-Strict-Evals"),
+                                         ("choice", "prefix, options and right")])
+def test_a_missing_folder_says_where_it_is_to_be_had(tmp_path, name, words):
+    with pytest.raises(UserError) as e:
+        suite.read(name, tmp_path)
+    assert words in str(e.value) and "--data=DIR" in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_short_file_is_said():
+    counts = {**suite.SUPPLEMENT, "hypernym": 800}
+    assert suite.missing("supplement", suite.SUPPLEMENT) == []
+    assert suite.missing("supplement", counts) == ["hypernym: 800 of 842"]
+    assert suite.missing("supplement", {"turn_taking": 280})[0] == "hypernym: 0 of 842"
+    assert suite.missing("global_piqa_parallel", {"a": 50, "b": 2}) == ["items: 52 of 103"]
+    assert suite.missing("choice", {"a": 3}) == []
+    assert sum(suite.EWOK.values()) == 7618 and sum(suite.CONCEPTS.values()) == 91_028
+
+
+# ---------------------------------------------------------------- figures
+
+def item(group="g", field=None, k=2, right=0):
+    return suite.Item(group, [("", str(i)) for i in range(k)], right, field)
+
+
+def test_a_tie_is_shared_among_those_that_are_level():
+    scores = [[-1.0, -2.0], [-2.0, -1.0], [-1.0, -1.0 + 1e-5], [-3, -3, -3], [-1, -1, -2]]
+    assert suite.shares(scores, [0, 0, 0, 1, 2]).tolist() == about([1, 0, 0.5, 1 / 3, 0])
+    assert suite.shares([[-math.inf, -math.inf]], [0]).tolist() == [0.5]
+    assert suite.shares([[-math.inf, -5.0]], [0]).tolist() == [0]
+    assert suite.chosen(scores[:2]).tolist() == [0, 1]
+    many = suite.chosen([[0.0, 0.0, -1.0]] * 2000)
+    assert set(many) == {0, 1} and 0.45 < many.mean() < 0.55  # ties at random, of a seed
+    assert many.tolist() == suite.chosen([[0.0, 0.0, -1.0]] * 2000).tolist()
+
+
+def test_means_over_groups_and_over_fields():
+    items = [item("a_0", "a"), item("a_0", "a"), item("a_1", "a"), item("b_0", "b")]
+    share = np.array([1, 0.5, 0, 1])
+    groups = suite.accuracies(items, share)
+    assert groups["accuracy"] == about((0.75 + 0 + 1) / 3) and groups["n"] == 4
+    assert groups["ties"] == about(0.5 / 3) and "official_2025" not in groups
+    fields = suite.accuracies(items, share, "fields", share > 0)
+    assert fields["accuracy"] == about(((0.75 + 0) / 2 + 1) / 2)
+    assert fields["official_2025"] == about(((1 + 0) / 2 + 1) / 2)
+    assert fields["fields"] == {"a": 0.375, "b": 1}
+
+
+@pytest.mark.parametrize("k, right, marked", [(2, 55, True), (2, 65, False), (2, 35, False),
+                                              (5, 25, True), (5, 35, False)])
+def test_what_is_at_chance_is_marked(k, right, marked):
+    share = np.arange(100) < right
+    figures = suite.accuracies([item(k=k)] * 100, share)
+    assert figures["chance"] == about(1 / k) and figures["at_chance"] is marked
+
+
+def test_rank_correlation_by_hand():
+    assert suite.ranks(np.array([3, 1, 3, 2])).tolist() == [3.5, 1, 3.5, 2]
+    # sum d^2 = 4: 1 - 6 * 4 / (5 * 24)
+    figures = suite.correlation(np.array([1, 2, 3, 4, 5.0]), np.array([2, 1, 4, 3, 5.0]))
+    assert figures["rho"] == about(0.8) and figures["interval"][0] < 0.8 < figures["interval"][1]
+    assert figures["at_chance"]
+    with pytest.raises(UserError, match="all alike"):
+        suite.correlation(np.ones(9), np.arange(9))
+
+
+def test_partial_r2_is_the_squared_partial_correlation():
+    rng = np.random.default_rng(0)
+    a, b, x = rng.normal(size=(3, 200))
+    y = a - 2 * b + 0.5 * a * b + 0.3 * x + rng.normal(size=200)
+    r2, n, k = suite.partial_r2(np.append(y, math.nan), [np.append(a, 1), np.append(b, 1)],
+                                np.append(x, 1))
+    X = np.stack([np.ones(200), a, b, a * b], 1)
+    projection = X @ np.linalg.pinv(X)
+    left_y, left_x = y - projection @ y, x - projection @ x
+    assert (n, k) == (200, 4) and r2 == about(np.corrcoef(left_y, left_x)[0, 1]**2)
+    with pytest.raises(UserError, match="too few"):
+        suite.partial_r2(y[:6], [a[:6], b[:6]], x[:6])
+
+
+def test_the_mean_of_tasks_counts_global_piqa_once():
+    results = {"blimp": {"accuracy": 0.6}, "global_piqa_parallel": {"accuracy": 0.2},
+               "global_piqa_nonparallel": {"accuracy": 0.4}, "choice": {"accuracy": 1.0}}
+    value, tasks = suite.nlp_mean(results)
+    assert value == about((0.6 + 0.3) / 2) and tasks == ["blimp", "global_piqa"]
+
+
+# ---------------------------------------------------------------- two runs
+
+@pytest.mark.parametrize("b, c", [(0, 0), (5, 1), (1, 5), (3, 3), (12, 30), (2000, 2100)])
+def test_mcnemar_is_the_binomial_tail(b, c):
+    n = b + c
+    tail = sum(math.comb(n, i) for i in range(min(b, c) + 1)) * 2
+    assert suite.mcnemar(b, c) == pytest.approx(min(1.0, tail / 2**n), rel=1e-6)
+
+
+def test_comparison_is_paired_and_by_field():
+    items = [item("u", "syntax")] * 4 + [item("v", "other")] * 2
+    ours = np.array([1, 1, 1, 0, 0.5, 1])
+    theirs = np.array([1, 0, 0, 0, 1, 1])
+    figures = suite.compared(items, ours, theirs)
+    assert figures["difference"] == about((0.5 - 0.25) / 2)
+    assert (figures["better"], figures["worse"], figures["n"]) == (2, 1, 6)
+    assert figures["p"] == about(1.0)
+    syntax = figures["fields"]["syntax"]
+    assert (syntax["difference"], syntax["better"], syntax["worse"]) == (0.5, 2, 0)
+    assert syntax["p"] == about(0.5) and list(figures["fields"]) == ["syntax", "other"]
+
+
+# ---------------------------------------------------------------- what is scored
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer([])  # bytes
+
+
+def small_lm(tokenizer, arch="llama", block_size=64, seed=0):
+    torch.manual_seed(seed)
+    lm = LM(ModelConfig(arch=arch, vocab_size=tokenizer.vocab_size, n_layer=2, n_head=2, d_model=16,
+                        d_ff=32, block_size=block_size)).eval()
+    with torch.no_grad():
+        for p in lm.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return lm
+
+
+TEXTS = ["the cat sat", "the cat sits", "the cat", "the dog", "a", "the cat sat down", "the cat s"]
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_what_texts_have_in_common_is_read_once_and_changes_nothing(tokenizer, arch, dtype):
+    lm = small_lm(tokenizer, arch).to(dtype)
+    read, forward = [], lm.forward
+    lm.forward = lambda ids, **tree: read.append(ids.numel()) or forward(ids, **tree)
+    together = eval.score_sentences(lm, tokenizer, TEXTS)
+    tokens = sum(len(text) for text in TEXTS)
+    assert sum(read) < 0.7 * tokens
+    alone = torch.cat([eval.score_sentences(lm, tokenizer, [text]) for text in TEXTS])
+    tolerance = 1e-5 if dtype == torch.float64 else 0.5
+    assert together.tolist() == about(alone.tolist(), tolerance)
+
+
+def test_families_hold_each_sequence_once(tokenizer):
+    sequences = [[1, *tokenizer.encode(text)] for text in TEXTS]
+    runs = eval.families(sequences, [0, 1, 3, 4, 5, 6])
+    assert sorted(i for _, members in runs for i in members) == [0, 1, 3, 4, 5, 6]
+    for P, members in runs:
+        assert len({tuple(sequences[i][:P]) for i in members}) == 1 or len(members) == 1
+        assert len(members) == 1 or P < min(len(sequences[i]) for i in members)
+    assert max(len(members) for _, members in runs) > 2
+
+
+def test_batches_hold_little_padding(monkeypatch):
+    monkeypatch.setattr(eval, "FEW", 4)
+    sequences = [[1] * length for length in (21, 20, 11, 10, 11, 21)]
+    waiting = [(0, [i]) for i in range(4)]
+    assert eval.batch_size(waiting, sequences, 1000) == 2  # 20 + 19 tokens, one of padding
+    assert eval.batch_size(waiting[2:], sequences, 1000) == 2
+    assert eval.batch_size(waiting, sequences, 20) == 1
+    assert eval.batch_size([(0, [0]), (3, [1, 5])], sequences, 1000) == 1  # one needs a tree
+    monkeypatch.setattr(eval, "FEW", 1000)
+    assert eval.batch_size(waiting, sequences, 1000) == 4
+
+
+def test_log_probabilities_are_those_of_transformers(tokenizer):
+    pytest.importorskip("transformers")
+    from tools import peers
+    lm = small_lm(tokenizer)
+    theirs = peers.hf_copy(lm).eval()
+    sums = eval.score_sentences(lm, tokenizer, TEXTS)
+    for text, ours in zip(TEXTS, sums.tolist()):
+        ids = torch.tensor([[1, *tokenizer.encode(text)]])
+        with torch.no_grad():
+            log_q = theirs(ids).logits[0, :-1].double().log_softmax(-1)
+        assert ours == about(log_q.gather(1, ids[0, 1:, None]).sum().item(), 1e-4)
+
+
+def test_a_gpt2s_context_loses_its_beginning_and_that_is_counted(tokenizer):
+    lm = small_lm(tokenizer, "gpt2", block_size=8)
+    sums, tokens, cut = eval.score_all(lm, tokenizer, ["abcdefghij", "j"], ["klm", "klm"])
+    assert cut == 1 and tokens.tolist() == [3, 3]
+    assert sums[0].item() == about(eval.score(lm, tokenizer, ["fghij"], ["klm"]).item(), 1e-5)
+    with pytest.raises(UserError, match="9 tokens, longer than this GPT-2's block_size 8"):
+        eval.score(lm, tokenizer, ["ab"], ["abcdefghi"])
+
+
+class Counts:
+    """A yardstick that is no network: a text is likelier the fewer of its tokens are "b"."""
+
+    def __init__(self, tokenizer):
+        self.b = tokenizer.encode("b")[0]
+
+    def sum_log_probs(self, sequences, starts):
+        counts = [sum(i == self.b for i in ids[start:]) for ids, start in zip(sequences, starts)]
+        return -torch.tensor(counts, dtype=torch.float64)
+
+
+def test_global_piqa_takes_the_mean_a_token_and_choice_both(tokenizer):
+    model = Counts(tokenizer)
+    # one b of 2 tokens, against two of 8: worse a token, better in sum
+    candidates = [("", "ba"), ("", "bbaaaaaa")]
+    items = [suite.Item("g", candidates, 0, id="x"), suite.Item("g", candidates, 1, id="y")]
+    piqa = eval.answer("global_piqa_nonparallel", items, model, tokenizer)
+    assert piqa.share.tolist() == [0, 1]
+    assert piqa.said["x"] == {"predictions": [{"id": "x_0", "pred": "bbaaaaaa"}]}
+    plain = eval.answer("choice", items, model, tokenizer)
+    assert plain.share.tolist() == [1, 0]
+    assert plain.result["per_byte"]["accuracy"] == 0.5 == plain.result["accuracy"]
+
+
+def test_ewok_by_the_rule_of_2026_and_of_2025(tokenizer):
+    values = dict(Domain="d", Context1="ba", Context2="aa", Target1="b", Target2="a")
+    items = [suite.ewok(row(**values))]
+    answers = eval.answer("ewok", items, Counts(tokenizer), tokenizer)
+    assert answers.result["accuracy"] == 0.5  # " b" after either context is as likely
+    assert answers.result["official_2025"] == 0  # " a" is likelier than " b"
+    assert answers.said["d"]["predictions"][0]["pred"] in ("ba b", "aa b")
+
+
+def test_wug_correlates_with_people(tokenizer):
+    items = [suite.Item("wug_adj_nominalization", [("", "b" * i), ("", "bb")], ratio=-float(i))
+             for i in range(1, 7)]
+    answers = eval.answer("wug_adj", items, Counts(tokenizer), tokenizer)
+    assert answers.result["rho"] == about(1)
+    line = answers.said["wug_adj"]["predictions"][0]
+    assert (line["id"], line["pred"]) == ("wug_adj_0", "b")
+    assert line["prob"] == about(1 / (1 + math.exp(-1)))
+
+
+COLUMNS = [*suite.EYES, suite.SELF_PACED, *suite.COVARIATES, "prev_length", "item", "word",
+           "prev_item", "prev_word"]
+
+
+def write_reading(path, n=60, **cells):
+    """Reading times that grow with a word's number of b, beside noise; cells: of the second row."""
+    rng = np.random.default_rng(0)
+    path.parent.mkdir(parents=True)
+    with open(path, "w", newline="") as f:
+        writer = csv.DictWriter(f, COLUMNS)
+        writer.writeheader()
+        for i in range(n):
+            b, before = rng.integers(1, 6, 2)
+            values = {column: f"{rng.normal():.4f}" for column in COLUMNS}
+            times = {m: f"{b + rng.normal():.4f}" for m in (*suite.EYES, suite.SELF_PACED)}
+            writer.writerow({**values, **times, "item": "a", "word": "b" * b, "prev_item": "a",
+                             "prev_word": "b" * before, **(cells if i == 1 else {})})
+
+
+def test_reading_is_the_surprisal_of_a_word_and_the_one_before(tokenizer, tmp_path):
+    write_reading(tmp_path / "reading/reading_data.csv", prev_item="", item="None", RTgopast="")
+    asked = suite.read("reading", tmp_path)
+    assert asked[1][1] == ("None", " " + asked[1][1][1].strip()) and asked[2][1] is None
+    answers = eval.answer("reading", asked, Counts(tokenizer), tokenizer)
+    result = answers.result
+    assert 0.3 < result["eye_tracking"]["r2"] < 0.95 and not result["eye_tracking"]["at_chance"]
+    assert result["measures"]["RTgopast"]["n"] == 59 and result["self_paced"]["n"] == 59
+    lines = answers.said["reading"]["predictions"]
+    assert lines[0]["id"] == 0 and lines[0]["pred"] == asked[1][0][1].count("b")
+    assert math.isnan(lines[1]["prev_pred"]) and not math.isnan(lines[2]["prev_pred"])
+
+
+@pytest.mark.parametrize("cells, words", [({"RTfirstfix": "fast"}, "row 2: RTfirstfix = 'fast'")])
+def test_reading_times_that_are_none(tmp_path, cells, words):
+    write_reading(tmp_path / "reading/reading_data.csv", **cells)
+    with pytest.raises(UserError, match=words):
+        suite.read("reading", tmp_path)
+    (tmp_path / "reading/reading_data.csv").write_text("item,word\na,b\n")
+    with pytest.raises(UserError, match="no column RTfirstfix"):
+        suite.read("reading", tmp_path)
+    (tmp_path / "reading/reading_data.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="UTF-8"):
+        suite.read("reading", tmp_path)
+    with pytest.raises(UserError, match="--data=DIR"):
+        suite.read("reading", tmp_path / "nowhere")
+
+
+# ---------------------------------------------------------------- the command
+
+@pytest.fixture
+def exam(tmp_path):
+    """A folder of rows in the challenge's form, all of them made here."""
+    root = tmp_path / "eval"
+    write_rows(root / "blimp_filtered", "one", [
+        dict(sentence_good=f"a{i}", sentence_bad=f"b{i}", UID="one", field="syntax")
+        for i in range(4)])
+    write_rows(root / "comps", "comps_base", [
+        dict(prefix_acceptable="a", prefix_unacceptable="b", property_phrase=f"is {i}")
+        for i in range(3)])
+    write_rows(root / "entity_tracking", "regular", [
+        dict(input_prefix="a b c", options=[" x", " y", " z"], numops=i % 2) for i in range(4)])
+    return root
+
+
+def folder_of_run(folder, tokenizer, make_config, seed=0):
+    """A run as the loop leaves it, without its text."""
+    config = make_config(name=folder.name, out_dir=str(folder.parent), n_layer=1, n_head=2,
+                         d_model=16, d_ff=16, block_size=32)
+    folder.mkdir(parents=True)
+    tokenizer.save(folder / "tokenizer.json")
+    run.write_config(config, "float32", tokenizer)
+    torch.manual_seed(seed)
+    lm = run.model_of(config, tokenizer.vocab_size)
+    files.save_checkpoint(folder / "best.pt", {"model": lm.state_dict(), "step": 1, "steps": 1})
+    return folder
+
+
+@pytest.fixture
+def two_runs(tmp_path, tokenizer, make_config):
+    return [folder_of_run(tmp_path / "out" / name, tokenizer, make_config, seed)
+            for seed, name in enumerate(("one", "two"))]
+
+
+def test_one_command_gives_table_comparison_and_predictions(two_runs, exam, tmp_path, capsys):
+    one, two = two_runs
+    said = tmp_path / "predictions.json"
+    eval.main([str(one), "--tasks=blimp,comps,entity_tracking", f"--data={exam}",
+               f"--against={two}", f"--predictions={said}"])
+    shown = capsys.readouterr().out
+    assert "blimp is not whole, or not the challenge's: items: 4 of 59,875" in shown
+    assert "NLP mean of 3 tasks: blimp, entity_tracking, comps" in shown
+    assert "against two" in shown and "McNemar's p" in shown and "overall" not in shown
+    results = files.read_json(one / "eval.json")
+    assert results["entity_tracking"]["chance"] == about(1 / 3)
+    assert results["comps"]["lacks"][0] == "base: 3 of 49,340" and not (two / "eval.json").exists()
+
+    predictions = json.loads(said.read_text())
+    assert list(predictions) == ["blimp", "comps", "entity_tracking_filtered"]
+    lines = predictions["blimp"]["one"]["predictions"]
+    assert [line["id"] for line in lines] == ["one_0", "one_1", "one_2", "one_3"]
+    assert [line["pred"] in (f"a{i}", f"b{i}") for i, line in enumerate(lines)] == [True] * 4
+    assert predictions["comps"]["base"]["predictions"][1]["pred"] in ("a is 1", "b is 1")
+    assert set(predictions["entity_tracking_filtered"]) == {"regular_0_ops", "regular_1_ops"}
+    right = sum(line["pred"].startswith("a") for line in lines)
+    assert right / 4 == results["blimp"]["accuracy"]
+
+
+def test_a_run_against_itself_differs_in_nothing(two_runs, exam, capsys):
+    eval.evaluate(two_runs[0], ["blimp"], data=str(exam), against=str(two_runs[0]))
+    line = capsys.readouterr().out.rsplit("against one", 1)[1].splitlines()[1].split()
+    assert line[:2] == ["blimp", "+0.0%"] and line[-3:] == ["0", "0", "1"]
+
+
+def test_a_yardstick_beside_the_run_stands_in_its_table(two_runs, exam, tokenizer, capsys):
+    one, two = two_runs
+    ngram = one.with_name("ngram-5")
+    ngram.mkdir()
+    config = run.load(one)[2]
+    subject = eval.Subject(ngram, Counts(tokenizer), tokenizer, config)
+    eval.evaluate_subject(subject, ["blimp"], data=str(exam))
+    assert files.read_json(ngram / "eval.json")["blimp"]["accuracy"] == 1
+    capsys.readouterr()
+    eval.evaluate(one, ["blimp"], data=str(exam))
+    table = capsys.readouterr().out.rsplit("the tasks of", 1)[1].splitlines()
+    assert table[1].endswith("ngram-5 ") or table[1].endswith("ngram-5")
+    assert "100.0%" in table[2]
+    eval.evaluate(two, ["blimp"], data=str(exam), against=str(ngram))  # it has no model to ask
+    assert capsys.readouterr().out.count("ngram-5") == 1
+
+    results = files.read_json(ngram / "eval.json")
+    results["blimp"]["tokenizer"] = "another"
+    files.write_json(ngram / "eval.json", results)
+    eval.evaluate(one, ["blimp"], data=str(exam))
+    assert "is not shown: its eval.json is of another tokenizer" in capsys.readouterr().out
+    with pytest.raises(UserError, match="eval.json was taken with another tokenizer") as e:
+        eval.evaluate(one, ["blimp"], data=str(exam), against=str(ngram))
+    assert "\n" not in str(e.value)
+
+
+def test_a_run_of_another_tokenizer_is_refused(two_runs, exam, tmp_path, make_config):
+    other = folder_of_run(tmp_path / "else/three", Tokenizer([(b"a", b"b")]), make_config)
+    with pytest.raises(UserError, match="another tokenizer") as e:
+        eval.evaluate(two_runs[0], ["blimp"], data=str(exam), against=str(other))
+    assert "\n" not in str(e.value) and not (two_runs[0] / "eval.json").exists()
+
+
+def test_predictions_of_a_part_are_refused(two_runs, exam, tmp_path):
+    with pytest.raises(UserError, match="leave out --limit"):
+        eval.evaluate(two_runs[0], ["blimp"], data=str(exam), limit=1,
+                      predictions=str(tmp_path / "p.json"))
+    with pytest.raises(UserError, match="there is no folder"):  # before hours of scoring
+        eval.evaluate(two_runs[0], ["blimp"], data=str(exam),
+                      predictions=str(tmp_path / "nowhere/p.json"))
+    with pytest.raises(UserError, match="--tasks=suite"):
+        eval.evaluate(two_runs[0], ["ppl"], against=str(two_runs[1]))
+    assert not (two_runs[0] / "eval.json").exists()
+
+
+def test_all_rows_are_read_before_any_is_scored(two_runs, exam):
+    (exam / "comps/comps_base.jsonl").write_text("{oops")
+    with pytest.raises(UserError, match="comps_base.jsonl, line 1: not JSON"):
+        eval.evaluate(two_runs[0], ["blimp", "comps"], data=str(exam))
+    assert not (two_runs[0] / "eval.json").exists()
+
+
+def test_names_that_stand_for_several():
+    assert eval.named_tasks(["global_piqa", "global_piqa_parallel", "ppl"]) == [
+        "global_piqa_parallel", "global_piqa_nonparallel", "ppl"]
+    assert "reading" in eval.named_tasks(["suite"]) and "wug_adj" not in eval.named_tasks(["suite"])
+    with pytest.raises(UserError, match="unknown task 'blimb'.*entity_tracking"):
+        eval.named_tasks(["blimb"])
+
+
+def test_a_bounded_ppl_has_its_own_line_in_the_last_table():
+    def ppl(value):
+        return {"overall": {"mean_nats_per_byte": value}}
+    evals = [("one", {"ppl --limit=200000": ppl(1.25)}), ("two", {"ppl": ppl(1.5)})]
+    lines = eval.final_table(evals).splitlines()
+    assert lines[1].split()[-2:] == ["-", "1.5000"]
+    assert "of its first 200,000 tokens a domain" in lines[2]
+    assert lines[2].split()[-2:] == ["1.2500", "-"]
+
+
+def test_what_is_evaluated_after_training():
+    class Config:
+        corpus = "text"
+    assert not eval.is_evaluated({"sample": {}}, Config, 100)
+    assert eval.is_evaluated({"sample": {}, "ppl --limit=100": {}}, Config, 100)
+    assert eval.is_evaluated({"sample": {}, "ppl": {}}, Config, 100)
+    assert not eval.is_evaluated({"sample": {}, "ppl --limit=9": {}}, Config, 100)
+
+
+@pytest.mark.parametrize("corpus, tokens, asked", [("text", 5, [5]), ("babytalk", 5, [0]),
+                                                   ("text", 0, [])])
+def test_the_end_of_training_is_bounded(tmp_path, monkeypatch, corpus, tokens, asked):
+    limits = []
+    monkeypatch.setattr(eval, "evaluate", lambda folder, device, limit: limits.append(limit))
+    config = types.SimpleNamespace(corpus=corpus, eval_tokens=tokens, teachers=[], baseline="",
+                                   name="one")
+    distill.show_run(types.SimpleNamespace(config=config, folder=tmp_path, is_finished=False,
+                                           device=torch.device("cpu")))
+    assert limits == asked
