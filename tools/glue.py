@@ -78,13 +78,13 @@ Data = collections.namedtuple("Data", "train valid")
 def read_rows(path, task, tokenizer, length, limit=0):
     """The Rows of a file, at most `length` tokens each; limit: the first so many, 0 all.
 
-    UserError that names the file, and the line, where it is missing, empty, not JSON, lacks a text
-    or has another label than 0 to task.labels - 1.
+    UserError that names the file, and the line, where it is empty, not JSON, lacks a text or has
+    another label than 0 to task.labels - 1.
     """
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as e:
-        raise UserError(f"{path}: {e.strerror}; --data names the folder that holds glue_filtered")
+        raise UserError(f"{path}: {e.strerror}")
     ids = []
     labels = []
     cut = 0
@@ -276,17 +276,21 @@ def majority(data, task):
 class Clock:
     """How long all the work takes, from what is done: in tokens that are read forward.
 
-    A training step is three such readings.
+    A training step is three such readings. The first one is warming up, and says nothing.
     """
 
     def __init__(self, total):
         self.total = total
         self.done = 0
-        self.begun = time.monotonic()
+        self.begun = None
         self.silent = True
 
     def add(self, tokens):
         """Count work; after ten seconds of it, say once how long the rest will take."""
+        if self.begun is None:
+            self.begun = time.monotonic()
+            self.total -= tokens
+            return
         self.done += tokens
         if self.silent and time.monotonic() - self.begun > 10:
             self.silent = False
@@ -405,7 +409,10 @@ def read_data(args, tokenizer, length):
             raise UserError(f"unknown task {name!r}; known are {', '.join(TASKS)}")
         paths = [folder / f"{name}.{split}.jsonl" for split in ("train", "valid")]
         missing = [path for path in paths if not path.exists()]
-        if missing and not asked:
+        if missing and asked:
+            raise UserError(f"{missing[0]} is missing: leave {name} out of --tasks, or name the "
+                            "folder that holds glue_filtered with --data")
+        if missing:
             print(f"{name} is left out: {missing[0]} is missing")
             continue
         train = read_rows(paths[0], TASKS[name], tokenizer, length, args.limit)

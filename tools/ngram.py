@@ -13,6 +13,7 @@ words are alike; what it has beyond the unigram it has from order.
 """
 import argparse
 import collections
+import contextlib
 import dataclasses
 import time
 import types
@@ -161,13 +162,20 @@ def judge(subject, tasks, options):
         print(f"\n{key} of {subject.folder}\n{shown}")
 
 
-def let_through(sum_log_probs):
-    """eval.sum_log_probs, for models too that have a method of that name."""
-    def sums(model, sequences, starts, *batch_tokens):
+@contextlib.contextmanager
+def scoring_by_themselves():
+    """Within it eval.sum_log_probs leaves the sums to a model that has a method of that name."""
+    of_networks = eval.sum_log_probs
+
+    def sum_log_probs(model, sequences, starts, *batch_tokens):
         if hasattr(model, "sum_log_probs"):
             return torch.as_tensor(model.sum_log_probs(sequences, starts))
-        return sum_log_probs(model, sequences, starts, *batch_tokens)
-    return sums
+        return of_networks(model, sequences, starts, *batch_tokens)
+    eval.sum_log_probs = sum_log_probs
+    try:
+        yield
+    finally:
+        eval.sum_log_probs = of_networks
 
 
 def main(argv):
@@ -189,7 +197,6 @@ def main(argv):
     options = eval.Options(data=args.data, limit=args.limit)
     options.check()
 
-    eval.sum_log_probs = let_through(eval.sum_log_probs)
     data = prepare(config)
     for order in ORDERS:
         folder, own = folder_like_a_run(config, order, data)
@@ -197,7 +204,8 @@ def main(argv):
         model = NGram(data.train.tokens, data.tokenizer.vocab_size, order, data.tokenizer.bos_id)
         print(f"{folder}: counted {data.train.count / 1e6:.2f}M tokens in "
               f"{time.monotonic() - begun:.1f} s, {model.nbytes / 1e6:.1f} MB", flush=True)
-        judge(eval.Subject(folder, model, data.tokenizer, own), tasks, options)
+        with scoring_by_themselves():
+            judge(eval.Subject(folder, model, data.tokenizer, own), tasks, options)
 
 
 if __name__ == "__main__":
