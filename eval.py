@@ -1,19 +1,25 @@
-"""Zero-shot evaluation: perplexity, minimal pairs, babytalk's truth, samples.
+"""Zero-shot evaluation: perplexity, the BabyLM suite, multiple choice, babytalk's truth, samples.
 
     python eval.py RUN                                       # what its corpus allows, and samples
     python eval.py RUN --tasks=blimp,supplement --data=DIR   # DIR holds blimp_filtered, ...
+    python eval.py RUN --tasks=suite --data=DIR --predictions=FILE    # for the challenge
+    python eval.py RUN --tasks=suite --data=DIR --against=OTHER       # on the same items
     python eval.py RUN --tasks=sample --prompt='once upon a time' --n=5 --temperature=.8
     python eval.py RUN --tasks=ppl --dev=PATH                # of other text
 
     ppl                perplexity of development text (the half of the run's own that did not
                        choose best.pt, or --dev=PATH);                  --limit: tokens per domain
-    blimp, supplement  minimal pairs of BLiMP, of BabyLM's supplement;  --limit: pairs per paradigm
+    blimp, supplement, ewok, entity_tracking, comps, global_piqa_parallel, global_piqa_nonparallel,
+    wug_adj, wug_past, reading
+                       the challenge's tasks, told in suite.py and docs/babylm.md; global_piqa and
+                       wug are two each; suite: those of 2026; --limit: items per paradigm or group
+    choice             DIR/choice/*.jsonl: a prefix, options, the right one (MMLU's form)
     babytalk           against the embedded corpus's known truth;       --limit: lines
     sample             text from a prompt, also in RUN/samples.txt
 
 What they say is kept in RUN/eval.json, a slot for each way of asking: "babytalk" is the whole of
 it, on best.pt, with the usual seed; a look at a part stands beside it, as "babytalk --limit=20
---seed=1". The last table of a training reads whole ones only.
+--seed=1". The last table of a training reads whole ones, and ppl's parts by their own name.
 """
 import argparse
 import collections
@@ -29,22 +35,23 @@ import tempfile
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 import babytalk
 import files
 import run
+import suite
 from config import UserError, run_main
 from corpora import resolve
 from data import prepare, write_clean
+from model import LM
+from suite import SENTENCES, wilson
 
 BATCH_TOKENS = 8192  # padded tokens of a forward pass
 ROWS = 256           # positions whose logits exist at once: few enough for a processor's cache
-TIE = 1e-4           # nats: closer than this, fp32 cannot tell two sentences' sums apart
+FAMILY = 8           # sequences at most that are read after one common prefix
 LINES = 10_000       # of babytalk, to be scored and to be sampled
 STRIDE = 8           # tokens that are sampled before finished texts are taken out
-SENTENCES = "sentence_good", "sentence_bad"  # BLiMP's keys
 
 
 # ---------------------------------------------------------------- what a score is
@@ -79,28 +86,183 @@ def positions(forward, sequences, starts, batch_tokens, device):
         yield from zip(number.split(ROWS), out.split(ROWS), label.split(ROWS))
 
 
+def families(sequences, numbers):
+    """Which of the sequences `numbers` are read together: [(P, members)], each in one of them.
+
+    The first P tokens of the members are the same, and are read once. Sorted, sequences that share
+    most stand side by side: that order is cut into runs of at most FAMILY, those that save most.
+    """
+    order = sorted(numbers, key=sequences.__getitem__)
+    common = [0] * len(order)  # tokens, each one's last apart, that k shares with k - 1
+    for k in range(1, len(order)):
+        a, b = sequences[order[k - 1]], sequences[order[k]]
+        while common[k] < min(len(a), len(b)) - 1 and a[common[k]] == b[common[k]]:
+            common[k] += 1
+
+    saved = [0]  # of the first k sequences, tokens that the best cut does not read again
+    run_of = [0]  # and where the run begins that ends there
+    for k in range(1, len(order) + 1):
+        best = saved[k - 1], k - 1
+        P = math.inf
+        for first in range(k - 2, max(-1, k - 1 - FAMILY), -1):
+            P = min(P, common[first + 1])
+            if P < 2:  # `<s>` alone
+                break
+            best = max(best, (saved[first] + P * (k - 1 - first), first))
+        saved.append(best[0])
+        run_of.append(best[1])
+
+    runs = []
+    k = len(order)
+    while k:
+        first = run_of[k]
+        runs.append((min(common[first + 1:k], default=0), order[first:k]))
+        k = first
+    return runs
+
+
+def side_by_side(batch, sequences):
+    """A batch of families as rows (B, T) of ids: the prefix, then what is each member's own.
+
+    Returns ids; the tree that LM.forward takes, None where no row has two members; and {sequence:
+    the places in the flattened rows (B T) at which its tokens, from the second on, are predicted}.
+    """
+    T = max(size_of(family, sequences) for family in batch)
+    ids = np.zeros((len(batch), T), np.int64)
+    place = np.zeros_like(ids)   # of a token in its own text
+    branch = np.zeros_like(ids)  # 0: the prefix
+    places = {}
+    for b, (P, members) in enumerate(batch):
+        ids[b, :P] = sequences[members[0]][:P]
+        place[b, :P] = range(P)
+        start = P
+        for number, i in enumerate(members, 1):
+            own = sequences[i][P:-1]
+            stop = start + len(own)
+            ids[b, start:stop] = own
+            place[b, start:stop] = range(P, P + len(own))
+            branch[b, start:stop] = number
+            places[i] = [*range(b * T, b * T + P), *range(b * T + start, b * T + stop)]
+            start = stop
+    ids, place, branch = map(torch.from_numpy, (ids, place, branch))
+    if all(len(members) == 1 for _, members in batch):
+        return ids, None, places
+    seen = (branch[:, None] == 0) | (branch[:, None] == branch[:, :, None])  # (B, T, T)
+    return ids, (place, seen.tril()[:, None]), places
+
+
+def size_of(family, sequences):
+    """Tokens that are read of a family, each sequence's last left out."""
+    P, members = family
+    return P + sum(len(sequences[i]) - 1 - P for i in members)
+
+
+def log_probs(model, h, row, label):
+    """(N,) float32: log q(label | what hidden state h[row] has seen). h (R, d); row, label (N,).
+
+    row is in order. At most ROWS rows of logits exist at once.
+    """
+    edges = torch.arange(0, len(h) + ROWS, ROWS, device=row.device)
+    edges = torch.searchsorted(row, edges).tolist()
+    nats = []
+    for i, (start, stop) in enumerate(zip(edges, edges[1:])):
+        z = model.logits(h[i * ROWS:(i + 1) * ROWS]).float()  # (ROWS, V)
+        z -= z.amax(-1, keepdim=True)
+        picked = z[row[start:stop] - i * ROWS, label[start:stop]]
+        log_sum = z.exp_().sum(-1).log()  # in place: a second (ROWS, V) would leave the cache
+        nats.append(picked - log_sum[row[start:stop] - i * ROWS])
+    return torch.cat(nats)
+
+
 @torch.no_grad()
 def sum_log_probs(model, sequences, starts, batch_tokens=BATCH_TOKENS):
     """(n,) float64, nats: of each sequence the sum of log q(token | the tokens before).
 
-    Over its tokens starts[i] and on. Raises UserError where a sum is not a number.
+    sequences: lists of ids; their tokens starts[i] >= 1 and on are counted. A model that is no
+    network answers by its own method of this name. What sequences have in common at their
+    beginning is read once, by an LM. Raises UserError where a sum is not a number.
     """
-    sums = torch.zeros(len(sequences), dtype=torch.float64)
-    device = next(model.parameters()).device
-    with tqdm(total=sum(map(len, sequences)), unit="token", leave=False, disable=None) as bar:
-        for number, h, label in positions(model, sequences, starts, batch_tokens, device):
-            nats = F.cross_entropy(model.logits(h).float(), label, reduction="none")
-            sums.index_add_(0, number, -nats.cpu().double())
-            bar.update(len(number))
+    if hasattr(model, "sum_log_probs"):
+        sums = torch.as_tensor(model.sum_log_probs(sequences, starts), dtype=torch.float64)
+    else:
+        sums = torch.zeros(len(sequences), dtype=torch.float64)
+        for number, nats in counted_log_probs(model, sequences, starts, batch_tokens):
+            sums.index_add_(0, number, nats.cpu().double())
     if sums.isnan().any():
         raise UserError("the model's log-probabilities are not numbers (nan): its weights are "
                         "damaged; train it again")
     return sums
 
 
+def counted_log_probs(model, sequences, starts, batch_tokens):
+    """Of sum_log_probs' counted tokens: yields the sequence's number (N,) and log q (N,)."""
+    # what has nothing to be counted is not read
+    numbers = [i for i in range(len(sequences)) if starts[i] < len(sequences[i])]
+    waiting = [(0, [i]) for i in numbers]
+    if isinstance(model, LM):
+        waiting = families(sequences, numbers)
+    # the longest first, and those that need no tree together
+    waiting.sort(key=lambda family: (len(family[1]) > 1, size_of(family, sequences)), reverse=True)
+    device = next(model.parameters()).device
+    with tqdm(total=len(numbers), unit="text", leave=False, disable=None) as bar:
+        while waiting:
+            size = max(1, batch_tokens // size_of(waiting[0], sequences))
+            alone = len(waiting[0][1]) == 1
+            size = sum((len(members) == 1) == alone for _, members in waiting[:size])
+            batch = waiting[:size]
+            waiting = waiting[size:]
+
+            ids, tree, places = side_by_side(batch, sequences)
+            tree = {} if tree is None else {"tree": [t.to(device) for t in tree]}
+            row, label, number = [], [], []
+            for i, its in places.items():
+                row += its[starts[i] - 1:]
+                label += sequences[i][starts[i]:]
+                number += [i] * (len(sequences[i]) - starts[i])
+            row, order = torch.tensor(row).sort()
+            rows, row = row.unique_consecutive(return_inverse=True)  # a prefix's are used twice
+            h = model(ids.to(device), **tree).flatten(0, 1)[rows.to(device)]
+            label = torch.tensor(label)[order].to(device)
+            yield torch.tensor(number)[order], log_probs(model, h, row.to(device), label)
+            bar.update(len(places))
+
+
 def longest_input(model):
     """Tokens that a model can read at once: a Llama's positions go on beyond its block_size."""
-    return model.config.block_size if model.config.arch == "gpt2" else math.inf
+    config = getattr(model, "config", None)  # an n-gram model has none
+    return config.block_size if config and config.arch == "gpt2" else math.inf
+
+
+Scores = collections.namedtuple("Scores", "sums tokens cut")
+
+
+def score_all(model, tokenizer, prefixes, completions, batch_tokens=BATCH_TOKENS):
+    """`score`'s sums (n,), over how many tokens each is (n,), and how many contexts were cut."""
+    longest = longest_input(model)
+    number_of = {}  # (first token that counts, <s>, tokens) -> its number
+    numbers = []
+    cut = 0
+    for prefix, completion in zip(prefixes, completions, strict=True):
+        text = prefix + completion
+        ids = tokenizer.encode(text)
+        ends = np.cumsum(tokenizer.token_bytes[ids])  # in bytes, as is the prefix
+        inside = int((ends <= len(prefix.encode("utf-8", "surrogatepass"))).sum())
+        if len(ids) - inside > longest:
+            raise UserError(f"{text[:40]!r}: {len(ids) - inside} tokens, longer than this GPT-2's "
+                            f"block_size {longest}; use a llama")
+        if len(ids) > longest:
+            cut += 1
+            inside -= len(ids) - longest
+            ids = ids[-longest:]
+        key = (1 + inside, tokenizer.bos_id, *ids)
+        numbers.append(number_of.setdefault(key, len(number_of)))
+
+    sequences = [list(key[1:]) for key in number_of]
+    starts = [key[0] for key in number_of]
+    sums = sum_log_probs(model, sequences, starts, batch_tokens)
+    tokens = torch.tensor([len(key) - 1 - key[0] for key in number_of])
+    numbers = torch.tensor(numbers, dtype=torch.long)
+    return Scores(sums[numbers], tokens[numbers], cut)
 
 
 def score(model, tokenizer, prefixes, completions, batch_tokens=BATCH_TOKENS):
@@ -108,27 +270,10 @@ def score(model, tokenizer, prefixes, completions, batch_tokens=BATCH_TOKENS):
 
     Prefix and completion are encoded as one string; the tokens that end beyond the prefix are
     summed, so one that straddles the boundary counts. Follows the ambient autocast; softmax and
-    sums are never below fp32. Equal texts are scored once. Raises UserError for a text longer than
-    a GPT-2's block_size.
+    sums are never below fp32. Equal texts are scored once. Where the two are longer than a GPT-2's
+    block_size, the prefix loses its beginning; UserError if the completion alone is longer.
     """
-    longest = longest_input(model)
-    number_of = {}  # (first token that counts, <s>, tokens) -> its number
-    numbers = []
-    for prefix, completion in zip(prefixes, completions, strict=True):
-        text = prefix + completion
-        ids = tokenizer.encode(text)
-        if len(ids) > longest:
-            raise UserError(f"{text[:40]!r}: {len(ids)} tokens, longer than this GPT-2's "
-                            f"block_size {longest}; use a llama")
-        ends = np.cumsum(tokenizer.token_bytes[ids])  # in bytes, as is the prefix
-        inside = int((ends <= len(prefix.encode("utf-8", "surrogatepass"))).sum())
-        key = (1 + inside, tokenizer.bos_id, *ids)
-        numbers.append(number_of.setdefault(key, len(number_of)))
-
-    sequences = [key[1:] for key in number_of]
-    starts = [key[0] for key in number_of]
-    sums = sum_log_probs(model, sequences, starts, batch_tokens)
-    return sums[torch.tensor(numbers, dtype=torch.long)]
+    return score_all(model, tokenizer, prefixes, completions, batch_tokens).sums
 
 
 def score_sentences(model, tokenizer, sentences, batch_tokens=BATCH_TOKENS):
@@ -136,102 +281,90 @@ def score_sentences(model, tokenizer, sentences, batch_tokens=BATCH_TOKENS):
     return score(model, tokenizer, [""] * len(sentences), sentences, batch_tokens)
 
 
-# ---------------------------------------------------------------- minimal pairs
+# ---------------------------------------------------------------- the suite
 
-def read_pairs(folder):
-    """The rows of folder/*.jsonl in BLiMP's form; UID is the file's stem where a row has none.
-
-    Raises UserError naming the folder, or file and line, that is missing, empty, not JSON or lacks
-    a sentence. An empty one is none: it would have probability 1 and win every time.
-    """
-    folder = pathlib.Path(folder)
-    paths = sorted(folder.glob("*.jsonl"))
-    if not paths:
-        raise UserError(f"{folder}: no *.jsonl files there; pass --data=DIR, the folder that holds "
-                        f"{folder.name}")
-    rows = []
-    for path in paths:
-        lines = path.read_bytes().split(b"\n")
-        pairs = [read_pair(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)
-                 if line.strip()]
-        if not pairs:
-            raise UserError(f"{path}: empty, it has no pairs")
-        for row in pairs:
-            uid = str(row.get("UID") or path.stem)
-            field = str(row.get("field") or "") or None
-            rows.append({**row, "UID": uid, "field": field})
-    return rows
+# result: for eval.json; share (n,): suite.shares of the items, where there are right ones;
+# said: in the form of a predictions file
+Answers = collections.namedtuple("Answers", "result items share said")
 
 
-def read_pair(line, where):
-    """A dict with both SENTENCES from a line of JSON; UserError that says where it is wrong."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        raise UserError(f"{where}: not JSON")
-    for key in SENTENCES:
-        if not isinstance(row, dict) or not isinstance(row.get(key), str):
-            raise UserError(f"{where}: {key} is missing, or not text")
-        if not row[key].strip():
-            raise UserError(f"{where}: {key} is empty")
-    return row
+def answer(name, asked, model, tokenizer, seed=0):
+    """What a model says to a task of the suite: Answers. asked: what suite.read gives."""
+    task = suite.TASKS[name]
+    do = {"choose": answer_choices, "rank": answer_ranks, "reading": answer_reading}[task.kind]
+    return do(task, asked, model, tokenizer, seed)
 
 
-def wilson(share, n):
-    """95% interval of a share of n (Wilson 1927): inside [0, 1], and not empty at 0 and 1."""
-    z2 = 1.96**2 / n
-    middle = (share + z2 / 2) / (1 + z2)
-    half = math.sqrt(z2 * share * (1 - share) + z2**2 / 4) / (1 + z2)
-    return [max(0.0, middle - half), min(1.0, middle + half)]
+def answer_choices(task, items, model, tokenizer, seed):
+    # all of them at once, so that those of like length meet in a batch
+    others = [item for item in items if item.candidates_2025]
+    lists = [item.candidates for item in items] + [item.candidates_2025 for item in others]
+    sums, tokens, cut = candidate_scores(model, tokenizer, lists)
+    if task.per == "token":
+        sums = [a / n for a, n in zip(sums, tokens)]
+    of_2025 = {id(item): scores for item, scores in zip(others, sums[len(items):])}
+    scores = sums[:len(items)]
+    right = np.array([item.right for item in items])
+    share = suite.shares(scores, right)
+    share_2025 = None
+    if task.in_2025:
+        old = [of_2025.get(id(item), its) for item, its in zip(items, scores)]
+        share_2025 = suite.shares(old, right) > 0
+    result = suite.accuracies(items, share, task.over, share_2025)
+    if task.per == "byte":
+        sizes = [[len(text.encode("utf-8", "surrogatepass")) for _, text in item.candidates]
+                 for item in items]
+        each = suite.shares([a / np.array(n) for a, n in zip(scores, sizes)], right)
+        per_byte = suite.accuracies(items, each, task.over)
+        result["per_byte"] = {key: per_byte[key] for key in FIGURE}
+    said = suite.predictions(items, suite.chosen(scores, seed))
+    return Answers(result | {"cut": cut}, items, share, said)
 
 
-def mean_of(dicts, key):
-    return float(np.mean([d[key] for d in dicts]))
+def answer_ranks(task, items, model, tokenizer, seed):
+    scores, _, cut = candidate_scores(model, tokenizer, [item.candidates for item in items])
+    first = np.array([1 / np.exp(its - its[0]).sum() for its in scores])
+    # of the odds, which keep their order where a probability is 0 or 1 to the last digit
+    odds = np.array([its[0] - np.logaddexp.reduce(its[1:]) for its in scores])
+    result = suite.correlation(odds, np.array([item.ratio for item in items]))
+    said = suite.predictions([dataclasses.replace(item, group=task.key) for item in items],
+                             suite.chosen(scores, seed), first)
+    return Answers(result | {"cut": cut}, items, None, said)
 
 
-def paradigm_figures(gaps, field):
-    """What is said of one paradigm. gaps (n,): log p of the good sentence minus the bad one's."""
-    won = (gaps > TIE).double().mean().item()
-    tied = (gaps.abs() <= TIE).double().mean().item()
-    accuracy = won + tied / 2
-    return dict(accuracy=accuracy, interval=wilson(accuracy, len(gaps)), ties=tied,
-                official=won + tied, n=len(gaps), field=field)
+def answer_reading(task, asked, model, tokenizer, seed):
+    columns, words, before = asked
+    known = [i for i, candidate in enumerate(before) if candidate]
+    lists = [[candidate] for candidate in [*words, *(before[i] for i in known)]]
+    sums, _, cut = candidate_scores(model, tokenizer, lists)
+    surprisal = -np.concatenate(sums)
+    prev_surprisal = np.full(len(words), np.nan)
+    prev_surprisal[known] = surprisal[len(words):]
+    surprisal = surprisal[:len(words)]
+    result = suite.reading_figures(columns, surprisal, prev_surprisal)
+    said = suite.reading_predictions(surprisal, prev_surprisal)
+    return Answers(result | {"cut": cut}, words, None, said)
+
+
+def candidate_scores(model, tokenizer, lists):
+    """Of lists of (prefix, completion): each one's sums (k,) and tokens (k,); contexts cut."""
+    flat = [candidate for candidates in lists for candidate in candidates]
+    sums, tokens, cut = score_all(model, tokenizer, *zip(*flat))
+    ends = np.cumsum([len(candidates) for candidates in lists])[:-1]
+    return np.split(sums.numpy(), ends), np.split(tokens.numpy(), ends), cut
 
 
 def minimal_pairs(model, tokenizer, rows, limit=0):
-    """Which of two sentences is more likely? By paradigm, by field, and the paradigms' mean.
+    """Which of two sentences is more likely? suite.accuracies of BLiMP's dicts, or a folder's.
 
-    rows: BLiMP's dicts, or a folder of them; limit: pairs per paradigm, 0 all. A tie is half a
-    point; `official` counts it as a whole one, as the official scripts did until 2025. Intervals
-    are 95%: Wilson's for a paradigm; for the unweighted mean over k paradigms the normal one of
-    variance sum a (1 - a) / n / k^2. They are about other pairs of the same paradigms, not about
-    other paradigms or other runs.
+    limit: pairs per paradigm, 0 all.
     """
     if isinstance(rows, (str, os.PathLike)):
-        rows = read_pairs(rows)
-    groups = collections.defaultdict(list)
-    for row in rows:
-        groups[row["UID"]].append(row)
-    groups = {uid: group[:limit or None] for uid, group in groups.items()}
-
-    # all sentences at once, so that those of like length meet in a batch
-    texts = [row[key] for key in SENTENCES for group in groups.values() for row in group]
-    good, bad = score_sentences(model, tokenizer, texts).chunk(2)
-    gaps = (good - bad).split([len(group) for group in groups.values()])
-    paradigms = {uid: paradigm_figures(gap, group[0].get("field"))
-                 for (uid, group), gap in zip(groups.items(), gaps)}
-
-    # unweighted, as in BLiMP: a paradigm counts as much as another of any size
-    each = list(paradigms.values())
-    accuracy = mean_of(each, "accuracy")
-    variance = sum(p["accuracy"] * (1 - p["accuracy"]) / p["n"] for p in each) / len(each)**2
-    half = 1.96 * math.sqrt(variance)
-    fields = {}
-    for field in dict.fromkeys(p["field"] for p in each if p["field"]):
-        fields[field] = mean_of([p for p in each if p["field"] == field], "accuracy")
-    return dict(accuracy=accuracy, ties=mean_of(each, "ties"), official=mean_of(each, "official"),
-                interval=[max(0.0, accuracy - half), min(1.0, accuracy + half)],
-                n=len(good), fields=fields, paradigms=paradigms)
+        items = suite.read_folder(rows, suite.pair)
+    else:
+        items = suite.pairs(rows)
+    items = suite.first_of_each(items, limit)
+    return answer_choices(suite.TASKS["blimp"], items, model, tokenizer, 0).result
 
 
 # ---------------------------------------------------------------- perplexity
@@ -249,7 +382,8 @@ def in_lines(ids, T, newline_id, bos_id):
 
 def nats_tokens_bytes(model, tokenizer, sequences):
     """(3,): the sum over all tokens of all sequences, but each one's first."""
-    nats = -sum_log_probs(model, sequences, [1] * len(sequences)).sum().item()
+    sums = sum_log_probs(model, [s.tolist() for s in sequences], [1] * len(sequences))
+    nats = -sums.sum().item()
     labels = np.concatenate([sequence[1:] for sequence in sequences])
     return np.array([nats, len(labels), tokenizer.token_bytes[labels].sum()])
 
@@ -392,7 +526,7 @@ def babytalk_truth(model, tokenizer, n=LINES, seed=0):
     # no line has twice as many tokens as the longest of many
     right = precision(model, tokenizer, n, 2 * max(map(len, sequences)), seed)
     on_pairs = minimal_pairs(model, tokenizer, pairs)
-    paradigms = {uid: figures["accuracy"] for uid, figures in on_pairs["paradigms"].items()}
+    paradigms = {uid: figures["accuracy"] for uid, figures in on_pairs["groups"].items()}
     return dict(entropy_floor=entropy_floor, ce=ce, ce_above_floor=ce - entropy_floor, **means,
                 precision=right, precision_interval=wilson(right, n), recall_10=recall[10],
                 recall_3=recall[3], minimal_pairs=on_pairs["accuracy"], lines=n,
@@ -439,17 +573,99 @@ def table(rows):
     return "\n".join(lines)
 
 
-def pairs_table(result):
-    rows = [["paradigm", "accuracy", "95% over items", "ties", "tie is right", "pairs"]]
+FIGURE = "accuracy", "interval", "at_chance", "chance", "n"  # what a line of a table wants
+MARK = "* no farther from chance than 95% of guesses are"
 
-    def row(name, figures):
-        low, high = figures["interval"]
-        return [name, f"{figures['accuracy']:.1%}", f"{low:.1%} to {high:.1%}",
-                f"{figures['ties']:.1%}", f"{figures['official']:.1%}", str(figures["n"])]
-    rows += [row(uid, figures) for uid, figures in result["paradigms"].items()]
-    rows += [[f"mean of {field}", f"{mean:.1%}", "", "", "", ""]
-             for field, mean in result["fields"].items()]
-    return table([*rows, row("mean over paradigms", result)])
+
+def percent_interval(interval):
+    return f"{interval[0]:.1%} to {interval[1]:.1%}"
+
+
+def groups_table(name, answers):
+    """A task's groups and fields; of reading, its measures."""
+    result = answers.result
+    if "groups" not in result:
+        return summary_table([name], [("", {name: result})])
+    rows = [["group", "accuracy", "95% over items", "ties", "as until 2025", "items"]]
+
+    def row(group, figures):
+        official = figures.get("official_2025")
+        return [group, f"{figures['accuracy']:.1%}", percent_interval(figures["interval"]),
+                f"{figures['ties']:.1%}", "-" if official is None else f"{official:.1%}",
+                str(figures["n"])]
+    rows += [row(group, figures) for group, figures in result["groups"].items()]
+    rows += [[f"mean of {field}", f"{accuracy:.1%}", "", "", "", ""]
+             for field, accuracy in result["fields"].items()]
+    over = suite.TASKS[name].over
+    return table([*rows, row(f"mean over {over}", result)])
+
+
+def lines_of(name, result):
+    """A task's lines in a table of tasks: (title, figures, key of what counts, form)."""
+    title = suite.TASKS[name].title
+    if "rho" in result:
+        return [(f"{title}, Spearman's rho", result, "rho", "{:.3f}")]
+    if "eye_tracking" in result:
+        return [(f"{title}, {part.replace('_', ' ')}, share of R2 left", result[part], "r2",
+                 "{:.2%}") for part in ("eye_tracking", "self_paced")]
+    lines = [(title, result, "accuracy", "{:.1%}")]
+    if "per_byte" in result:
+        lines.append((f"{title}, per byte", result["per_byte"], "accuracy", "{:.1%}"))
+    return lines
+
+
+def summary_table(names, columns):
+    """Tasks as lines. columns: [(label, {task: result})], the first with interval and items.
+
+    The last line is the mean of the accuracies that all of the first's tasks of knowledge have.
+    """
+    results = columns[0][1]
+    rows = [["task", "figure", "95% over items", "chance", "items", *(c[0] for c in columns[1:])]]
+    for name in names:
+        for i, (title, its, key, form) in enumerate(lines_of(name, results[name])):
+            mark = "*" if its["at_chance"] else " "
+            interval = " to ".join(map(form.format, its["interval"]))
+            chance = form.format(its["chance"]) if "chance" in its else "-"
+            row = [title, form.format(its[key]) + mark, interval, chance, f"{its['n']:,}"]
+            for _, others in columns[1:]:
+                figures = lines_of(name, others[name])[i][1] if name in others else None
+                mark = "*" if figures and figures["at_chance"] else " "
+                row.append(form.format(figures[key]) + mark if figures else "- ")
+            rows.append(row)
+    value, tasks = suite.nlp_mean({name: results[name] for name in names})
+    if len(tasks) > 1:
+        row = [f"NLP mean of {len(tasks)} tasks: {', '.join(tasks)}", f"{value:.1%} ", "", "", ""]
+        for _, others in columns[1:]:
+            theirs = suite.nlp_mean({name: others[name] for name in names if name in others})
+            row.append(f"{theirs[0]:.1%} " if theirs[1] == tasks else "- ")
+        rows.append(row)
+    marked = any("*" in cell for row in rows for cell in row[1:])
+    return table(rows) + (f"\n{MARK}" if marked else "")
+
+
+def remarks(name, result):
+    """What must be said of a task's figures: items that lack, contexts that were cut."""
+    said = []
+    if result.get("lacks"):
+        said.append(f"{name} is not whole, or not the challenge's: {'; '.join(result['lacks'])}")
+    if result.get("cut"):
+        said.append(f"{name}: {result['cut']:,} contexts lost their beginning, longer than the "
+                    "GPT-2's block_size")
+    return said
+
+
+def against_table(label, compared):
+    """compared {task: suite.compared}: differences to another run, by task and field."""
+    rows = [[f"against {label}", "difference", "95%, paired", "better", "worse", "McNemar's p"]]
+    for name, figures in compared.items():
+        lines = {name: figures}
+        if len(figures["fields"]) > 1:
+            lines |= {f"  {field}": its for field, its in figures["fields"].items()}
+        for title, its in lines.items():
+            low, high = its["interval"]
+            rows.append([title, f"{its['difference']:+.1%}", f"{low:+.1%} to {high:+.1%}",
+                         str(its["better"]), str(its["worse"]), f"{its['p']:.2g}"])
+    return table(rows)
 
 
 def perplexity_table(result):
@@ -464,6 +680,7 @@ def perplexity_table(result):
     return table(rows)
 
 
+PPL_TITLE = "other half of development text, nats per byte"
 FINAL = [  # title, where it is in eval.json (trained: distill.py's own), form
     ("steps trained, those of init too", "trained.steps", "{:,.0f}"),
     ("words seen, those of init too", "trained.words", "{:,.0f}"),
@@ -476,9 +693,13 @@ FINAL = [  # title, where it is in eval.json (trained: distill.py's own), form
     ("recall: truth with q(x) >= p*(x) / 10", "babytalk.recall_10", "{:.1%}"),
     ("recall: truth with q(x) >= p*(x) / 3", "babytalk.recall_3", "{:.1%}"),
     ("minimal pairs of babytalk", "babytalk.minimal_pairs", "{:.1%}"),
-    ("BLiMP", "blimp.accuracy", "{:.1%}"),
-    ("BLiMP supplement", "supplement.accuracy", "{:.1%}"),
-    ("other half of development text, nats per byte", "ppl.overall.mean_nats_per_byte", "{:.4f}"),
+    *((task.title, f"{name}.accuracy", "{:.1%}") for name, task in suite.TASKS.items()
+      if task.kind == "choose"),
+    *((f"{task.title}, Spearman's rho", f"{name}.rho", "{:.3f}")
+      for name, task in suite.TASKS.items() if task.kind == "rank"),
+    ("reading, eye tracking", "reading.eye_tracking.r2", "{:.2%}"),
+    ("reading, self paced", "reading.self_paced.r2", "{:.2%}"),
+    (PPL_TITLE, "ppl.overall.mean_nats_per_byte", "{:.4f}"),
     ("CE that chose best.pt (val_ce), nats per token", "val_ce", "{:.4f}"),
 ]
 
@@ -488,12 +709,28 @@ def look_up(results, path):
 
     Nor is there one of a part, which earlier versions kept under the bare name.
     """
-    task = results.get(path.split(".")[0])
-    if isinstance(task, dict) and (task.get("limit") or task.get("which") == "last"):
+    name, *keys = path.split(".")
+    figure = results.get(name)
+    if isinstance(figure, dict) and "--" not in name and (figure.get("limit")
+                                                          or figure.get("which") == "last"):
         return None
-    for key in path.split("."):
-        results = results.get(key) if isinstance(results, dict) else None
-    return results if isinstance(results, float) else None
+    for key in keys:
+        figure = figure.get(key) if isinstance(figure, dict) else None
+    return figure if isinstance(figure, float) else None
+
+
+def final_lines(evals):
+    """FINAL, and a line for each part of the text that ppl was asked of: "ppl --limit=200000"."""
+    parts = {slot for _, results in evals for slot in results
+             if slot.removeprefix("ppl --limit=").isdigit()}
+    parts = sorted(parts, key=lambda slot: int(slot.split("=")[1]), reverse=True)
+    for title, path, form in FINAL:
+        yield title, path, form
+        if title == PPL_TITLE:
+            for part in parts:
+                limit = int(part.split("=")[1])
+                yield (f"{title}, of its first {limit:,} tokens a domain",
+                       f"{part}.overall.mean_nats_per_byte", form)
 
 
 def final_table(evals):
@@ -502,7 +739,7 @@ def final_table(evals):
     evals: [(label, contents of its eval.json)].
     """
     rows = [["", *(label for label, _ in evals)]]
-    for title, path, form in FINAL:
+    for title, path, form in final_lines(evals):
         figures = [look_up(results, path) for _, results in evals]
         if any(figure is not None for figure in figures):
             rows.append([title, *("-" if x is None else form.format(x) for x in figures)])
@@ -518,8 +755,10 @@ def option(default, help, choices=None):
 @dataclasses.dataclass
 class Options:
     """What the command takes beside RUN and --tasks."""
-    data: str = option("", "folder of blimp_filtered and supplement_filtered; default: "
+    data: str = option("", "folder of blimp_filtered, ewok_filtered, ...; default: "
                        "$BABYLM_DIR/eval")
+    against: str = option("", "another run: the suite's tasks on it too, and what differs")
+    predictions: str = option("", "file to write the suite's answers into, in the challenge's form")
     dev: str = option("", "text for ppl to score, named as the key dev: a file, folder, glob, "
                       "corpus; default: the run's own, the half that did not choose best.pt")
     limit: int = option(0, f"see the tasks; 0: all (babytalk: {LINES} lines)")
@@ -534,6 +773,9 @@ class Options:
 
     def check(self):
         """UserError for what is out of range."""
+        if self.predictions and self.limit:
+            raise UserError("the challenge scores predictions of all items: leave out --limit or "
+                            "--predictions")
         right = (self.limit >= 0 and self.n >= 1 and self.top_k >= 0 and 0 < self.top_p <= 1
                  and 0 <= self.seed < 2**31)
         if not right:
@@ -586,13 +828,6 @@ def ppl_task(subject, options):
     return result, perplexity_table(result)
 
 
-def pairs_task(name, subject, options):
-    data = options.data or os.path.join(os.environ.get("BABYLM_DIR", "."), "eval")
-    pairs = pathlib.Path(data, f"{name}_filtered")
-    result = minimal_pairs(subject.model, subject.tokenizer, pairs, options.limit)
-    return result, pairs_table(result)
-
-
 def check_babytalk(config, tokenizer):
     """UserError where babytalk's figures could not be taken from a run of this config.
 
@@ -628,14 +863,13 @@ def sample_task(subject, options):
     return {"texts": texts}, shown
 
 
-# do: (subject, options) -> result for eval.json, text for the screen; heeds: what its result is of
+# do: (subject, options) -> result for eval.json, text for the screen; heeds: what that is of
 Task = collections.namedtuple("Task", "do heeds")
 PART = ("limit", "which")
 SAMPLING = ("prompt", "n", "temperature", "top_k", "top_p", "seed", "which")
 TASKS = {
     "ppl": Task(ppl_task, (*PART, "dev")),
-    "blimp": Task(functools.partial(pairs_task, "blimp"), PART),
-    "supplement": Task(functools.partial(pairs_task, "supplement"), PART),
+    **{name: Task(None, PART) for name in suite.TASKS},  # do_suite answers them
     "babytalk": Task(babytalk_task, (*PART, "seed")),
     "sample": Task(sample_task, SAMPLING),
 }
@@ -644,6 +878,13 @@ TASKS = {
 def usual_tasks(config):
     """What is done where no tasks are named, and after training."""
     return ("babytalk" if config.corpus == "babytalk" else "ppl", "sample")
+
+
+def is_evaluated(results, config, limit=0):
+    """Whether eval.json already holds what is done after training, of `limit` or of all."""
+    slots = [{slot(task, TASKS[task].heeds, Options(limit=n)) for n in (0, limit)}
+             for task in usual_tasks(config)]
+    return all(not names.isdisjoint(results) for names in slots)
 
 
 def slot(name, heeds, options):
@@ -667,7 +908,23 @@ def full_precision():
         torch.set_float32_matmul_precision(before)
 
 
-@full_precision()
+def named_tasks(tasks):
+    """Names of TASKS, those that stand for several taken apart; UserError for what is unknown."""
+    names = [name for task in tasks for name in suite.ALIASES.get(task, [task])]
+    for name in names:
+        if name not in TASKS:
+            raise UserError(f"unknown task {name!r}; known are "
+                            f"{', '.join([*TASKS, *suite.ALIASES])}")
+    return list(dict.fromkeys(names))
+
+
+def load_subject(folder, options):
+    folder = pathlib.Path(folder)
+    model, tokenizer, config = run.load(folder, which=options.which)
+    device = run.device_of(dataclasses.replace(config, device=options.device))
+    return Subject(folder, model.to(device), tokenizer, config)
+
+
 def evaluate(folder, tasks=(), **options):
     """Do `tasks` on the run in `folder`, print tables, return all of its eval.json.
 
@@ -675,28 +932,119 @@ def evaluate(folder, tasks=(), **options):
     Each task's result is put into its slot of eval.json as soon as it is there. Raises UserError
     for what is unknown or missing.
     """
-    for task in tasks:
-        if task not in TASKS:
-            raise UserError(f"unknown task {task!r}; known are {', '.join(TASKS)}")
+    named_tasks(tasks)
+    Options(**options).check()
+    return evaluate_subject(load_subject(folder, Options(**options)), tasks, **options)
+
+
+@full_precision()
+def evaluate_subject(subject, tasks=(), **options):
+    """`evaluate` of any model, into subject.folder / "eval.json".
+
+    subject: Subject(folder, model, tokenizer, config); the model an LM, or what has a method
+    sum_log_probs(sequences, starts) -> (n,) nats, which the suite's tasks and ppl ask.
+    """
+    folder = subject.folder
+    tasks = named_tasks(tasks) or usual_tasks(subject.config)
     options = Options(**options)
     options.check()
-    folder = pathlib.Path(folder)
-    model, tokenizer, config = run.load(folder, which=options.which)
-    device = run.device_of(dataclasses.replace(config, device=options.device))
-    subject = Subject(folder, model.to(device), tokenizer, config)
+    exam = [name for name in tasks if name in suite.TASKS]
+    data = options.data or os.path.join(os.environ.get("BABYLM_DIR", "."), "eval")
+    asked = {name: suite.read(name, data, options.limit) for name in exam}  # all, before any work
+    other = other_subject(subject, options) if exam else None
 
     path = folder / "eval.json"
     results = files.read_json(path) if path.exists() else {}
     results[slot("val_ce", ["which"], options)] = validated(folder, options.which)
-    for task in tasks or usual_tasks(config):
+    answers = {}
+    for task in tasks:
         do, heeds = TASKS[task]
-        result, shown = do(subject, options)
+        if task in exam:
+            answers[task] = answer(task, asked[task], *subject[1:3], options.seed)
+            result = with_remarks(task, answers[task], subject, options.limit)
+            shown = "\n".join([groups_table(task, answers[task]), *remarks(task, result)])
+        else:
+            result, shown = do(subject, options)
         key = slot(task, heeds, options)
-        asked = {name: getattr(options, name) for name in heeds}
-        results[key] = asked | result
+        results[key] = {name: getattr(options, name) for name in heeds} | result
         files.write_json(path, results)
         print(f"\n{key} of {folder} ({options.which})\n{shown}")
+    if exam:
+        close_exam(subject, other, asked, answers, options)
     return results
+
+
+def with_remarks(name, answers, subject, limit):
+    """A task's result, with the tokenizer it was taken with and the items that it lacks."""
+    result = {**answers.result, "tokenizer": subject.tokenizer.hash}
+    counts = {"": len(answers.items)}
+    if "groups" in result:
+        counts = {group: figures["n"] for group, figures in result["groups"].items()}
+    lacks = [] if limit else suite.missing(name, counts)
+    return {**result, "lacks": lacks} if lacks else result
+
+
+def other_subject(subject, options):
+    """The Subject of --against; a folder that has an eval.json alone has no model to ask: None."""
+    if not options.against:
+        return None
+    folder = pathlib.Path(options.against)
+    if (folder / "eval.json").exists() and not (folder / "config.json").exists():
+        return None
+    other = load_subject(folder, options)
+    if other.tokenizer.hash != subject.tokenizer.hash:
+        raise UserError(f"{folder} has another tokenizer than {subject.folder}: what one finds "
+                        "likelier is not to be held against the other; choose a run of the same")
+    return other
+
+
+def close_exam(subject, other, asked, answers, options):
+    """The tasks in one table, beside other runs; what differs from --against; the predictions."""
+    columns = [("", {name: its.result for name, its in answers.items()})]
+    columns += yardsticks(subject, list(answers), options)
+    compared = {}
+    if other:
+        theirs = {name: answer(name, what, *other[1:3], options.seed)
+                  for name, what in asked.items()}
+        columns.append((other.folder.name, {name: its.result for name, its in theirs.items()}))
+        compared = {name: suite.compared(its.items, its.share, theirs[name].share,
+                                         suite.TASKS[name].over)
+                    for name, its in answers.items() if its.share is not None}
+    print(f"\nthe tasks of {subject.folder} ({options.which})\n"
+          f"{summary_table(list(answers), columns)}")
+    if compared:
+        print("\n" + against_table(other.folder.name, compared))
+    if options.predictions:
+        said = {suite.TASKS[name].key: its.said for name, its in answers.items()
+                if suite.TASKS[name].key}
+        files.write_text(options.predictions, json.dumps(said) + "\n")
+        print(f"\npredictions of {', '.join(said)}: {options.predictions}")
+
+
+def yardsticks(subject, names, options):
+    """[(label, {task: result})] of the eval.json of ngram-* beside a run, and of --against.
+
+    Of --against only where it is all that there is. Another tokenizer's are refused there, and left
+    out here, saying so.
+    """
+    folders = sorted(path.parent for path in subject.folder.parent.glob("ngram-*/eval.json")
+                     if path.parent != subject.folder)
+    named = pathlib.Path(options.against)
+    if options.against and not (named / "config.json").exists() and named not in folders:
+        folders.append(named)
+    columns = []
+    for folder in folders:
+        saved = files.read_json(folder / "eval.json")
+        its = {name: saved[key] for name in names
+               if isinstance(saved.get(key := slot(name, PART, options)), dict)}
+        if any(result.get("tokenizer") != subject.tokenizer.hash for result in its.values()):
+            if folder == named:
+                raise UserError(f"{folder / 'eval.json'} was taken with another tokenizer than "
+                                f"{subject.folder}'s; evaluate it anew with the same")
+            print(f"{folder} is not shown: its eval.json is of another tokenizer")
+        elif its:
+            columns.append((folder.name, its))
+    return columns
 
 
 def validated(folder, which):
@@ -719,8 +1067,8 @@ def main(argv):
         raise UserError(f"{message}; --help shows how")
     parser.error = refuse
     parser.add_argument("run", metavar="RUN", help="the run's folder")
-    parser.add_argument("--tasks", default="", help=f"of {','.join(TASKS)}; default: babytalk (on "
-                        "that corpus) or ppl, and sample")
+    parser.add_argument("--tasks", default="", help=f"of {','.join([*TASKS, *suite.ALIASES])}; "
+                        "default: babytalk (on that corpus) or ppl, and sample")
     for field in dataclasses.fields(Options):
         parser.add_argument(f"--{field.name}", type=field.type, default=field.default,
                             **field.metadata)

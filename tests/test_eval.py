@@ -15,6 +15,7 @@ import data
 import eval
 import files
 import run
+import suite
 from bpe import Tokenizer, pre_tokens, train_bpe
 from config import UserError, run_main
 from model import LM, ModelConfig
@@ -206,10 +207,10 @@ def pairs(*rows):
 def test_a_uniform_model_ties_everything(tokenizer):
     rows = pairs(("the cat", "the dog", "noun", "syntax"), ("xyz", "zyx", "order", "semantics"))
     for row in rows:
-        good, bad = (tokenizer.encode(row[key]) for key in eval.SENTENCES)
+        good, bad = (tokenizer.encode(row[key]) for key in suite.SENTENCES)
         assert len(good) == len(bad)
     result = eval.minimal_pairs(uniform(tokenizer), tokenizer, rows)
-    assert (result["accuracy"], result["ties"], result["official"]) == (0.5, 1.0, 1.0)
+    assert (result["accuracy"], result["ties"], result["official_2025"]) == (0.5, 1.0, 1.0)
 
 
 def by_first_token(tokenizer, order):
@@ -231,10 +232,10 @@ def test_accuracies_ties_means_and_fields():
         ("b", "b", "one", "syntax"), ("a", "b", "two", "syntax"),
         ("b", "a", "three", "other"), ("c", "a", "three", "other"))
     result = eval.minimal_pairs(by_first_token(tokenizer, "abc"), tokenizer, rows)
-    one = result["paradigms"]["one"]
-    assert (one["accuracy"], one["ties"], one["official"]) == (0.625, 0.25, 0.75)
+    one = result["groups"]["one"]
+    assert (one["accuracy"], one["ties"], one["official_2025"]) == (0.625, 0.25, 0.75)
     assert (one["n"], one["field"]) == (4, "syntax")
-    assert one["interval"] == pytest.approx(eval.wilson(0.625, 4))
+    assert one["interval"] == pytest.approx(suite.wilson(0.625, 4))
     accuracy = result["accuracy"]
     assert accuracy == pytest.approx((0.625 + 1 + 0) / 3) and result["n"] == 7
     assert result["fields"] == pytest.approx({"syntax": 0.8125, "other": 0})
@@ -242,26 +243,26 @@ def test_accuracies_ties_means_and_fields():
     assert result["interval"] == pytest.approx([accuracy - half, accuracy + half])
 
     limited = eval.minimal_pairs(by_first_token(tokenizer, "abc"), tokenizer, rows, limit=2)
-    sizes = {uid: figures["n"] for uid, figures in limited["paradigms"].items()}
+    sizes = {uid: figures["n"] for uid, figures in limited["groups"].items()}
     assert sizes == {"one": 2, "two": 1, "three": 2}
-    assert limited["paradigms"]["one"]["accuracy"] == 1
+    assert limited["groups"]["one"]["accuracy"] == 1
 
 
 def test_wilson():
-    assert eval.wilson(0.5, 10) == about([0.2366, 0.7634], 1e-4)  # the textbook's example
-    assert eval.wilson(1.0, 10) == about([0.7225, 1.0], 1e-4)
-    assert eval.wilson(0.0, 10)[0] == 0
+    assert suite.wilson(0.5, 10) == about([0.2366, 0.7634], 1e-4)  # the textbook's example
+    assert suite.wilson(1.0, 10) == about([0.7225, 1.0], 1e-4)
+    assert suite.wilson(0.0, 10)[0] == 0
 
 
 def test_reading_pairs(tmp_path, tokenizer):
     (tmp_path / "turns.jsonl").write_text('{"sentence_good": "a:\\nb", "sentence_bad": "b"}\n\n')
     (tmp_path / "named.jsonl").write_text(
         '{"sentence_good": "a", "sentence_bad": "b", "UID": "u", "field": "f"}\r\n')
-    rows = eval.read_pairs(tmp_path)
-    assert [(r["UID"], r["sentence_good"]) for r in rows] == [("u", "a"), ("turns", "a:\nb")]
+    items = suite.read_folder(tmp_path, suite.pair)
+    assert [(item.group, item.say(0)) for item in items] == [("u", "a"), ("turns", "a:\nb")]
     result = eval.minimal_pairs(uniform(tokenizer), tokenizer, tmp_path)
-    assert set(result["paradigms"]) == {"u", "turns"} and set(result["fields"]) == {"f"}
-    assert result["paradigms"]["turns"]["accuracy"] == 0
+    assert set(result["groups"]) == {"u", "turns"} and set(result["fields"]) == {"f"}
+    assert result["groups"]["turns"]["accuracy"] == 0
 
 
 @pytest.mark.parametrize("content, words", [
@@ -270,7 +271,7 @@ def test_reading_pairs(tmp_path, tokenizer):
     ('{"sentence_good": 3, "sentence_bad": "b"}', ["line 1", "sentence_good"]),
     ('{"sentence_good": "a", "sentence_bad": ""}', ["bad.jsonl, line 1", "sentence_bad is empty"]),
     ('\n{"sentence_good": " \\n", "sentence_bad": "a"}', ["line 2", "sentence_good is empty"]),
-    ("[1, 2]", ["line 1", "sentence_good"]),
+    ("[1, 2]", ["line 1", "not a JSON object"]),
     ("{oops", ["line 1", "not JSON"]),
     ("[" * 100_000, ["line 1", "not JSON"]),
     (b"\xff\xfe{}", ["line 1", "not JSON"]),
@@ -284,17 +285,19 @@ def test_bad_pairs_are_refused_in_one_line(tmp_path, content, words):
         content = content if isinstance(content, bytes) else content.encode()
         (folder / "bad.jsonl").write_bytes(content)
     with pytest.raises(UserError) as e:
-        eval.read_pairs(folder)
+        suite.read("blimp", tmp_path)
     assert all(word in str(e.value) for word in words) and "\n" not in str(e.value)
 
 
-def test_real_benchmarks_are_read(babylm):
-    blimp = eval.read_pairs(babylm / "eval/blimp_filtered")
-    assert len(blimp) == 59_875 and len({row["UID"] for row in blimp}) == 67
-    assert all(row["field"] for row in blimp)
-    supplement = eval.read_pairs(babylm / "eval/supplement_filtered")
-    assert len({row["UID"] for row in supplement}) == 5
-    assert any("\n" in row["sentence_good"] for row in supplement)
+def test_real_benchmarks_are_whole(babylm):
+    for name, groups in (("blimp", 67), ("supplement", 5)):
+        items = suite.read(name, babylm / "eval")
+        counts = collections.Counter(item.group for item in items)
+        assert len(counts) == groups and suite.missing(name, counts) == []
+    assert any("\n" in item.say(0) for item in items)
+    blimp = suite.read("blimp", babylm / "eval", limit=1)
+    fields = {item.field for item in blimp}
+    assert len(blimp) == 67 and "syntax/semantics" in fields and "syntax_semantics" not in fields
 
 
 # ---------------------------------------------------------------- perplexity
@@ -698,7 +701,7 @@ def test_blimp_from_a_folder_and_from_the_environment(babytalk_run, tmp_path, mo
         eval.main([str(babytalk_run), "--tasks=blimp"])
     eval.main([str(babytalk_run), "--tasks=blimp,supplement", f"--data={tmp_path / 'eval'}"])
     shown = capsys.readouterr().out
-    assert shown.count("mean over paradigms") == shown.count("95% over items") == 2
+    assert shown.count("mean over groups") == 2 and "NLP mean of 2 tasks" in shown
     monkeypatch.setenv("BABYLM_DIR", str(tmp_path))
     assert eval.evaluate(babytalk_run, ["blimp"])["supplement"]["n"] == 1
 

@@ -28,7 +28,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import itertools
 import json
 import math
 import os
@@ -48,6 +47,7 @@ import data
 import distill
 import eval
 import losses
+import suite
 from bpe import Tokenizer, train_bpe
 from config import Config, run_main
 from eval import table
@@ -601,16 +601,11 @@ def bench_score(args):
 
 def score_sentences():
     """Both sentences of the first PAIRS minimal pairs of each paradigm, of BLiMP or babytalk."""
-    folder = BABYLM / "eval/blimp_filtered"
-    if folder.exists():
-        rows = eval.read_pairs(folder)
+    if (BABYLM / "eval/blimp_filtered").exists():
+        items = suite.read("blimp", BABYLM / "eval", PAIRS)
     else:
-        rows = babytalk.minimal_pairs(10 * PAIRS, 0)
-    sentences = []
-    for _, paradigm in itertools.groupby(rows, lambda row: row["UID"]):
-        for row in itertools.islice(paradigm, PAIRS):
-            sentences += [row[key].strip() for key in eval.SENTENCES]
-    return sentences
+        items = suite.first_of_each(suite.pairs(babytalk.minimal_pairs(10 * PAIRS, 0)), PAIRS)
+    return [sentence.strip() for item in items for _, sentence in item.candidates]
 
 
 def tokenizer_of(sentences, folder):

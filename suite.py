@@ -1,0 +1,577 @@
+"""The benchmarks as data: a row's candidates, which of them is right, what the figure of a task is.
+
+    items = read("ewok", "eval")              # DIR/ewok_filtered/*.jsonl -> [Item, ...]
+    share = shares(scores, right)             # of each row, given its candidates' scores
+    accuracies(items, share, "groups")        # accuracy, interval, chance, by group and by field
+
+A task is a function from a Row to an Item and a line of TASKS. The rules are those of the BabyLM
+challenge of 2026, github.com/babylm-org/babylm-eval; docs/babylm.md tells them. Nothing here knows
+a model: eval.py scores the candidates. Raises UserError for a row that is not what it must be,
+naming file and line.
+"""
+import collections
+import csv
+import dataclasses
+import json
+import math
+import pathlib
+
+import numpy as np
+
+from config import UserError
+
+SENTENCES = "sentence_good", "sentence_bad"  # BLiMP's keys
+TIE = 1e-4  # nats: closer than this, fp32 cannot tell two sums apart
+Z = 1.96    # of a normal variable, 95% are within
+
+
+@dataclasses.dataclass
+class Item:
+    """A row: (prefix, completion) of each candidate, and the number of the right one."""
+    group: str                  # what is averaged first: a paradigm, a domain
+    candidates: list
+    right: int = 0
+    field: str = None           # what groups are of
+    shown: list = None          # what a prediction says of each candidate; None: the completion
+    id: str = None              # a prediction's key; None: the group
+    candidates_2025: list = None  # what was compared until 2025; None: the same
+    ratio: float = None         # of the people asked, who took the first
+
+    def say(self, i):
+        return self.shown[i] if self.shown else self.candidates[i][1]
+
+
+# ---------------------------------------------------------------- rows of files
+
+class Row:
+    """A JSON object and where it stands, for messages."""
+
+    def __init__(self, values, where, stem=""):
+        self.values = values
+        self.where = where
+        self.stem = stem  # of the file's name
+
+    def wrong(self, what):
+        return UserError(f"{self.where}: {what}")
+
+    def text(self, key, may_be_empty=False):
+        value = self.values.get(key)
+        if not isinstance(value, str):
+            raise self.wrong(f"{key} is missing, or not text")
+        if not value.strip() and not may_be_empty:
+            raise self.wrong(f"{key} is empty")
+        return value
+
+    def texts(self, key):
+        """Two texts at least."""
+        value = self.values.get(key)
+        if not isinstance(value, list) or len(value) < 2:
+            raise self.wrong(f"{key} is not a list of two texts or more")
+        for text in value:
+            if not isinstance(text, str) or not text.strip():
+                raise self.wrong(f"{key}: one is empty, or not text")
+        return value
+
+    def number(self, key, below=None):
+        """A number; with `below` a whole one of 0 to below - 1."""
+        value = self.values.get(key)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if below is not None and not (whole and 0 <= value < below):
+            raise self.wrong(f"{key} = {value!r} names none of its {below} options")
+        if not whole and not (isinstance(value, float) and math.isfinite(value)):
+            raise self.wrong(f"{key} is missing, or no number")
+        return value
+
+
+def json_lines(path):
+    """The Rows of a file; empty lines are left out."""
+    for i, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {i}"
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            raise UserError(f"{where}: not JSON")
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: not a JSON object")
+        yield Row(values, where, path.stem)
+
+
+def read_folder(folder, item_of, hint=""):
+    """The Items of folder/*.jsonl, in the order of files and lines."""
+    folder = pathlib.Path(folder)
+    paths = sorted(folder.glob("*.jsonl"))
+    if not paths:
+        raise UserError(f"{folder}: no *.jsonl files there; {hint}pass --data=DIR, the folder that "
+                        f"holds {folder.name}")
+    items = []
+    for path in paths:
+        rows = list(json_lines(path))
+        if not rows:
+            raise UserError(f"{path}: empty, it has no rows")
+        items += [item for row in rows if (item := item_of(row))]
+    if not items:
+        raise UserError(f"{folder}: none of its rows is scored")
+    return items
+
+
+# ---------------------------------------------------------------- a task's candidates
+
+def pair(row):
+    """BLiMP and the supplement: two sentences, each after `<s>`. A UID is the file's where none."""
+    field = str(row.values.get("field") or "") or None
+    if field == "syntax_semantics":
+        field = "syntax/semantics"
+    sentences = [row.text(key) for key in SENTENCES]
+    return Item(str(row.values.get("UID") or row.stem), [("", s) for s in sentences], field=field)
+
+
+def pairs(rows):
+    """Items of BLiMP's dicts."""
+    return [pair(Row(values, f"pair {i}")) for i, values in enumerate(rows)]
+
+
+def ewok(row):
+    """The same target after either context; until 2025 either target after the first."""
+    contexts = [row.text("Context1"), row.text("Context2")]
+    targets = [row.text("Target1"), row.text("Target2")]
+    return Item(row.text("Domain"), [(context, " " + targets[0]) for context in contexts],
+                shown=[f"{context} {targets[0]}" for context in contexts],
+                candidates_2025=[(contexts[0], " " + target) for target in targets])
+
+
+def entity_tracking(row):
+    """Options as they are after the prefix; since 2026 a row where one says "nothing" is left out.
+
+    arXiv 2305.02363; the first option is right.
+    """
+    prefix = row.text("input_prefix")
+    options = row.texts("options")
+    numops = row.number("numops")
+    if any("nothing" in option for option in options):
+        return None
+    return Item(f"{row.stem}_{numops}_ops", [(prefix, option) for option in options],
+                field=row.stem)
+
+
+COMPS = {"comps_base": "base", "comps_wugs": "wugs", "comps_wugs_dist-before": "wugs_dist_before",
+         "comps_wugs_dist-in-between": "wugs_dist_in_between"}
+
+
+def comps(row):
+    """The same property after either concept; the space between them is the prefix's."""
+    phrase = row.text("property_phrase")
+    prefixes = [row.text(key) + " " for key in ("prefix_acceptable", "prefix_unacceptable")]
+    return Item(COMPS.get(row.stem, row.stem), [(prefix, phrase) for prefix in prefixes],
+                shown=[prefix + phrase for prefix in prefixes])
+
+
+def global_piqa(options):
+    """The function of a Row that has so many solutions."""
+    def item_of(row):
+        prompt = row.text("prompt")
+        solutions = [" " + row.text(f"solution{i}") for i in range(options)]
+        return Item("eng_latn", [(prompt, solution) for solution in solutions],
+                    row.number("label", options), id=row.text("example_id"))
+    return item_of
+
+
+def choice(row):
+    """{"prefix": ..., "options": [...], "right": 0}: MMLU's form, and what else can be put so."""
+    prefix = row.text("prefix", may_be_empty=True)
+    options = row.texts("options")
+    return Item(row.stem, [(prefix, option) for option in options],
+                row.number("right", len(options)))
+
+
+def wug(row):
+    """Two sentences with a tab between, and how many of the people asked took the first."""
+    sentences = row.text("sentences").split("\t")
+    if len(sentences) < 2 or not all(s.strip() for s in sentences):
+        raise row.wrong("sentences are not two texts with a tab between")
+    return Item(row.stem, [("", s) for s in sentences], ratio=float(row.number("ratio")))
+
+
+# ---------------------------------------------------------------- reading times
+
+EYES = "RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound"
+SELF_PACED = "self_paced_reading_time"
+COVARIATES = "Subtlex_log10", "length", "context_length"
+# what the organisers' reader takes for missing
+MISSING = {"", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>"}
+
+
+def read_words(path):
+    """reading_data.csv: {column: (n,) float, nan where missing}; candidates: the words in context.
+
+    Candidates are (context, " word") of each word, then of the one before it, None where that has
+    no context. A sentence that begins with the word "None" is no missing one.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: not there; pass --data=DIR, the folder that holds "
+                        f"{path.parent.name}")
+    with open(path, encoding="utf-8", newline="") as f:
+        rows = list(csv.DictReader(f))
+    numbers = (*EYES, SELF_PACED, *COVARIATES, "prev_length")
+    texts = "item", "word", "prev_item", "prev_word"
+    for column in (*numbers, *texts):
+        if not rows or rows[0].get(column) is None:
+            raise UserError(f"{path}: it has no column {column}, or no rows")
+
+    def number(line, column):
+        value = rows[line][column]
+        try:
+            return math.nan if value is None or value in MISSING else float(value)
+        except ValueError:
+            raise UserError(f"{path}, row {line + 1}: {column} = {value!r} is no number")
+    columns = {column: np.array([number(line, column) for line in range(len(rows))])
+               for column in numbers}
+
+    def after(context, word):
+        joined = context[-1:].isspace() or word[:1].isspace()
+        return context, word if joined else " " + word
+    words = [after("None" if row["item"] in MISSING else row["item"], row["word"]) for row in rows]
+    before = [None if row["prev_item"] in MISSING else after(row["prev_item"], row["prev_word"])
+              for row in rows]
+    return columns, words, before
+
+
+def partial_r2(y, covariates, x):
+    """(R2 - R2_0) / (1 - R2_0) of least squares, x beside covariates and their products, and n, k.
+
+    y, x (n,); covariates: list of (n,). Rows where one is missing are left out. k: the covariates,
+    their products and 1. It is the square of the partial correlation of x and y.
+    """
+    known = ~np.isnan(np.stack([y, x, *covariates])).any(0)
+    y, x = y[known], x[known]
+    columns = [c[known] for c in covariates]
+    columns += [a * b for i, a in enumerate(columns) for b in columns[i + 1:]]
+    columns = [(c - c.mean()) / (c.std() or 1) for c in columns]
+    X = np.stack([np.ones(len(y)), *columns], 1)  # (n, k)
+    if len(y) < X.shape[1] + 4:
+        raise UserError(f"reading: {len(y)} words are too few to fit {X.shape[1]} coefficients")
+
+    def left(X):
+        return float(((y - X @ np.linalg.lstsq(X, y, rcond=None)[0])**2).sum())
+    x = (x - x.mean()) / (x.std() or 1)
+    before = left(X)
+    after = left(np.column_stack([X, x]))
+    return max(0.0, 1 - after / before), len(y), X.shape[1]
+
+
+def reading_figures(columns, surprisal, before):
+    """Eye tracking (mean of four measures) and self-paced reading, after the organisers' rules.
+
+    surprisal, before (n,): of each word and of the one before it, nats, nan where it has none.
+    Intervals are of Fisher's z of the partial correlation, words taken as independent; the ends of
+    the eye's are means of the measures' ends. Chance is the 95% point of chi2 over n.
+    """
+    covariates = [columns[name] for name in COVARIATES]
+    spill = [*covariates, columns["prev_length"], before]
+
+    def figure(measure, covariates):
+        r2, n, k = partial_r2(columns[measure], covariates, surprisal)
+        z = math.atanh(min(math.sqrt(r2), 1 - 1e-12))
+        half = Z / math.sqrt(n - k - 2)
+        ends = [math.tanh(max(0.0, z - half))**2, math.tanh(z + half)**2]
+        return dict(r2=r2, interval=ends, n=n, at_chance=r2 <= Z**2 / n)
+    measures = {measure: figure(measure, covariates) for measure in EYES}
+    eyes = list(measures.values())
+    eye = dict(r2=mean(f["r2"] for f in eyes), n=min(f["n"] for f in eyes),
+               interval=[mean(f["interval"][end] for f in eyes) for end in (0, 1)],
+               at_chance=all(f["at_chance"] for f in eyes))
+    self_paced = figure(SELF_PACED, spill)
+    return dict(eye_tracking=eye, self_paced=self_paced, measures=measures, n=len(surprisal))
+
+
+# ---------------------------------------------------------------- what is chosen, how often right
+
+def mean(values):
+    return float(np.mean(list(values)))
+
+
+def top(scores):
+    """Which candidates have the largest score, up to TIE: (n, k), rows padded with False.
+
+    scores: of each row those of its candidates (k_i,).
+    """
+    padded = np.full((len(scores), max(map(len, scores))), -np.inf)
+    there = np.zeros(padded.shape, bool)
+    for i, row in enumerate(scores):
+        padded[i, :len(row)] = row
+        there[i, :len(row)] = True
+    with np.errstate(invalid="ignore"):  # all may be impossible: -inf everywhere
+        return there & ~(padded < padded.max(1, keepdims=True) - TIE)
+
+
+def shares(scores, right):
+    """(n,): 1 where the right candidate's score is the largest, a k-th where k are level, or 0.
+
+    That is the expectation of breaking ties at random, as the organisers do since 2026.
+    """
+    best = top(scores)
+    return best[np.arange(len(best)), right] / best.sum(1)
+
+
+def chosen(scores, seed=0):
+    """(n,) number of the candidate with the largest score; ties at random, of the seed."""
+    best = top(scores)
+    return (best * (1 + np.random.default_rng(seed).random(best.shape))).argmax(1)
+
+
+def wilson(share, n):
+    """95% interval of a share of n (Wilson 1927): inside [0, 1], and not empty at 0 and 1."""
+    z2 = Z**2 / n
+    middle = (share + z2 / 2) / (1 + z2)
+    half = math.sqrt(z2 * share * (1 - share) + z2**2 / 4) / (1 + z2)
+    return [max(0.0, middle - half), min(1.0, middle + half)]
+
+
+def grouped(items):
+    """{group: numbers of its items (n,)}, in order of first appearance."""
+    numbers = collections.defaultdict(list)
+    for i, item in enumerate(items):
+        numbers[item.group].append(i)
+    return {group: np.array(n) for group, n in numbers.items()}
+
+
+def weights(items, over):
+    """{group: its weight in the task's mean}; over: "groups" alike, or "fields", groups within."""
+    field_of = {item.group: item.field for item in items}
+    if over == "groups":
+        return dict.fromkeys(field_of, 1 / len(field_of))
+    sizes = collections.Counter(field_of.values())
+    return {group: 1 / len(sizes) / sizes[field] for group, field in field_of.items()}
+
+
+def accuracies(items, share, over="groups", share_2025=None):
+    """What is said of a task of choices: the mean over groups, fields, and each group.
+
+    share (n,): `shares`; share_2025: by the rules until 2025, where a tie is right. Intervals are
+    95%: Wilson's for a group; for a mean of weights w the normal one of variance
+    sum w^2 a (1 - a) / n. They are about other items of the same groups, not about other groups or
+    runs. at_chance: the figure is no farther from chance than 95% of guesses are.
+    """
+    weight = weights(items, over)
+    groups = {}
+    accuracy = official = variance = chance = chance_variance = 0.0
+    for group, numbers in grouped(items).items():
+        n = len(numbers)
+        w = weight[group]
+        a = mean(share[numbers])
+        guess = mean(1 / len(items[i].candidates) for i in numbers)
+        tied = mean((share[numbers] > 0) & (share[numbers] < 1))
+        groups[group] = dict(accuracy=a, interval=wilson(a, n), ties=tied, n=n, chance=guess,
+                             field=items[numbers[0]].field)
+        if share_2025 is not None:
+            groups[group]["official_2025"] = mean(share_2025[numbers])
+            official += w * groups[group]["official_2025"]
+        accuracy += w * a
+        variance += w**2 * a * (1 - a) / n
+        chance += w * guess
+        chance_variance += w**2 * guess * (1 - guess) / n
+
+    half = Z * math.sqrt(variance)
+    fields = {}
+    for field in dict.fromkeys(g["field"] for g in groups.values() if g["field"]):
+        fields[field] = mean(g["accuracy"] for g in groups.values() if g["field"] == field)
+    figures = dict(accuracy=accuracy, chance=chance, n=len(items),
+                   interval=[max(0.0, accuracy - half), min(1.0, accuracy + half)],
+                   at_chance=abs(accuracy - chance) <= Z * math.sqrt(chance_variance),
+                   ties=sum(weight[g] * groups[g]["ties"] for g in groups))
+    if share_2025 is not None:
+        figures["official_2025"] = official
+    return dict(**figures, fields=fields, groups=groups)
+
+
+def ranks(x):
+    """Ranks from 1, equal values their mean's."""
+    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
+def correlation(ours, people):
+    """Spearman's rho with its 95% interval (Fisher's z, variance 1.06 / (n - 3), Fieller 1957)."""
+    n = len(ours)
+    a, b = ranks(ours), ranks(people)
+    if n < 4 or a.std() == 0 or b.std() == 0:
+        raise UserError(f"wug: no rank correlation of {n} rows, or of figures that are all alike")
+    rho = float(np.corrcoef(a, b)[0, 1])
+    z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, rho)))
+    half = Z * math.sqrt(1.06 / (n - 3))
+    return dict(rho=rho, interval=[math.tanh(z - half), math.tanh(z + half)], chance=0.0, n=n,
+                at_chance=abs(rho) <= Z / math.sqrt(n - 1))
+
+
+# ---------------------------------------------------------------- two runs on the same items
+
+def mcnemar(b, c):
+    """Two-sided p of McNemar's exact test: b and c items that the one alone has right.
+
+    Twice the binomial tail P(X <= min(b, c)), X of b + c fair coins, and 1 at most.
+    """
+    n = b + c
+    tail = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2)
+            for i in range(min(b, c) + 1)]
+    return min(1.0, 2 * math.fsum(map(math.exp, tail)))
+
+
+def compared(items, share, other, over="groups"):
+    """One run's shares (n,) against another's on the same items: for the task, and by field.
+
+    Each a dict of difference, its 95% interval (paired), better and worse, the items where the
+    one or the other has the larger share, and McNemar's p on these.
+    """
+    gap = share - other
+    weight = weights(items, over)
+    groups = grouped(items)
+
+    def of(names):
+        total = sum(weight[g] for g in names)
+        w = {g: weight[g] / total for g in names}
+        difference = sum(w[g] * gap[groups[g]].mean() for g in names)
+        variance = sum(w[g]**2 * gap[groups[g]].var() / len(groups[g]) for g in names)
+        numbers = np.concatenate([groups[g] for g in names])
+        better, worse = int((gap[numbers] > 0).sum()), int((gap[numbers] < 0).sum())
+        half = Z * math.sqrt(variance)
+        return dict(difference=float(difference), interval=[difference - half, difference + half],
+                    better=better, worse=worse, p=mcnemar(better, worse), n=len(numbers))
+    fields = collections.defaultdict(list)
+    for group, numbers in groups.items():
+        fields[items[numbers[0]].field or group].append(group)
+    return dict(**of(list(groups)), fields={field: of(names) for field, names in fields.items()})
+
+
+# ---------------------------------------------------------------- the challenge's form
+
+def predictions(items, choices, probabilities=None):
+    """{group or id: {"predictions": [{"id": "group_0", "pred": text}, ...]}}, in lines' order.
+
+    choices (n,): numbers of candidates; probabilities (n,): "prob" beside them (wug).
+    """
+    said = {}
+    for i, item in enumerate(items):
+        lines = said.setdefault(item.id or item.group, {"predictions": []})["predictions"]
+        line = {"id": f"{item.id or item.group}_{len(lines)}", "pred": item.say(choices[i])}
+        if probabilities is not None:
+            line["prob"] = float(probabilities[i])
+        lines.append(line)
+    return said
+
+
+def reading_predictions(surprisal, before):
+    """The same for reading; a word without one before it has NaN, as their scoring reads it."""
+    lines = [{"id": i, "pred": float(a), "prev_pred": float(b)}
+             for i, (a, b) in enumerate(zip(surprisal, before))]
+    return {"reading": {"predictions": lines}}
+
+
+# ---------------------------------------------------------------- the tasks
+
+ORGANISERS = ("it comes with the challenge's evaluation data, huggingface.co/datasets/"
+              "BabyLM-community/BabyLM-2026-Strict-Evals; ")
+GATED = ("EWoK is given out on request at huggingface.co/datasets/ewok-core/ewok-core-1.0, and "
+         "filtered by the organisers' evaluation_pipeline.ewok.dl_and_filter; ")
+PIQA = ("it is huggingface.co/datasets/mrlbenchmarks/global-piqa-{}, eng_latn, as the organisers' "
+        "evaluation_pipeline.global_piqa.dl writes it; ")
+WUG = "it comes with the evaluation data of 2025, osf.io/ryjfm; "
+OWN = ("it is for rows of your own, JSON lines with prefix, options and right, the number of the "
+       "right one; ")
+
+
+@dataclasses.dataclass
+class Task:
+    """kind: choose, rank (with people's ratios) or reading. per: what a sum is divided by."""
+    title: str
+    folder: str
+    item_of: object = None      # Row -> Item, or None: not scored
+    hint: str = ORGANISERS      # where to get it
+    kind: str = "choose"
+    per: str = "sum"            # sum | token | byte: bytes beside the sum
+    over: str = "groups"
+    key: str = ""               # in a predictions file; empty: not there
+    in_2025: bool = False       # with the present rows, and a tie was right
+    sizes: object = 0           # items that the task has: all, or by group
+
+
+SUPPLEMENT = {"hypernym": 842, "qa_congruence_easy": 64, "qa_congruence_tricky": 165,
+              "subject_aux_inversion": 3867, "turn_taking": 280}
+EWOK = {"agent-properties": 2210, "social-relations": 1548, "physical-relations": 818,
+        "material-dynamics": 770, "physical-interactions": 556, "spatial-relations": 490,
+        "social-properties": 328, "quantitative-properties": 314, "social-interactions": 294,
+        "material-properties": 170, "physical-dynamics": 120}
+ENTITIES = {f"{split}_{numops}_ops": n for split, sizes in (
+    ("regular", (517, 409, 405, 425, 388, 94)), ("ambiref", (508, 428, 413, 409, 434, 123)),
+    ("move_contents", (516, 437, 399, 406, 353, 116))) for numops, n in enumerate(sizes)}
+CONCEPTS = {"base": 49_340, "wugs": 13_896, "wugs_dist_before": 13_896,
+            "wugs_dist_in_between": 13_896}
+
+TASKS = {
+    "blimp": Task("BLiMP", "blimp_filtered", pair, key="blimp", in_2025=True, sizes=59_875),
+    "supplement": Task("BLiMP supplement", "supplement_filtered", pair, key="blimp_supplement",
+                       in_2025=True, sizes=SUPPLEMENT),
+    "ewok": Task("EWoK", "ewok_filtered", ewok, GATED, key="ewok", in_2025=True, sizes=EWOK),
+    "entity_tracking": Task("entity tracking", "entity_tracking", entity_tracking, over="fields",
+                            key="entity_tracking_filtered", sizes=ENTITIES),
+    "comps": Task("COMPS", "comps", comps, key="comps", in_2025=True, sizes=CONCEPTS),
+    "global_piqa_parallel": Task("Global PIQA, parallel", "global_piqa_parallel", global_piqa(4),
+                                 PIQA.format("parallel"), per="token", key="global_piqa_parallel",
+                                 sizes=103),
+    "global_piqa_nonparallel": Task("Global PIQA, nonparallel", "global_piqa_nonparallel",
+                                    global_piqa(2), PIQA.format("nonparallel"), per="token",
+                                    key="global_piqa_nonparallel", sizes=100),
+    "wug_adj": Task("wug adjectives", "wug_adj_nominalization", wug, WUG, "rank", key="wug_adj",
+                    sizes=200),
+    "wug_past": Task("wug past tenses", "wug_past_tense", wug, WUG, "rank", key="wug_past",
+                     sizes=50),
+    "reading": Task("reading", "reading", kind="reading", key="reading", sizes=1726),
+    "choice": Task("choice", "choice", choice, OWN, per="byte"),
+}
+ALIASES = {"global_piqa": ("global_piqa_parallel", "global_piqa_nonparallel"),
+           "wug": ("wug_adj", "wug_past"),
+           "suite": ("blimp", "supplement", "ewok", "entity_tracking", "comps",
+                     "global_piqa_parallel", "global_piqa_nonparallel", "reading")}
+# those of a language model's knowledge: the mean leaves out likeness to people, and your own
+NLP = "blimp", "supplement", "ewok", "entity_tracking", "comps", "global_piqa"
+
+
+def read(name, data, limit=0):
+    """What a task scores, from the folder `data`: Items, at most `limit` a group (0: all).
+
+    For reading: read_words' three.
+    """
+    task = TASKS[name]
+    folder = pathlib.Path(data, task.folder)
+    if task.kind == "reading":
+        return read_words(folder / "reading_data.csv")
+    return first_of_each(read_folder(folder, task.item_of, task.hint), limit)
+
+
+def first_of_each(items, limit):
+    """At most `limit` Items of each group; 0: all."""
+    if not limit:
+        return items
+    kept = {i for numbers in grouped(items).values() for i in numbers[:limit].tolist()}
+    return [item for i, item in enumerate(items) if i in kept]
+
+
+def missing(name, counts):
+    """What a task has less, or more, than it must: lines like "hypernym: 800 of 842"."""
+    sizes = TASKS[name].sizes
+    if not sizes:
+        return []
+    if not isinstance(sizes, dict):
+        sizes, counts = {"items": sizes}, {"items": sum(counts.values())}
+    return [f"{group}: {counts.get(group, 0):,} of {sizes.get(group, 0):,}"
+            for group in sorted({*sizes, *counts})
+            if counts.get(group, 0) != sizes.get(group, 0)]
+
+
+def nlp_mean(results):
+    """(mean, [names]) of the accuracies among results {task: figures}; Global PIQA's two as one."""
+    figures = {name: results[name]["accuracy"] for name in NLP if name in results}
+    piqa = [results[name]["accuracy"] for name in ALIASES["global_piqa"] if name in results]
+    if piqa:
+        figures["global_piqa"] = mean(piqa)
+    return (mean(figures.values()) if figures else math.nan), list(figures)
