@@ -290,10 +290,10 @@ def test_time_is_said_once_and_by_what_is_done(monkeypatch, capsys):
     ("{", "line 3: not JSON"), ("[1]", "line 3: not a JSON object"),
     ('{"sentence1": "a", "label": 0}', "line 3: sentence2 is missing"),
     ('{"sentence1": "a", "sentence2": 1, "label": 0}', "line 3: sentence2 is missing, or not"),
-    ('{"sentence1": "a", "sentence2": "b"}', "line 3: label is None"),
-    ('{"sentence1": "a", "sentence2": "b", "label": 2}', "line 3: label is 2; allowed are 0 to 1"),
-    ('{"sentence1": "a", "sentence2": "b", "label": -1}', "line 3: label is -1"),
-    ('{"sentence1": "a", "sentence2": "b", "label": true}', "line 3: label is True"),
+    ('{"sentence1": "a", "sentence2": "b"}', "line 3: label = None names none of its 2"),
+    ('{"sentence1": "a", "sentence2": "b", "label": 2}', "line 3: label = 2 names none"),
+    ('{"sentence1": "a", "sentence2": "b", "label": -1}', "line 3: label = -1 names none"),
+    ('{"sentence1": "a", "sentence2": "b", "label": true}', "line 3: label = True names none"),
 ])
 def test_a_wrong_row_is_named_before_anything_is_trained(make_run, rows, line, words):
     whole = (rows / "rte.valid.jsonl").read_text().splitlines()

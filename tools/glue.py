@@ -24,6 +24,7 @@ import argparse
 import collections
 import copy
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -40,6 +41,7 @@ import eval
 import files
 import run
 from config import UserError, run_main
+from suite import json_lines
 
 # The two texts of a row, from its keys; how many labels; the recipe; what chooses the epoch; rows
 # that TASK.valid.jsonl has in the challenge.
@@ -81,42 +83,20 @@ def read_rows(path, task, tokenizer, length, limit=0):
     UserError that names the file, and the line, where it is empty, not JSON, lacks a text or has
     another label than 0 to task.labels - 1.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as e:
-        raise UserError(f"{path}: {e.strerror}")
     ids = []
     labels = []
     cut = 0
-    for i, line in enumerate(lines, 1):
-        if limit and len(ids) == limit:
-            break
-        if line.strip():
-            first, second, label = read_row(line, task, f"{path}, line {i}")
-            row, whole = encode_pair(tokenizer, first, second, length)
-            ids.append(row)
-            labels.append(label)
-            cut += not whole
+    keys = [key for _, key, *_ in string.Formatter().parse(task.first + task.second) if key]
+    for row in itertools.islice(json_lines(path), limit or None):
+        values = {key: row.text(key, may_be_empty=True) for key in keys}
+        texts = task.first.format(**values), task.second.format(**values)
+        row_ids, whole = encode_pair(tokenizer, *texts, length)
+        ids.append(row_ids)
+        labels.append(row.number("label", task.labels))
+        cut += not whole
     if not ids:
         raise UserError(f"{path}: empty, it has no rows")
     return Rows(ids, torch.tensor(labels), cut)
-
-
-def read_row(line, task, where):
-    """(first text, second text, label) of a line of JSON; UserError that says what is wrong."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        raise UserError(f"{where}: not JSON")
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: not a JSON object")
-    for _, key, *_ in string.Formatter().parse(task.first + task.second):
-        if key and not isinstance(row.get(key), str):
-            raise UserError(f"{where}: {key} is missing, or not text")
-    label = row.get("label")
-    if type(label) is not int or not 0 <= label < task.labels:
-        raise UserError(f"{where}: label is {label!r}; allowed are 0 to {task.labels - 1}")
-    return task.first.format(**row), task.second.format(**row), label
 
 
 def encode_pair(tokenizer, first, second, length):

@@ -13,13 +13,11 @@ words are alike; what it has beyond the unigram it has from order.
 """
 import argparse
 import collections
-import contextlib
 import dataclasses
 import time
 import types
 
 import numpy as np
-import torch
 
 import eval
 import files
@@ -150,35 +148,6 @@ def folder_like_a_run(config, order, data):
     return folder, config
 
 
-def judge(subject, tasks, options):
-    """Do tasks of eval.py on a Subject whose model scores by itself, into its eval.json."""
-    path = subject.folder / "eval.json"
-    results = files.read_json(path) if path.exists() else {}
-    for name in tasks:
-        task = eval.TASKS[name]
-        result, shown = task.do(subject, options)
-        key = eval.slot(name, task.heeds, options)
-        results[key] = {heed: getattr(options, heed) for heed in task.heeds} | result
-        files.write_json(path, results)
-        print(f"\n{key} of {subject.folder}\n{shown}")
-
-
-@contextlib.contextmanager
-def scoring_by_themselves():
-    """Within it eval.sum_log_probs leaves the sums to a model that has a method of that name."""
-    of_networks = eval.sum_log_probs
-
-    def sum_log_probs(model, sequences, starts, *batch_tokens):
-        if hasattr(model, "sum_log_probs"):
-            return torch.as_tensor(model.sum_log_probs(sequences, starts))
-        return of_networks(model, sequences, starts, *batch_tokens)
-    eval.sum_log_probs = sum_log_probs
-    try:
-        yield
-    finally:
-        eval.sum_log_probs = of_networks
-
-
 def main(argv):
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
 
@@ -191,12 +160,11 @@ def main(argv):
     args, argv = parser.parse_known_args(argv)
     config = parse_args(argv, __doc__)
     tasks = [name for name in args.tasks.split(",") if name]
-    known = [name for name in eval.TASKS if name not in NETWORKS_ALONE]
-    for name in tasks:
-        if name not in known:
-            raise UserError(f"task {name!r}: an n-gram can be asked for {', '.join(known)}")
-    options = eval.Options(data=args.data, limit=args.limit)
-    options.check()
+    for name in eval.named_tasks(tasks):
+        if name in NETWORKS_ALONE:
+            raise UserError(f"task {name!r}: an n-gram can be asked for ppl and "
+                            "the tasks of the suite")
+    eval.Options(data=args.data, limit=args.limit).check()
 
     data = prepare(config)
     for order in ORDERS:
@@ -205,8 +173,8 @@ def main(argv):
         model = NGram(data.train.tokens, data.tokenizer.vocab_size, order, data.tokenizer.bos_id)
         print(f"{folder}: counted {data.train.count / 1e6:.2f}M tokens in "
               f"{time.monotonic() - begun:.1f} s, {model.nbytes / 1e6:.1f} MB", flush=True)
-        with scoring_by_themselves():
-            judge(eval.Subject(folder, model, data.tokenizer, own), tasks, options)
+        subject = eval.Subject(folder, model, data.tokenizer, own)
+        eval.evaluate_subject(subject, tasks, data=args.data, limit=args.limit)
 
 
 if __name__ == "__main__":
