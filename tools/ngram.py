@@ -8,7 +8,7 @@ tokenizer, and the half of the development text that is reported. tasks: eval.py
 but log-probabilities; data: as there. What they say lies in out_dir/ngram-1 and out_dir/ngram-5, as
 a run's: eval.json, config.json, tokenizer.json.
 
-What a network has beyond the 5-gram it has from more than four words back, or from knowing that
+What a network has beyond the 5-gram it has from more than four tokens back, or from knowing that
 words are alike; what it has beyond the unigram it has from order.
 """
 import argparse
