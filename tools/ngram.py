@@ -1,0 +1,181 @@
+"""The yardsticks: a unigram and a 5-gram of the same tokens, in every table like a run.
+
+    python -m tools.ngram CONFIG                        # perplexity of the development text
+    python -m tools.ngram CONFIG --tasks=ppl,blimp,supplement --data=DIR
+
+CONFIG and keys are those of the run that they stand beside: they read its training tokens, its
+tokenizer, and the half of the development text that is reported. tasks: eval.py's that need nothing
+but log-probabilities; data: as there. What they say lies in out_dir/ngram-1 and out_dir/ngram-5, as
+a run's: eval.json, config.json, tokenizer.json.
+
+What a network has beyond the 5-gram it has from more than four tokens back, or from knowing that
+words are alike; what it has beyond the unigram it has from order.
+"""
+import argparse
+import collections
+import dataclasses
+import time
+import types
+
+import numpy as np
+
+import eval
+import files
+from config import UserError, parse_args, run_main
+from data import prepare
+from run import folder_of, write_config
+
+ORDERS = (1, 5)
+AT_ONCE = 1 << 20  # tokens that are scored at a time
+NETWORKS_ALONE = ("babytalk", "sample", "curve")  # tasks of eval.py that take more than scores
+
+
+# ---------------------------------------------------------------- the model
+
+# Of the (k+1)-grams of a text: each one's key (its first k tokens' number * vocab_size + its last
+# token), in rising order, and its count; of the k-grams before them, their contexts: how many
+# tokens follow it, and how many different ones.
+Level = collections.namedtuple("Level", "keys counts totals kinds")
+
+
+class NGram:
+    """An n-gram model of tokens (N,), interpolated by Witten and Bell's rule.
+
+        P_k(w|h) = (c(h w) + kinds(h) P_{k-1}(w|h')) / (c(h) + kinds(h)),     P_0 = 1 / vocab_size
+
+    h: k - 1 tokens, h' the same without the first; c: counts; kinds(h): different tokens after h.
+    After an h that was never seen P_k is P_{k-1}. `<s>` is part of contexts and follows none: it is
+    never predicted, as in the networks. (Witten and Bell 1991, doi 10.1109/18.87000; interpolated
+    as in Chen and Goodman 1999, doi 10.1006/csla.1999.0128.) Memory: `nbytes`; of a 5-gram some 30
+    bytes for each token of real text, and four times that while it is counted.
+    """
+
+    def __init__(self, tokens, vocab_size, order, bos_id=1):
+        self.vocab_size = vocab_size
+        self.order = order
+        self.config = types.SimpleNamespace(arch="ngram")  # for eval: texts may be of any length
+        self.levels = []
+        tokens = np.asarray(tokens, np.int64)
+        numbers = np.zeros(len(tokens), np.int64)  # of the k-gram that begins at each token
+        contexts = 1  # different k-grams; of no tokens there is one
+        for k in range(min(order, len(tokens))):
+            keys = numbers[:len(tokens) - k] * vocab_size + tokens[k:]
+            keys, numbers, counts = np.unique(keys, return_inverse=True, return_counts=True)
+            parents, last = np.divmod(keys, vocab_size)
+            counts[last == bos_id] = 0
+            totals = np.bincount(parents, counts, contexts)
+            kinds = np.bincount(parents[counts > 0], minlength=contexts)
+            small = [a.astype(np.int32) for a in (counts, totals, kinds)]
+            self.levels.append(Level(keys, *small))
+            contexts = len(keys)
+
+    @property
+    def nbytes(self):
+        return sum(array.nbytes for level in self.levels for array in level)
+
+    def sum_log_probs(self, sequences, starts):
+        """(n,) float64, nats: of each sequence the sum of log P(token | the tokens before).
+
+        Sequences begin with `<s>`; of sequence i the tokens starts[i] >= 1 and on are counted.
+        """
+        sums = np.zeros(len(sequences))
+        first = 0
+        while first < len(sequences):
+            # as many as make up AT_ONCE tokens, one at least
+            last = first + 1
+            size = len(sequences[first])
+            while last < len(sequences) and size + len(sequences[last]) <= AT_ONCE:
+                size += len(sequences[last])
+                last += 1
+            sums[first:last] = self.sums_of(sequences[first:last], starts[first:last])
+            first = last
+        return sums
+
+    def sums_of(self, sequences, starts):
+        lengths = [len(sequence) for sequence in sequences]
+        owner = np.repeat(np.arange(len(sequences)), lengths)  # (M,) the sequence of each token
+        begins = np.cumsum(lengths) - lengths
+        place = np.arange(len(owner)) - begins[owner]  # (M,) of each token in its sequence
+        tokens = np.concatenate([np.asarray(sequence, np.int64) for sequence in sequences])
+
+        log_p = np.log(self.probabilities(tokens, place))
+        counted = place >= np.asarray(starts)[owner]
+        return np.bincount(owner[counted], log_p[counted], len(sequences))
+
+    def probabilities(self, tokens, place):
+        """(M,) P of each of the tokens (M,) after those before it; place: how many those are."""
+        p = np.full(len(tokens), 1 / self.vocab_size)
+        numbers = np.zeros(len(tokens), np.int64)  # of the k-gram that begins at each; -1: unseen
+        for k, level in enumerate(self.levels[:len(tokens)]):
+            # the k-gram that begins at each token is the context of the one k places on
+            context = numbers[:len(tokens) - k]
+            numbers = find(level.keys, context * self.vocab_size + tokens[k:])
+            kinds = level.kinds[context]
+            known = (place[k:] >= k) & (context >= 0) & (kinds > 0)
+
+            count = np.where(numbers >= 0, level.counts[numbers], 0)[known]
+            kinds = kinds[known]
+            total = level.totals[context[known]]
+            p[k:][known] = (count + kinds * p[k:][known]) / (total + kinds)
+        return p
+
+
+def find(keys, wanted):
+    """Where each of the wanted (M,) stands in keys, which rise; -1 where it does not."""
+    at = np.searchsorted(keys, wanted)
+    at[at == len(keys)] = 0
+    return np.where(keys[at] == wanted, at, -1)
+
+
+# ---------------------------------------------------------------- a folder like a run's
+
+def folder_like_a_run(config, order, data):
+    """(its path, its config): config.json and tokenizer.json are there.
+
+    What eval.json says there is kept where it is of the same tokens.
+    """
+    config = dataclasses.replace(config, name=f"ngram-{order}")
+    folder = folder_of(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.json"
+    there = files.read_json(path) if path.exists() else {}
+    here = dict(_text=data.train.corpus, _tokenizer=data.tokenizer.hash, mark=config.mark,
+                seed=config.seed)
+    if any(there.get(key) != value for key, value in here.items()):
+        (folder / "eval.json").unlink(missing_ok=True)
+    files.write_text(folder / "tokenizer.json", data.tokenizer.to_json())
+    write_config(config, "float64", data.tokenizer, data.train.corpus)
+    return folder, config
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+
+    def refuse(message):
+        raise UserError(f"{message}; --help shows how")
+    parser.error = refuse
+    parser.add_argument("--tasks", default="ppl")
+    parser.add_argument("--data", default="")
+    parser.add_argument("--limit", type=int, default=0)
+    args, argv = parser.parse_known_args(argv)
+    config = parse_args(argv, __doc__)
+    tasks = [name for name in args.tasks.split(",") if name]
+    for name in eval.named_tasks(tasks):
+        if name in NETWORKS_ALONE:
+            raise UserError(f"task {name!r}: an n-gram can be asked for ppl and "
+                            "the tasks of the suite")
+    eval.Options(data=args.data, limit=args.limit).check()
+
+    data = prepare(config)
+    for order in ORDERS:
+        folder, own = folder_like_a_run(config, order, data)
+        begun = time.monotonic()
+        model = NGram(data.train.tokens, data.tokenizer.vocab_size, order, data.tokenizer.bos_id)
+        print(f"{folder}: counted {data.train.count / 1e6:.2f}M tokens in "
+              f"{time.monotonic() - begun:.1f} s, {model.nbytes / 1e6:.1f} MB", flush=True)
+        subject = eval.Subject(folder, model, data.tokenizer, own)
+        eval.evaluate_subject(subject, tasks, data=args.data, limit=args.limit)
+
+
+if __name__ == "__main__":
+    run_main(main)
