@@ -19,6 +19,7 @@ its vocabulary: tokenizer = "RUN". Needs the package safetensors.
 import argparse
 import collections
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import random
@@ -559,8 +560,7 @@ def probes(tokenizer):
     Later versions' characters are left out: the engines of two packages may be of different ones.
     """
     rng = random.Random(0)
-    kind = unicodedata.ucd_3_2_0.category
-    known = [c for c in map(chr, range(0x30000)) if kind(c) not in ("Cn", "Cs", "Co")]
+    known = characters()
     yield from ("The dog's 2 cats don't SEE it; they've seen 12345.67 of 'em!\n",
                 "a  b   c\t\td \n\n e\r\n\r\nf    \n   g 1 23\u00a0456 7 \u00bd\u0663\u2167x",
                 "x.\ny!?\n\n  z  ", "'S'LL 'd'Re \u2019s", " ", "", "\n", "a" * 300, "ab" * 150,
@@ -575,6 +575,13 @@ def probes(tokenizer):
     for _ in range(300):
         letters = rng.choice(["ab ", "abcdefgh 12.\n", "".join(rng.sample(known, 8)) + " a1\n"])
         yield "".join(rng.choices(letters, k=rng.randint(1, 60)))
+
+
+@functools.cache
+def characters():
+    """Those of Unicode 3.2."""
+    kind = unicodedata.ucd_3_2_0.category
+    return [c for c in map(chr, range(0x30000)) if kind(c) not in ("Cn", "Cs", "Co")]
 
 
 # ---------------------------------------------------------------- the command
