@@ -517,6 +517,7 @@ BROKEN = {
     "fewer layers": (config_says(num_hidden_layers=1), "1 layers"),
     "no number": (config_says(num_hidden_layers="2"), "num_hidden_layers = '2'"),
     "too many": (config_says(vocab_size=10**12), "vocab_size"),
+    "too long": (config_says(max_position_embeddings=10**7), "max_position_embeddings"),
     "another size": (config_says(intermediate_size=64), "mlp.gate_proj"),
     "small vocabulary": (lambda f: config_says(vocab_size=300)(f) or edit_weights(
         f, lambda w: w.update({k: v[:300].clone() for k, v in w.items() if len(v) == 330})),

@@ -311,11 +311,11 @@ def model_config(form):
     return llama_config(form) if kind == "llama" else gpt2_config(form)
 
 
-def size(form, name, default=None, low=1):
+def size(form, name, default=None, low=1, high=MOST):
     """A whole number of a config.json, or what it is where there is none."""
     value = form.get(name)
     value = default if value is None else value
-    if type(value) is not int or not low <= value <= MOST:
+    if type(value) is not int or not low <= value <= high:
         raise Refused(f"its config.json has {name} = {value!r}")
     return value
 
@@ -355,7 +355,8 @@ def llama_config(form):
         arch="llama", vocab_size=size(form, "vocab_size", 32000), d_model=width, n_head=heads,
         n_kv_head=0 if kv == heads else kv, n_layer=size(form, "num_hidden_layers", 32),
         d_ff=size(form, "intermediate_size", 11008), rope_theta=theta, rope_scaling=scaling,
-        block_size=size(form, "max_position_embeddings", 2048, low=2),
+        # no weights show it, and there is a table of as many angles
+        block_size=size(form, "max_position_embeddings", 2048, low=2, high=2**18),
         norm_eps=real(form, "rms_norm_eps", 1e-6, high=1.0), tie=flag(form, "tie_word_embeddings"),
         attn_bias=flag(form, "attention_bias"), mlp_bias=flag(form, "mlp_bias"),
         dropout=real(form, "attention_dropout", 0.0, high=0.99))
@@ -544,7 +545,10 @@ def differs_on(tokenizer, path):
     except ImportError:
         print("the package tokenizers is not here: ids are not compared on probes")
         return None
-    original = tokenizers.Tokenizer.from_file(str(path))
+    try:
+        original = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as e:  # it has no other kind
+        raise Refused(f"tokenizer.json: tokenizers cannot read it ({str(e)[:100]})")
     original.encode_special_tokens = True
     original.no_truncation()
     original.no_padding()
