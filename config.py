@@ -86,6 +86,15 @@ class Config:
     d_ff: int = key(1024, "width inside the feed-forward block", low=1)
     tie: bool = key(False, "the output head is the embedding matrix (always so in gpt2)")
     dropout: float = key(0.0, "probability of dropping an activation", low=0, high=0.99)
+    n_kv_head: int = key(0, "heads of keys and values, a divisor of n_head (llama); 0: n_head",
+                         low=0)
+    norm_eps: float = key(0.0, "added to the variance in norms; 0: 1e-6 in llama, 1e-5 in gpt2",
+                          low=0, high=1)
+    rope_theta: float = key(10000.0, "base of the rotary angles (llama)", low=1)
+    rope_scaling: list[float] = key([], "Llama 3's of the rotary angles: factor, low and high "
+                                    "frequency factor, original length; empty: none", above=0)
+    attn_bias: bool = key(False, "biases in llama's attention (gpt2 always has them)")
+    mlp_bias: bool = key(False, "biases in llama's feed-forward block (gpt2 always has them)")
     block_size: int = key(128, "tokens of a training sequence; stages of divisors of the longest "
                           "cut it, tokens per step stay", low=2, schedule=True)
     # optimisation
@@ -131,7 +140,10 @@ class Config:
                             "(biased)")
     baseline: str = key("", "run shown beside teacher and student in the last table; trained when "
                         "missing")
-    # what is seen
+    # what is seen, and kept
+    checkpoints: list[float] = key([], "millions of words read, after each of which to keep the "
+                                   "weights, chck_10M.pt; babylm: 1 to 10, then 20 to 100",
+                                   ["babylm"], above=0)
     log_every: int = key(50, "steps between lines of metrics.jsonl", low=1)
     val_every: int = key(500, "steps between validations", low=1)
     val_tokens: int = key(50_000, "development tokens of a validation during training; 0: all",
@@ -155,6 +167,13 @@ class Config:
         now.longest_block = self.longest
         now.progress = progress
         return now
+
+    def word_marks(self):
+        """{"chck_10M": 10_000_000, ...}: when the key `checkpoints` keeps weights, rising."""
+        millions = self.checkpoints
+        if millions == "babylm":
+            millions = [*range(1, 10), *range(10, 101, 10)]
+        return {f"chck_{m:g}M": round(m * 1e6) for m in sorted(millions)}
 
     def loss_keys(self):
         """What losses.distillation_loss calls by these names; of a config that `at` gave."""
@@ -235,17 +254,20 @@ def check(name, value):
     elif kind is float and type(value) in (int, float):
         value = as_float(value)
         numbers = [value]
+    elif kind == list[float] and value in (meta["allowed"] or ()):
+        return value  # a word that stands for a list
     elif kind == list[str] and is_list_of(value, str):
         value = list(value)
     elif kind == list[float] and is_list_of(value, int, float):
         value = numbers = [as_float(x) for x in value]
     elif type(value) is not kind:
         schedule = " or a schedule" if meta["schedule"] else ""
-        raise UserError(f"{name} = {value!r}: must be {TYPES[kind]}{schedule}")
+        word = f" or {meta['allowed'][0]!r}" if kind == list[float] and meta["allowed"] else ""
+        raise UserError(f"{name} = {value!r}: must be {TYPES[kind]}{schedule}{word}")
     elif kind is int:
         numbers = [value]
 
-    if meta["allowed"] and value not in meta["allowed"]:
+    if meta["allowed"] and kind is str and value not in meta["allowed"]:
         raise UserError(f"{name} = {value!r}: allowed are {', '.join(meta['allowed'])}")
     if kind is int and any(x % 1 for x in numbers):
         raise UserError(f"{name} = {value!r}: must be whole numbers")
@@ -287,6 +309,7 @@ def check_together(config):
     if rest or config.arch == "llama" and head_dim % 2:
         raise UserError(f"d_model {config.d_model} does not split into n_head = {config.n_head} "
                         "heads of an even size")
+    check_variants(config)
     lines = isinstance(config.block_size, str) and read_schedule(config.block_size)[0] != "stages"
     if lines or any(b % 1 or config.longest % b for b in values_of(config.block_size)):
         raise UserError(f"block_size = {config.block_size!r}: a schedule of it is stages(...) of "
@@ -295,6 +318,18 @@ def check_together(config):
         raise UserError("teachers: \"truth\" is known for corpus = babytalk only; name a run "
                         "instead")
     check_rollouts(config)
+
+
+def check_variants(config):
+    if config.n_head % (config.n_kv_head or config.n_head):
+        raise UserError(f"n_kv_head = {config.n_kv_head}: must divide n_head = {config.n_head}")
+    for name in ("n_kv_head", "rope_theta", "rope_scaling", "attn_bias", "mlp_bias"):
+        if config.arch == "gpt2" and getattr(config, name) != getattr(Config(), name):
+            raise UserError(f"{name} is about arch = llama; gpt2 has no such variant")
+    scaling = config.rope_scaling
+    if scaling and (len(scaling) != 4 or scaling[1] >= scaling[2]):
+        raise UserError(f"rope_scaling = {scaling}: must be four numbers, the second below the "
+                        "third: [8, 1, 4, 8192]")
 
 
 def check_rollouts(config):

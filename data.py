@@ -15,6 +15,7 @@ if __name__ == "__main__":
     answer_early(__doc__)
 
 import collections
+import concurrent.futures
 import hashlib
 import itertools
 import json
@@ -34,6 +35,7 @@ import babytalk
 from bpe import PATTERN, Tokenizer, pre_tokens, train_bpe
 from config import UserError, parse_args, run_main
 from corpora import ALWAYS, CLEAN, CORPORA, building, clean, read_lines, resolve
+from imported import ImportedTokenizer
 
 PIECE = 1 << 22  # bytes of text that are in memory at a time
 
@@ -41,7 +43,7 @@ PIECE = 1 << 22  # bytes of text that are in memory at a time
 def load_tokenizer(path):
     """The Tokenizer of a tokenizer.json, or of its folder; UserError if it cannot be read."""
     try:
-        return Tokenizer.load(path)
+        return ImportedTokenizer.load(path)  # or one of our own
     except OSError as e:
         raise UserError(f"tokenizer {e.filename}: {e.strerror}")
     except ValueError as e:  # it begins with the file
@@ -69,7 +71,7 @@ class TokenFile:
     """A stream of token ids on disk: `tokens` (count,), memory-mapped, and what its header says.
 
     count; words and bytes of the text; tokenizer and corpus, digests; mark; segments, a Segment for
-    each domain.
+    each domain; bos_id and newline_id, where documents and lines begin and end.
 
     Raises UserError if the file is missing, cut short, no token file, or of another tokenizer than
     that of the hash given.
@@ -84,6 +86,8 @@ class TokenFile:
         self.corpus = header["corpus"]
         self.mark = header["mark"]
         self.segments = [Segment(*segment) for segment in header["segments"]]
+        self.bos_id = header.get("bos_id", Tokenizer.bos_id)
+        self.newline_id = header.get("newline_id", Tokenizer.newline_id)
         self.dtype = np.dtype(DTYPES[header["dtype"]])
 
         size = os.path.getsize(path) - start
@@ -106,6 +110,7 @@ def read_header(path):
             size = int.from_bytes(f.read(4), "little")
             header = json.loads(f.read(size)) if magic == MAGIC else {}
         numbers = [header["count"], header["words"], header["bytes"]]
+        numbers += [header[name] for name in ("bos_id", "newline_id") if name in header]
         for segment in header["segments"]:
             numbers += Segment(*segment)[1:]
         whole = all(name in header for name in ("tokenizer", "corpus", "mark"))
@@ -154,6 +159,8 @@ def write_tokens(path, tokenizer, texts, mark, seed, corpus):
             "tokenizer": tokenizer.hash,
             "corpus": corpus,
             "mark": mark,
+            "bos_id": tokenizer.bos_id,
+            "newline_id": tokenizer.newline_id,
             "segments": segments,
         })
 
@@ -162,9 +169,9 @@ def encode_lines(lines, tokenizer, dtype):
     """The ids (n,) of lines that follow one another, encoded by all processors."""
     # a thread takes one text at a time; lines can be cut apart, for no token reaches across "\n"
     texts = ["".join(lines[i:i + 5000]) for i in range(0, len(lines), 5000)]
-    threads = os.cpu_count() or 1
-    encoded = tokenizer.encoding.encode_ordinary_batch(texts, num_threads=threads)
-    return np.fromiter(itertools.chain.from_iterable(encoded), dtype)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+        encoded = threads.map(tokenizer.encode_lines, texts)
+        return np.fromiter(itertools.chain.from_iterable(encoded), dtype)
 
 
 def write_file(path, body, header):
@@ -406,6 +413,7 @@ class Batches:
         self.seed = config.seed
         self.random_offset = config.random_offset
         self.tokens = stream(file, device)
+        self.bos_id = file.bos_id
         self.epoch = None  # whose order is in self.order
 
         # the last chunk must end within the stream also at the largest offset, label included
@@ -435,7 +443,7 @@ class Batches:
         # each chunk is cut here, so that the tokens of a step do not depend on block_size
         within = torch.arange(0, self.T, now.block_size, device=starts.device)
         starts = (starts[:, None] + within).flatten()
-        return cut(self.tokens, starts, now.block_size)
+        return cut(self.tokens, starts, now.block_size, self.bos_id)
 
     def usual_starts(self, step):
         """(B,) where the chunks of a step begin, by the order of its epoch."""
@@ -463,7 +471,7 @@ class Batches:
 def line_length(file, chunks, T):
     """(chunks,) mean tokens of a line, of each chunk of T tokens."""
     tokens = file.tokens[:chunks * T].reshape(chunks, T)
-    return T / (1 + (tokens == Tokenizer.newline_id).sum(1))
+    return T / (1 + (tokens == file.newline_id).sum(1))
 
 
 def stream(file, device="cpu"):
@@ -475,14 +483,14 @@ def stream(file, device="cpu"):
     return torch.from_numpy(file.tokens.view(signed)).to(device)
 
 
-def cut(tokens, starts, T):
+def cut(tokens, starts, T, bos_id=Tokenizer.bos_id):
     """x, y (B, T) int64 of the chunks of a `stream` that begin at starts (B,), on its device."""
     positions = starts[:, None] + torch.arange(T + 1, device=starts.device)
     ids = tokens[positions].long()  # (B, T + 1)
     ids &= (1 << 8 * tokens.element_size()) - 1
     x = ids[:, :-1].contiguous()
     y = ids[:, 1:]
-    return x, y.masked_fill(y == Tokenizer.bos_id, -100)
+    return x, y.masked_fill(y == bos_id, -100)
 
 
 def validation_blocks(file, block_size, max_tokens=0):
@@ -501,7 +509,7 @@ def validation_blocks(file, block_size, max_tokens=0):
     if max_tokens:
         n = min(len(starts), max(1, max_tokens // block_size))
         starts = starts[np.linspace(0, len(starts) - 1, n).round().astype(np.int64)]
-    return cut(stream(file), torch.from_numpy(starts), block_size)
+    return cut(stream(file), torch.from_numpy(starts), block_size, file.bos_id)
 
 
 def main(argv):

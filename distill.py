@@ -23,13 +23,13 @@ import eval
 import files
 import losses
 import rollouts
-from bpe import Tokenizer
 from config import UserError, parse_args, related_config, run_main
-from data import Batches, prepare, validation_blocks
+from data import Batches, load_tokenizer, prepare, validation_blocks
 from losses import distillation_loss
 from ranks import RANK, all_gather, all_reduce, in_turn, shard, sum_gradients
 from rollouts import Rollout
-from run import DTYPES, Run, alone, folder_of, is_finished, load, model_of, put_weights
+from run import (DTYPES, Run, alone, folder_of, is_finished, is_imported, load, model_of,
+                 put_weights)
 
 
 @alone
@@ -117,12 +117,14 @@ def write_rollout(student, teachers, x, now, run):
     if not rollouts.is_due(now, run.step):
         return None
     uniforms = rollouts.draws(now, run.step, x)
-    mark_after = Tokenizer.newline_id if now.mark == "line" else None  # `<s>` opens the next line
+    mark = {}
+    if now.mark == "line":  # `<s>` opens the next line
+        mark = dict(mark_after=run.tokenizer.newline_id, mark=run.tokenizer.bos_id)
     parts = []
     with run.autocast():
         for x_i, u_i, _ in micro_batches(x, uniforms, None, now):
             parts.append(rollouts.sample(student, teachers, x_i, u_i, now.rollout_mix, now.ensemble,
-                                         mark_after))
+                                         **mark))
     fields = zip(*(part[:5] for part in parts))
     whole = Rollout(*(all_gather(torch.cat(field)) for field in fields))
     weights = rollouts.weights_in(now, positions(whole.y, now))
@@ -241,11 +243,13 @@ def make_ready(config, data):
     """Train the runs that are missing: teachers, init, baseline; UserError if one does not fit."""
     if config.corpus == "babytalk":
         eval.check_babytalk(config, data.tokenizer)  # before hours of training, not after them
-    for role, names in (("teacher", config.teachers), ("init", [config.init]),
-                        ("baseline", [config.baseline])):
-        for name in names:
-            if name not in ("", "truth"):
-                make_one_ready(name, role, data, config)
+    needs = [("teacher", name) for name in config.teachers]
+    needs += [("init", config.init), ("baseline", config.baseline)]
+    needs = [(role, name) for role, name in needs if name not in ("", "truth")]
+    # whether what was trained elsewhere fits is known before anything is trained
+    needs.sort(key=lambda need: not is_imported(folder_of(config).with_name(need[1])))
+    for role, name in needs:
+        make_one_ready(name, role, data, config)
 
 
 def make_one_ready(name, role, data, config):
@@ -256,16 +260,21 @@ def make_one_ready(name, role, data, config):
         print(f"\n{role} {name} is not there yet: training it first")
         train(related_config(config, name))
     its = files.read_json(folder / "config.json")
-    differ = [f"{key} = {its.get(key)!r} there, {getattr(config, key)!r} here"
-              for key in ("mark", "seed") if its.get(key) != getattr(config, key)]
-    if its.get("_text") != data.train.corpus:
-        differ.append(f"its text is another (corpus = {its.get('corpus')!r} there, "
-                      f"{config.corpus!r} here)")
+    differ = []
+    if "_imported" not in its:  # what was trained elsewhere has read other text
+        differ = [f"{key} = {its.get(key)!r} there, {getattr(config, key)!r} here"
+                  for key in ("mark", "seed") if its.get(key) != getattr(config, key)]
+        if its.get("_text") != data.train.corpus:
+            differ.append(f"its text is another (corpus = {its.get('corpus')!r} there, "
+                          f"{config.corpus!r} here)")
+    remedy = "another --out_dir"
     if its.get("_tokenizer") != data.tokenizer.hash:
-        differ.append("its tokenizer is another")
+        difference = data.tokenizer.differs_from(load_tokenizer(folder))
+        differ.append(f"its tokenizer is another ({difference})")
+        remedy = f"--tokenizer={folder}, or another --out_dir"
     if differ:
         raise UserError(f"{role} {folder} does not agree with this run: {'; '.join(differ)}; use "
-                        "another --out_dir")
+                        f"{remedy}")
 
 
 def load_teacher(name, data, run):

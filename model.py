@@ -5,10 +5,11 @@
     logits = lm.logits(hidden)  # (B, T, d) -> (B, T, V), for the few places that want them
 
 Llama (arXiv 2302.13971): rotary positions, RMSNorm before each sublayer, SwiGLU, no biases, head
-tied or not. GPT-2: learned positions, LayerNorm before each sublayer, GELU (tanh form), biases, a
-tied head. Both are the mathematics of Hugging Face transformers' LlamaForCausalLM and
-GPT2LMHeadModel, and start from their initialisation; q, k, v are one matrix here, and so are gate
-and up of SwiGLU: fewer, larger products. Imports nothing of the project: copy it alone.
+tied or not; later variants where a config asks for them. GPT-2: learned positions, LayerNorm before
+each sublayer, GELU (tanh form), biases, a tied head. Both are the mathematics of Hugging Face
+transformers' LlamaForCausalLM and GPT2LMHeadModel, and start from their initialisation; q, k, v are
+one matrix here, and so are gate and up of SwiGLU: fewer, larger products. Imports nothing of the
+project: copy it alone.
 """
 import math
 from dataclasses import dataclass
@@ -29,16 +30,28 @@ class ModelConfig:
     block_size: int = 128    # longest context trained on; GPT-2 ends there, Llama's can be extended
     tie: bool = False        # the head is the embedding matrix
     dropout: float = 0.0
+    n_kv_head: int = 0       # heads of keys and values, shared by those of queries; 0: n_head
+    norm_eps: float = 0.0    # 0: 1e-6 (llama), 1e-5 (gpt2)
+    rope_theta: float = 10000.0
+    rope_scaling: tuple = ()  # Llama 3's: factor, low and high frequency factor, original length
+    attn_bias: bool = False  # of q, k, v and their output (gpt2: always)
+    mlp_bias: bool = False   # of gate, up and down (gpt2: always)
 
 
 # ---------------------------------------------------------------- the parts of a block
 
-def rope_table(head_dim, length, theta=10000.0):
+def rope_table(head_dim, length, theta=10000.0, scaling=()):
     """cos and sin of the rotary angles, each (length, head_dim), halves repeated.
 
-    arXiv 2104.09864, eq. 34.
+    arXiv 2104.09864, eq. 34. scaling: Llama 3's (arXiv 2407.21783; as in transformers): slow angles
+    are slower by `factor`, fast ones stay, those between are between.
     """
     freq = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    if scaling:
+        factor, low, high, original = scaling
+        turns = original * freq / (2 * math.pi)
+        share = ((turns - low) / (high - low)).clamp(0, 1)
+        freq = freq * (share + (1 - share) / factor)
     angle = torch.arange(length, dtype=torch.float64)[:, None] * freq  # (length, head_dim / 2)
     angle = torch.cat([angle, angle], dim=-1)
     return angle.cos().float(), angle.sin().float()
@@ -55,7 +68,7 @@ class KVCache:
 
     def __init__(self, config, batch, length, device, dtype):
         head_dim = config.d_model // config.n_head
-        shape = (config.n_layer, batch, config.n_head, length, head_dim)
+        shape = (config.n_layer, batch, config.n_kv_head or config.n_head, length, head_dim)
         self.k = torch.zeros(shape, device=device, dtype=dtype)
         self.v = torch.zeros(shape, device=device, dtype=dtype)
         self.pos = 0
@@ -88,20 +101,25 @@ class Attention(nn.Module):
     def __init__(self, c, layer):
         super().__init__()
         self.n_head = c.n_head
+        self.n_kv_head = c.n_kv_head or c.n_head
         self.layer = layer
         self.dropout = c.dropout
-        self.qkv = nn.Linear(c.d_model, 3 * c.d_model, bias=c.arch == "gpt2")
-        self.proj = nn.Linear(c.d_model, c.d_model, bias=c.arch == "gpt2")
+        bias = c.attn_bias or c.arch == "gpt2"
+        width = (c.n_head + 2 * self.n_kv_head) * (c.d_model // c.n_head)
+        self.qkv = nn.Linear(c.d_model, width, bias=bias)
+        self.proj = nn.Linear(c.d_model, c.d_model, bias=bias)
 
     def forward(self, x, rope, cache, mask):
-        B, T, d = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.n_head, d // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, head_dim) each
+        (B, T, d), H, K = x.shape, self.n_head, self.n_kv_head
+        qkv = self.qkv(x).view(B, T, H + 2 * K, d // H).transpose(1, 2)
+        q, k, v = qkv.split([H, K, K], dim=1)  # (B, H, T, head_dim), of keys and values K heads
         if rope is not None:
             q = rotate(q, *rope)
             k = rotate(k, *rope)
         if cache is not None:
             k, v = (t.to(q.dtype) for t in cache.append(self.layer, k, v))
+        if K < H:  # arXiv 2305.13245: each of them is for H / K heads of queries
+            k, v = (t.repeat_interleave(H // K, dim=1) for t in (k, v))
         y = attend(q, k, v, self.dropout if self.training else 0.0, mask)
         return self.proj(y.transpose(1, 2).reshape(B, T, d))
 
@@ -111,8 +129,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, c):
         super().__init__()
-        self.gate_up = nn.Linear(c.d_model, 2 * c.d_ff, bias=False)
-        self.proj = nn.Linear(c.d_ff, c.d_model, bias=False)
+        self.gate_up = nn.Linear(c.d_model, 2 * c.d_ff, bias=c.mlp_bias)
+        self.proj = nn.Linear(c.d_ff, c.d_model, bias=c.mlp_bias)
 
     def forward(self, x):
         gate, up = self.gate_up(x).chunk(2, dim=-1)
@@ -140,8 +158,8 @@ class RMSNorm(nn.RMSNorm):
 
 def norm(c):
     if c.arch == "llama":
-        return RMSNorm(c.d_model, eps=1e-6)
-    return nn.LayerNorm(c.d_model, eps=1e-5)
+        return RMSNorm(c.d_model, eps=c.norm_eps or 1e-6)
+    return nn.LayerNorm(c.d_model, eps=c.norm_eps or 1e-5)
 
 
 class Block(nn.Module):
@@ -178,6 +196,8 @@ class LM(nn.Module):
         if rest or c.arch == "llama" and head_dim % 2:
             raise ValueError(f"d_model {c.d_model} does not split into {c.n_head} heads of an even "
                              "size")
+        if c.n_head % (c.n_kv_head or c.n_head):
+            raise ValueError(f"n_kv_head {c.n_kv_head} does not divide n_head {c.n_head}")
         self.embed = nn.Embedding(c.vocab_size, c.d_model)
         self.positions = nn.Embedding(c.block_size, c.d_model) if c.arch == "gpt2" else None
         self.drop = nn.Dropout(c.dropout)
@@ -193,7 +213,7 @@ class LM(nn.Module):
         if c.tie or c.arch == "gpt2":
             self.head.weight = self.embed.weight
         if c.arch == "llama":  # buffers follow .to(device); they follow from the config: not saved
-            cos, sin = rope_table(head_dim, c.block_size)
+            cos, sin = rope_table(head_dim, c.block_size, c.rope_theta, c.rope_scaling)
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
 
@@ -217,7 +237,8 @@ class LM(nn.Module):
             x = x + self.positions.weight[place]
         else:
             if end > self.cos.shape[0]:  # longer than the model was trained on: the angles go on
-                cos, sin = rope_table(self.cos.shape[1], 2 * end)
+                c = self.config
+                cos, sin = rope_table(self.cos.shape[1], 2 * end, c.rope_theta, c.rope_scaling)
                 self.cos = cos.to(self.cos.device)
                 self.sin = sin.to(self.sin.device)
             rope = self.cos[place], self.sin[place]  # (T, head_dim)

@@ -46,13 +46,14 @@ def draws(now, step, x):
 
 
 @torch.no_grad()
-def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", mark_after=None):
+def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", mark_after=None,
+           mark=Tokenizer.bos_id):
     """Continue the first tokens of each row of x (B, T) to T + 1 tokens drawn from s. -> Rollout.
 
     uniforms (B, n): the draws, in [0, 1), of the last n tokens; given from outside so that they do
-    not depend on how a batch is cut. mark_after: the token after which `<s>` follows, in a corpus
-    where it opens every line. Student and teachers step together, each with a KV cache: T tokens
-    cost each of them one forward over T.
+    not depend on how a batch is cut. mark_after: the token after which `mark`, `<s>`, follows, in a
+    corpus where it opens every line. Student and teachers step together, each with a KV cache: T
+    tokens cost each of them one forward over T.
     """
     B, T = x.shape
     prompt_len = T + 1 - uniforms.shape[1]
@@ -79,7 +80,7 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
         marked = torch.zeros_like(known)
         if mark_after is not None:  # `<s>` is given there, not drawn
             marked = ids[:, -1] == mark_after
-            new = new.masked_fill(marked[:, None], Tokenizer.bos_id)
+            new = new.masked_fill(marked[:, None], mark)
         ids = torch.cat([ids, new], 1)
         logs.append([log.gather(1, new)[:, 0] for log in (log_q, log_p, log_s)])
         counts.append(known & ~marked)

@@ -3,6 +3,7 @@
     out/NAME/config.json      every key, resolved, with versions and commit
              ckpt.pt          the last state, to go on from; ckpt.prev.pt: the one before
              best.pt          the weights with the lowest val_ce
+             chck_10M.pt      those when 10 million words had been read (key checkpoints)
              metrics.jsonl    a line a log step
              tokenizer.json   Hugging Face tokenizers' form
              eval.json, samples.txt    what eval.py says of it
@@ -39,7 +40,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # Keys that may differ when a run goes on: they say where things lie and how long to work, not what
 # is learned.
 FREE_ON_RESUME = ("out_dir", "data_dir", "resume", "max_minutes", "baseline", "device", "corpus",
-                  "dev", "tokenizer", "grad_accum", "log_every", "max_skipped", "eval_tokens")
+                  "dev", "tokenizer", "grad_accum", "log_every", "max_skipped", "eval_tokens",
+                  "checkpoints")
 
 # Dense bf16 operations a second, by data sheet, by the first name that torch's name of the card
 # holds; other cards have no MFU.
@@ -250,6 +252,7 @@ class Run:
                                 f"{self.folder.with_name(name) / 'best.pt'} than there is now; put "
                                 "that back, or train anew with --resume=no")
         self.corpus = data.train.corpus
+        self.tokenizer = data.tokenizer
         self.student = student
         self.optimizer = optimizer
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == "float16")
@@ -266,15 +269,20 @@ class Run:
             for name in ("best.pt", "ckpt.prev.pt", "ckpt.pt", "metrics.jsonl", "eval.json",
                          "samples.txt"):
                 (self.folder / name).unlink(missing_ok=True)
+            for path in self.folder.glob("chck_*.pt"):
+                path.unlink()
         self.state = None
         files.write_text(self.folder / "tokenizer.json", data.tokenizer.to_json())
-        write_config(self.config, self.dtype, data.tokenizer, self.corpus, loss_path, needs)
+        write_config(self.config, self.dtype, data.tokenizer, self.corpus, loss_path, needs,
+                     data.train.words)
         self.metrics = Metrics(self.folder / "metrics.jsonl", self.step)
         self.best = self.best_so_far()
 
         self.first = self.step
         self.tokens_per_step = self.config.batch_size * self.config.longest
         self.words_per_token = data.train.words / data.train.count
+        self.marks = {name: words for name, words in self.config.word_marks().items()
+                      if words > self.words}  # those that are still to come
         self.flops_per_token = flops_per_token
         self.bar = tqdm(total=steps, initial=self.step, unit="step", leave=False,
                         disable=not sys.stderr.isatty() or RANK > 0)
@@ -308,6 +316,11 @@ class Run:
         return self.step / self.steps
 
     @property
+    def words(self):
+        """How many words of the corpus this run has read, in all its epochs."""
+        return round(self.step * self.tokens_per_step * self.words_per_token)
+
+    @property
     def logs(self):
         """Will the step under way have a line in the log?"""
         return (self.step + 1) % self.config.log_every == 0 or self.step + 1 == self.steps
@@ -323,6 +336,7 @@ class Run:
         clipped = norm > (self.config.grad_clip or math.inf)
         self.meter.add(self.step, loss, norm, clipped, skipped, sums)
         self.bar.update()
+        self.keep_by_words()
         if self.step == self.first + 10 and self.steps - self.step > 100:
             say_how_long(self.config, self.meter.seconds / 10 * (self.steps - self.step))
         line = {}
@@ -339,9 +353,8 @@ class Run:
     def log(self, lr):
         """Write the line of the steps since the last one; UserError if too many were skipped."""
         seen = self.meter.read(self.step)
-        tokens = self.step * self.tokens_per_step
         tokens_per_s = seen["steps_per_s"] * self.tokens_per_step
-        line = dict(step=self.step, tokens=tokens, words=round(tokens * self.words_per_token),
+        line = dict(step=self.step, tokens=self.step * self.tokens_per_step, words=self.words,
                     loss=seen["loss"], **seen["figures"], lr=lr, grad_norm=seen["grad_norm"],
                     clipped=seen["clipped"], tokens_per_s=tokens_per_s)
         line |= gpu_usage(self.device, tokens_per_s * self.flops_per_token / WORLD)
@@ -406,6 +419,19 @@ class Run:
             "scaler": self.scaler.state_dict(), "random": random_states(self.device),
             "corpus": self.corpus, "step": self.step, "steps": self.steps,
             "meter": self.meter.state(), "minutes": self.minutes + self.minutes_now()})
+
+    def keep_by_words(self):
+        """Write the weights, chck_10M.pt, of each mark of `checkpoints` that the step has passed.
+
+        The last step stands for one that is up to 2% beyond it, too: the end of an epoch fills no
+        batch, and cleaning takes words out, so that ten times 10 million are a little less.
+        """
+        reach = self.words * 1.02 if self.step == self.steps else self.words
+        passed = [name for name, words in self.marks.items() if words <= reach]
+        for name in passed:
+            del self.marks[name]
+            files.save_checkpoint(self.folder / f"{name}.pt", {
+                "model": self.student.state_dict(), "step": self.step, "words": self.words})
 
     def over(self, minutes):
         return bool(self.config.max_minutes) and minutes >= self.config.max_minutes
@@ -546,10 +572,11 @@ def digests_of_needs(config):
     return digests
 
 
-def write_config(config, dtype, tokenizer, text="", loss_path="eager", needs=None):
+def write_config(config, dtype, tokenizer, text="", loss_path="eager", needs=None, words=0):
     """config.json: the keys and, as notes (names with _), what they came to on this machine.
 
-    text: the digest of the prepared text; needs: of the weights of teachers and init.
+    text: the digest of the prepared text; words: how many it has; needs: digests of the weights of
+    teachers and init.
     """
     commit = None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
@@ -560,7 +587,8 @@ def write_config(config, dtype, tokenizer, text="", loss_path="eager", needs=Non
     files.write_json(folder_of(config) / "config.json", {
         **dataclasses.asdict(config), "_dtype": dtype, "_text": text, "_tokenizer": tokenizer.hash,
         "_vocab_size": tokenizer.vocab_size, "_commit": commit, "_versions": versions,
-        "_loss": loss_path, "_threads": torch.get_num_threads(), "_needs": needs or {}})
+        "_loss": loss_path, "_threads": torch.get_num_threads(), "_needs": needs or {},
+        "_words": words})
 
 
 # ---------------------------------------------------------------- reading a run
@@ -576,8 +604,8 @@ def model_of(config, vocab_size):
 def load(path, device="cpu", which="best"):
     """(LM in eval mode on `device`, Tokenizer, Config) of the run folder `path`.
 
-    which: best or last. UserError where the folder, its config, tokenizer or checkpoint is missing
-    or damaged.
+    which: best, last, or a checkpoint by words, chck_10M. UserError where the folder, its config,
+    tokenizer or checkpoint is missing or damaged.
     """
     folder = pathlib.Path(path)
     if not (folder / "config.json").exists():
@@ -586,6 +614,12 @@ def load(path, device="cpu", which="best"):
     config = read_config(folder / "config.json")
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     file = folder / "best.pt"
+    if which not in ("best", "last"):
+        file = folder / f"{which}.pt"
+        kept = word_checkpoints(folder)
+        if which not in kept:
+            raise UserError(f"{folder} has no checkpoint {which!r}; there are best, last"
+                            f"{', '.join(['', *kept])}")
     if which == "last":
         state, file = files.last_checkpoint(folder)
     else:
@@ -596,6 +630,21 @@ def load(path, device="cpu", which="best"):
     lm = model_of(config, tokenizer.vocab_size)
     put_weights(lm, state["model"], file)
     return lm.to(device).eval(), tokenizer, config
+
+
+def word_checkpoints(folder):
+    """["chck_1M", "chck_2M", ...], by their words: what the key `checkpoints` has kept there."""
+    millions = {}
+    for path in pathlib.Path(folder).glob("chck_*M.pt"):
+        with contextlib.suppress(ValueError):
+            millions[path.stem] = float(path.stem[len("chck_"):-1])
+    return sorted(millions, key=millions.get)
+
+
+def is_imported(folder):
+    """Was the run in `folder` trained elsewhere, and brought here by tools.hf?"""
+    path = pathlib.Path(folder, "config.json")
+    return path.exists() and "_imported" in files.read_json(path)
 
 
 def is_finished(folder):

@@ -116,6 +116,7 @@ def test_the_step_is_the_loops_bit_by_bit(keys, make_config, monkeypatch):
     run = bench.Books(config, steps=4)
     run.folder = folder_of(config)  # teachers lie beside it
     data = prepare(config)
+    run.tokenizer = data.tokenizer
     teachers = [distill.load_teacher(name, data, run) for name in config.teachers]
     batches = Batches(data.train, config)
     student = distill.new_student(data, run)

@@ -288,6 +288,18 @@ def test_help_shows_a_whole_progressive_config():
         assert f"\n  {key} = " in example, key
 
 
+@pytest.mark.parametrize("keys, words", [
+    (dict(n_head=4, n_kv_head=3), "n_kv_head = 3"),
+    (dict(arch="gpt2", n_kv_head=2), "n_kv_head is about arch = llama"),
+    (dict(arch="gpt2", rope_scaling=[8, 1, 4, 64]), "rope_scaling is about"),
+    (dict(rope_scaling=[8, 1, 4]), "four numbers"),
+    (dict(rope_scaling=[8, 4, 1, 64]), "the second below"),
+])
+def test_variants_that_do_not_fit(make_config, keys, words):
+    with pytest.raises(config.UserError, match=words):
+        make_config(**keys)
+
+
 # ---------------------------------------------------------------- before torch is imported
 
 @pytest.fixture

@@ -528,6 +528,7 @@ class Stream:
     first is beyond the special tokens and the bytes, so that there is no `<s>` and no newline.
     """
     first = 300
+    bos_id, newline_id = Tokenizer.bos_id, Tokenizer.newline_id
 
     def __init__(self, count):
         self.tokens = np.arange(self.first, self.first + count, dtype=np.uint16)

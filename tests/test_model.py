@@ -11,6 +11,9 @@ LLAMA = ModelConfig(arch="llama", vocab_size=61, n_layer=3, n_head=4, d_model=32
 GPT2 = ModelConfig(arch="gpt2", vocab_size=61, n_layer=3, n_head=4, d_model=32, d_ff=128,
                    block_size=24)
 
+LLAMA3 = ModelConfig(**{**vars(LLAMA), "n_kv_head": 2, "rope_theta": 500.0, "attn_bias": True,
+                        "rope_scaling": (8.0, 1.0, 4.0, 16.0)})
+
 
 def random_lm(config, seed=0):
     """Weights large enough that every part of the model shows in the output."""
@@ -175,7 +178,7 @@ def test_future_tokens_change_nothing(config):
     assert not torch.allclose(a[:, 8:], b[:, 8:], atol=1e-2)
 
 
-@pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("config", [LLAMA, GPT2, LLAMA3], ids=["llama", "gpt2", "llama 3"])
 def test_cache_gives_the_same_hidden_states_in_any_pieces(config):
     lm = random_lm(config)
     ids = torch.randint(0, 61, (2, 20), generator=torch.Generator().manual_seed(1))
@@ -184,7 +187,7 @@ def test_cache_gives_the_same_hidden_states_in_any_pieces(config):
     assert torch.allclose(pieces, lm(ids), atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("config", [LLAMA, GPT2, LLAMA3], ids=["llama", "gpt2", "llama 3"])
 @pytest.mark.parametrize("how", [dict(), dict(temperature=0), dict(temperature=0.7, top_k=5),
                                  dict(top_p=0.8)])
 def test_generate_with_the_cache_is_generate_without(config, how):
@@ -235,9 +238,11 @@ def test_sampling_frequencies():
 
 
 def test_longer_than_trained():
-    lm = random_lm(LLAMA)
     ids = torch.randint(0, 61, (1, 40), generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(lm(ids)[:, :10], lm(ids[:, :10]), atol=1e-5)  # Llama's angles go on
+    for config in (LLAMA, LLAMA3):
+        lm, fresh = random_lm(config), random_lm(ModelConfig(**{**vars(config), "block_size": 40}))
+        assert torch.allclose(lm(ids), fresh(ids), atol=1e-5)  # Llama's angles go on
+        assert torch.allclose(lm(ids)[:, :10], lm(ids[:, :10]), atol=1e-5)
     with pytest.raises(ValueError, match="40 tokens are longer than this GPT-2's block_size 24"):
         random_lm(GPT2)(ids)
 
@@ -245,6 +250,8 @@ def test_longer_than_trained():
 def test_sizes_that_do_not_fit():
     with pytest.raises(ValueError, match="does not split"):
         LM(ModelConfig(d_model=30, n_head=4))
+    with pytest.raises(ValueError, match="n_kv_head 3 does not divide n_head 4"):
+        LM(ModelConfig(d_model=32, n_head=4, n_kv_head=3))
     with pytest.raises(ValueError, match="allowed: llama, gpt2"):
         LM(ModelConfig(arch="bert"))
 
