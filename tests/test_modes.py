@@ -175,11 +175,23 @@ def test_entropies_that_do_not_meet(words, text, truth):
 def test_a_curve_is_straight_between_temperatures():
     curve = modes.Curve([[0, 0, 0]])
     for t in range(len(modes.TEMPERATURES)):
-        curve.add(t, torch.tensor([0]), *torch.tensor([[2.0 * t], [-2.0 * t], [4.0]]))
+        curve.sums[0, t] = torch.tensor([2.0 * t, -2.0 * t, 4.0])
     temperature, sums = curve.at_entropy(1.5)  # two tokens: half of the sums
     assert temperature == pytest.approx(0.575)
     assert sums.tolist() == [[-3, 4]]
     assert curve.at_entropy(1000) is None
+
+
+def test_a_point_of_the_curve_is_the_distribution_at_that_temperature():
+    torch.manual_seed(3)
+    log_q, log_p = torch.randn(2, 1, 50).mul(3).log_softmax(-1)
+    curve = modes.Curve([[0, 0]])
+    curve.add(torch.tensor([0]), log_q, log_p, log_p.exp())
+    for t in (0, 7, 20):
+        log_q_t = (log_q / modes.TEMPERATURES[t]).log_softmax(-1)
+        q = log_q_t.exp()
+        expected = [-(q * log_q_t).sum(), (q * log_p).sum(), (log_p.exp() * log_q_t).sum()]
+        assert curve.means()[t].tolist() == pytest.approx(torch.stack(expected).tolist(), abs=1e-5)
 
 
 # ---------------------------------------------------------------- what is written

@@ -39,7 +39,7 @@ from config import UserError, run_main
 from data import prepare
 from tools import rules
 
-LINES = 2000          # of babytalk, drawn from the truth
+LINES = 1000          # of babytalk, drawn from the truth
 POSITIONS = 16_000    # of real text
 WRITTEN = 500         # texts that each model writes
 DIVERSITY = 2000      # tokens of them by which distinct n-grams are counted: it falls with length
@@ -155,22 +155,12 @@ def measure(student, teacher, text, truth=None):
     chunks = zip(text.walk(student), text.walk(teacher))
     for i, ((number, log_q, label), (_, log_p, _)) in enumerate(chunks):
         sums.add(log_q, log_p, label)
-        p = mass(log_p)
         if truth:
             log_p_star = truth.table[rows[i]].to(log_q.device)
-            inside = log_p_star > truth.FLOOR
-            p_star = mass(log_p_star) * inside
+            inside = (log_p_star > truth.FLOOR).float()
             q_of_row.index_add_(0, rows[i], mass(log_q).cpu())
-        for t, temperature in enumerate(TEMPERATURES):
-            log_q_t = (log_q / temperature).log_softmax(-1)
-            q = mass(log_q_t)
-            entropy = -(q * log_q_t).sum(-1)
-            curves["teacher"].add(t, number, entropy, (q * log_p).sum(-1),
-                                  (p * log_q_t).sum(-1))
-            if truth:
-                mass_inside = (q * inside).sum(-1).clamp_min(1e-30)
-                curves["truth"].add(t, number, entropy, mass_inside.log(),
-                                    (p_star * log_q_t).sum(-1))
+            curves["truth"].add(number, log_q, inside, mass(log_p_star) * inside, log=True)
+        curves["teacher"].add(number, log_q, log_p, mass(log_p))
     of_rules = []
     if truth:
         of_rules = rules.rule_masses(truth, q_of_row, visits, len(text.sequences))
@@ -189,9 +179,24 @@ class Curve:
         self.sums = torch.zeros(len(sequences), len(TEMPERATURES), 3, dtype=torch.float64)
         self.tokens = torch.tensor([len(s) - 1 for s in sequences], dtype=torch.float64)
 
-    def add(self, t, number, *terms):
-        """terms: entropy, precision, recall (N,) of positions of texts `number` (N,)."""
-        self.sums[:, t].index_add_(0, number, torch.stack(terms, -1).double().cpu())
+    def add(self, number, log_q, judged, p, log=False):
+        """Positions of texts `number` (N,), of a student's log_q (N, V) at temperature 1.
+
+        judged (N, V): what precision is the mean of under q, with log the log of that mean; p
+        (N, V): what recall is the mean under.
+        """
+        expected = (p * log_q).sum(-1)  # at temperature T this is divided by T
+        for t, temperature in enumerate(TEMPERATURES):
+            z = log_q / temperature
+            log_z = z.logsumexp(-1)
+            q = mass(z - log_z[:, None])
+            entropy = log_z - (q * log_q).sum(-1) / temperature
+            precision = (q * judged).sum(-1)
+            if log:
+                precision = precision.clamp_min(1e-30).log()
+            recall = expected / temperature - log_z
+            terms = torch.stack([entropy, precision, recall], -1)
+            self.sums[:, t].index_add_(0, number, terms.double().cpu())
 
     def means(self):
         """(temperatures, 3) float64: entropy, precision, recall, nats a token."""

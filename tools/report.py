@@ -2,10 +2,10 @@
 
     python -m tools.report RUN [RUN ...]
 
-writes report.md and report.html into the first RUN's folder. The page is one file: no server, no
-request to anywhere, readable on a phone, dark and light. All is measured by tools.modes, whose
-modes.json is written too. matplotlib (optional) draws the curves; without it the page has tables
-and its interactive parts.
+writes report.md and report.html into the last RUN's folder: it is who the page is about. The page
+is one file: no server, no request to anywhere, readable on a phone, dark and light. All is measured
+by tools.modes, whose modes.json is written too. matplotlib (optional) draws the curves; without it
+the page has tables and its interactive parts.
 
 The story is a list of blocks, written once and put into both forms: (kind, content), where kind is
 heading, words, table (rows of texts, the first its head), text (as it stands) or picture (a title,
@@ -487,9 +487,9 @@ def histogram(logits):
 def browser_data(founds):
     """What the page's script reads: models, vocabulary, contexts with logits and truth, a note.
 
-    Of the first run's teacher and of the runs beside it.
+    Of the last run's teacher and of the runs beside it.
     """
-    lead = founds[0]
+    lead = founds[-1]
     beside = [found for found in founds
               if found.subject.folder.parent == lead.subject.folder.parent
               and found.subject.tokenizer.hash == lead.subject.tokenizer.hash]
@@ -553,7 +553,7 @@ def write_report(folders):
         blocks = blocks_of(founds)
         pictures = has_matplotlib()
         whole = page(founds, blocks, pictures)
-    folder = founds[0].subject.folder
+    folder = founds[-1].subject.folder
     files.write_text(folder / "report.md", "# Does it seek modes?\n\n"
                      + as_markdown(summary_blocks(founds) + blocks))
     files.write_text(folder / "report.html", whole)
