@@ -375,7 +375,7 @@ def draw_demo(config):
     runs = [folder.with_name(name) for name in names if name]
     runs = [run for run in runs if is_finished(run)]
     if not importlib.util.find_spec("matplotlib"):
-        print("\nwhere matplotlib is (pip install matplotlib) a page to play with comes of this; by "
+        print("\nwith matplotlib (pip install matplotlib) a page to play with comes of this; or by "
               f"hand:\n  python -m tools.report {' '.join(map(str, runs))}")
         return
     from tools import report  # a room above this one, entered when all is done

@@ -311,27 +311,44 @@ def verdict_rows(founds):
     return rows
 
 
-def comparison_lines(founds):
-    lines = []
+def comparison_rows(founds):
+    """Two students at equal entropy, a row a pair and a kind of curve."""
+    rows = [["run", "beside", "by the", "precision, nats a token (95%)", "recall",
+             "entropy", "the other's temperature", "verdict"]]
     for found in founds:
         for other, against in found.result["against"].items():
-            for line in modes.comparison_words(against):
-                lines.append(f"{found.subject.folder} beside {other}, {line}")
-    return lines
+            for kind, result in against.items():
+                pair = [str(found.subject.folder), other, kind]
+                if result["temperature"] is None:
+                    rows.append([*pair, "-", "-", f"{result['entropy']:.3f}", "-", result["said"]])
+                    continue
+                axes = [result[axis] for axis in ("precision", "recall")]
+                figures = ["{:+.4f} ({:+.4f} to {:+.4f})".format(axis["mean"], *axis["interval"])
+                           for axis in axes]
+                rows.append([*pair, *figures, f"{result['entropy']:.3f}",
+                             f"{result['temperature']:.2f}", result["said"]])
+    return rows
 
 
 # ---------------------------------------------------------------- the story, in blocks
 
 def summary_blocks(founds):
     """What a reader should know after two minutes."""
-    lines = modes.over_seeds(founds)
-    lines = [*lines] or comparison_lines(founds)
     blocks = [("words", "A student q that is too small to copy its teacher p must choose its "
                "errors. Forward KL, KL(p||q), charges it for what it leaves out, so it covers; "
                "reverse KL, KL(q||p), charges it for what it says and the teacher would not, so it "
                "seeks. Whether it did is measured here at equal entropy, for a lower sampling "
                "temperature makes anybody more precise.")]
-    return blocks + [("words", f"{line}.") for line in lines]
+    over_seeds = [*modes.over_seeds(founds)]
+    if over_seeds:
+        return blocks + [("words", f"{line}.") for line in over_seeds]
+    last = founds[-1]
+    for other, against in last.result["against"].items():
+        for kind, result in against.items():
+            name = pathlib.Path(other).name
+            blocks.append(("words", f"{last.subject.folder.name} beside {name}, by the {kind}: "
+                           f"{result['said']}."))
+    return blocks
 
 
 def blocks_of(founds):
@@ -346,8 +363,10 @@ def blocks_of(founds):
     blocks += [("heading", "Benchmarks"), *benchmark_blocks(evals)]
     blocks += [("heading", "Precision and recall over the temperature"),
                ("picture", curve_picture(founds))]
-    blocks += [("words", f"{line}.") for line in comparison_lines(founds)]
-    blocks += [("words", "Intervals are 95% over texts, not over runs.")]
+    if len(comparison_rows(founds)) > 1:
+        blocks += [("words", "Two students at equal entropy: the first minus the other, which is "
+                    "brought to the first one's entropy by its temperature. Intervals are 95% over "
+                    "texts, not over runs."), ("table", comparison_rows(founds))]
     blocks += [("heading", "Distributions"), ("table", modes.figure_rows(founds))]
     blocks += [("heading", "Does it lose the rare?"),
                ("words", "Cross-entropy over the teacher's, nats, by the rank of the word."),
