@@ -86,7 +86,7 @@ def test_numbers_in_the_page_are_the_models(written, demo_runs):
 def test_both_forms_say_the_same(written, demo_runs):
     markdown = written.with_suffix(".md").read_text()
     page = written.read_text()
-    for found in ("python distill.py configs/rkl_demo.py --sentences=300", "What was trained",
+    for found in ("python distill.py configs/rkl_demo.py --", "--sentences=300", "What was trained",
                   "repetition, texts without an end", "rkl_demo beside fkl_demo, by the truth: "):
         assert found in markdown and found in page
     assert report.NO_MATPLOTLIB in page

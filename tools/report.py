@@ -272,7 +272,7 @@ def rule_rows(founds, n=15):
 
 def prompts_of(subject):
     if subject.config.corpus == "babytalk":
-        return ["", "the dog", "what", "tom and"[:3], "please"]
+        return ["", "the dog", "what", "tom", "please"]
     return ["", "the little", "once upon a time", "do you want"]
 
 
