@@ -389,8 +389,9 @@ def rare_lost(figures, of_rules=()):
     if of_rules:
         worst = min(of_rules, key=lambda rule: rule.q / rule.p)
         named = ", ".join(rule.name for rule in lost[-5:]) or "none"  # the commonest of them
-        said += (f"; rules with under a tenth of the truth's mass, {len(lost)} of {len(of_rules)}: "
-                 f"{named}; the least is {worst.name} ({worst.q:.2g} for {worst.p:.2g} uses a line)")
+        said += (f"; rules with under a tenth of the truth's mass ({len(lost)} of "
+                 f"{len(of_rules)}): {named}; the least is {worst.name} ({worst.q:.2g} for "
+                 f"{worst.p:.2g} uses a line)")
     return Verdict("rare patterns lost", beyond or bool(lost), said)
 
 
