@@ -42,17 +42,17 @@ def run_small(command, folder):
         tool.main([str(folder / pathlib.Path(word).name) for word in words[1:]])
         return
     config, *given = words
-    train_small(pathlib.Path(config).stem, folder,
-                **dict(word.removeprefix("--").split("=", 1) for word in given))
+    given = dict(word.removeprefix("--").split("=", 1) for word in given)
+    train_small(pathlib.Path(config).stem, folder, given)
 
 
-def train_small(name, folder, **given):
+def train_small(name, folder, given):
     """configs/NAME.py on a tiny scale, after what it needs: that would be trained at full size."""
     keys = {**SMALL, "out_dir": str(folder), "data_dir": str(folder / "data"), **given}
     config = read_config(CONFIGS / f"{name}.py", [*keys.items()])
     for needed in (*config.teachers, config.init, config.baseline):
         if needed and not (folder / needed).exists():
-            train_small(needed, folder)
+            train_small(needed, folder, {})
     distill.train(config)
 
 
