@@ -32,3 +32,18 @@ def make_config(tmp_path):
                 "device": "cpu", **keys}
         return config.read_config(file, list(keys.items()))
     return make
+
+
+@pytest.fixture(scope="session")
+def demo_runs(tmp_path_factory):
+    """A folder with llama_demo, base_demo, fkl_demo and rkl_demo of a few steps each."""
+    import distill
+    folder = tmp_path_factory.mktemp("demo") / "runs"
+    keys = dict(out_dir=str(folder), data_dir=str(folder / "data"), sentences=300, max_steps=8,
+                n_layer=1, d_model=8, d_ff=16, batch_size=4, block_size=16, val_every=4,
+                log_every=4, val_tokens=500, eval_tokens=0, device="cpu", dtype="float32")
+    for name, more in (("llama_demo", dict(n_head=2)), ("base_demo", {}), ("fkl_demo", {}),
+                       ("rkl_demo", dict(reduction="step"))):
+        path = config.CONFIGS / f"{name}.py"
+        distill.train(config.read_config(path, [*{**keys, **more}.items()]))
+    return folder

@@ -1,0 +1,310 @@
+"""tools.modes: identities, sharpening told from mode-seeking, each failure signature provoked."""
+import collections
+import math
+
+import pytest
+import torch
+
+import babytalk
+import files
+from bpe import Tokenizer, pre_tokens, train_bpe
+from config import UserError
+from model import LM, ModelConfig
+from tools import modes, rules
+
+
+@pytest.fixture(scope="module")
+def words():
+    """A tokenizer for which every word of babytalk is one token."""
+    text = "\n".join(babytalk.forms()) * 2
+    return Tokenizer(train_bpe(collections.Counter(pre_tokens(text)), 0))
+
+
+@pytest.fixture(scope="module")
+def text(words):
+    sequences = [[words.bos_id, *words.encode(line)] for line in babytalk.sample(40, 7)]
+    bands = modes.bands_of(torch.arange(words.vocab_size).flip(0))
+    return modes.Text(sequences, bands, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def truth(words):
+    return modes.Truth(words)
+
+
+def some_lm(words, seed):
+    """The distributions of a small model with random weights, of some nats."""
+    torch.manual_seed(seed)
+    lm = LM(ModelConfig(vocab_size=words.vocab_size, n_layer=1, n_head=2, d_model=16, d_ff=32,
+                        block_size=32)).eval()
+    with torch.no_grad():
+        for p in lm.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return modes.next_word([lm])
+
+
+def at_temperature(forward, temperature):
+    return lambda ids: (forward(ids) / temperature).log_softmax(-1)
+
+
+def with_noise(forward, share):
+    """share of the mass spread evenly over the vocabulary: covering, and wrong at times."""
+    def mixed(ids):
+        p = forward(ids).exp()
+        return ((1 - share) * p + share / p.shape[-1]).log()
+    return mixed
+
+
+def without_the_rare(forward, least):
+    """What has less than `least` of the likeliest word's mass gets next to none."""
+    def cut(ids):
+        log_p = forward(ids)
+        rare = log_p < log_p.amax(-1, keepdim=True) + math.log(least)
+        return log_p.masked_fill(rare, -40.0).log_softmax(-1)
+    return cut
+
+
+# ---------------------------------------------------------------- identities
+
+def test_what_two_distributions_have_between_them(words, text):
+    figures = modes.measure(some_lm(words, 0), some_lm(words, 1), text).figures
+    about = pytest.approx
+    assert figures["fkl"] == about(-figures["recall"] - figures["entropy_p"], abs=1e-4)
+    assert figures["rkl"] == about(-figures["precision"] - figures["entropy_q"], abs=1e-4)
+    assert figures["fkl"] > 0.1 and figures["rkl"] > 0.1
+    for k in modes.TOPS:
+        assert figures[f"q_on_top_{k}_of_p"] <= figures[f"q_on_top_{k}_of_q"] + 1e-6
+        assert figures[f"p_on_top_{k}_of_q"] <= figures[f"p_on_top_{k}_of_p"] + 1e-6
+    bands = figures["bands"].values()
+    assert sum(band["share"] for band in bands) == about(1)
+    assert sum(band["share"] * band["ce"] for band in bands) == about(figures["ce"], abs=1e-5)
+    assert figures["positions"] == sum(len(s) - 1 for s in text.sequences)
+
+
+def test_a_student_that_is_its_teacher(words, text):
+    lm = some_lm(words, 0)
+    figures = modes.measure(lm, lm, text).figures
+    assert figures["fkl"] == figures["rkl"] == pytest.approx(0, abs=1e-6)
+    assert figures["precision"] == figures["recall"] == pytest.approx(-figures["entropy_q"])
+    assert all(band["gap"] == 0 for band in figures["bands"].values())
+
+
+def test_all_mass_is_on_the_top_of_everything():
+    """With four words the top 10 hold all of it; and the calibration error by hand."""
+    sums = modes.Sums(torch.zeros(4, dtype=torch.long))
+    log_q = torch.tensor([[0.9, 0.1, 0, 0], [0.6, 0.4, 0, 0]]).clamp_min(1e-30).log()
+    sums.add(log_q, log_q, torch.tensor([0, 1]))
+    figures = sums.figures()
+    assert figures["q_on_top_10_of_p"] == figures["p_on_top_100_of_q"] == pytest.approx(1)
+    # sure by 0.9 and right, sure by 0.6 and wrong: in two bins
+    assert figures["calibration_error"] == pytest.approx((0.1 + 0.6) / 2)
+
+
+def test_bands_go_by_rank():
+    bands = modes.bands_of(torch.arange(200))  # the last is the most frequent
+    assert bands[199] == bands[190] == 0 and bands[189] == bands[100] == 1 and bands[99] == 2
+    assert len(modes.band_names()) == len(modes.BANDS)
+
+
+def test_rules_of_the_truth_itself(words, text, truth):
+    """Each line has one S; and a student that is p* has p*'s mass on every rule."""
+    measured = modes.measure(truth.forward, truth.forward, text, truth)
+    starts = [rule for rule in measured.rules if rule.name.split(": ")[-1].startswith("S -> ")]
+    assert sum(rule.p for rule in starts) == pytest.approx(1)
+    assert len(starts) == 10
+    for rule in measured.rules:
+        assert rule.q == pytest.approx(rule.p, rel=1e-4)
+    precision = measured.curves["truth"].means()[modes.TEMPERATURES.index(1.0), 1]
+    assert precision.item() == pytest.approx(0, abs=1e-5)  # all of p* is inside
+
+
+def test_dialects_are_told_apart():
+    assert rules.dialect_shares(["please feed a dog\n", "nonsense\n"]) == (1, 0)
+    assert rules.dialect_shares(["feed a dog please\n"]) == (0, 1)
+    assert rules.dialect_shares(["tom sleeps\n"]) == pytest.approx((0.6, 0.4))
+    assert all(math.isnan(share) for share in rules.dialect_shares(["nonsense\n"]))
+
+
+# ---------------------------------------------------------------- sharpening and mode-seeking
+
+def compared(one, other, text, truth):
+    first, second = (modes.measure(student, truth.forward, text, truth).curves
+                     for student in (one, other))
+    return modes.compare(first["truth"], second["truth"], "truth")
+
+
+def test_a_model_and_its_sharpened_copy_are_one_curve(words, text, truth):
+    covering = with_noise(truth.forward, 0.1)
+    found = compared(at_temperature(covering, 0.75), covering, text, truth)
+    assert found["said"] == modes.SAID[0, 0] and "sharpening alone" in found["said"]
+    assert found["temperature"] == pytest.approx(0.75, abs=0.01)
+    # without the match at equal entropy it would pass for mode-seeking
+    plain = [modes.measure(s, truth.forward, text, truth).curves["truth"].means()[10]
+             for s in (at_temperature(covering, 0.75), covering)]
+    assert plain[0][1] > plain[1][1] + 0.01
+
+
+def test_the_same_model_is_no_difference(text, truth):
+    covering = with_noise(truth.forward, 0.1)
+    assert compared(covering, covering, text, truth)["said"].startswith("no difference")
+
+
+def test_mode_seeking_is_called_so(text, truth):
+    seeking = without_the_rare(truth.forward, 0.02)
+    covering = with_noise(truth.forward, 0.02)
+    found = compared(seeking, covering, text, truth)
+    assert found["signs"] == [1, -1] and found["said"].startswith("mode-seeking beyond")
+    assert found["precision"]["mean"] > 0 > found["recall"]["mean"]
+    low, high = found["precision"]["interval"]
+    assert low < found["precision"]["mean"] < high
+
+
+def test_a_worse_student_lies_under(words, text, truth):
+    found = compared(with_noise(truth.forward, 0.2), with_noise(truth.forward, 0.02), text, truth)
+    assert found["signs"][0] == -1 and "lies under" in found["said"]
+
+
+def test_entropies_that_do_not_meet(words, text, truth):
+    flat = at_temperature(truth.forward, 1000)
+    found = compared(truth.forward, flat, text, truth)
+    assert found["temperature"] is None and "precision" not in found
+    assert "cannot be compared" in [*modes.comparison_words({"truth": found})][0]
+
+
+def test_a_curve_is_straight_between_temperatures():
+    curve = modes.Curve([[0, 0, 0]])
+    for t in range(len(modes.TEMPERATURES)):
+        curve.sums[0, t] = torch.tensor([2.0 * t, -2.0 * t, 4.0])
+    temperature, sums = curve.at_entropy(1.5)  # two tokens: half of the sums
+    assert temperature == pytest.approx(0.575)
+    assert sums.tolist() == [[-3, 4]]
+    assert curve.at_entropy(1000) is None
+
+
+def test_a_point_of_the_curve_is_the_distribution_at_that_temperature():
+    torch.manual_seed(3)
+    log_q, log_p = torch.randn(2, 1, 50).mul(3).log_softmax(-1)
+    curve = modes.Curve([[0, 0]])
+    curve.add(torch.tensor([0]), log_q, log_p, log_p.exp())
+    for t in (0, 7, 20):
+        log_q_t = (log_q / modes.TEMPERATURES[t]).log_softmax(-1)
+        q = log_q_t.exp()
+        expected = [-(q * log_q_t).sum(), (q * log_p).sum(), (log_p.exp() * log_q_t).sum()]
+        assert curve.means()[t].tolist() == pytest.approx(torch.stack(expected).tolist(), abs=1e-5)
+
+
+# ---------------------------------------------------------------- what is written
+
+def test_diversity_by_hand():
+    figures = modes.diversity([[1, 2, 3, 4], [1, 2, 1, 2, 1, 2, 1, 2]], [True, False])
+    assert figures["distinct_1"] == pytest.approx(4 / 12)
+    assert figures["distinct_2"] == pytest.approx(4 / 10)
+    assert figures["longest_repeat"] == 6 and figures["never_ends"] == 0.5
+    assert figures["mean_length"] == 6
+    assert figures["repeated"] == pytest.approx(3 / 6)  # of 1 + 5 4-grams
+
+
+@pytest.mark.parametrize("ids, longest", [([1, 2, 3], 0), ([1, 2, 3, 1, 2], 2), ([5] * 4, 3),
+                                          ([7], 0)])
+def test_the_longest_repeated_span(ids, longest):
+    assert modes.longest_repeat(ids) == longest
+
+
+# ---------------------------------------------------------------- failure signatures
+
+SOUND = dict(entropy_q=2.0, entropy_p=2.0, q_on_top_1_of_p=0.4, q_on_top_1_of_q=0.4,
+             p_on_top_1_of_p=0.4, ce=2.1, ce_teacher=2.0,
+             bands={"common": dict(share=0.9, gap=0.1), "rare": dict(share=0.1, gap=0.12)})
+WRITTEN = dict(distinct_2=0.5, repeated=0.0, never_ends=0.0)
+
+
+def test_a_sound_run_has_no_signature():
+    measured = modes.Measured(SOUND, {}, [rules.Rule("S -> X", False, 0.1, 0.09)])
+    log = [dict(step=s, entropy_q=2.0, entropy_p=2.0, val_ce=3.0 - s / 10) for s in range(3)]
+    verdicts = modes.signatures(measured, WRITTEN, WRITTEN, log, {"filler_gap": 0.9})
+    assert [v.found for v in verdicts] == [False] * 5
+    assert len({v.name for v in verdicts}) == 5
+
+
+@pytest.mark.parametrize("figures, written", [
+    (dict(entropy_q=2.2, q_on_top_1_of_p=0.3), {}),
+    ({}, dict(distinct_2=0.3)),
+])
+def test_averaged_output(figures, written):
+    assert modes.averaged(SOUND | figures, WRITTEN | written, WRITTEN).found
+
+
+def test_flatter_alone_is_not_averaged():
+    assert not modes.averaged(SOUND | dict(entropy_q=2.2), WRITTEN, WRITTEN).found
+
+
+def test_rare_words_lost():
+    bands = {"common": dict(share=0.9, gap=0.05), "rare": dict(share=0.1, gap=0.4)}
+    assert modes.rare_lost(SOUND | dict(bands=bands)).found
+    bands["one word"] = dict(share=0.001, gap=9.0)  # too few to say
+    bands["rare"]["gap"] = 0.1
+    assert not modes.rare_lost(SOUND | dict(bands=bands)).found
+
+
+def test_a_rule_that_is_lost_is_named(words, text, truth):
+    """A student that never opens a line with please."""
+    def impolite(ids):
+        log_p = truth.forward(ids).clone()
+        log_p[..., truth.token_of["please"]] = -100.0
+        return log_p.log_softmax(-1)
+    measured = modes.measure(impolite, truth.forward, text, truth)
+    verdict = modes.rare_lost(measured.figures, measured.rules)
+    assert verdict.found and "A: COMMAND -> please VB" in verdict.said
+    kept = [rule for rule in measured.rules if rule.name == "B: COMMAND -> VB please"]
+    assert kept[0].q > 0.9 * kept[0].p
+
+
+@pytest.mark.parametrize("log, words", [
+    ([dict(step=1, entropy_q=0.1, entropy_p=2.0)], "entropy collapse"),
+    ([dict(step=1, rollout_repeated=0.9)], "repetition"),
+    ([dict(step=1, skipped=3)], "3 steps skipped"),
+    ([dict(step=1, val_ce=3.0), dict(step=2, val_ce=3.2)], "val_ce 3.200 at the end, 3.000"),
+])
+def test_instability(log, words):
+    verdict = modes.unstable(log)
+    assert verdict.found and words in verdict.said
+
+
+def test_circling_and_texts_without_an_end():
+    assert modes.degenerate(WRITTEN | dict(repeated=0.6), WRITTEN).found
+    assert modes.degenerate(WRITTEN | dict(never_ends=0.4), WRITTEN).found
+    of_teacher = WRITTEN | dict(never_ends=0.9)
+    assert not modes.degenerate(WRITTEN | dict(never_ends=1.0), of_teacher).found
+
+
+def test_a_lost_paradigm_is_named():
+    verdict = modes.paradigms_lost({"filler_gap": 0.6, "pronoun_case": 0.99})
+    assert verdict.found and "filler_gap 60.0%" in verdict.said and "pronoun" not in verdict.said
+
+
+# ---------------------------------------------------------------- the command
+
+def test_the_command(demo_runs, capsys, monkeypatch):
+    monkeypatch.setattr(modes, "LINES", 60)
+    monkeypatch.setattr(modes, "WRITTEN", 20)
+    folders = [str(demo_runs / name) for name in ("base_demo", "fkl_demo", "rkl_demo")]
+    modes.main(folders)
+    said = capsys.readouterr().out
+    result = files.read_json(demo_runs / "rkl_demo/modes.json")
+    assert set(result["against"]) == set(folders[:2])
+    assert result["teacher"] == "llama_demo"
+    assert files.read_json(demo_runs / "base_demo/modes.json")["teacher"] == "llama_demo"
+    assert f"beside {folders[1]}, against the truth: " in said
+    assert all(verdict["name"] in said for verdict in result["verdicts"])
+    assert f"{result['figures']['rkl']:.4f}" in said
+    curve = result["curves"]["truth"]
+    assert curve["entropy"] == sorted(curve["entropy"]) and len(curve["recall"]) == 21
+
+
+def test_what_cannot_be_compared(demo_runs):
+    with pytest.raises(UserError, match="no teacher to be compared with"):
+        modes.examine([demo_runs / "base_demo"])
+    with pytest.raises(UserError, match="given twice"):
+        modes.examine([demo_runs / "rkl_demo", demo_runs / "../runs/rkl_demo"])
+    with pytest.raises(UserError, match="is not a run"):
+        modes.examine([demo_runs / "nothing"])

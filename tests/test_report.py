@@ -1,0 +1,322 @@
+"""tools.report: an offline page with the models' own numbers; driven in Chromium if it is there."""
+import contextlib
+import html.parser
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+import torch
+
+import babytalk
+import distill
+import files
+import run
+from config import CONFIGS, UserError, read_config
+from tools import modes, report
+
+NAMES = ["base_demo", "fkl_demo", "rkl_demo"]
+
+
+@pytest.fixture(scope="session")
+def written(demo_runs):
+    """The page of three tiny students, without pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modes, "LINES", 40)
+        patch.setattr(modes, "WRITTEN", 20)
+        patch.setattr(report, "CONTEXTS", 4)
+        patch.setattr(report, "has_matplotlib", lambda: False)
+        return report.write_report([demo_runs / name for name in NAMES])
+
+
+def data_of(path):
+    return json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(), re.S)[1])
+
+
+class Tags(html.parser.HTMLParser):
+    """Do the tags close as they open?"""
+
+    EMPTY = {"meta", "link", "input", "br", "img"}
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_well_formed_small_and_asks_nobody(written):
+    text = written.read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert "http:" not in text and "https:" not in text and "<!--DATA" not in text
+    assert not re.search(r'(src|href)="(?!data:|#)', text)
+    assert len(text) < 2e6
+    assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
+
+
+def test_numbers_in_the_page_are_the_models(written, demo_runs):
+    data = data_of(written)
+    assert [m["name"] for m in data["models"]] == ["teacher llama_demo", *NAMES]
+    assert [m["colour"] for m in data["models"]] == ["teacher", "plain", "forward", "reverse"]
+    assert len(data["contexts"]) == 4
+    for name in ("llama_demo", "rkl_demo"):
+        model, tokenizer, _ = run.load(demo_runs / name)
+        for context in data["contexts"]:
+            ids = [tokenizer.bos_id, *tokenizer.encode(context["text"])]
+            with torch.no_grad():
+                p = model.logits(model(torch.tensor([ids])))[0, -1].softmax(-1)
+            key = name if name == "rkl_demo" else f"teacher {name}"
+            shown = torch.tensor(context["logits"][key]).div(1000).softmax(-1)
+            assert torch.allclose(shown, p, atol=1e-3)
+            truth = dict(map(tuple, context["truth"]))
+            for word, p_star in babytalk.next_words(context["text"].split()).items():
+                assert truth[tokenizer.encode(word)[0]] == pytest.approx(p_star, abs=1e-6)
+
+
+def test_both_forms_say_the_same(written, demo_runs):
+    markdown = written.with_suffix(".md").read_text()
+    page = written.read_text()
+    for found in ("python distill.py configs/rkl_demo.py --", "--sentences=300", "What was trained",
+                  "repetition, texts without an end", "rkl_demo beside fkl_demo, by the truth: "):
+        assert found in markdown and found in page
+    assert report.NO_MATPLOTLIB in page
+
+
+def test_a_large_vocabulary_keeps_its_bars(monkeypatch):
+    """The words that are not inlined are a histogram of logits: enough at any temperature."""
+    monkeypatch.setattr(report, "WHOLE", 100)
+    torch.manual_seed(0)
+    log_p = (3 * torch.randn(20_000)).log_softmax(-1)
+    words = report.shown_words({"p": log_p})
+    assert len(words) == report.TOP
+    rest = torch.ones(20_000, dtype=torch.bool)
+    rest[words] = False
+    values, counts = torch.tensor(report.histogram(log_p[rest])).T
+    assert counts.sum() == 20_000 - report.TOP
+    for T in (0.25, 1.0, 2.0):
+        inlined = (log_p[words] * 1000).round() / 1000 / T
+        total = inlined.exp().sum() + (counts * (values / 1000 / T).exp()).sum()
+        exact = (log_p / T).softmax(-1)[words]
+        assert torch.allclose(inlined.exp() / total, exact, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def text_runs(tmp_path_factory):
+    """A folder with teacher and student of a few steps on a file of text, as on real text."""
+    folder = tmp_path_factory.mktemp("text")
+    corpus = folder / "some.txt"
+    corpus.write_text("".join(babytalk.sample(1500, 3)))
+    keys = dict(out_dir=str(folder), data_dir=str(folder / "data"), corpus=str(corpus), mark="none",
+                vocab_size=400, max_steps=4, n_layer=1, n_head=2, d_model=8, d_ff=16, batch_size=4,
+                block_size=16, val_every=4, log_every=4, eval_tokens=0, baseline="", device="cpu",
+                dtype="float32")
+    for name in ("llama_demo", "rkl_demo"):
+        distill.train(read_config(CONFIGS / f"{name}.py", [*keys.items()]))
+    return folder
+
+
+def test_real_text_without_a_truth(text_runs, monkeypatch):
+    monkeypatch.setattr(modes, "WRITTEN", 10)
+    monkeypatch.setattr(report, "CONTEXTS", 3)
+    monkeypatch.setattr(report, "WHOLE", 100)
+    monkeypatch.setattr(report, "TOP", 20)
+    monkeypatch.setattr(report, "has_matplotlib", lambda: False)
+    path = report.write_report([text_runs / "rkl_demo"])
+    result = files.read_json(text_runs / "rkl_demo/modes.json")
+    assert set(result["curves"]) == {"teacher"} and result["rules"] == []
+    assert "right" not in result["written"] and result["written"]["mean_length"] > 40
+    data = data_of(path)
+    assert "lower bounds" in data["note"]
+    V = run.load(text_runs / "rkl_demo")[1].vocab_size
+    for context in data["contexts"]:
+        assert "truth" not in context
+        for name in ("rkl_demo", "teacher llama_demo"):
+            others = sum(n for _, n in context["tail"][name])
+            assert others + len(context["words"]) == V
+            assert len(context["logits"][name]) == len(context["words"])
+
+
+def test_texts_cannot_end_the_script():
+    rows = [["a"], ["</script><b>"]]
+    assert "<b>" not in report.as_html([("table", rows)], {}, False)
+
+
+@pytest.mark.slow
+def test_pictures_are_in_the_page_itself():
+    pytest.importorskip("matplotlib")
+    panel = ("a", "x", "y", {"rkl": ([0, 1], [0, 1])}, {"rkl": (1, 1)})
+    svg = report.svg_of(report.Picture("some", [panel]), {"rkl": "#d9660a"})
+    assert svg.startswith("<svg") and "http" not in svg and "currentColor" in svg
+    tags = Tags()
+    tags.feed(svg)
+    assert tags.open == []
+
+
+def test_what_cannot_be_reported(tmp_path):
+    with pytest.raises(UserError, match="is not a run"):
+        report.main([str(tmp_path)])
+
+
+# ---------------------------------------------------------------- in a browser
+
+class Browser:
+    """A headless Chromium through chromedriver, by WebDriver's own protocol."""
+
+    def __init__(self, port):
+        self.address = f"http://127.0.0.1:{port}"
+        options = {"args": ["--headless=new", "--no-sandbox", "--window-size=1000,900"]}
+        logs = {"browser": "ALL", "performance": "ALL"}
+        wanted = {"browserName": "chrome", "goog:chromeOptions": options,
+                  "goog:loggingPrefs": logs}
+        made = self.ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+        self.address += f"/session/{made['sessionId']}"
+
+    def ask(self, method, path, body=None):
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.address + path, content, method=method)
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return json.load(answer)["value"]
+
+    def do(self, script):
+        return self.ask("POST", "/execute/sync", {"script": script, "args": []})
+
+    def type(self, id, keys):
+        """Keys, WebDriver's, into the element with this id, which has the focus then."""
+        self.do(f"document.getElementById('{id}').focus()")
+        strokes = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        self.ask("POST", "/actions", {"actions": [{"type": "key", "id": "k", "actions": strokes}]})
+
+    def click(self, id):
+        found = self.ask("POST", "/element", {"using": "css selector", "value": f"#{id}"})
+        self.ask("POST", f"/element/{[*found.values()][0]}/click", {})
+
+    def log(self, kind):
+        return self.ask("POST", "/se/log", {"type": kind})
+
+
+LEFT, RIGHT = "\ue012", "\ue014"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    driver = shutil.which("chromedriver")
+    if not driver:
+        pytest.skip("no chromedriver here, so the page is not driven in a browser")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([driver, f"--port={port}"], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        try:
+            opened = Browser(port)
+        except urllib.error.HTTPError as e:
+            pytest.skip(f"chromedriver has no browser: {json.load(e)['value']['message'][:80]}")
+        yield opened
+        opened.ask("DELETE", "")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def check_bars(browser, founds, index, temperature, teacher_too=False):
+    """Every bar is softmax(z / T) of the model itself, and the truth's p*."""
+    bars = browser.do("return [...document.querySelectorAll('.bar')].map((b) => "
+                      "[b.dataset.model, b.dataset.word, Number(b.dataset.p)])")
+    text = browser.do("return contextNow().text")
+    assert browser.do("return document.getElementById('context').selectedIndex") == index
+    for name, (model, tokenizer) in founds.items():
+        ids = [tokenizer.bos_id, *tokenizer.encode(text)]
+        with torch.no_grad():
+            z = model.logits(model(torch.tensor([ids])))[0, -1]
+        T = temperature if teacher_too or not name.startswith("teacher") else 1.0
+        p = (z / T).softmax(-1)
+        mine = [(word, height) for model_name, word, height in bars if model_name == name]
+        assert len(mine) == 15
+        for word, height in mine[:-1]:
+            assert height == pytest.approx(p[int(word)].item(), abs=1e-3)
+        assert sum(height for _, height in mine) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_slider_and_picker_show_softmax(written, demo_runs, browser):
+    browser.ask("POST", "/url", {"url": written.as_uri()})
+    founds = {}
+    for name in ("llama_demo", "rkl_demo"):
+        key = name if name == "rkl_demo" else f"teacher {name}"
+        founds[key] = run.load(demo_runs / name)[:2]
+    check_bars(browser, founds, 0, 1.0)
+    browser.type("temperature", LEFT * 10)
+    check_bars(browser, founds, 0, 0.5)
+    browser.click("next")
+    browser.click("next")
+    browser.click("teacher-too")
+    check_bars(browser, founds, 2, 0.5, teacher_too=True)
+    browser.type("context", "\ue013")  # the arrow up
+    browser.type("temperature", RIGHT * 14)
+    check_bars(browser, founds, 1, 1.2, teacher_too=True)
+
+    # the table beside: KL(p||q) of what the bars show
+    shown = browser.do("return [...document.querySelectorAll('#divergences tr')].map((r) => "
+                       "[...r.children].map((c) => c.textContent))")
+    text = browser.do("return contextNow().text")
+    (teacher, tokenizer), (student, _) = founds.values()
+    ids = torch.tensor([[tokenizer.bos_id, *tokenizer.encode(text)]])
+    with torch.no_grad():
+        log_p, log_q = ((m.logits(m(ids))[0, -1] / 1.2).log_softmax(-1)
+                        for m in (teacher, student))
+    row = next(row for row in shown if row[0] == "rkl_demo")
+    assert float(row[1]) == pytest.approx(-(log_q.exp() * log_q).sum().item(), abs=5e-3)
+    assert float(row[2]) == pytest.approx((log_p.exp() * (log_p - log_q)).sum().item(), abs=2e-3)
+    assert float(row[3]) == pytest.approx((log_q.exp() * (log_q - log_p)).sum().item(), abs=2e-3)
+
+
+@pytest.mark.slow
+def test_the_two_gaussians(written, browser):
+    browser.ask("POST", "/url", {"url": written.as_uri()})
+
+    def fits():
+        rows = browser.do("return [...document.querySelectorAll('#fits tr')].slice(1).map((r) => "
+                          "[...r.children].slice(1).map((c) => Number(c.textContent)))")
+        return [dict(zip(("mean", "width", "fkl", "rkl"), row)) for row in rows]
+    forward, reverse = fits()
+    assert forward["mean"] == pytest.approx(-0.4)
+    assert forward["width"] == pytest.approx(2.08, abs=0.01)
+    assert reverse["mean"] == pytest.approx(-2, abs=0.02)  # the larger mode
+    assert reverse["width"] == pytest.approx(0.7, abs=0.03)
+    assert forward["fkl"] < reverse["fkl"] and reverse["rkl"] < forward["rkl"]
+    browser.type("handle-0", RIGHT * 10)
+    assert fits()[0]["mean"] == pytest.approx(-0.4 + 0.6, abs=0.01)
+    browser.type("share", LEFT * 30)  # the other mode is the larger one now
+    assert fits()[1]["mean"] > 1.5
+
+
+@pytest.mark.slow
+def test_no_complaint_no_request_and_no_overflow(written, browser):
+    browser.log("browser")
+    browser.log("performance")
+    browser.ask("POST", "/url", {"url": written.as_uri()})
+    assert [entry for entry in browser.log("browser") if entry["level"] == "SEVERE"] == []
+    asked = []
+    for entry in browser.log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            asked.append(message["params"]["request"]["url"])
+    assert asked and all(url.startswith(("file:", "data:")) for url in asked)
+    browser.ask("POST", "/window/rect", {"width": 500, "height": 800})
+    assert browser.do("return document.documentElement.scrollWidth <= window.innerWidth")

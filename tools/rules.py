@@ -1,0 +1,112 @@
+"""How much of a model's next-word mass falls to each rule of babytalk's grammar, beside p*'s.
+
+After a prefix of the language each next word has its own derivations, and those their rules:
+p*(rule | prefix, word) is known. So a model's q(word | prefix) says how often it would use each
+rule there, without a sample being drawn. A rule that q hardly uses is a mode lost, by name.
+"""
+import collections
+import functools
+import re
+
+import numpy as np
+
+import babytalk
+
+# name: "A: TOO -> too", a dialect in front where the other has no such rule; is_word: it only
+# chooses a word of a class. p, q: uses a line, under p* and under the model
+Rule = collections.namedtuple("Rule", "name is_word p q")
+
+
+def bare(symbols):
+    """NP[sg] REL -> NP REL: the readings of a rule for number and gender count as one."""
+    return re.sub(r"\[\w+\]", "", " ".join(symbols))
+
+
+@functools.cache
+def rule_names():
+    """{(dialect, symbol, body): the rule's name}."""
+    dialects = collections.defaultdict(set)
+    for dialect, table in babytalk.LANGUAGE.rules.items():
+        for symbol, options in table.items():
+            for _, body in options:
+                dialects[f"{bare([symbol])} -> {bare(body)}"].add(dialect)
+    names = {}
+    for dialect, table in babytalk.LANGUAGE.rules.items():
+        for symbol, options in table.items():
+            for _, body in options:
+                name = f"{bare([symbol])} -> {bare(body)}"
+                mark = f"{dialect}: " if len(dialects[name]) == 1 else ""
+                names[dialect, symbol, body] = mark + name
+    return names
+
+
+@functools.cache
+def word_classes():
+    """The symbols that only choose a word: N, VT, NAME, ..."""
+    return set(re.findall(r"^(\w+) +:", babytalk.GRAMMAR, re.M))
+
+
+@functools.cache
+def expansions(dialect, symbol):
+    """[(first word, probability, names of the rules on the way)] of a symbol."""
+    rules = babytalk.LANGUAGE.rules[dialect]
+    if symbol not in rules:
+        return [(symbol, 1.0, ())]
+    return [(word, p * q, (rule_names()[dialect, symbol, body], *names))
+            for p, body in rules[symbol]
+            for word, q, names in expansions(dialect, body[0])]
+
+
+def rules_of_words(state):
+    """{word: {rule: p*(rule | prefix, word)}} of a State; a rule may stand on several ways."""
+    mass = collections.Counter()
+    joint = collections.defaultdict(collections.Counter)
+    for (dialect, (top, *_)), weight in state.derivations:
+        for word, p, names in expansions(dialect, top):
+            mass[word] += weight * p
+            for name in names:
+                joint[word][name] += weight * p
+    return {word: {name: both / mass[word] for name, both in joint[word].items()}
+            for word in mass}
+
+
+def rule_masses(truth, q_of_row, visits, lines):
+    """[Rule] of all rules that p* used, the rarest first.
+
+    truth: babytalk.Truth that has met the prefixes. q_of_row (rows, V): the sum of the model's
+    next-word distributions over the visits (rows,) of each row of truth's table; lines: of text.
+    """
+    p_uses = collections.Counter()
+    q_uses = collections.Counter()
+    for state, (row, _) in truth.known.items():
+        if state is None or not visits[row]:
+            continue
+        opens_line = state is babytalk.LANGUAGE.start
+        rules = rules_of_words(state)
+        for word, p in zip(state.options.words, state.options.p):
+            q = q_of_row[row, truth.token_of[babytalk.spelled(word, opens_line)]]
+            for name, share in rules[word].items():
+                p_uses[name] += float(visits[row]) * p * share
+                q_uses[name] += float(q) * share
+    names = sorted(p_uses, key=p_uses.get)
+    classes = word_classes()
+    return [Rule(name, name.split(": ")[-1].split(" ->")[0] in classes, p_uses[name] / lines,
+                 q_uses[name] / lines) for name in names]
+
+
+def dialect_shares(lines):
+    """(share of A, of B) among those of lines that are in the language, by p*(dialect | line).
+
+    (nan, nan) where none is.
+    """
+    total = np.zeros(2)
+    for line in lines:
+        words = line.removesuffix("\n").split(" ")
+        _, state = babytalk.LANGUAGE.read(words)
+        ends = collections.Counter()
+        for (dialect, (top, *_)), weight in state.derivations if state else ():
+            if top == "\n":
+                ends[dialect] += weight
+        if ends:
+            total += np.array([ends["A"], ends["B"]]) / ends.total()
+    return tuple(total / total.sum()) if total.sum() else (np.nan, np.nan)
