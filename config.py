@@ -119,6 +119,11 @@ class Config:
                          "step by step, weighted", ["token", "sequence", "step"])
     step_weights: list[float] = key([0.5, 1.5], "reduction = step: weights of the first and last "
                                     "time step, scaled to mean 1", low=0)
+    teacher_cache: int = key(0, "of each position keep the teachers' k likeliest tokens beside the "
+                             "token file, 4k + 2 bytes a token (V > 65536: 6k + 2), and one more "
+                             "for all others: the first epoch writes them, later ones and other "
+                             "runs read them; D is then a lower bound; needs random_offset = "
+                             "False; 0: none", low=0)
     on_policy: float = key(0.0, "share of batches that train on rollouts: continuations written "
                            "by the student", low=0, high=1, schedule=True)
     rollout_mix: float = key(0.0, "rollouts are drawn from rollout_mix p + (1 - rollout_mix) q; "
@@ -294,7 +299,23 @@ def check_together(config):
     if "truth" in config.teachers and config.corpus != "babytalk":
         raise UserError("teachers: \"truth\" is known for corpus = babytalk only; name a run "
                         "instead")
+    check_teacher_cache(config)
     check_rollouts(config)
+
+
+def check_teacher_cache(config):
+    if not config.teacher_cache:
+        return
+    if not config.teachers or "truth" in config.teachers:
+        raise UserError("teacher_cache stores what teachers say that are runs; name one in "
+                        "teachers, or set teacher_cache = 0")
+    if config.random_offset:
+        raise UserError("teacher_cache needs the same chunks in every epoch; set random_offset = "
+                        "False")
+    for name in ("tau", "block_size"):
+        if len({*values_of(getattr(config, name))}) > 1:
+            raise UserError(f"teacher_cache stores outputs of one {name}, and it is a schedule, "
+                            f"{getattr(config, name)!r}; give a number, or set teacher_cache = 0")
 
 
 def check_rollouts(config):

@@ -23,13 +23,15 @@ import eval
 import files
 import losses
 import rollouts
+import stored
 from bpe import Tokenizer
 from config import UserError, parse_args, related_config, run_main
 from data import Batches, prepare, validation_blocks
 from losses import distillation_loss
 from ranks import RANK, all_gather, all_reduce, in_turn, shard, sum_gradients
 from rollouts import Rollout
-from run import DTYPES, Run, alone, folder_of, is_finished, load, model_of, put_weights
+from run import (DTYPES, Run, alone, digests_of_needs, folder_of, is_finished, load, model_of,
+                 put_weights)
 
 
 @alone
@@ -43,6 +45,7 @@ def train(config):
     run.check_corpus(data.train.corpus)
     make_ready(config, data)  # the runs that it needs, trained now where they are missing
     teachers = [load_teacher(name, data, run) for name in config.teachers]
+    sources = sources_of(teachers, data, run)  # of the targets: teachers, or what is stored of them
     student = new_student(data, run)
     optimizer = make_optimizer(student, config)
     batches = Batches(data.train, config, run.device)
@@ -62,7 +65,7 @@ def train(config):
         for x_i, y_i, rollout_i in micro_batches(x, y, rollout, now):
             with run.autocast():
                 if rollout is None:
-                    targets = [teacher(x_i) for teacher in teachers]
+                    targets = [source(x_i) for source in sources]
                     out = distillation_loss(student(x_i), student.head.weight, targets, y_i,
                                             counts=counts, return_stats=run.logs, **now.loss_keys())
                 else:
@@ -283,6 +286,16 @@ def load_teacher(name, data, run):
     return Teacher(lm)
 
 
+def sources_of(teachers, data, run):
+    """What is asked for the targets on corpus text: the teachers, or with teacher_cache the file.
+
+    On rollouts and in validations the teachers themselves are asked, whatever is stored.
+    """
+    if not run.config.teacher_cache:
+        return teachers
+    return [stored.open_store(teachers, digests_of_needs(run.config), data, run.config, run.dtype)]
+
+
 def new_student(data, run):
     """The student, on the run's device: random weights of the seed, or those of `init`."""
     config = run.config
@@ -308,7 +321,7 @@ def begin(run, student, optimizer, teachers, data, batches):
     """Open the run's books, from the last checkpoint where there is one, and say what begins."""
     config = run.config
     steps = config.max_steps or max(1, round(config.epochs * batches.per_epoch))
-    flops = flops_per_token(student, teachers, config.longest)
+    flops = flops_per_token(student, [] if config.teacher_cache else teachers, config.longest)
     micro_batch = config.batch_size // config.grad_accum * config.longest
     loss_path = losses.path(run.device.type, micro_batch, data.tokenizer.vocab_size)
     run.begin(student, optimizer, data, steps, flops, loss_path)

@@ -1,12 +1,28 @@
 """What is kept of a teacher: D over its k likeliest tokens and one for all others; the file."""
+import contextlib
+import dataclasses
 import math
+import os
+import pathlib
+import random
+import signal
+import time
+import types
 
+import numpy as np
 import pytest
 import torch
+from test_distill import (TINY, data_dir, evaluated, lines, same, tiny, trained,  # noqa: F401
+                          weights, without_speed, write)
 from test_losses import NAMES, V, heads, inputs, value_and_gradients
 
+import data
+import distill
 import losses
+import stored
+from config import UserError, read_config
 from losses import Stored, distillation_loss, head, plain_loss, store, teacher_log_probs
+from model import LM, ModelConfig
 
 SETTINGS = [(1.0, 0.0, 1.0), (2.0, 0.5, 1.0), (0.7, 0.3, 0.4)]  # tau, alpha, mix
 
@@ -137,3 +153,252 @@ def test_compiled_equals_eager(settings, monkeypatch):
         assert stored.log_p.equal(before)  # it is read again and again
     for a, b in zip(*both):
         assert (a - b).abs().max() < 1e-5
+
+
+# ---------------------------------------------------------------- runs
+
+@pytest.fixture
+def coached(tiny):  # noqa: F811
+    """The Config of a tiny run of one teacher; a cache of `k` where it is given."""
+    tiny("coach", max_steps=4)
+
+    def coached(name="kid", **keys):
+        return tiny(name, teachers=["coach"], random_offset=False, **keys)
+    return coached
+
+
+def cache_files(config):
+    return sorted(pathlib.Path(config.data_dir).glob("*/teacher-*"))
+
+
+def vocabulary(config):
+    return data.prepare(config).tokenizer.vocab_size
+
+
+def test_a_run_at_k_of_all_but_one_is_the_exact_one(coached):
+    exact = lines(trained(coached("exact", tau=2.0)))
+    k = vocabulary(coached()) - 1
+    stored = lines(trained(coached("stored", tau=2.0, teacher_cache=k)))
+    assert stored[-1]["val_ce"] == pytest.approx(exact[-1]["val_ce"], abs=1e-4)
+    for a, b in zip(stored, exact):
+        if "loss" in a:
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+            assert a["mass_p"] > 0.99
+
+
+def test_the_first_run_writes_and_others_read_without_a_teachers_forward(coached, monkeypatch):
+    """Another divergence, order, batch and lr read too. The same run again has the same bits."""
+    keys = dict(teacher_cache=8, tau=2.0, max_steps=0, epochs=2)
+    config = coached(**keys)
+    first = trained(config)
+    file, = cache_files(config)
+    before = file.read_bytes()
+    asked = []  # chunks of which the teachers were asked
+    compute = stored.StoredTeacher.compute
+
+    def counted(self, x):
+        asked.append(len(x))
+        return compute(self, x)
+    monkeypatch.setattr(stored.StoredTeacher, "compute", counted)
+    again = trained(coached("again", **keys))
+    assert same(weights(first), weights(again))
+    assert without_speed(lines(first)) == without_speed(lines(again))
+    assert not asked and file.read_bytes() == before
+    other = dict(keys, divergence="jsd", lr=1e-3, order="length", batch_size=8, grad_accum=2)
+    trained(coached("other", **other))
+    assert sum(asked) <= 8  # those left over where an epoch ends within a batch
+    assert len(cache_files(config)) == 1
+    trained(coached("hotter", **dict(keys, tau=3.0, max_steps=1)))
+    assert len(cache_files(config)) == 2
+
+
+def test_a_run_that_broke_off_in_its_first_epoch_goes_on_to_the_same_bits(coached, monkeypatch):
+    keys = dict(teacher_cache=8, max_steps=6, mix=0.9, on_policy="stages(0: 0, 0.5: 0.5)",
+                prompt_len=4)
+    whole = trained(coached("whole", **keys))
+    for file in cache_files(coached(**keys)):
+        file.unlink()
+
+    read = stored.StoredTeacher.read
+    calls = []
+
+    def broken(self, chunks):
+        calls.append(chunks)
+        if len(calls) == 3:  # its chunks are written by then, and the step is not done
+            raise KeyboardInterrupt
+        return read(self, chunks)
+    monkeypatch.setattr(stored.StoredTeacher, "read", broken)
+    with pytest.raises(KeyboardInterrupt):
+        trained(coached("whole_too", **keys))
+    assert same(weights(whole), weights(trained(coached("whole_too", **keys))))
+
+
+def test_rollouts_and_validations_ask_the_teachers_themselves(coached):
+    keys = dict(init="coach", on_policy=1.0, prompt_len=4, max_steps=2, alpha=0.3)
+    a, b = (lines(trained(coached(name, teacher_cache=k, **keys)))
+            for name, k in (("exact", 0), ("stored", 2)))
+    assert without_speed(a) == without_speed(b)
+
+
+@pytest.mark.parametrize("keys, words", [
+    (dict(tau="linear(0: 2, 1: 1)"), ["tau", "schedule"]),
+    (dict(random_offset=True), ["random_offset = False"]),
+    (dict(block_size="stages(0: 8, 0.5: 16)"), ["block_size", "schedule"]),
+    (dict(teachers=["truth"]), ["teachers", "runs"]),
+    (dict(teachers=[]), ["teachers"]),
+    (dict(teacher_cache=10**5), ["vocabulary", "allowed are 0 to"])])
+def test_what_does_not_go_with_it_is_refused_by_name(coached, keys, words, tmp_path):
+    keys = {"teachers": ["coach"], "random_offset": False, "teacher_cache": 4, **keys}
+    path = tmp_path / "configs" / "some.py"
+    with pytest.raises(UserError) as e:
+        given = dict(TINY, out_dir=str(tmp_path / "out"), data_dir=str(tmp_path / "data"), **keys)
+        path.write_text("".join(f"{key} = {value!r}\n" for key, value in given.items()))
+        distill.train(read_config(path))
+    assert all(word in str(e.value) for word in words), e.value
+    assert not (tmp_path / "out/some").exists()
+
+
+# ---------------------------------------------------------------- the file
+
+SMALL = dict(teacher_cache=5, teachers=["coach", "other"], ensemble="probs", tau=2.0,
+             random_offset=False, tokenizer="")
+
+
+@pytest.fixture(scope="module")
+def small(data_dir, tmp_path_factory):  # noqa: F811
+    """A function that opens a store of two random teachers, in a folder of its own."""
+    path = tmp_path_factory.mktemp("small") / "small.py"
+    path.write_text("")
+    keys = {**TINY, **SMALL, "data_dir": str(data_dir)}
+    config = read_config(path, keys.items())
+    prepared = data.prepare(config)
+    torch.manual_seed(1)
+    size = dict(n_layer=1, n_head=2, d_model=16, d_ff=32)
+    lms = [LM(ModelConfig(vocab_size=prepared.tokenizer.vocab_size, block_size=16, **size)).eval()
+           for _ in SMALL["teachers"]]
+
+    def open_in(folder, digests=("a", "b"), **keys):
+        settings = dataclasses.replace(config, **keys)
+        digests = dict(zip(SMALL["teachers"], digests))
+        teachers = [distill.Teacher(lm) for lm in lms]
+        return stored.open_store(teachers, digests, prepared._replace(folder=folder), settings,
+                                 "float32")
+    return open_in
+
+
+def batches(store, size=4):
+    """The chunks of a store's text, ids (size, T) at a time."""
+    return (store.tokens.long() & store.mask).split(size)
+
+
+def test_what_is_read_is_the_mixture_at_tau(small, tmp_path):
+    store = small(tmp_path)
+    x = batches(store)[3]
+    out = store(x)
+    z_ps = [teacher.lm.logits(teacher.lm(x)).flatten(0, 1) for teacher in store.teachers]
+    exact = losses.store(teacher_log_probs(z_ps, 2.0, "probs"), 5)
+    assert torch.equal(out.ids, exact.ids)
+    assert (out.log_p.float() - exact.log_p).abs().max() < 4e-3  # of up to 8 nats, in 11 bits
+    again = small(tmp_path)(x.flip(0))  # any order, any batch: by the chunk
+    T = x.shape[1]
+    assert torch.equal(again.ids.view(4, T, -1).flip(0).flatten(0, 1), out.ids)
+    assert torch.equal(again.log_p.view(4, T, -1).flip(0).flatten(0, 1), out.log_p)
+    wrong = x.clone()
+    wrong[0, 0] += 1
+    with pytest.raises(RuntimeError, match="no chunks"):
+        store(wrong)
+
+
+def fill(small, folder):
+    store = small(folder)
+    for x in batches(store):
+        store(x)
+    return store
+
+
+def only_file(folder):
+    return next(folder.glob("teacher-*"))
+
+
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory):
+    """The folder of a store with every chunk in it."""
+    folder = tmp_path_factory.mktemp("whole")
+    store = fill(small, folder)
+    there, chunks = store.written()
+    assert there == chunks > 50
+    return folder
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(small, whole, tmp_path):
+    """20 kills while it is written. Digests that are there stand over what belongs there."""
+    rng = random.Random(0)
+    reference = only_file(whole).read_bytes()
+    for _ in range(20):
+        pid = os.fork()
+        if not pid:
+            with contextlib.suppress(BaseException):
+                store = small(tmp_path)
+                while True:  # all over again, for there is always something to be killed in
+                    fill(small, tmp_path)
+                    store.file.seek(store.start)
+                    store.file.write(bytes(len(store.records) * store.record.itemsize))
+            os._exit(0)
+        time.sleep(rng.uniform(0.02, 0.3))
+        os.kill(pid, signal.SIGKILL)
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+        if list(tmp_path.glob("teacher-*")):
+            left = small(tmp_path)
+            due = np.frombuffer(reference, left.record, offset=left.start)
+            there = left.records["digest"] != 0
+            assert np.array_equal(left.records["digest"][there], due["digest"][there])
+            assert np.array_equal(left.records[there], due[there])
+    fill(small, tmp_path)
+    assert only_file(tmp_path).read_bytes() == reference
+
+
+def damaged(kind, content, start, size):
+    """The bytes of a store, with the records from `start`, each of `size` bytes, damaged."""
+    content = bytearray(content)
+    one, two = (slice(start + i * size, start + (i + 1) * size) for i in (2, 7))
+    if kind == "truncated":
+        return content[:-1]
+    if kind == "too long":
+        return content + b"\n"
+    if kind == "flipped":
+        content[start + 2 * size + 20] ^= 4
+    if kind == "flipped digest":
+        content[start + 2 * size] ^= 1
+    if kind == "swapped":
+        content[one], content[two] = content[two], content[one]
+    if kind == "header":
+        content[40] ^= 1
+    return content
+
+
+@pytest.mark.parametrize("kind", ["truncated", "too long", "flipped", "flipped digest", "swapped",
+                                  "header"])
+def test_a_damaged_file_is_refused_with_one_line(small, whole, tmp_path, kind):
+    store = small(whole)
+    path = tmp_path / only_file(whole).name
+    content = only_file(whole).read_bytes()
+    path.write_bytes(damaged(kind, content, store.start, store.record.itemsize))
+    with pytest.raises(UserError, match="remove it") as e:
+        fill(small, tmp_path)
+    assert "\n" not in str(e.value) and str(path) in str(e.value)
+
+
+def test_another_teachers_file_under_this_name_is_refused(small, whole, tmp_path):
+    other = only_file(whole)
+    store = small(tmp_path, digests=("a", "c"))
+    store.path.write_bytes(other.read_bytes())
+    with pytest.raises(UserError, match="teachers = .*there.*remove it"):
+        small(tmp_path, digests=("a", "c"))
+
+
+def test_a_disk_that_is_too_small_is_refused_at_once(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(stored.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match="GB are free there"):
+        small(tmp_path)
+    assert not list(tmp_path.iterdir())

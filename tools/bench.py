@@ -10,7 +10,8 @@
             tau 2, reverse KL; nano d 128 from 256, paper d 512 from 1024. --peers: the materialised
             loss and, where liger-kernel is installed, Liger's chunked JSD at beta 1.
     step    one optimizer step of distillation on 32 x 128 tokens, as in distill.py's loop. nano: 4
-            layers of d 128 from 6 of 256, paper: 16 of 512 from 24 of 1024. Its flops beside those
+            layers of d 128 from 6 of 256, paper: 16 of 512 from 24 of 1024; also with the teacher
+            read from the disk (teacher_cache = 64), written before. Its flops beside those
             of its matrix products run alone, and what its parts take. --peers: Baby Llama's step in
             transformers, fp32.
     score   log-probabilities of minimal pairs under a random model of the size of step's student:
@@ -36,6 +37,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+import types
 from unittest import mock
 
 import numpy as np
@@ -48,6 +50,7 @@ import data
 import distill
 import eval
 import losses
+import stored
 from bpe import Tokenizer, train_bpe
 from config import Config, run_main
 from eval import table
@@ -62,6 +65,7 @@ T = 128           # tokens of a sequence of `step`
 PAIRS = 8         # of each paradigm, in `score`
 TAU = peers.TAU
 ALPHA = peers.ALPHA
+STORED_K = 64     # of `step`'s row "teacher stored"
 BABYLM = pathlib.Path(os.environ.get("BABYLM_DIR", "../shared"))
 
 
@@ -230,10 +234,11 @@ class Step:
     tests/test_bench.py shows that it leaves the same bits. run: a Books.
     """
 
-    def __init__(self, run, student, teachers, x, y):
+    def __init__(self, run, student, teachers, x, y, sources=None):
         self.run = run
         self.student = student
         self.teachers = teachers
+        self.sources = sources or teachers  # of the targets, as in distill.train
         self.optimizer = distill.make_optimizer(student, run.config)
         self.x = x
         self.y = y
@@ -256,7 +261,7 @@ class Step:
         for x_i, y_i, rollout_i in distill.micro_batches(x, y, rollout, now):
             with run.autocast():
                 if rollout is None:
-                    targets = [teacher(x_i) for teacher in teachers]
+                    targets = [source(x_i) for source in self.sources]
                     loss = losses.distillation_loss(student(x_i), student.head.weight, targets, y_i,
                                                     counts=counts, **now.loss_keys())
                 else:
@@ -306,7 +311,7 @@ class Step:
 
     def flops(self):
         B, T = self.x.shape
-        return B * T * distill.flops_per_token(self.student, self.teachers, T)
+        return B * T * distill.flops_per_token(self.student, self.sources, T)
 
 
 def random_step(sizes, keys, vocab_size):
@@ -324,6 +329,22 @@ def random_step(sizes, keys, vocab_size):
     ids = torch.randint(3, vocab_size, (config.batch_size, config.longest + 1)).to(run.device)
     return Step(run, student, [distill.Teacher(lm) for lm in lms],
                 ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+
+
+def stored_step(sizes, keys, vocab_size):
+    """A `random_step` with its targets on the disk; the text is its batch alone."""
+    step = random_step(sizes, keys | dict(teacher_cache=STORED_K, random_offset=False), vocab_size)
+    ids = torch.cat([step.x.flatten(), step.y[-1:, -1]]).cpu().numpy().astype(np.uint16)
+    config = dataclasses.replace(step.run.config, teachers=["random"])
+    with tempfile.TemporaryDirectory() as folder:  # what is open stays readable
+        text = types.SimpleNamespace(tokens=ids, count=len(ids))
+        tokenizer = types.SimpleNamespace(hash="", vocab_size=vocab_size)
+        prepared = data.Prepared(tokenizer, text, None, pathlib.Path(folder))
+        source = stored.open_store(step.teachers, {"random": ""}, prepared, config, step.run.dtype)
+        with step.run.autocast():
+            source(step.x)
+    step.sources = [source]
+    return step
 
 
 def in_pieces(step, n):
@@ -431,6 +452,7 @@ def step_contenders(args, auto):
         del kinds["ours, fp32"]
     keys = dict(batch_size=args.batch, block_size=T)
     contenders = {name: (random_step, (sizes, keys | kind, V)) for name, kind in kinds.items()}
+    contenders["ours, teacher stored"] = stored_step, (sizes, keys, V)
     if measure.device.type == "cuda":  # on a CPU it takes minutes
         alone = {"the teacher's training": {},
                  "the teacher's training, compiled": dict(compile=True)}
