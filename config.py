@@ -95,11 +95,15 @@ class Config:
                           low=1)
     max_steps: int = key(0, "optimiser steps; 0: as many as `epochs` needs", low=0)
     epochs: float = key(6.0, "passes over the corpus", above=0)
-    lr: float = key(2.5e-4, "peak learning rate (AdamW); warmup and cosine to zero are applied to "
-                    "it", low=0, schedule=True)
+    optimizer: str = key("adamw", "of the weights; muon (torch >= 2.9): Muon on the blocks' "
+                         "matrices, its update scaled to the size of AdamW's, AdamW on embedding, "
+                         "head, norms and biases; it multiplies in bfloat16, slow on a CPU without "
+                         "it", ["adamw", "muon"])
+    lr: float = key(2.5e-4, "peak learning rate, the same of AdamW's and of Muon's weights; warmup "
+                    "and cosine to zero are applied to it", low=0, schedule=True)
     warmup: int = key(200, "steps of linear warmup; a tenth of a run that is shorter than that",
                       low=0)
-    weight_decay: float = key(0.1, "of AdamW, on matrices only", low=0)
+    weight_decay: float = key(0.1, "of AdamW and Muon, on matrices only", low=0)
     beta2: float = key(0.999, "of AdamW: decay of the squared gradient's mean", low=0, high=0.99999)
     grad_clip: float = key(1.0, "largest gradient norm; 0: no clipping", low=0)
     max_skipped: int = key(10, "steps in a row with a loss or gradient that is not finite before "

@@ -28,6 +28,7 @@ from bpe import Tokenizer
 from config import UserError, parse_args, related_config, run_main
 from data import Batches, prepare, validation_blocks
 from losses import distillation_loss
+from muon import MuonAdamW, make_muon
 from ranks import RANK, all_gather, all_reduce, in_turn, shard, sum_gradients
 from rollouts import Rollout
 from run import (DTYPES, Run, alone, digests_of_needs, folder_of, is_finished, load, model_of,
@@ -165,12 +166,18 @@ def set_learning_rate(optimizer, now, run):
 
 
 def make_optimizer(model, config):
-    """AdamW, one fused kernel; weight decay on matrices only (norms and biases have no scale)."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay},
-              {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), fused=True)
+    """AdamW, one fused kernel; weight decay on matrices only (norms and biases have no scale).
+
+    With optimizer "muon" the blocks' matrices are Muon's.
+    """
+    hidden = []
+    if config.optimizer == "muon":
+        hidden = [p for p in model.blocks.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if all(p is not q for q in hidden)]
+    groups = [{"params": [p for p in others if p.dim() >= 2], "weight_decay": config.weight_decay},
+              {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), fused=True)
+    return MuonAdamW(make_muon(hidden, config.weight_decay), adamw) if hidden else adamw
 
 
 @torch.no_grad()

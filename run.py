@@ -487,12 +487,15 @@ def put_state(state, student, optimizer, scaler, meter, path):
     """Put all as a checkpoint has it; UserError, naming its path, for what does not fit."""
     put_weights(student, state["model"], path)
     own = optimizer.state_dict()
-    params = [p for group in optimizer.param_groups for p in group["params"]]
+    params = [(p, group) for group in optimizer.param_groups for p in group["params"]]
     try:
-        for i, p in enumerate(params):
+        for i, (p, group) in enumerate(params):
+            due = {"step": (), "exp_avg": p.shape, "exp_avg_sq": p.shape}
+            if "momentum" in group:  # Muon's
+                due = {"momentum_buffer": p.shape}
             moments = state["optimizer"]["state"][i]
             shapes = {name: value.shape for name, value in moments.items()}
-            if shapes != {"step": (), "exp_avg": p.shape, "exp_avg_sq": p.shape}:
+            if shapes != due:
                 raise ValueError
             own["state"][i] = moments
         optimizer.load_state_dict(own)
