@@ -132,6 +132,9 @@ class Config:
                            "by the student", low=0, high=1, schedule=True)
     rollout_mix: float = key(0.0, "rollouts are drawn from rollout_mix p + (1 - rollout_mix) q; "
                              "0: the student's own", low=0, high=1, schedule=True)
+    rollout_every: int = key(1, "write the rollouts of so many steps in one call, which is faster; "
+                             "all but the first are then of an older student, and q / q_old "
+                             "enters their weights; 1: exactly on-policy", low=1)
     prompt_len: int = key(8, "tokens of the corpus that a rollout starts from", low=1)
     rollout_loss: str = key("token", "on rollouts: D at each position; plain REINFORCE of "
                             "sequence-level reverse KL; or its single-step part exact and only "
@@ -324,7 +327,8 @@ def check_teacher_cache(config):
 
 def check_rollouts(config):
     if not max(values_of(config.on_policy)):
-        for name in ("rollout_mix", "prompt_len", "rollout_loss", "length_norm"):
+        for name in ("rollout_mix", "rollout_every", "prompt_len", "rollout_loss",
+                     "length_norm"):
             if getattr(config, name) != getattr(Config(), name):
                 raise UserError(f"{name} is about rollouts, and there are none; set on_policy, the "
                                 "share of batches with them")
@@ -337,6 +341,10 @@ def check_rollouts(config):
     if config.rollout_loss != "token" and config.divergence != "rkl":
         raise UserError(f"rollout_loss = {config.rollout_loss!r} is the gradient of reverse KL; "
                         f"with {config.divergence} only token")
+    if config.rollout_every > 1 and len({*values_of(config.block_size)}) > 1:
+        raise UserError(f"rollout_every = {config.rollout_every}: rollouts written together are of "
+                        f"one length, and block_size = {config.block_size!r} has stages; set "
+                        "rollout_every = 1")
     shortest = min(values_of(config.block_size))
     if config.prompt_len >= shortest:
         raise UserError(f"prompt_len = {config.prompt_len}: must be shorter than the shortest "

@@ -58,7 +58,7 @@ def train(config):
         x, y = batches.batch(run.step, now)  # (B, T) each
         for teacher in teachers:
             y = teacher.labels(x, y)  # -100 where it knows nothing
-        rollout = write_rollout(student, teachers, x, now, run)  # None unless one is due
+        rollout = rollout_for(student, teachers, x, now, run, batches)  # None unless one is due
 
         # the loss and its gradient; micro-batches are shares of the whole step's, and add up
         counts = positions(y, now)
@@ -103,7 +103,7 @@ def train(config):
 
 def micro_batches(x, y, rollout, now):
     """This rank's rows in grad_accum micro-batches: x, y and rollout (or None) of each."""
-    tensors = [x, y, *(rollout or ())]
+    tensors = [x, y, *(t for t in rollout or () if t is not None)]
     for x_i, y_i, *fields in zip(*(shard(t).chunk(now.grad_accum) for t in tensors)):
         yield x_i, y_i, Rollout(*fields) if fields else None
 
@@ -113,25 +113,67 @@ def positions(y, now):
     return (y != -100).sum(0 if now.reduction == "step" else (0, 1))
 
 
-def write_rollout(student, teachers, x, now, run):
-    """A Rollout of the whole batch after x's prompts, or None where none is due at this step.
+def rollout_for(student, teachers, x, now, run, batches):
+    """The step's Rollout of the whole batch after x's prompts, or None where none is due.
 
-    Each rank, and each of its micro-batches, writes its own rows.
+    With rollout_every = n those of n steps are written at the first of them that needs one, and
+    wait in run.kept, which a checkpoint keeps. One that has waited is of an older student: what it
+    says of its tokens, log_q, is brought up to date.
     """
-    if not rollouts.is_due(now, run.step):
+    step = run.step
+    if not rollouts.is_due(now, step):
         return None
-    uniforms = rollouts.draws(now, run.step, x)
+    kept = run.kept
+    if step not in kept.get("rollouts", {}):
+        last = min((step // now.rollout_every + 1) * now.rollout_every, run.steps)
+        prompts = {step: (now, x)}
+        for later in range(step + 1, last):
+            then = run.config.at(later / run.steps)
+            if rollouts.is_due(then, later):
+                prompts[later] = then, batches.batch(later, then)[0]
+        written = write_rollouts(student, teachers, prompts, now, run)
+        kept.update(written=step, rollouts=written)
+    rollout = waiting(kept["rollouts"].pop(step), x, run)
+
+    if now.rollout_every > 1:
+        with run.autocast():
+            parts = [rollouts.log_q_now(student, rollout_i)
+                     for *_, rollout_i in micro_batches(x, x, rollout, now)]
+        log_q = all_gather(torch.cat(parts))
+        age = torch.full((len(x),), step - kept["written"], device=x.device)
+        rollout = rollout._replace(log_q=log_q, drift=rollout.log_q - log_q, age=age)
+    weights = rollouts.weights_in(now, positions(rollout.y, now))
+    return rollout._replace(coefficients=rollouts.policy_coefficients(
+        rollout, now.rollout_loss, now.length_norm, weights))
+
+
+def waiting(fields, x, run):
+    """The Rollout that was kept for a step on x; UserError where a checkpoint had another thing."""
+    tensors = isinstance(fields, (list, tuple)) and all(isinstance(t, torch.Tensor) for t in fields)
+    if not tensors or [t.shape for t in fields] != [x.shape] * 5:
+        raise UserError(f"{run.folder / 'ckpt.pt'}: the rollouts in it are damaged; train anew "
+                        "with --resume=no")
+    return Rollout(*(t.to(x.device) for t in fields))
+
+
+def write_rollouts(student, teachers, prompts, now, run):
+    """{step: the first fields of its Rollout}, of prompts {step: (its schedules' values, x)}.
+
+    All are written in one call. Each rank, and each of its micro-batches, writes its own rows.
+    """
+    x = torch.stack([x for _, x in prompts.values()], 1)  # (B, steps, T)
+    uniforms = torch.stack([rollouts.draws(then, step, x)
+                            for step, (then, x) in prompts.items()], 1)
     mark_after = Tokenizer.newline_id if now.mark == "line" else None  # `<s>` opens the next line
     parts = []
     with run.autocast():
         for x_i, u_i, _ in micro_batches(x, uniforms, None, now):
-            parts.append(rollouts.sample(student, teachers, x_i, u_i, now.rollout_mix, now.ensemble,
-                                         mark_after))
-    fields = zip(*(part[:5] for part in parts))
-    whole = Rollout(*(all_gather(torch.cat(field)) for field in fields))
-    weights = rollouts.weights_in(now, positions(whole.y, now))
-    coefficients = rollouts.policy_coefficients(whole, now.rollout_loss, now.length_norm, weights)
-    return whole._replace(coefficients=coefficients)
+            part = rollouts.sample(student, teachers, x_i.flatten(0, 1), u_i.flatten(0, 1),
+                                   now.rollout_mix, now.ensemble, mark_after)
+            parts.append([field.unflatten(0, x_i.shape[:2]) for field in part[:5]])
+    whole = [all_gather(torch.cat(field)).unbind(1) for field in zip(*parts)]
+    return {step: [field.clone() for field in fields]
+            for step, fields in zip(prompts, zip(*whole))}
 
 
 def loss_on_rollout(student, teachers, x, y, rollout, counts, now, run):

@@ -256,12 +256,15 @@ class Run:
         self.steps = steps
         self.step = 0
         self.minutes = 0.0  # of earlier calls
+        self.kept = {}  # what the loop has begun and needs in later steps: tensors
         self.meter = Meter(self.device)
         if self.state:
             path = self.folder / "ckpt.pt"
             put_state(self.state, student, optimizer, self.scaler, self.meter, path)
             self.step = self.state["step"]
             self.minutes = self.state["minutes"]
+            kept = self.state.get("kept")
+            self.kept = kept if isinstance(kept, dict) else {}
         elif RANK == 0:  # what an earlier run left here is not this one's
             for name in ("best.pt", "ckpt.prev.pt", "ckpt.pt", "metrics.jsonl", "eval.json",
                          "samples.txt"):
@@ -405,7 +408,8 @@ class Run:
             "model": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(), "random": random_states(self.device),
             "corpus": self.corpus, "step": self.step, "steps": self.steps,
-            "meter": self.meter.state(), "minutes": self.minutes + self.minutes_now()})
+            "meter": self.meter.state(), "kept": self.kept,
+            "minutes": self.minutes + self.minutes_now()})
 
     def over(self, minutes):
         return bool(self.config.max_minutes) and minutes >= self.config.max_minutes

@@ -66,6 +66,8 @@ PAIRS = 8         # of each paradigm, in `score`
 TAU = peers.TAU
 ALPHA = peers.ALPHA
 STORED_K = 64     # of `step`'s row "teacher stored"
+ROLLOUT_EVERY = 4
+TOGETHER = f"ours, rollouts, rollout_every {ROLLOUT_EVERY}"
 BABYLM = pathlib.Path(os.environ.get("BABYLM_DIR", "../shared"))
 
 
@@ -218,6 +220,7 @@ class Books:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == "float16")
         self.steps = steps
         self.step = 0
+        self.kept = {}
         self.logs = False  # most steps have no line in the log
 
     @property
@@ -254,7 +257,7 @@ class Step:
         x, y = self.x, self.y
         for teacher in teachers:
             y = teacher.labels(x, y)
-        rollout = distill.write_rollout(student, teachers, x, now, run)  # None unless one is due
+        rollout = distill.rollout_for(student, teachers, x, now, run, self)  # None unless due
 
         counts = distill.positions(y, now)
         total = 0.0
@@ -271,6 +274,10 @@ class Step:
             run.scaler.scale(loss).backward()
             total = total + loss.detach()
         return total
+
+    def batch(self, step, now):
+        """The text of any step, as data.Batches gives it: always the same."""
+        return self.x, self.y
 
     def update(self, loss, now):
         """The optimizer's step, left out where the loss or the gradient's norm is not finite."""
@@ -347,6 +354,16 @@ def stored_step(sizes, keys, vocab_size):
     return step
 
 
+def rollout_steps(sizes, keys, vocab_size):
+    """A function that does ROLLOUT_EVERY steps on rollouts, written in one call."""
+    step = random_step(sizes, keys | dict(rollout_every=ROLLOUT_EVERY), vocab_size)
+
+    def steps():
+        for _ in range(ROLLOUT_EVERY):
+            step()
+    return steps
+
+
 def in_pieces(step, n):
     """Relative difference between a Step's gradients in n micro-batches and in one."""
     gradients = []
@@ -408,6 +425,7 @@ def bench_step(args):
 
     steps = {name: make(*arguments) for name, (make, arguments) in contenders.items()}
     times = median_times(steps, ROUNDS[args.size])
+    times[TOGETHER] /= ROLLOUT_EVERY
     parts = median_parts(steps["ours"])
     difference = in_pieces(steps["ours" if auto == "float32" else "ours, fp32"], 4)
     flops = {name: step.flops() for name, step in steps.items() if isinstance(step, Step)}
@@ -424,7 +442,8 @@ def bench_step(args):
     print(f"gradients in 4 pieces against 1, fp32: relative difference {difference:.1e}")
     written = measure.flops(step_products(sizes, V, B, T, training=False))
     print(f"a step on rollouts: {times['ours, rollouts'] / times['ours']:.2f} times the "
-          f"teacher-forced one, by counted flops {1 + written / flops['ours']:.2f} times")
+          f"teacher-forced one, {times[TOGETHER] / times['ours']:.2f} with rollout_every = "
+          f"{ROLLOUT_EVERY}, by counted flops {1 + written / flops['ours']:.2f} times")
     near = roofline(flops["ours"], times["ours"], alone, square)
     print(f"{near['gflop']:.1f} GFLOP a step; its products alone run at {near['gflop_per_s']:.0f} "
           f"GFLOP/s in {auto} (one of 2048^3: {near['gflop_per_s_square']:.0f}): ours is at "
@@ -453,6 +472,7 @@ def step_contenders(args, auto):
     keys = dict(batch_size=args.batch, block_size=T)
     contenders = {name: (random_step, (sizes, keys | kind, V)) for name, kind in kinds.items()}
     contenders["ours, teacher stored"] = stored_step, (sizes, keys, V)
+    contenders[TOGETHER] = rollout_steps, (sizes, keys | on_rollouts, V)
     if measure.device.type == "cuda":  # on a CPU it takes minutes
         alone = {"the teacher's training": {},
                  "the teacher's training, compiled": dict(compile=True)}
