@@ -45,8 +45,7 @@ def train(config):
     data = in_turn(lambda: prepare(config))
     run.check_corpus(data.train.corpus)
     make_ready(config, data)  # the runs that it needs, trained now where they are missing
-    teachers = [load_teacher(name, data, run) for name in config.teachers]
-    sources = sources_of(teachers, data, run)  # of the targets: teachers, or what is stored of them
+    teachers, sources = load_teachers(data, run)  # sources: they, or what is stored of them
     student = new_student(data, run)
     optimizer = make_optimizer(student, config)
     batches = Batches(data.train, config, run.device)
@@ -320,6 +319,20 @@ def make_one_ready(name, role, data, config):
                         "another --out_dir")
 
 
+def load_teachers(data, run):
+    """The run's teachers, and the sources of the targets on corpus text.
+
+    These are the teachers, or with teacher_cache the one file. On rollouts and in validations the
+    teachers are asked, whatever is stored.
+    """
+    config = run.config
+    teachers = [load_teacher(name, data, run) for name in config.teachers]
+    if not config.teacher_cache:
+        return teachers, teachers
+    digests = digests_of_needs(config)
+    return teachers, [stored.open_store(teachers, digests, data, config, run.dtype)]
+
+
 def load_teacher(name, data, run):
     """The Teacher of a run that is ready; "truth" is babytalk's own."""
     if name == "truth":
@@ -333,16 +346,6 @@ def load_teacher(name, data, run):
     if run.config.compile:
         lm.compile()
     return Teacher(lm)
-
-
-def sources_of(teachers, data, run):
-    """What is asked for the targets on corpus text: the teachers, or with teacher_cache the file.
-
-    On rollouts and in validations the teachers themselves are asked, whatever is stored.
-    """
-    if not run.config.teacher_cache:
-        return teachers
-    return [stored.open_store(teachers, digests_of_needs(run.config), data, run.config, run.dtype)]
 
 
 def new_student(data, run):
