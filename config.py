@@ -104,11 +104,15 @@ class Config:
                           low=1)
     max_steps: int = key(0, "optimiser steps; 0: as many as `epochs` needs", low=0)
     epochs: float = key(6.0, "passes over the corpus", above=0)
-    lr: float = key(2.5e-4, "peak learning rate (AdamW); warmup and cosine to zero are applied to "
-                    "it", low=0, schedule=True)
+    optimizer: str = key("adamw", "of the weights; muon (torch >= 2.9): Muon on the blocks' "
+                         "matrices, its update scaled to the size of AdamW's, AdamW on embedding, "
+                         "head, norms and biases; it multiplies in bfloat16, slow on a CPU without "
+                         "it", ["adamw", "muon"])
+    lr: float = key(2.5e-4, "peak learning rate, the same of AdamW's and of Muon's weights; warmup "
+                    "and cosine to zero are applied to it", low=0, schedule=True)
     warmup: int = key(200, "steps of linear warmup; a tenth of a run that is shorter than that",
                       low=0)
-    weight_decay: float = key(0.1, "of AdamW, on matrices only", low=0)
+    weight_decay: float = key(0.1, "of AdamW and Muon, on matrices only", low=0)
     beta2: float = key(0.999, "of AdamW: decay of the squared gradient's mean", low=0, high=0.99999)
     grad_clip: float = key(1.0, "largest gradient norm; 0: no clipping", low=0)
     max_skipped: int = key(10, "steps in a row with a loss or gradient that is not finite before "
@@ -128,10 +132,18 @@ class Config:
                          "step by step, weighted", ["token", "sequence", "step"])
     step_weights: list[float] = key([0.5, 1.5], "reduction = step: weights of the first and last "
                                     "time step, scaled to mean 1", low=0)
+    teacher_cache: int = key(0, "of each position keep the teachers' k likeliest tokens beside the "
+                             "token file, 4k + 2 bytes a token (V > 65536: 6k + 2), and one more "
+                             "for all others: the first epoch writes them, later ones and other "
+                             "runs read them; D is then a lower bound; needs random_offset = "
+                             "False; 0: none", low=0)
     on_policy: float = key(0.0, "share of batches that train on rollouts: continuations written "
                            "by the student", low=0, high=1, schedule=True)
     rollout_mix: float = key(0.0, "rollouts are drawn from rollout_mix p + (1 - rollout_mix) q; "
                              "0: the student's own", low=0, high=1, schedule=True)
+    rollout_every: int = key(1, "write the rollouts of so many steps in one call, which is faster; "
+                             "all but the first are then of an older student, and q / q_old "
+                             "enters their weights; 1: exactly on-policy", low=1)
     prompt_len: int = key(8, "tokens of the corpus that a rollout starts from", low=1)
     rollout_loss: str = key("token", "on rollouts: D at each position; plain REINFORCE of "
                             "sequence-level reverse KL; or its single-step part exact and only "
@@ -317,6 +329,7 @@ def check_together(config):
     if "truth" in config.teachers and config.corpus != "babytalk":
         raise UserError("teachers: \"truth\" is known for corpus = babytalk only; name a run "
                         "instead")
+    check_teacher_cache(config)
     check_rollouts(config)
 
 
@@ -332,9 +345,25 @@ def check_variants(config):
                         "third: [8, 1, 4, 8192]")
 
 
+def check_teacher_cache(config):
+    if not config.teacher_cache:
+        return
+    if not config.teachers or "truth" in config.teachers:
+        raise UserError("teacher_cache stores what teachers say that are runs; name one in "
+                        "teachers, or set teacher_cache = 0")
+    if config.random_offset:
+        raise UserError("teacher_cache needs the same chunks in every epoch; set random_offset = "
+                        "False")
+    for name in ("tau", "block_size"):
+        if len({*values_of(getattr(config, name))}) > 1:
+            raise UserError(f"teacher_cache stores outputs of one {name}, and it is a schedule, "
+                            f"{getattr(config, name)!r}; give a number, or set teacher_cache = 0")
+
+
 def check_rollouts(config):
     if not max(values_of(config.on_policy)):
-        for name in ("rollout_mix", "prompt_len", "rollout_loss", "length_norm"):
+        for name in ("rollout_mix", "rollout_every", "prompt_len", "rollout_loss",
+                     "length_norm"):
             if getattr(config, name) != getattr(Config(), name):
                 raise UserError(f"{name} is about rollouts, and there are none; set on_policy, the "
                                 "share of batches with them")
@@ -347,6 +376,10 @@ def check_rollouts(config):
     if config.rollout_loss != "token" and config.divergence != "rkl":
         raise UserError(f"rollout_loss = {config.rollout_loss!r} is the gradient of reverse KL; "
                         f"with {config.divergence} only token")
+    if config.rollout_every > 1 and len({*values_of(config.block_size)}) > 1:
+        raise UserError(f"rollout_every = {config.rollout_every}: rollouts written together are of "
+                        f"one length, and block_size = {config.block_size!r} has stages; set "
+                        "rollout_every = 1")
     shortest = min(values_of(config.block_size))
     if config.prompt_len >= shortest:
         raise UserError(f"prompt_len = {config.prompt_len}: must be shorter than the shortest "

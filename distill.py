@@ -24,13 +24,15 @@ import eval
 import files
 import losses
 import rollouts
+import stored
 from config import UserError, parse_args, related_config, run_main
 from data import Batches, load_tokenizer, prepare, validation_blocks
 from losses import distillation_loss
+from muon import MuonAdamW, make_muon
 from ranks import RANK, all_gather, all_reduce, in_turn, shard, sum_gradients
 from rollouts import Rollout
-from run import (DTYPES, Run, alone, folder_of, is_finished, is_imported, load, model_of,
-                 put_weights)
+from run import (DTYPES, Run, alone, digests_of_needs, folder_of, is_finished, is_imported, load,
+                 model_of, put_weights)
 
 
 @alone
@@ -43,7 +45,7 @@ def train(config):
     data = in_turn(lambda: prepare(config))
     run.check_corpus(data.train.corpus)
     make_ready(config, data)  # the runs that it needs, trained now where they are missing
-    teachers = [load_teacher(name, data, run) for name in config.teachers]
+    teachers, sources = load_teachers(data, run)  # sources: they, or what is stored of them
     student = new_student(data, run)
     optimizer = make_optimizer(student, config)
     batches = Batches(data.train, config, run.device)
@@ -55,7 +57,7 @@ def train(config):
         x, y = batches.batch(run.step, now)  # (B, T) each
         for teacher in teachers:
             y = teacher.labels(x, y)  # -100 where it knows nothing
-        rollout = write_rollout(student, teachers, x, now, run)  # None unless one is due
+        rollout = rollout_for(student, teachers, x, now, run, batches)  # None unless one is due
 
         # the loss and its gradient; micro-batches are shares of the whole step's, and add up
         counts = positions(y, now)
@@ -63,7 +65,7 @@ def train(config):
         for x_i, y_i, rollout_i in micro_batches(x, y, rollout, now):
             with run.autocast():
                 if rollout is None:
-                    targets = [teacher(x_i) for teacher in teachers]
+                    targets = [source(x_i) for source in sources]
                     out = distillation_loss(student(x_i), student.head.weight, targets, y_i,
                                             counts=counts, return_stats=run.logs, **now.loss_keys())
                 else:
@@ -100,7 +102,7 @@ def train(config):
 
 def micro_batches(x, y, rollout, now):
     """This rank's rows in grad_accum micro-batches: x, y and rollout (or None) of each."""
-    tensors = [x, y, *(rollout or ())]
+    tensors = [x, y, *(t for t in rollout or () if t is not None)]
     for x_i, y_i, *fields in zip(*(shard(t).chunk(now.grad_accum) for t in tensors)):
         yield x_i, y_i, Rollout(*fields) if fields else None
 
@@ -110,27 +112,69 @@ def positions(y, now):
     return (y != -100).sum(0 if now.reduction == "step" else (0, 1))
 
 
-def write_rollout(student, teachers, x, now, run):
-    """A Rollout of the whole batch after x's prompts, or None where none is due at this step.
+def rollout_for(student, teachers, x, now, run, batches):
+    """The step's Rollout of the whole batch after x's prompts, or None where none is due.
 
-    Each rank, and each of its micro-batches, writes its own rows.
+    With rollout_every = n those of n steps are written at the first of them that needs one, and
+    wait in run.kept, which a checkpoint keeps. One that has waited is of an older student: what it
+    says of its tokens, log_q, is brought up to date.
     """
-    if not rollouts.is_due(now, run.step):
+    step = run.step
+    if not rollouts.is_due(now, step):
         return None
-    uniforms = rollouts.draws(now, run.step, x)
+    kept = run.kept
+    if step not in kept.get("rollouts", {}):
+        last = min((step // now.rollout_every + 1) * now.rollout_every, run.steps)
+        prompts = {step: (now, x)}
+        for later in range(step + 1, last):
+            then = run.config.at(later / run.steps)
+            if rollouts.is_due(then, later):
+                prompts[later] = then, batches.batch(later, then)[0]
+        written = write_rollouts(student, teachers, prompts, now, run)
+        kept.update(written=step, rollouts=written)
+    rollout = waiting(kept["rollouts"].pop(step), x, run)
+
+    if now.rollout_every > 1:
+        with run.autocast():
+            parts = [rollouts.log_q_now(student, rollout_i)
+                     for *_, rollout_i in micro_batches(x, x, rollout, now)]
+        log_q = all_gather(torch.cat(parts))
+        age = torch.full((len(x),), step - kept["written"], device=x.device)
+        rollout = rollout._replace(log_q=log_q, drift=rollout.log_q - log_q, age=age)
+    weights = rollouts.weights_in(now, positions(rollout.y, now))
+    return rollout._replace(coefficients=rollouts.policy_coefficients(
+        rollout, now.rollout_loss, now.length_norm, weights))
+
+
+def waiting(fields, x, run):
+    """The Rollout that was kept for a step on x; UserError where a checkpoint had another thing."""
+    tensors = isinstance(fields, (list, tuple)) and all(isinstance(t, torch.Tensor) for t in fields)
+    if not tensors or [t.shape for t in fields] != [x.shape] * 5:
+        raise UserError(f"{run.folder / 'ckpt.pt'}: the rollouts in it are damaged; train anew "
+                        "with --resume=no")
+    return Rollout(*(t.to(x.device) for t in fields))
+
+
+def write_rollouts(student, teachers, prompts, now, run):
+    """{step: the first fields of its Rollout}, of prompts {step: (its schedules' values, x)}.
+
+    All are written in one call. Each rank, and each of its micro-batches, writes its own rows.
+    """
+    x = torch.stack([x for _, x in prompts.values()], 1)  # (B, steps, T)
+    uniforms = torch.stack([rollouts.draws(then, step, x)
+                            for step, (then, x) in prompts.items()], 1)
     mark = {}
     if now.mark == "line":  # `<s>` opens the next line
         mark = dict(mark_after=run.tokenizer.newline_id, mark=run.tokenizer.bos_id)
     parts = []
     with run.autocast():
         for x_i, u_i, _ in micro_batches(x, uniforms, None, now):
-            parts.append(rollouts.sample(student, teachers, x_i, u_i, now.rollout_mix, now.ensemble,
-                                         **mark))
-    fields = zip(*(part[:5] for part in parts))
-    whole = Rollout(*(all_gather(torch.cat(field)) for field in fields))
-    weights = rollouts.weights_in(now, positions(whole.y, now))
-    coefficients = rollouts.policy_coefficients(whole, now.rollout_loss, now.length_norm, weights)
-    return whole._replace(coefficients=coefficients)
+            part = rollouts.sample(student, teachers, x_i.flatten(0, 1), u_i.flatten(0, 1),
+                                   now.rollout_mix, now.ensemble, mark_after)
+            parts.append([field.unflatten(0, x_i.shape[:2]) for field in part[:5]])
+    whole = [all_gather(torch.cat(field)).unbind(1) for field in zip(*parts)]
+    return {step: [field.clone() for field in fields]
+            for step, fields in zip(prompts, zip(*whole))}
 
 
 def loss_on_rollout(student, teachers, x, y, rollout, counts, now, run):
@@ -165,12 +209,18 @@ def set_learning_rate(optimizer, now, run):
 
 
 def make_optimizer(model, config):
-    """AdamW, one fused kernel; weight decay on matrices only (norms and biases have no scale)."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay},
-              {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), fused=True)
+    """AdamW, one fused kernel; weight decay on matrices only (norms and biases have no scale).
+
+    With optimizer "muon" the blocks' matrices are Muon's.
+    """
+    hidden = []
+    if config.optimizer == "muon":
+        hidden = [p for p in model.blocks.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if all(p is not q for q in hidden)]
+    groups = [{"params": [p for p in others if p.dim() >= 2], "weight_decay": config.weight_decay},
+              {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), fused=True)
+    return MuonAdamW(make_muon(hidden, config.weight_decay), adamw) if hidden else adamw
 
 
 @torch.no_grad()
@@ -278,6 +328,20 @@ def make_one_ready(name, role, data, config):
                         f"{remedy}")
 
 
+def load_teachers(data, run):
+    """The run's teachers, and the sources of the targets on corpus text.
+
+    These are the teachers, or with teacher_cache the one file. On rollouts and in validations the
+    teachers are asked, whatever is stored.
+    """
+    config = run.config
+    teachers = [load_teacher(name, data, run) for name in config.teachers]
+    if not config.teacher_cache:
+        return teachers, teachers
+    digests = digests_of_needs(config)
+    return teachers, [stored.open_store(teachers, digests, data, config, run.dtype)]
+
+
 def load_teacher(name, data, run):
     """The Teacher of a run that is ready; "truth" is babytalk's own."""
     if name == "truth":
@@ -318,7 +382,7 @@ def begin(run, student, optimizer, teachers, data, batches):
     """Open the run's books, from the last checkpoint where there is one, and say what begins."""
     config = run.config
     steps = config.max_steps or max(1, round(config.epochs * batches.per_epoch))
-    flops = flops_per_token(student, teachers, config.longest)
+    flops = flops_per_token(student, [] if config.teacher_cache else teachers, config.longest)
     micro_batch = config.batch_size // config.grad_accum * config.longest
     loss_path = losses.path(run.device.type, micro_batch, data.tokenizer.vocab_size)
     run.begin(student, optimizer, data, steps, flops, loss_path)

@@ -5,7 +5,8 @@
     p_tau = softmax(z_p / tau),  q_tau = softmax(z_q / tau)
 
 Page 1, the divergences D: each the line that it is in its paper. `rkl` is the paper's.
-Page 2, `plain_loss`: the whole loss on full logits. This is the definition.
+Page 2, `plain_loss`: the whole loss on full logits. This is the definition. `store`: what is kept
+of a teacher that is asked once and read many times.
 Page 3, `distillation_loss`: the same by chunks of positions, as training computes it. Skip it until
 you need it.
 
@@ -190,12 +191,17 @@ def check(divergence, tau, alpha, mix, ensemble, reduction, step_weights):
 def plain_loss(z_q, z_ps, labels, divergence="rkl", tau=1.0, alpha=0.0, mix=1.0, ensemble="logits"):
     """The loss of the first lines of this file, by autograd: the definition of what trains.
 
-    z_q: the student's logits (N, V). z_ps: a list of the teachers'. labels (N,), -100 where a
-    position does not count. Returns a scalar, the mean over the positions that count.
+    z_q: the student's logits (N, V). z_ps: a list of the teachers', or of one Stored. labels (N,),
+    -100 where a position does not count. Returns a scalar, the mean over the positions that count.
     """
     valid = labels != IGNORE
     log_q = F.log_softmax(z_q[valid] / tau, -1)
-    log_p = teacher_log_probs([z_p[valid] for z_p in z_ps], tau, ensemble).clamp_min(LOG_FLOOR)
+    z_ps = [z_p[valid] for z_p in z_ps]
+    if are_stored(z_ps):
+        log_q = with_tail(log_q, z_ps[0].ids)
+        log_p = z_ps[0].log_probs(log_q.dtype)
+    else:
+        log_p = teacher_log_probs(z_ps, tau, ensemble).clamp_min(LOG_FLOOR)
     target = log_mixture(log_p, log_q.detach(), mix)
     d = parse(divergence)(log_q, target).mean()
     ce = F.cross_entropy(z_q[valid], labels[valid])
@@ -208,6 +214,53 @@ def teacher_log_probs(z_ps, tau, ensemble):
         return log_softmax(shifted(functools.reduce(torch.add, z_ps) / (len(z_ps) * tau)))
     log_ps = torch.stack([log_softmax(shifted(z_p / tau)) for z_p in z_ps])
     return log_ps.logsumexp(0) - math.log(len(z_ps))
+
+
+@dataclasses.dataclass
+class Stored:
+    """What is kept of a teacher at n positions: its k likeliest tokens, and one for all others.
+
+    ids (n, k) int64, and log_p (n, k + 1), log p_tau of these and, last, of the rest together: the
+    tail. Small enough for a disk in 16 bits. In D the student's tokens are put together likewise:
+    by the data processing inequality that is a lower bound of D on all V tokens (of akl, which is
+    no f-divergence, an estimate), exact at k = V - 1. Without the tail reverse KL would have the
+    student take its mass away from the k. A Stored stands where a teacher stands: asked for rows,
+    it gives theirs.
+    """
+    ids: torch.Tensor
+    log_p: torch.Tensor
+
+    def __getitem__(self, rows):
+        return Stored(self.ids[rows], self.log_p[rows])
+
+    __call__ = __getitem__
+
+    def log_probs(self, dtype):
+        """log p_tau (n, k + 1); what 16 bits have rounded has the sum 1 again."""
+        return log_softmax(self.log_p.to(dtype)).clamp_min(LOG_FLOOR)
+
+
+def store(log_p, k):
+    """Stored of log p_tau (n, V): an ensemble is stored as the mixture that it is. 0 < k < V."""
+    ids = log_p.topk(k).indices
+    return Stored(ids, with_tail(log_p, ids))
+
+
+def with_tail(z, ids):
+    """z (n, V) on the tokens ids (n, k) and on one that stands for all others: (n, k + 1).
+
+    Of logits, logits of the same softmax; of log-probabilities, these.
+    """
+    tail = z.scatter(1, ids, -math.inf).logsumexp(1, keepdim=True)
+    return torch.cat([z.gather(1, ids), tail], 1)
+
+
+def are_stored(teachers):
+    """Is it a Stored instead of functions or logits? Raises ValueError for one among several."""
+    stored = [isinstance(teacher, Stored) for teacher in teachers]
+    if any(stored) and len(stored) > 1:
+        raise ValueError("a Stored stands alone: of several teachers it is their mixture")
+    return any(stored)
 
 
 def temperature_factor(divergence, tau):
@@ -246,7 +299,8 @@ def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alph
 
     h: (N, d) or (B, T, d), the student's last hidden states. W: (V, d), its head.
     teachers: a list of functions, rows (a slice of the N or B T positions) -> logits (n, V), as
-        `head` makes them; several are an ensemble; none: cross-entropy alone.
+        `head` makes them; several are an ensemble; none: cross-entropy alone. Or of one Stored of
+        all the positions, made at this tau.
     labels: (N,) or (B, T), ignore_index where a position does not count.
     divergence: a name in DIVERGENCES, with a parameter as in "jsd(0.5)".
     tau, alpha, mix: as in the first lines of this file (mix: arXiv 2410.22081). CE is the mean over
@@ -264,9 +318,10 @@ def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alph
 
     Returns the scalar loss; with return_stats (loss, {"ce" and, with teachers, "divergence",
     "entropy_q", "entropy_p", and for reduction "step" "per_step" (T,)}), detached: sums over these
-    positions divided by counts, at tau, before tau^2 and reduction.
-    Raises ValueError for words not known, numbers out of range, heads of two vocabularies,
-    "sequence" without T and "step" on (N, d).
+    positions divided by counts, at tau, before tau^2 and reduction. Of a Stored all are over its
+    k + 1 tokens, and "mass_q" and "mass_p" are what lies in the k.
+    Raises ValueError for words not known, numbers out of range, heads of two vocabularies, a Stored
+    among several, "sequence" without T and "step" on (N, d).
     """
     check(divergence, tau, alpha, mix, ensemble, reduction, step_weights)
     steps = labels.shape[1] if labels.dim() == 2 else None
@@ -343,9 +398,12 @@ def weighted_loss(h, W, teachers, labels, weights, form, tau=1.0, mix=1.0):
     """The sum over positions of ce_weight CE + d_weight D, with gradients to h and W.
 
     h (..., d), labels (...) with IGNORE, weights: (ce_weight, d_weight), each (...) and 0 there.
-    Returns the sum and {"ce", "divergence", "entropy_q", "entropy_p"}, (N,) each: what was found at
-    every position, 0 where it was not asked for.
+    Returns the sum and {"ce", "divergence", "entropy_q", "entropy_p"}, of a Stored "mass_q" and
+    "mass_p" too, (N,) each: what was found at every position, 0 where it was not asked for.
     """
+    names = ["ce", "divergence", "entropy_q", "entropy_p"]
+    if are_stored(teachers):
+        names += ["mass_q", "mass_p"]
     h = h.reshape(-1, h.shape[-1])
     labels = labels.reshape(-1)
     weights = torch.stack([weight.reshape(-1) for weight in weights])  # (2, N)
@@ -370,7 +428,7 @@ def weighted_loss(h, W, teachers, labels, weights, form, tau=1.0, mix=1.0):
         terms = by_rows(terms, max(1, block))
     total, values = ChunkedLoss.apply(h, W, teachers, labels, weights, scalars, form, terms)
     values = values.masked_fill(~valid, 0)
-    return total, dict(zip(("ce", "divergence", "entropy_q", "entropy_p"), values))
+    return total, dict(zip(names, values))
 
 
 class ChunkedLoss(torch.autograd.Function):
@@ -388,7 +446,7 @@ class ChunkedLoss(torch.autograd.Function):
         W_low = W.to(dtype)
         grad_h = torch.zeros_like(h, dtype=full) if need_h else None
         grad_W = torch.zeros_like(W, dtype=full) if need_W else None
-        values = weights.new_zeros(4, len(labels))
+        values = weights.new_zeros(6 if are_stored(teachers) else 4, len(labels))
 
         with torch.autocast(h.device.type, enabled=False):
             for start in range(0, len(labels), form.chunk):
@@ -433,7 +491,7 @@ def product_dtype(x):
 
 def same_vocabulary(z_q, z_ps):
     for z_p in z_ps:
-        if z_p.shape != z_q.shape:
+        if not isinstance(z_p, Stored) and z_p.shape != z_q.shape:
             raise ValueError(f"a teacher gives logits {tuple(z_p.shape)} where the student's are "
                              f"{tuple(z_q.shape)}: both need the same positions and vocabulary")
 
@@ -463,16 +521,15 @@ def by_rows(terms, block):
 def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
     """CE, D, entropy of q_tau and of p_tau (4, n) of logits z_q and each of z_ps (n, V).
 
-    labels (n,); weights (2, n) of CE and D; tau and mix: 0-d tensors. With form.with_gradient z_q
-    is overwritten by the gradient of ce_weight CE + d_weight D to it, without the -1 of CE at the
-    label, which the caller subtracts.
+    Of one Stored in z_ps also its k tokens' mass in q and in p (6, n). labels (n,); weights (2, n)
+    of CE and D; tau and mix: 0-d tensors. With form.with_gradient z_q is overwritten by the
+    gradient of ce_weight CE + d_weight D to it, without the -1 of CE at the label, which the caller
+    subtracts.
     """
     logits = z_q
     z_q = shifted(z_q.to(weights.dtype))
-    z_ps = [z_p.to(weights.dtype) for z_p in z_ps]
-    if form.padded:
-        z_ps = [z_p.masked_fill((labels == IGNORE)[:, None], 0) for z_p in z_ps]
     ce = d = entropy_q = entropy_p = z_q.new_zeros(len(z_q))
+    masses = []
     gradient = None
 
     log_q = log_softmax(z_q) if form.with_ce or form.at_tau_1 else None
@@ -483,22 +540,59 @@ def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
             gradient = q.mul_(weights[0, :, None])
 
     if z_ps:
-        log_p = teacher_log_probs(z_ps, tau, form.ensemble).clamp_min_(LOG_FLOOR)
-        if not form.at_tau_1:
-            log_q = log_softmax(z_q / tau)
+        stored = z_ps[0] if are_stored(z_ps) else None
+        z_tau = log_q if form.at_tau_1 else z_q / tau
+        if stored:
+            log_p = stored.log_probs(weights.dtype)
+            log_q, others = put_together(z_tau, stored.ids)
+            masses = [-log[:, -1].expm1() for log in (log_q, log_p)]
+        else:
+            log_p = log_p_of(z_ps, labels, weights.dtype, tau, form)
+            log_q = z_tau if form.at_tau_1 else log_softmax(z_tau)
         if form.with_entropies:
             entropy_q = -(log_q.exp() * log_q).sum(-1)
             entropy_p = -(log_p.exp() * log_p).sum(-1)
         if form.with_gradient:
             d, d_gradient = value_and_gradient(log_q, log_p, mix, form)
             d_gradient.mul_((weights[1] / tau)[:, None])
+            if stored:
+                d_gradient = spread(d_gradient, others, stored.ids)
             gradient = d_gradient if gradient is None else gradient.add_(d_gradient)
         else:
             d = divergence_of(log_q, log_p, mix, form)
 
     if form.with_gradient:
         logits.copy_(gradient)
-    return torch.stack([ce, d, entropy_q, entropy_p])
+    return torch.stack([ce, d, entropy_q, entropy_p, *masses])
+
+
+def log_p_of(z_ps, labels, dtype, tau, form):
+    """log p_tau (n, V) of logits in any dtype, which may be nan where a position does not count."""
+    z_ps = [z_p.to(dtype) for z_p in z_ps]
+    if form.padded:
+        z_ps = [z_p.masked_fill((labels == IGNORE)[:, None], 0) for z_p in z_ps]
+    return teacher_log_probs(z_ps, tau, form.ensemble).clamp_min_(LOG_FLOOR)
+
+
+def put_together(z, ids):
+    """log q (n, k + 1), as `with_tail`, of logits z (n, V), and the softmax of all others (n, V).
+
+    That is 0 at ids. It overwrites z.
+    """
+    z_k = z.gather(1, ids)
+    z = z.scatter_(1, ids, -math.inf)
+    top = z.amax(1, keepdim=True)
+    others = exp_(z.sub_(top))
+    total = others.sum(1, keepdim=True)
+    return log_softmax(torch.cat([z_k, top + total.log()], 1)), others.div_(total)
+
+
+def spread(gradient, others, ids):
+    """A gradient to the k + 1 logits of `with_tail`, (n, k + 1), as one to all (n, V).
+
+    The tail's goes to the others by their shares, a softmax (n, V), which is overwritten.
+    """
+    return others.mul_(gradient[:, -1:]).scatter_(1, ids, gradient[:, :-1])
 
 
 def divergence_of(log_q, log_p, mix, form):
@@ -508,7 +602,7 @@ def divergence_of(log_q, log_p, mix, form):
 
 
 def value_and_gradient(log_q, log_p, mix, form):
-    """D (n,), and the gradient (n, V) of its sum to the logits behind log_q. Overwrites log_q."""
+    """D (n,), and the gradient of its sum to the logits behind log_q, alike. Overwrites log_q."""
     if form.closed:
         return form.closed(log_q, log_p)
     if torch.compiler.is_compiling():  # one fused graph; run eagerly it is slower than autograd

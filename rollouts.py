@@ -27,7 +27,9 @@ from bpe import Tokenizer
 # x, y (B, T): as a corpus batch; y is -100 where a position does not count (the prompt, `<s>`, what
 # a teacher does not know). log_q, log_p, log_s (B, T): log-probabilities of y under student,
 # teachers, and what it was drawn from, 0 where y is -100. coefficients: of policy_coefficients.
-Rollout = collections.namedtuple("Rollout", "x y log_q log_p log_s coefficients", defaults=[None])
+# With rollout_every: drift (B, T), log q_old(y) - log q(y), and age (B,), in steps, of q_old.
+Rollout = collections.namedtuple("Rollout", "x y log_q log_p log_s coefficients drift age",
+                                 defaults=[None] * 3)
 
 
 # ---------------------------------------------------------------- when, and what is written
@@ -93,15 +95,29 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
     return Rollout(ids[:, :-1], y, *(whole(log).masked_fill(~counts, 0) for log in zip(*logs)))
 
 
+@torch.no_grad()
+def log_q_now(student, rollout):
+    """log q(y) (B, T) under the student as it is, of a rollout that it wrote some steps ago."""
+    was_training = student.training
+    student.eval()
+    h = student(rollout.x)
+    student.train(was_training)
+    none = torch.zeros_like(rollout.log_q)
+    _, terms = losses.weighted_loss(h, student.head.weight, [], rollout.y, (none, none),
+                                    losses.Form())
+    return -terms["ce"].view_as(rollout.log_q)
+
+
 # ---------------------------------------------------------------- what follows each token
 
 def policy_coefficients(rollout, rollout_loss="single_step", length_norm=False, weights=1.0):
     """What multiplies grad log q(y_t|y_<t) in the gradient of J, (B, T), 0 where y is -100.
 
     rollout_loss "single_step": w_t R_{t+1}, the long-term part alone; "reinforce": w_t (c_t +
-    R_{t+1}). w_t = q / s, a step: exact where s = q. length_norm divides R_{t+1} by the T - t terms
-    that it has (biased; MiniLLM's). The mean over the other sequences of the batch is taken off, a
-    baseline: less variance, no bias. weights: a number or (T,), losses.position_weights: of each
+    R_{t+1}). w_t = q / s, a step: exact where s = q; with rollout_every q is the student's now, s
+    that of the one that wrote. length_norm divides R_{t+1} by the T - t terms that it has (biased;
+    MiniLLM's). The mean over the other sequences of the batch is taken off, a baseline: less
+    variance, no bias. weights: a number or (T,), losses.position_weights: of each
     c_t in J, so that `reduction` means the same here as on corpus text.
     """
     valid = rollout.y != -100
@@ -180,14 +196,22 @@ def sequence_loss(h, W, teachers, rollout, exact=1.0, ensemble="logits", counts=
 # ---------------------------------------------------------------- what the log shows of rollouts
 
 def figures(rollout):
-    """What the log shows: an estimate of J per position, the largest q / s, the share repeated."""
+    """What the log shows: an estimate of J per position, the largest q / s, the share repeated.
+
+    With rollout_every also the age, in steps, and the drift: an estimate of KL(q_old||q), nats a
+    token.
+    """
     if rollout is None:
         return {}
     valid = rollout.y != -100
     w = (rollout.log_q - rollout.log_s).masked_fill(~valid, 0).exp()
     c = (rollout.log_q - rollout.log_p).masked_fill(~valid, 0)
-    return {"rollout_kl": (w * valid * c).sum() / valid.sum().clamp_min(1),
-            "rollout_weight": w.amax(), "rollout_repeated": repeated(rollout.y)}
+    shown = {"rollout_kl": (w * valid * c).sum() / valid.sum().clamp_min(1),
+             "rollout_weight": w.amax(), "rollout_repeated": repeated(rollout.y)}
+    if rollout.age is not None:
+        shown["rollout_age"] = rollout.age.float().mean()
+        shown["rollout_drift"] = rollout.drift.sum() / valid.sum().clamp_min(1)
+    return shown
 
 
 def repeated(y, n=4):

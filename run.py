@@ -259,12 +259,15 @@ class Run:
         self.steps = steps
         self.step = 0
         self.minutes = 0.0  # of earlier calls
+        self.kept = {}  # what the loop has begun and needs in later steps: tensors
         self.meter = Meter(self.device)
         if self.state:
             path = self.folder / "ckpt.pt"
             put_state(self.state, student, optimizer, self.scaler, self.meter, path)
             self.step = self.state["step"]
             self.minutes = self.state["minutes"]
+            kept = self.state.get("kept")
+            self.kept = kept if isinstance(kept, dict) else {}
         elif RANK == 0:  # what an earlier run left here is not this one's
             for name in ("best.pt", "ckpt.prev.pt", "ckpt.pt", "metrics.jsonl", "eval.json",
                          "samples.txt"):
@@ -418,7 +421,8 @@ class Run:
             "model": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(), "random": random_states(self.device),
             "corpus": self.corpus, "step": self.step, "steps": self.steps,
-            "meter": self.meter.state(), "minutes": self.minutes + self.minutes_now()})
+            "meter": self.meter.state(), "kept": self.kept,
+            "minutes": self.minutes + self.minutes_now()})
 
     def keep_by_words(self):
         """Write the weights, chck_10M.pt, of each mark of `checkpoints` that the step has passed.
@@ -513,12 +517,15 @@ def put_state(state, student, optimizer, scaler, meter, path):
     """Put all as a checkpoint has it; UserError, naming its path, for what does not fit."""
     put_weights(student, state["model"], path)
     own = optimizer.state_dict()
-    params = [p for group in optimizer.param_groups for p in group["params"]]
+    params = [(p, group) for group in optimizer.param_groups for p in group["params"]]
     try:
-        for i, p in enumerate(params):
+        for i, (p, group) in enumerate(params):
+            due = {"step": (), "exp_avg": p.shape, "exp_avg_sq": p.shape}
+            if "momentum" in group:  # Muon's
+                due = {"momentum_buffer": p.shape}
             moments = state["optimizer"]["state"][i]
             shapes = {name: value.shape for name, value in moments.items()}
-            if shapes != {"step": (), "exp_avg": p.shape, "exp_avg_sq": p.shape}:
+            if shapes != due:
                 raise ValueError
             own["state"][i] = moments
         optimizer.load_state_dict(own)

@@ -93,14 +93,25 @@ def test_ranks_change_nothing(tiny, ranks, options):
             assert other[key] == pytest.approx(one[key], rel=1e-4, abs=1e-6), key
 
 
-def test_rollouts_of_ranks_are_those_of_one(tiny):
+def test_what_ranks_have_stored_another_process_reads(tiny):
+    options = ["--teacher_cache=8", "--random_offset=False", "--max_steps=4"]
+    out = launch(tiny, 2, "kid", "--name=writers", *options)
+    assert out.count("bytes a token") == 1 and "; 0 of" in out
+    out = launch(tiny, 1, "kid", "--name=reader", *options)
+    assert "; 0 of" not in out
+    a, b = (found(tiny, name)[0] for name in ("writers", "reader"))
+    assert max((a[key] - b[key]).abs().max().item() for key in a) < 1e-5
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_rollouts_of_ranks_are_those_of_one(tiny, every):
     """The draws, the baseline and the counts are of the whole batch, whoever computes its part."""
-    options = ["--init=first", "--on_policy=1", "--rollout_loss=single_step", "--prompt_len=4",
-               "--max_steps=4", "--log_every=1"]
-    launch(tiny, 1, "kid", "--name=rolled_alone", *options)
-    launch(tiny, 2, "kid", "--name=rolled", *options)
-    (a, alone) = found(tiny, "rolled_alone")
-    (b, together) = found(tiny, "rolled")
+    options = [f"--rollout_every={every}", "--init=first", "--on_policy=1",
+               "--rollout_loss=single_step", "--prompt_len=4", "--max_steps=4", "--log_every=1"]
+    launch(tiny, 1, "kid", f"--name=rolled_alone_{every}", *options)
+    launch(tiny, 2, "kid", f"--name=rolled_{every}", *options)
+    (a, alone) = found(tiny, f"rolled_alone_{every}")
+    (b, together) = found(tiny, f"rolled_{every}")
     assert max((a[key] - b[key]).abs().max().item() for key in a) < 1e-5
     assert [m["rollout_kl"] for m in together if "rollout_kl" in m] == pytest.approx(
         [m["rollout_kl"] for m in alone if "rollout_kl" in m], rel=1e-4)

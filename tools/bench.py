@@ -10,7 +10,8 @@
             tau 2, reverse KL; nano d 128 from 256, paper d 512 from 1024. --peers: the materialised
             loss and, where liger-kernel is installed, Liger's chunked JSD at beta 1.
     step    one optimizer step of distillation on 32 x 128 tokens, as in distill.py's loop. nano: 4
-            layers of d 128 from 6 of 256, paper: 16 of 512 from 24 of 1024. Its flops beside those
+            layers of d 128 from 6 of 256, paper: 16 of 512 from 24 of 1024; also with the teacher
+            read from the disk (teacher_cache = 64), written before. Its flops beside those
             of its matrix products run alone, and what its parts take. --peers: Baby Llama's step in
             transformers, fp32.
     score   log-probabilities of minimal pairs under a random model of the size of step's student:
@@ -35,6 +36,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+import types
 from unittest import mock
 
 import numpy as np
@@ -47,6 +49,7 @@ import data
 import distill
 import eval
 import losses
+import stored
 import suite
 from bpe import Tokenizer, train_bpe
 from config import Config, run_main
@@ -62,6 +65,9 @@ T = 128           # tokens of a sequence of `step`
 PAIRS = 8         # of each paradigm, in `score`
 TAU = peers.TAU
 ALPHA = peers.ALPHA
+STORED_K = 64     # of `step`'s row "teacher stored"
+ROLLOUT_EVERY = 4
+TOGETHER = f"ours, rollouts, rollout_every {ROLLOUT_EVERY}"
 BABYLM = pathlib.Path(os.environ.get("BABYLM_DIR", "../shared"))
 
 
@@ -214,6 +220,7 @@ class Books:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == "float16")
         self.steps = steps
         self.step = 0
+        self.kept = {}
         self.logs = False  # most steps have no line in the log
 
     @property
@@ -230,10 +237,11 @@ class Step:
     tests/test_bench.py shows that it leaves the same bits. run: a Books.
     """
 
-    def __init__(self, run, student, teachers, x, y):
+    def __init__(self, run, student, teachers, x, y, sources=None):
         self.run = run
         self.student = student
         self.teachers = teachers
+        self.sources = sources or teachers  # of the targets, as in distill.train
         self.optimizer = distill.make_optimizer(student, run.config)
         self.x = x
         self.y = y
@@ -249,14 +257,14 @@ class Step:
         x, y = self.x, self.y
         for teacher in teachers:
             y = teacher.labels(x, y)
-        rollout = distill.write_rollout(student, teachers, x, now, run)  # None unless one is due
+        rollout = distill.rollout_for(student, teachers, x, now, run, self)  # None unless due
 
         counts = distill.positions(y, now)
         total = 0.0
         for x_i, y_i, rollout_i in distill.micro_batches(x, y, rollout, now):
             with run.autocast():
                 if rollout is None:
-                    targets = [teacher(x_i) for teacher in teachers]
+                    targets = [source(x_i) for source in self.sources]
                     loss = losses.distillation_loss(student(x_i), student.head.weight, targets, y_i,
                                                     counts=counts, **now.loss_keys())
                 else:
@@ -266,6 +274,10 @@ class Step:
             run.scaler.scale(loss).backward()
             total = total + loss.detach()
         return total
+
+    def batch(self, step, now):
+        """The text of any step, as data.Batches gives it: always the same."""
+        return self.x, self.y
 
     def update(self, loss, now):
         """The optimizer's step, left out where the loss or the gradient's norm is not finite."""
@@ -306,7 +318,7 @@ class Step:
 
     def flops(self):
         B, T = self.x.shape
-        return B * T * distill.flops_per_token(self.student, self.teachers, T)
+        return B * T * distill.flops_per_token(self.student, self.sources, T)
 
 
 def random_step(sizes, keys, vocab_size):
@@ -324,6 +336,32 @@ def random_step(sizes, keys, vocab_size):
     ids = torch.randint(3, vocab_size, (config.batch_size, config.longest + 1)).to(run.device)
     return Step(run, student, [distill.Teacher(lm) for lm in lms],
                 ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+
+
+def stored_step(sizes, keys, vocab_size):
+    """A `random_step` with its targets on the disk; the text is its batch alone."""
+    step = random_step(sizes, keys | dict(teacher_cache=STORED_K, random_offset=False), vocab_size)
+    ids = torch.cat([step.x.flatten(), step.y[-1:, -1]]).cpu().numpy().astype(np.uint16)
+    config = dataclasses.replace(step.run.config, teachers=["random"])
+    with tempfile.TemporaryDirectory() as folder:  # what is open stays readable
+        text = types.SimpleNamespace(tokens=ids, count=len(ids))
+        tokenizer = types.SimpleNamespace(hash="", vocab_size=vocab_size)
+        prepared = data.Prepared(tokenizer, text, None, pathlib.Path(folder))
+        source = stored.open_store(step.teachers, {"random": ""}, prepared, config, step.run.dtype)
+        with step.run.autocast():
+            source(step.x)
+    step.sources = [source]
+    return step
+
+
+def rollout_steps(sizes, keys, vocab_size):
+    """A function that does ROLLOUT_EVERY steps on rollouts, written in one call."""
+    step = random_step(sizes, keys | dict(rollout_every=ROLLOUT_EVERY), vocab_size)
+
+    def steps():
+        for _ in range(ROLLOUT_EVERY):
+            step()
+    return steps
 
 
 def in_pieces(step, n):
@@ -387,6 +425,7 @@ def bench_step(args):
 
     steps = {name: make(*arguments) for name, (make, arguments) in contenders.items()}
     times = median_times(steps, ROUNDS[args.size])
+    times[TOGETHER] /= ROLLOUT_EVERY
     parts = median_parts(steps["ours"])
     difference = in_pieces(steps["ours" if auto == "float32" else "ours, fp32"], 4)
     flops = {name: step.flops() for name, step in steps.items() if isinstance(step, Step)}
@@ -403,7 +442,8 @@ def bench_step(args):
     print(f"gradients in 4 pieces against 1, fp32: relative difference {difference:.1e}")
     written = measure.flops(step_products(sizes, V, B, T, training=False))
     print(f"a step on rollouts: {times['ours, rollouts'] / times['ours']:.2f} times the "
-          f"teacher-forced one, by counted flops {1 + written / flops['ours']:.2f} times")
+          f"teacher-forced one, {times[TOGETHER] / times['ours']:.2f} with rollout_every = "
+          f"{ROLLOUT_EVERY}, by counted flops {1 + written / flops['ours']:.2f} times")
     near = roofline(flops["ours"], times["ours"], alone, square)
     print(f"{near['gflop']:.1f} GFLOP a step; its products alone run at {near['gflop_per_s']:.0f} "
           f"GFLOP/s in {auto} (one of 2048^3: {near['gflop_per_s_square']:.0f}): ours is at "
@@ -431,6 +471,8 @@ def step_contenders(args, auto):
         del kinds["ours, fp32"]
     keys = dict(batch_size=args.batch, block_size=T)
     contenders = {name: (random_step, (sizes, keys | kind, V)) for name, kind in kinds.items()}
+    contenders["ours, teacher stored"] = stored_step, (sizes, keys, V)
+    contenders[TOGETHER] = rollout_steps, (sizes, keys | on_rollouts, V)
     if measure.device.type == "cuda":  # on a CPU it takes minutes
         alone = {"the teacher's training": {},
                  "the teacher's training, compiled": dict(compile=True)}

@@ -1,0 +1,138 @@
+"""Muon beside AdamW: who has which weights, what torch's own would do, steps left out, going on."""
+import pytest
+import torch
+from test_distill import (data_dir, evaluated, lines, losses, same, spoiled, states,  # noqa: F401
+                          tiny, trained, weights, without_speed, write)
+
+import distill
+import files
+import run
+from model import LM, ModelConfig
+
+MUON = dict(optimizer="muon", dropout=0.1)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return LM(ModelConfig(vocab_size=300, n_layer=2, n_head=2, d_model=16, d_ff=32))
+
+
+@pytest.fixture
+def optimizer(model, make_config):
+    return distill.make_optimizer(model, make_config(optimizer="muon", weight_decay=0.3))
+
+
+def gradients(model):
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+
+
+def test_muon_has_the_blocks_matrices_and_adamw_the_rest(model, optimizer):
+    muon, adamw = ({id(p) for group in part.param_groups for p in group["params"]}
+                   for part in (optimizer.muon, optimizer.adamw))
+    for name, p in model.named_parameters():
+        of_muon = name.startswith("blocks.") and p.dim() == 2
+        assert (id(p) in muon, id(p) in adamw) == (of_muon, not of_muon), name
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.3, 0.0]
+
+
+def test_a_step_is_torchs_own_at_adamws_size(model, optimizer):
+    name = "blocks.0.attn.qkv.weight"
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    gradients(model)
+    p = before[name].clone().requires_grad_()
+    p.grad = model.get_parameter(name).grad.clone()
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    optimizer.found_inf = torch.zeros(())
+    optimizer.step()
+    torch.optim.Muon([p], lr=0.01, weight_decay=0.3, adjust_lr_fn="match_rms_adamw").step()
+    after = model.get_parameter(name)
+    assert torch.equal(after, p)
+    change = after.detach() - before[name] * (1 - 0.01 * 0.3)
+    assert 0.1 < change.square().mean().sqrt() / 0.01 < 0.4  # AdamW's is near .2
+    assert all(not torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_a_step_that_is_left_out_changes_nothing(model, optimizer):
+    gradients(model)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    for p in model.parameters():
+        p.grad[0] = torch.nan
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer.found_inf = torch.ones(())
+    optimizer.step()
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    for state in optimizer.state_dict()["state"].values():
+        assert all(not moment.any() for moment in state.values())
+
+
+def test_a_state_dict_comes_back(model, optimizer, make_config):
+    gradients(model)
+    optimizer.found_inf = torch.zeros(())
+    optimizer.step()
+    state = optimizer.state_dict()
+    again = distill.make_optimizer(model, make_config(optimizer="muon", weight_decay=0.3))
+    again.load_state_dict(state)
+    assert same(again.state_dict(), state)
+    numbers = [i for group in state["param_groups"] for i in group["params"]]
+    assert numbers == [*range(len(list(model.parameters())))] == sorted(state["state"])
+
+
+def test_it_learns(tiny):  # noqa: F811
+    folder = trained(tiny("some", **MUON, max_steps=30))
+    losses_seen = [line["loss"] for line in lines(folder, "loss")]
+    assert losses_seen[-1] < losses_seen[0] - 0.5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_run_that_broke_off_goes_on_to_the_same_bits(tiny, tmp_path, losses, dtype):  # noqa: F811
+    keys = dict(MUON, max_steps=10, val_every=3, dtype=dtype)
+    whole = trained(tiny("some", **keys))
+    settings = tiny("some", **keys, out_dir=str(tmp_path / "again"))
+
+    def fail(call, W, loss):
+        if call == 7:
+            raise RuntimeError("the power went off")
+        return loss
+    losses(fail)
+    with pytest.raises(RuntimeError, match="power"):
+        distill.train(settings)
+    distill.train(settings)
+    broken = run.folder_of(settings)
+    assert without_speed(lines(broken)) == without_speed(lines(whole))
+    for key in ("model", "optimizer", "scaler"):
+        a, b = (files.load_checkpoint(folder / "ckpt.pt")[key] for folder in (broken, whole))
+        assert same(a, b), key
+
+
+def test_a_step_that_is_not_finite_is_left_out_of_a_run(tiny, losses, states):  # noqa: F811
+    losses(spoiled({3}, "gradient"))
+    folder = trained(tiny("some", **MUON, max_steps=6))
+    before, at, after = (states["some", step] for step in (3, 4, 5))
+    for key in ("model", "optimizer"):
+        a, b, c = (state[key].get("state", state[key]) for state in (before, at, after))
+        assert same(a, b) and not same(b, c)
+    assert all(torch.isfinite(w).all() for w in weights(folder).values())
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(tiny):  # noqa: F811
+    settings = tiny("some", max_steps=6, val_every=2)
+    trained(settings)
+    path = run.folder_of(settings) / "ckpt.pt"
+    state = files.load_checkpoint(path)
+    model = LM(ModelConfig(vocab_size=len(state["model"]["embed.weight"]), n_layer=1, n_head=2,
+                           d_model=16, d_ff=32, block_size=16))
+    model.load_state_dict(state["model"])
+    optimizer = distill.make_optimizer(model, tiny("other", optimizer="muon"))
+    with pytest.raises(distill.UserError, match="optimizer or random state"):
+        run.put_state(state, model, optimizer, torch.amp.GradScaler("cpu", enabled=False),
+                      run.Meter(torch.device("cpu")), path)
+
+
+def test_an_older_torch_is_named(model, make_config, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(distill.UserError, match="torch >= 2.9"):
+        distill.make_optimizer(model, make_config(optimizer="muon"))
