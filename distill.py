@@ -170,7 +170,7 @@ def write_rollouts(student, teachers, prompts, now, run):
     with run.autocast():
         for x_i, u_i, _ in micro_batches(x, uniforms, None, now):
             part = rollouts.sample(student, teachers, x_i.flatten(0, 1), u_i.flatten(0, 1),
-                                   now.rollout_mix, now.ensemble, mark_after)
+                                   now.rollout_mix, now.ensemble, **mark)
             parts.append([field.unflatten(0, x_i.shape[:2]) for field in part[:5]])
     whole = [all_gather(torch.cat(field)).unbind(1) for field in zip(*parts)]
     return {step: [field.clone() for field in fields]
