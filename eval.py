@@ -15,6 +15,8 @@
                        wug are two each; suite: those of 2026; --limit: items per paradigm or group
     choice             DIR/choice/*.jsonl: a prefix, options, the right one (MMLU's form)
     babytalk           against the embedded corpus's known truth;       --limit: lines
+    curve              BLiMP (on babytalk its own pairs) of each checkpoint by words, chck_10M.pt:
+                       a learning curve;                                --limit: pairs per paradigm
     sample             text from a prompt, also in RUN/samples.txt
 
 What they say is kept in RUN/eval.json, a slot for each way of asking: "babytalk" is the whole of
@@ -781,7 +783,8 @@ class Options:
     dev: str = option("", "text for ppl to score, named as the key dev: a file, folder, glob, "
                       "corpus; default: the run's own, the half that did not choose best.pt")
     limit: int = option(0, f"see the tasks; 0: all (babytalk: {LINES} lines)")
-    which: str = option("best", "best.pt, the lowest val_ce, or ckpt.pt", ["best", "last"])
+    which: str = option("best", "best: best.pt, the lowest val_ce; last: ckpt.pt; chck_10M and so "
+                        "on: checkpoints by words")
     device: str = option("auto", "where to compute", ["auto", "cpu", "cuda", "mps"])
     prompt: str = option("", "what samples begin with")
     n: int = option(5, "samples")
@@ -886,14 +889,47 @@ def sample_task(subject, options):
     return {"texts": texts}, shown
 
 
+def curve_task(subject, options):
+    """Minimal pairs, by field, of each of a run's checkpoints by words."""
+    folder, model, tokenizer, config = subject
+    names = run.word_checkpoints(folder)
+    if not names:
+        raise UserError(f"{folder} has no checkpoints by words, chck_10M.pt; train it with "
+                        "--checkpoints=babylm, or with millions of words, --checkpoints=1,2,5")
+    if config.corpus == "babytalk":
+        pairs = drawn_from_truth(1, options.seed)[2]
+    else:
+        pairs = pathlib.Path(data_folder(options), suite.TASKS["blimp"].folder)
+    device = next(model.parameters()).device
+    points = {}
+    for name in names:
+        lm, *_ = run.load(folder, device, which=name)
+        result = minimal_pairs(lm, tokenizer, pairs, options.limit)
+        points[name] = {key: result[key] for key in ("accuracy", "interval", "chance", "fields")}
+
+    fields = list(points[names[0]]["fields"])
+    rows = [["words read", "accuracy", "95% over items", *fields]]
+    for name, point in points.items():
+        rows.append([name.removeprefix("chck_"), f"{point['accuracy']:.1%}",
+                     percent_interval(point["interval"]),
+                     *(f"{point['fields'][field]:.1%}" for field in fields)])
+    return {"points": points}, table(rows)
+
+
+def data_folder(options):
+    """The folder that holds blimp_filtered and its like."""
+    return options.data or os.path.join(os.environ.get("BABYLM_DIR", "."), "eval")
+
+
 # do: (subject, options) -> result for eval.json, text for the screen; heeds: what that is of
 Task = collections.namedtuple("Task", "do heeds")
 PART = ("limit", "which")
 SAMPLING = ("prompt", "n", "temperature", "top_k", "top_p", "seed", "which")
 TASKS = {
     "ppl": Task(ppl_task, (*PART, "dev")),
-    **{name: Task(None, PART) for name in suite.TASKS},  # do_suite answers them
+    **{name: Task(None, PART) for name in suite.TASKS},  # `answer` has them
     "babytalk": Task(babytalk_task, (*PART, "seed")),
+    "curve": Task(curve_task, ("limit", "seed")),
     "sample": Task(sample_task, SAMPLING),
 }
 
@@ -975,7 +1011,7 @@ def evaluate_subject(subject, tasks=(), **options):
     if (options.against or options.predictions) and not exam:
         raise UserError("--against and --predictions are about the suite's tasks; name some with "
                         "--tasks, or all with --tasks=suite")
-    data = options.data or os.path.join(os.environ.get("BABYLM_DIR", "."), "eval")
+    data = data_folder(options)
     asked = {name: suite.read(name, data, options.limit) for name in exam}  # all, before any work
     other = other_subject(subject, options) if exam else None
 
@@ -1043,7 +1079,9 @@ def close_exam(subject, other, asked, answers, options):
     if options.predictions:
         said = {suite.TASKS[name].key: its.said for name, its in answers.items()
                 if suite.TASKS[name].key}
-        files.write_text(options.predictions, json.dumps(said) + "\n")
+        path = pathlib.Path(options.predictions)  # what else it holds, glue, stays
+        before = files.read_json(path) if path.exists() else {}
+        files.write_text(path, json.dumps(before | said) + "\n")
         print(f"\npredictions of {', '.join(said)}: {options.predictions}")
 
 
@@ -1080,6 +1118,8 @@ def validated(folder, which):
     """
     lines = [line for line in files.read_json_lines(folder / "metrics.jsonl")
              if isinstance(line.get("val_ce"), float)]
+    if which not in ("best", "last"):
+        return None  # of a checkpoint by words
     if which == "best":
         return min((line["val_ce"] for line in lines if line["step"] > 0), default=None)
     return lines[-1]["val_ce"] if lines else None

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import re
 import types
 
 import numpy as np
@@ -769,3 +770,33 @@ def test_help_names_every_task_and_option(capsys):
     shown = capsys.readouterr().out
     assert all(task in shown.split("options:")[0] for task in eval.TASKS)
     assert all(option in shown for option in ("--data", "--limit", "--top_p"))
+
+
+# ---------------------------------------------------------------- checkpoints by words
+
+def test_curve_tells_every_checkpoint_by_words_in_their_order(babytalk_run, capsys):
+    for seed, name in enumerate(("chck_10M.pt", "chck_9M.pt", "chck_0.5M.pt")):
+        state = files.load_checkpoint(babytalk_run / "best.pt")
+        torch.manual_seed(seed)
+        state["model"] = {key: torch.randn_like(value) for key, value in state["model"].items()}
+        files.save_checkpoint(babytalk_run / name, state)
+    results = eval.evaluate(babytalk_run, ["curve"], limit=10)
+    points = results["curve --limit=10"]["points"]
+    assert list(points) == ["chck_0.5M", "chck_9M", "chck_10M"]
+    assert len({str(point["fields"]) for point in points.values()}) == 3
+
+    # each is what that checkpoint's own weights say to the same pairs
+    lm, tokenizer, _ = run.load(babytalk_run, which="chck_9M")
+    pairs = eval.drawn_from_truth(1, 0)[2]
+    alone = eval.minimal_pairs(lm, tokenizer, pairs, 10)
+    assert points["chck_9M"]["accuracy"] == alone["accuracy"]
+    assert re.search(rf"^9M +{alone['accuracy']:.1%}", capsys.readouterr().out, re.M)
+
+    results = eval.evaluate(babytalk_run, ["babytalk"], limit=20, which="chck_9M")
+    assert results["val_ce --which=chck_9M"] is None
+    assert results["babytalk --limit=20 --which=chck_9M"]["lines"] == 20
+
+
+def test_curve_of_a_run_without_checkpoints_says_how_to_keep_some(babytalk_run):
+    with pytest.raises(UserError, match="--checkpoints=babylm"):
+        eval.evaluate(babytalk_run, ["curve"])

@@ -427,6 +427,7 @@ def two_runs(tmp_path, tokenizer, make_config):
 def test_one_command_gives_table_comparison_and_predictions(two_runs, exam, tmp_path, capsys):
     one, two = two_runs
     said = tmp_path / "predictions.json"
+    said.write_text('{"glue": {"rte": 1}, "blimp": "of an earlier call"}')
     eval.main([str(one), "--tasks=blimp,comps,entity_tracking", f"--data={exam}",
                f"--against={two}", f"--predictions={said}"])
     shown = capsys.readouterr().out
@@ -438,6 +439,7 @@ def test_one_command_gives_table_comparison_and_predictions(two_runs, exam, tmp_
     assert results["comps"]["lacks"][0] == "base: 3 of 49,340" and not (two / "eval.json").exists()
 
     predictions = json.loads(said.read_text())
+    assert predictions.pop("glue") == {"rte": 1}  # what tools.glue put there stays
     assert list(predictions) == ["blimp", "comps", "entity_tracking_filtered"]
     lines = predictions["blimp"]["one"]["predictions"]
     assert [line["id"] for line in lines] == ["one_0", "one_1", "one_2", "one_3"]
