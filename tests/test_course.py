@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 import distill
-from config import CONFIGS, read_config
+from config import CONFIGS, parse_override, read_config
 from tools import modes, report
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -39,11 +39,14 @@ def run_small(command, folder):
         return
     if program == "-m":
         tool = {"tools.modes": modes, "tools.report": report}[words[0]]
-        tool.main([str(folder / pathlib.Path(word).name) for word in words[1:]])
+        names = [pathlib.Path(word).name for word in words[1:]]
+        for name in names:  # of an earlier exercise
+            if not (folder / name).exists():
+                train_small(name, folder, {})
+        tool.main([str(folder / name) for name in names])
         return
     config, *given = words
-    given = dict(word.removeprefix("--").split("=", 1) for word in given)
-    train_small(pathlib.Path(config).stem, folder, given)
+    train_small(pathlib.Path(config).stem, folder, dict(map(parse_override, given)))
 
 
 def train_small(name, folder, given):

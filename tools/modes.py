@@ -53,10 +53,14 @@ TEMPERATURES = [round(0.5 + 0.05 * i, 2) for i in range(21)]
 # ---------------------------------------------------------------- at the positions of a text
 
 def next_word(models, ensemble="logits"):
-    """The function ids (B, T) -> log-probabilities (B, T, V) of one model, or of an ensemble."""
+    """The function ids (B, T) -> log-probabilities (B, T, V) of one model, or of an ensemble.
+
+    Its attribute `longest`: how many tokens a GPT-2 among them can read.
+    """
     def forward(ids):
         z = [model.logits(model(ids)).float() for model in models]
         return losses.teacher_log_probs(z, 1.0, ensemble)
+    forward.longest = min(map(eval.longest_input, models))
     return forward
 
 
@@ -317,7 +321,12 @@ def diversity(texts, ended):
 
 
 def log_likelihood(forward, tokenizer, texts, device):
-    """Mean log-probability a token, nats, of texts (lists of ids), each after `<s>`."""
+    """Mean log-probability a token, nats, of texts (lists of ids), each after `<s>`.
+
+    Of a long text, of as much as is read at once.
+    """
+    longest = getattr(forward, "longest", math.inf)
+    texts = [ids[:min(len(ids), longest)] for ids in texts]
     sequences = [[tokenizer.bos_id, *ids] for ids in texts]
     total = 0.0
     for _, log_p, label in eval.positions(forward, sequences, [1] * len(texts), BATCH_TOKENS,
