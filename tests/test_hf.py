@@ -14,8 +14,10 @@ import torch
 import bpe
 import data
 import distill
+import eval
 import files
 import run
+import suite
 from config import UserError, read_config
 from imported import ImportedTokenizer, marked
 from tools import hf
@@ -588,15 +590,14 @@ def test_a_teacher_of_another_vocabulary_is_refused_before_anything_is_trained(
 # ---------------------------------------------------------------- scored without us
 
 def test_decisions_on_blimp_are_ours_by_plain_transformers(babylm, make_run, tmp_path):
-    import eval
     folder = make_run(block_size=64)
     hf.export(folder, tmp_path / "hf")
     theirs, fast = loaded(tmp_path / "hf")
     lm, tokenizer, _ = run.load(folder)
-    rows = eval.read_pairs(babylm / "eval/blimp_filtered")[::700]
-    assert len(rows) > 50
-    for row in rows:
-        texts = [row[key] for key in eval.SENTENCES]
+    items = suite.read("blimp", babylm / "eval")[::700]
+    assert len(items) > 50
+    for item in items:
+        texts = [sentence for _, sentence in item.candidates]
         sums = []
         for text in texts:
             ids = torch.tensor([fast(text).input_ids])
@@ -606,7 +607,7 @@ def test_decisions_on_blimp_are_ours_by_plain_transformers(babylm, make_run, tmp
         ours = eval.score_sentences(lm, tokenizer, texts)
         gap = ours[0] - ours[1]
         assert abs(gap - (sums[0] - sums[1])) < 1e-3
-        if abs(gap) > eval.TIE:
+        if abs(gap) > suite.TIE:
             assert (gap > 0) == (sums[0] > sums[1])
 
 

@@ -320,3 +320,21 @@ def test_no_complaint_no_request_and_no_overflow(written, browser):
     assert asked and all(url.startswith(("file:", "data:")) for url in asked)
     browser.ask("POST", "/window/rect", {"width": 500, "height": 800})
     assert browser.do("return document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_benchmarks_and_the_learning_curve_are_the_evaluations():
+    groups = {"a": dict(accuracy=0.5, n=100, field="x"), "b": dict(accuracy=0.7, n=100, field="x"),
+              "c": dict(accuracy=0.9, n=100, field="y")}
+    blimp = dict(groups=groups, accuracy=0.7, interval=[0.65, 0.75], chance=0.5)
+    blocks = report.benchmark_blocks([("one", {"blimp": blimp}), ("two", {})])
+    assert blocks[0] == ("words", "BLiMP, 95% over items; chance is 50%.")
+    assert blocks[1][1] == [["", "one"], ["x", "60.0% (53.4 to 66.6)"],
+                            ["y", "90.0% (84.1 to 95.9)"], ["mean", "70.0% (65.0 to 75.0)"]]
+
+    points = {"chck_1M": dict(accuracy=0.5, fields={"x": 0.4}),
+              "chck_10M": dict(accuracy=0.6, fields={"x": 0.8})}
+    evals = [("one", {"curve --limit=9": {"points": points}})]
+    (_, picture), (_, rows) = report.learning_blocks(evals)
+    assert rows[1:] == [["1M", "50.0%", "40.0%"], ["10M", "60.0%", "80.0%"]]
+    assert picture.panels[0][3] == {"all": ([0, 1], [0.5, 0.6]), "x": ([0, 1], [0.4, 0.8])}
+    assert not report.learning_blocks([("one", {"blimp": blimp})])

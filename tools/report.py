@@ -28,6 +28,7 @@ import babytalk
 import eval
 import files
 import run
+import suite
 from config import CONFIGS, KEYS, Config, UserError, read_config, run_main
 from tools import modes
 
@@ -95,18 +96,20 @@ def evaluations(founds):
 def benchmark_blocks(evals):
     """Accuracy by field with 95% intervals over items, of the benchmarks that a run has."""
     blocks = []
-    for task in ("blimp", "supplement"):
-        of_task = [(label, results[task]) for label, results in evals
-                   if isinstance(results.get(task), dict) and "paradigms" in results[task]]
+    for name, task in suite.TASKS.items():
+        of_task = [(label, results[name]) for label, results in evals
+                   if isinstance(results.get(name), dict) and "groups" in results[name]]
         if not of_task:
             continue
-        fields = dict.fromkeys(p.get("field") or "all" for _, result in of_task
-                               for p in result["paradigms"].values())
+        fields = dict.fromkeys(group["field"] for _, result in of_task
+                               for group in result["groups"].values() if group["field"])
         rows = [["", *(label for label, _ in of_task)]]
         for field in fields:
             rows.append([field, *(interval_of(result, field) for _, result in of_task)])
-        rows.append(["mean over paradigms", *(interval_of(result) for _, result in of_task)])
-        blocks += [("words", f"{task}, 95% over items; chance is 50%."), ("table", rows)]
+        rows.append(["mean", *(interval_of(result) for _, result in of_task)])
+        chance = of_task[0][1]["chance"]
+        blocks += [("words", f"{task.title}, 95% over items; chance is {chance:.0%}."),
+                   ("table", rows)]
     of_truth = [(label, results["babytalk"]["paradigms"]) for label, results in evals
                 if isinstance(results.get("babytalk"), dict)]
     if of_truth:
@@ -120,13 +123,38 @@ def benchmark_blocks(evals):
 
 
 def interval_of(result, field=None):
-    """"68.1% (67.0 to 69.2)": the paradigms' mean of a field, or of all."""
-    each = [p for p in result["paradigms"].values()
-            if field is None or (p.get("field") or "all") == field]
-    mean = np.mean([p["accuracy"] for p in each])
-    variance = sum(p["accuracy"] * (1 - p["accuracy"]) / p["n"] for p in each) / len(each)**2
-    half = 1.96 * math.sqrt(variance)
-    return f"{mean:.1%} ({100 * max(0, mean - half):.1f} to {100 * min(1, mean + half):.1f})"
+    """"68.1% (67.0 to 69.2)": the groups' mean of a field; of none, the task's own."""
+    mean, (low, high) = result["accuracy"], result["interval"]
+    if field:
+        each = [group for group in result["groups"].values() if group["field"] == field]
+        mean = np.mean([group["accuracy"] for group in each])
+        variance = sum(g["accuracy"] * (1 - g["accuracy"]) / g["n"] for g in each) / len(each)**2
+        half = 1.96 * math.sqrt(variance)
+        low, high = max(0, mean - half), min(1, mean + half)
+    return f"{mean:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def learning_blocks(evals):
+    """Minimal pairs by field against words read, of runs that eval.py's curve was asked of."""
+    blocks = []
+    for label, results in evals:
+        curve = next((result for slot, result in results.items()
+                      if slot.split(" ")[0] == "curve" and result.get("points")), None)
+        if not curve:
+            continue
+        points = curve["points"]
+        fields = list(next(iter(points.values()))["fields"])
+        rows = [[f"{label}: words read", "all", *fields]]
+        for name, point in points.items():
+            rows.append([name.removeprefix("chck_"), f"{point['accuracy']:.1%}",
+                         *(f"{point['fields'][field]:.1%}" for field in fields)])
+        words = [math.log10(float(name[len("chck_"):-1])) for name in points]
+        lines = {"all": (words, [point["accuracy"] for point in points.values()])}
+        for field in fields:
+            lines[field] = words, [point["fields"][field] for point in points.values()]
+        panel = "minimal pairs", "log10 of million words read", "accuracy", lines, {}
+        blocks += [("picture", Picture(f"{label}: what it learns when", [panel])), ("table", rows)]
+    return blocks
 
 
 # ---------------------------------------------------------------- pictures
@@ -361,6 +389,8 @@ def blocks_of(founds):
     blocks += [("heading", "Loss and validation")]
     blocks += [("picture", training_picture(founds))]
     blocks += [("heading", "Benchmarks"), *benchmark_blocks(evals)]
+    if learning_blocks(evals):
+        blocks += [("heading", "By words read"), *learning_blocks(evals)]
     blocks += [("heading", "Precision and recall over the temperature"),
                ("picture", curve_picture(founds))]
     if len(comparison_rows(founds)) > 1:
