@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 import distill
-from config import CONFIGS, read_config
+from config import CONFIGS, parse_override, read_config
 from tools import modes, report
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -42,7 +42,7 @@ def run_small(command, folder):
         tool.main([str(folder / pathlib.Path(word).name) for word in words[1:]])
         return
     config, *given = words
-    given = dict(word.removeprefix("--").split("=", 1) for word in given)
+    given = dict(map(parse_override, given))
     train_small(pathlib.Path(config).stem, folder, given)
 
 
