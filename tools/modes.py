@@ -53,14 +53,10 @@ TEMPERATURES = [round(0.5 + 0.05 * i, 2) for i in range(21)]
 # ---------------------------------------------------------------- at the positions of a text
 
 def next_word(models, ensemble="logits"):
-    """The function ids (B, T) -> log-probabilities (B, T, V) of one model, or of an ensemble.
-
-    Its attribute `longest`: how many tokens a GPT-2 among them can read.
-    """
+    """The function ids (B, T) -> log-probabilities (B, T, V) of one model, or of an ensemble."""
     def forward(ids):
         z = [model.logits(model(ids)).float() for model in models]
         return losses.teacher_log_probs(z, 1.0, ensemble)
-    forward.longest = min(map(eval.longest_input, models))
     return forward
 
 
@@ -321,12 +317,7 @@ def diversity(texts, ended):
 
 
 def log_likelihood(forward, tokenizer, texts, device):
-    """Mean log-probability a token, nats, of texts (lists of ids), each after `<s>`.
-
-    Of a long text, of as much as is read at once.
-    """
-    longest = getattr(forward, "longest", math.inf)
-    texts = [ids[:min(len(ids), longest)] for ids in texts]
+    """Mean log-probability a token, nats, of texts (lists of ids), each after `<s>`."""
     sequences = [[tokenizer.bos_id, *ids] for ids in texts]
     total = 0.0
     for _, log_p, label in eval.positions(forward, sequences, [1] * len(texts), BATCH_TOKENS,
@@ -335,12 +326,13 @@ def log_likelihood(forward, tokenizer, texts, device):
     return total / sum(map(len, texts))
 
 
-def written(subject, forward, teacher, seed=0):
+def written(subject, forward, teacher, longest, seed=0):
     """Figures of WRITTEN texts that a model writes after `<s>` at temperature 1, and some of them.
 
     log_p, log_q: mean a token under teacher and model. A text ends at its first newline where
     every line of the corpus was marked by `<s>`; else it goes on to 64 tokens, and one without a
     newline never ended. On babytalk: right, the share that is in the language, and dialect_a.
+    longest: tokens of a text that are scored, for a GPT-2 among the readers reads no more.
     """
     _, model, tokenizer, config = subject
     newline = tokenizer.newline_id
@@ -350,8 +342,9 @@ def written(subject, forward, teacher, seed=0):
     ids = [tokens for tokens in ids if tokens]
     device = next(model.parameters()).device
     figures = diversity(ids, [newline in tokens for tokens in ids])
-    figures["log_p"] = log_likelihood(teacher, tokenizer, ids, device)
-    figures["log_q"] = log_likelihood(forward, tokenizer, ids, device)
+    scored = [tokens[:longest] for tokens in ids]
+    figures["log_p"] = log_likelihood(teacher, tokenizer, scored, device)
+    figures["log_q"] = log_likelihood(forward, tokenizer, scored, device)
     if config.corpus == "babytalk":
         right = [text.endswith("\n") and babytalk.contains(text) for text in texts]
         figures["right"] = float(np.mean(right))
@@ -501,9 +494,9 @@ class Truth(babytalk.Truth):
 
 
 def coach_of(folder, config, tokenizer, device):
-    """(name, function ids -> log p, Subject or None) of a run's teachers."""
+    """(name, function ids -> log p, [Subject]) of a run's teachers; the truth is no Subject."""
     if config.teachers == ["truth"]:
-        return "truth", Truth(tokenizer).forward, None
+        return "truth", Truth(tokenizer).forward, []
     loaded = []
     for name in config.teachers:
         if name == "truth":
@@ -513,7 +506,7 @@ def coach_of(folder, config, tokenizer, device):
             raise UserError(f"{folder.with_name(name)}: another tokenizer than {folder}'s")
         loaded.append(eval.Subject(folder.with_name(name), model, its, its_config))
     forward = next_word([subject.model for subject in loaded], config.ensemble)
-    return " and ".join(config.teachers), forward, loaded[0]
+    return " and ".join(config.teachers), forward, loaded
 
 
 def load_all(folders):
@@ -568,13 +561,15 @@ def look_at(subject, coached, text):
     """The Found of one run beside the teachers that the run `coached` names."""
     folder, model, tokenizer, config = subject
     truth = Truth(tokenizer) if config.corpus == "babytalk" else None
-    name, teacher, coach = coach_of(coached.folder, coached.config, tokenizer, text.device)
+    name, teacher, coaches = coach_of(coached.folder, coached.config, tokenizer, text.device)
     forward = next_word([model])
     measured = measure(forward, teacher, text, truth)
 
-    of_student = written(subject, forward, teacher)
-    if coach:
-        of_teacher = written(coach, teacher, teacher)
+    longest = min(eval.longest_input(reader.model) for reader in (subject, *coaches))
+    longest = None if longest == math.inf else longest
+    of_student = written(subject, forward, teacher, longest)
+    if coaches:  # of several the first one writes
+        of_teacher = written(coaches[0], teacher, teacher, longest)
     else:  # the truth writes for itself
         lines = babytalk.sample(WRITTEN, "modes, written")
         ids = [tokenizer.encode(line) for line in lines]
