@@ -18,8 +18,8 @@ def calls(monkeypatch):
     calls = []
     sample = rollouts.sample
 
-    def watched(student, teachers, x, *rest):
-        calls.append((x, sample(student, teachers, x, *rest)))
+    def watched(student, teachers, x, *rest, **mark):
+        calls.append((x, sample(student, teachers, x, *rest, **mark)))
         return calls[-1][1]
     monkeypatch.setattr(rollouts, "sample", watched)
     return calls
