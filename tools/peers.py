@@ -139,8 +139,8 @@ def minicons_score(lm, tokenizer, sentences, device):
 
     def once():
         sums = []
-        for start in range(0, len(sentences), 32):
-            sums += scores.sequence_score(sentences[start:start + 32], bos_token=True,
+        for start in range(0, len(sentences), 32):  # `<s>` comes by the tokenizer itself
+            sums += scores.sequence_score(sentences[start:start + 32],
                                           reduction=lambda log_probs: log_probs.sum().item())
         return torch.tensor(sums, dtype=torch.float64)
     return once
