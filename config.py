@@ -10,6 +10,7 @@ Numbers that change during a run are schedules over its progress in [0, 1], writ
     "stages(0: 1, 0.5: 2)"      each value from its point on
 The loop asks once a step, `now = config.at(progress)`, and has numbers from there on.
 """
+import argparse
 import ast
 import contextlib
 import copy
@@ -536,6 +537,17 @@ def parse_args(argv, usage="", early=False):
                         "--help shows how")
     overrides = [parse_override(arg) for arg in argv if arg.startswith("--")]
     return read_config(paths[0], overrides, early)
+
+
+class Arguments(argparse.ArgumentParser):
+    """The command line of eval.py and the tools: `usage` is its help, a mistake is a UserError."""
+
+    def __init__(self, command, usage, **more):
+        super().__init__(prog=f"python {command}", description=usage, allow_abbrev=False,
+                         formatter_class=argparse.RawDescriptionHelpFormatter, **more)
+
+    def error(self, message):
+        raise UserError(f"{message}; --help shows how")
 
 
 def parse_override(arg):

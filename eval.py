@@ -23,7 +23,6 @@ What they say is kept in RUN/eval.json, a slot for each way of asking: "babytalk
 it, on best.pt, with the usual seed; a look at a part stands beside it, as "babytalk --limit=20
 --seed=1". The last table of a training reads whole ones, and ppl's parts by their own name.
 """
-import argparse
 import collections
 import contextlib
 import dataclasses
@@ -43,7 +42,7 @@ import babytalk
 import files
 import run
 import suite
-from config import UserError, run_main
+from config import Arguments, UserError, run_main
 from corpora import resolve
 from data import prepare, write_clean
 from model import LM
@@ -1126,12 +1125,7 @@ def validated(folder, which):
 
 
 def main(argv):
-    parser = argparse.ArgumentParser(prog="python eval.py", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def refuse(message):
-        raise UserError(f"{message}; --help shows how")
-    parser.error = refuse
+    parser = Arguments("eval.py", __doc__)
     parser.add_argument("run", metavar="RUN", help="the run's folder")
     parser.add_argument("--tasks", default="", help=f"of {','.join([*TASKS, *suite.ALIASES])}; "
                         "default: babytalk (on that corpus) or ppl, and sample")

@@ -25,7 +25,6 @@ the development text that chooses; what eval.json says is of the other half, or 
 --again makes reported rows anew, beside those that are there, and shows both: nothing is written.
 --jobs: runs at a time, a thread each.
 """
-import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -45,7 +44,7 @@ import torch
 import distill
 import eval
 import files
-from config import CONFIGS, UserError, read_assignments, read_config, run_main
+from config import CONFIGS, Arguments, UserError, read_assignments, read_config, run_main
 from run import folder_of, is_finished, load
 
 OUT = pathlib.Path("out/ablate")
@@ -477,13 +476,7 @@ def markdown(rows):
 
 
 def main(argv):
-    parser = argparse.ArgumentParser(prog="python -m tools.ablate", description=__doc__,
-                                     allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def refuse(message):
-        raise UserError(f"{message}; --help shows how")
-    parser.error = refuse
+    parser = Arguments("-m tools.ablate", __doc__)
     parser.add_argument("plan", metavar="PLAN")
     parser.add_argument("--only", default="", help="variants, with commas between them")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")

@@ -20,7 +20,6 @@ the last token (their --take_final; their default, the first, has seen nothing i
 The epoch that is reported is the one with the best accuracy (F1 for mrpc and qqp) *on the rows that
 are reported*: that flatters, so the last epoch's accuracy stands beside it, and the majority's.
 """
-import argparse
 import collections
 import copy
 import hashlib
@@ -40,7 +39,7 @@ import torch.nn.functional as F
 import eval
 import files
 import run
-from config import UserError, run_main
+from config import Arguments, UserError, run_main
 from suite import json_lines
 
 # The two texts of a row, from its keys; how many labels; the recipe; what chooses the epoch; rows
@@ -436,13 +435,7 @@ def facts_of(name, data, args, length):
 
 def read_args(argv):
     """The command line; UserError for what is out of range or does not go together."""
-    parser = argparse.ArgumentParser(prog="python -m tools.glue", description=__doc__,
-                                     allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def refuse(message):
-        raise UserError(f"{message}; --help shows how")
-    parser.error = refuse
+    parser = Arguments("-m tools.glue", __doc__)
     parser.add_argument("run", metavar="RUN", help="the run's folder")
     parser.add_argument("--data", default="", help="folder that holds glue_filtered")
     parser.add_argument("--tasks", default="", help=f"of {','.join(TASKS)}; default: those whose "

@@ -16,7 +16,6 @@ tokenizer would not do as the original does is refused by name. A run that was i
 config.json, tokenizer.json and best.pt: it can teach, be evaluated, be `init`. Students of it take
 its vocabulary: tokenizer = "RUN". Needs the package safetensors.
 """
-import argparse
 import collections
 import dataclasses
 import functools
@@ -30,7 +29,7 @@ import torch
 
 import files
 from bpe import Tokenizer, astray
-from config import Config, UserError, check_together, run_main
+from config import Arguments, Config, UserError, check_together, run_main
 from corpora import building
 from imported import ROLES, ImportedTokenizer, marked
 from model import ModelConfig
@@ -591,13 +590,7 @@ def characters():
 # ---------------------------------------------------------------- the command
 
 def main(argv):
-    parser = argparse.ArgumentParser(prog="python -m tools.hf", description=__doc__,
-                                     allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def refuse(message):
-        raise UserError(f"{message}; --help shows how")
-    parser.error = refuse
+    parser = Arguments("-m tools.hf", __doc__)
     parser.add_argument("what", choices=["export", "import"])
     parser.add_argument("source", metavar="FROM", help="RUN, or DIR to import")
     parser.add_argument("target", metavar="TO", help="DIR, or RUN to import; not there yet")

@@ -19,7 +19,6 @@ what a student writes freely (`written`); failure signatures, each a rule with i
 
 The expectations are exact over the next word, at prefixes of the text.
 """
-import argparse
 import collections
 import dataclasses
 import math
@@ -35,7 +34,7 @@ import files
 import losses
 import rollouts
 import run
-from config import UserError, run_main
+from config import Arguments, UserError, run_main
 from data import prepare
 from tools import rules
 
@@ -733,13 +732,7 @@ def show(founds):
 
 
 def main(argv):
-    parser = argparse.ArgumentParser(prog="python -m tools.modes", description=__doc__,
-                                     allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def refuse(message):
-        raise UserError(f"{message}; --help shows how")
-    parser.error = refuse
+    parser = Arguments("-m tools.modes", __doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
     with eval.full_precision():
         show(examine(parser.parse_args(argv).runs))

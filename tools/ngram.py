@@ -11,7 +11,6 @@ a run's: eval.json, config.json, tokenizer.json.
 What a network has beyond the 5-gram it has from more than four tokens back, or from knowing that
 words are alike; what it has beyond the unigram it has from order.
 """
-import argparse
 import collections
 import dataclasses
 import time
@@ -21,7 +20,7 @@ import numpy as np
 
 import eval
 import files
-from config import UserError, parse_args, run_main
+from config import Arguments, UserError, parse_args, run_main
 from data import prepare
 from run import folder_of, write_config
 
@@ -149,11 +148,7 @@ def folder_like_a_run(config, order, data):
 
 
 def main(argv):
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-
-    def refuse(message):
-        raise UserError(f"{message}; --help shows how")
-    parser.error = refuse
+    parser = Arguments("-m tools.ngram", __doc__, add_help=False)
     parser.add_argument("--tasks", default="ppl")
     parser.add_argument("--data", default="")
     parser.add_argument("--limit", type=int, default=0)

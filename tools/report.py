@@ -11,7 +11,6 @@ The story is a list of blocks, written once and put into both forms: (kind, cont
 heading, words, table (rows of texts, the first its head), text (as it stands) or picture (a title,
 curves, ...: see `Picture`).
 """
-import argparse
 import dataclasses
 import html
 import importlib.util
@@ -29,7 +28,7 @@ import eval
 import files
 import run
 import suite
-from config import CONFIGS, KEYS, Config, UserError, read_config, run_main
+from config import CONFIGS, KEYS, Arguments, Config, read_config, run_main
 from tools import modes
 
 TEMPLATE = pathlib.Path(__file__).with_name("report_page.html")
@@ -612,13 +611,7 @@ def write_report(folders):
 
 
 def main(argv):
-    parser = argparse.ArgumentParser(prog="python -m tools.report", description=__doc__,
-                                     allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def refuse(message):
-        raise UserError(f"{message}; --help shows how")
-    parser.error = refuse
+    parser = Arguments("-m tools.report", __doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
     path = write_report(parser.parse_args(argv).runs)
     print(f"{path} ({path.stat().st_size / 1e6:.2f} MB), {path.with_suffix('.md')}")
