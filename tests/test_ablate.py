@@ -138,3 +138,41 @@ def test_a_row_of_json_is_whole(folder):
     ablate.append(folder / "t/tuning.jsonl", {"a": 2})
     lines = (folder / "t/tuning.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"a": 1}, {"a": 2}]
+
+
+def test_a_plan_that_extends_another_has_its_variants_rows_and_settings(folder):
+    write(folder)
+    (folder / "plan.py").rename(folder / "first.py")
+    write(folder, extends="first", table="second", contrasts=[["rkl_again - coach", "rkl - coach",
+                                                               "val_ce"]],
+          variants={"rkl_again": {"base": "rkl_demo", "teachers": ["coach"]}})
+    text = (folder / "plan.py").read_text()
+    own = [line for line in text.splitlines()
+           if not line.startswith(("seeds", "tuning_seeds", "common", "figures"))]
+    (folder / "plan.py").write_text("\n".join(own))
+    plan = ablate.read_plan(folder / "plan.py")
+    assert [*plan.variants] == ["coach", "rkl", "rkl_again"] and plan.seeds == [0, 1]
+    assert plan.tables == {"coach": "some", "rkl": "some", "rkl_again": "second"}
+
+    table = ablate.Table(plan, folder / "results", 1)
+    ablate.append(folder / "results/some/tuning.jsonl",
+                  dict(variant="coach", seed=100, settings={"lr": 1e-3}, val_ce=2.0))
+    with pytest.raises(UserError, match="rkl_again needs coach, which has no settings yet"):
+        table.job("rkl_again", {}, 0, True)
+    ablate.append(folder / "results/some/tuning.jsonl",
+                  dict(variant="coach", seed=100, settings={"lr": 1e-2}, val_ce=1.0))
+    job = table.job("rkl_again", {}, 0, True)
+    assert job.keys["teachers"] == ["coach.lr-0.01"]
+    assert pathlib.Path(job.keys["out_dir"]).parts[-2:] == ("some", "0")  # its teacher is there
+
+    for variant, figures in (("coach", (1, 2)), ("rkl", (3, 5)), ("rkl_again", (7, 11))):
+        for seed, value in enumerate(figures):
+            path = table.path(variant, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_json(path, dict(val_ce=value))
+    contrast, = ablate.summary(table)["contrasts"]
+    assert contrast["mean"] == ((7 - 1) - (3 - 1) + (11 - 2) - (5 - 2)) / 2
+
+    (folder / "plan.py").write_text("\n".join([*own, "seeds = [7]"]))
+    with pytest.raises(UserError, match="seeds is some's"):
+        ablate.read_plan(folder / "plan.py")

@@ -11,7 +11,11 @@ PLAN is read as a config is, assignments of literals (configs/ablate_demo.py is 
                   init may name variants that stand before, each then at its own chosen settings
     tasks         of eval.py for the reported runs, beside what follows a training anyhow
     figures       {title: path in eval.json} of the summary
-    contrasts     [[variant, variant, title], ...], written down before anything is run
+    contrasts     [[variant, variant, title], ...], written down before anything is run; in the
+                  place of a variant may stand a difference, "rkl - fkl"
+    grids         {name: grid}: then "grid": name
+    extends       another plan of its folder: its variants stand in this one too, with the rows
+                  that it made, and what is not assigned here is its
 
 First every point of a variant's grid is trained on every tuning seed; the point with the lowest
 mean val_ce is its settings. Then the reported seeds. What was interrupted goes on, rows that exist
@@ -63,44 +67,76 @@ class Plan:
     common: dict = dataclasses.field(default_factory=dict)
     tasks: list = dataclasses.field(default_factory=list)
     contrasts: list = dataclasses.field(default_factory=list)
+    grids: dict = dataclasses.field(default_factory=dict)
+    extends: str = ""
+    tables: dict = dataclasses.field(default_factory=dict)  # {variant: where its rows lie}
+
+    @property
+    def runs(self):
+        """The folder that its runs share with those of the plans that it extends, and theirs."""
+        return next(iter(self.tables.values()))
 
     def points(self, variant):
         """The settings {key: value} of a variant's grid, one dict a point."""
         grid = self.variants[variant].get("grid", {})
+        grid = self.grids[grid] if isinstance(grid, str) else grid
         return [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
 
 
 def read_plan(path):
     """The Plan of a file; UserError for what is missing, unknown, or names what is not there."""
+    path = pathlib.Path(path)
     values = read_assignments(path)
-    fields = {field.name: field for field in dataclasses.fields(Plan)}
     for name in values:
-        if name not in fields:
-            raise UserError(f"{path}: unknown {name!r}; a plan assigns {', '.join(fields)}")
-    for name, field in fields.items():
-        if name not in values and field.default_factory is dataclasses.MISSING:
+        if name not in TYPES:
+            raise UserError(f"{path}: unknown {name!r}; a plan assigns {', '.join(TYPES)}")
+        if not isinstance(values[name], TYPES[name]):
+            raise UserError(f"{path}: {name} must be a {TYPES[name].__name__}")
+
+    variants = values.get("variants", {})
+    tables = {}
+    if "extends" in values:
+        before = read_plan(path.with_name(f"{values['extends']}.py"))
+        for name in ("seeds", "tuning_seeds", "common"):
+            if name in values:
+                raise UserError(f"{path}: {name} is {before.table}'s, or its rows would not belong "
+                                "beside these")
+        again = [*set(variants) & set(before.variants)]
+        if again:
+            raise UserError(f"{path}: {before.table} has a variant {again[0]!r} already")
+        tables = before.tables
+        variants = before.variants | variants
+        values = dataclasses.asdict(before) | {"contrasts": [], "tasks": []} | values
+    for name in ("table", "seeds", "tuning_seeds", "variants", "figures"):
+        if name not in values:
             raise UserError(f"{path}: {name} is missing; python -m tools.ablate --help says what "
                             "it is")
-        right = name not in values or isinstance(values[name], TYPES[name])
-        if not right:
-            raise UserError(f"{path}: {name} must be a {TYPES[name].__name__}")
-    plan = Plan(**values)
+    tables = tables | {name: values["table"] for name in variants if name not in tables}
+    plan = Plan(**{**values, "variants": variants, "tables": tables})
+    check_plan(plan, path)
+    return plan
+
+
+def check_plan(plan, path):
     if not re.fullmatch(r"[A-Za-z0-9_-]+", plan.table):
         raise UserError(f"{path}: table = {plan.table!r}: letters, digits, '_' and '-' only")
     for variant, keys in plan.variants.items():
         if not isinstance(keys, dict) or "base" not in keys:
             raise UserError(f"{path}: variant {variant} has no base, the config that it alters")
+        grid = keys.get("grid", {})
+        if not isinstance(grid, dict) and grid not in plan.grids:
+            raise UserError(f"{path}: variant {variant}: grids has no {grid!r}")
     for one, other, title in plan.contrasts:
-        for name in (one, other):
+        for name in [*one.split(" - "), *other.split(" - ")]:
             if name not in plan.variants:
                 raise UserError(f"{path}: contrasts: there is no variant {name!r}")
         if title not in plan.figures:
             raise UserError(f"{path}: contrasts: there is no figure {title!r}")
-    return plan
 
 
 TYPES = {"table": str, "seeds": list, "tuning_seeds": list, "variants": dict, "figures": dict,
-         "common": dict, "tasks": list, "contrasts": list}
+         "common": dict, "tasks": list, "contrasts": list, "grids": dict,
+         "extends": str}
 
 
 # ---------------------------------------------------------------- a run of the plan
@@ -126,8 +162,8 @@ class Job:
             **keys,
             "name": run_name(variant, settings),
             "seed": seed,
-            "out_dir": str(out / plan.table / str(seed)),
-            "data_dir": str(out / plan.table / "data"),
+            "out_dir": str(out / plan.runs / str(seed)),
+            "data_dir": str(out / plan.runs / "data"),
             "baseline": "",
             "eval_tokens": keys.get("eval_tokens", 200_000) if reported else 0,
         }
@@ -223,7 +259,8 @@ class Table:
 
     def __init__(self, plan, results, jobs, again=False):
         self.plan = plan
-        self.folder = pathlib.Path(results) / plan.table
+        self.results = pathlib.Path(results)
+        self.folder = self.results / plan.table
         self.jobs = jobs
         self.again = again
         self.out = OUT.with_name("again") if again else OUT
@@ -231,7 +268,10 @@ class Table:
 
     @property
     def tuning(self):
-        return files.read_json_lines(self.folder / "tuning.jsonl", "seed")
+        """All lines, those of the plans that it extends too."""
+        tables = dict.fromkeys(self.plan.tables.values())
+        return [line for table in tables
+                for line in files.read_json_lines(self.results / table / "tuning.jsonl", "seed")]
 
     def rows(self):
         """{variant: {seed: row}} of the reported runs that are there."""
@@ -243,7 +283,7 @@ class Table:
         return found
 
     def path(self, variant, seed):
-        return self.folder / "rows" / f"{variant}-{seed}.json"
+        return self.results / self.plan.tables[variant] / "rows" / f"{variant}-{seed}.json"
 
     def val_ces(self, variant, settings):
         """{seed: val_ce} of a point of the grid on the tuning seeds that are done."""
@@ -291,6 +331,10 @@ class Table:
                 files.write_json(path, row)
 
     def job(self, variant, settings, seed, reported):
+        for name in self.needs(variant):
+            if name not in self.chosen():
+                raise UserError(f"{variant} needs {name}, which has no settings yet: run the plan "
+                                f"of {self.plan.tables[name]} first")
         return Job(self.plan, variant, settings, seed, self.chosen(), self.out, reported)
 
     def work_on(self, jobs):
@@ -415,9 +459,9 @@ def summary(table):
                for variant, of_seed in rows.items()}
     contrasts = []
     for one, other, title in plan.contrasts:
-        a, b = figures[one][title], figures[other][title]
-        seeds = [seed for seed in plan.seeds if None not in (a.get(seed), b.get(seed))]
-        if len(seeds) > 1:
+        a, b = (difference(figures, text, title) for text in (one, other))
+        seeds = [seed for seed in plan.seeds if seed in a and seed in b]
+        if len(seeds) > 1:  # one seed has no spread
             mean, interval, p = paired([a[seed] - b[seed] for seed in seeds])
             contrasts.append(dict(one=one, other=other, figure=title, seeds=seeds, mean=mean,
                                   interval=interval, p=p))
@@ -426,53 +470,83 @@ def summary(table):
     return dict(table=plan.table, chosen=table.chosen(), figures=figures, contrasts=contrasts)
 
 
+def difference(figures, text, title):
+    """{seed: figure} of a variant, or of "one - other" where both have the seed."""
+    one, *rest = [figures[variant][title] for variant in text.split(" - ")]
+    values = {seed: value for seed, value in one.items() if value is not None}
+    for other in rest:
+        values = {seed: value - other[seed] for seed, value in values.items()
+                  if other.get(seed) is not None}
+    return values
+
+
+COSTS = [("steps", "steps", 1),  # title, key of a row, unit
+         ("step of best.pt", "best_step", 1),
+         ("million words read", "words", 1e6),
+         ("training, with its teachers', TFLOP", "flops", 1e12)]
+
+
 def as_markdown(table, found):
+    """summary.md: means of all variants, all seeds of each figure, contrasts, what was tried."""
     plan = table.plan
     rows = table.rows()
-    lines = [f"# {plan.table}", "", f"Seeds {plan.seeds}, one figure each, and their mean. "
-             f"Settings were chosen on seeds {plan.tuning_seeds}, by val_ce.", ""]
-    lines += markdown([["", *plan.variants]] + [
-        [title, *(all_seeds(found["figures"][variant][title], plan.seeds)
-                  for variant in plan.variants)]
-        for title in plan.figures] + [
-        [title, *(all_seeds({seed: row[key] / unit for seed, row in rows[variant].items()},
-                            plan.seeds, mean_only=True) for variant in plan.variants)]
-        for title, key, unit in (("steps", "steps", 1), ("step of best.pt", "best_step", 1),
-                                 ("million words read", "words", 1e6),
-                                 ("training, with its teachers', TFLOP", "flops", 1e12))])
+    lines = [f"# {plan.table}", "", f"Means over seeds {plan.seeds}. Settings were chosen on seeds "
+             f"{plan.tuning_seeds}, by val_ce.", ""]
+    means = [["", *plan.figures, *(title for title, *_ in COSTS)]]
+    for variant in plan.variants:
+        of_seed = found["figures"][variant]
+        costs = [{seed: row[key] / unit for seed, row in rows[variant].items()}
+                 for _, key, unit in COSTS]
+        means.append([variant, *(mean_of(values) for values in (*of_seed.values(), *costs))])
+    lines += markdown(means)
+
+    for title in plan.figures:
+        lines += ["", f"## {title}", ""]
+        lines += markdown([["", "mean", *(f"seed {seed}" for seed in plan.seeds)]] + [
+            [variant, mean_of(of_seed[title]), *(form(of_seed[title].get(seed))
+                                                 for seed in plan.seeds)]
+            for variant, of_seed in found["figures"].items()])
+
     if found["contrasts"]:
-        lines += ["", "Paired over seeds; named before anything was run; p by Student's t, Holm's "
-                  "over all of these.", ""]
+        lines += ["", "## Contrasts", "", "Paired over seeds; named before anything was run; p by "
+                  "Student's t, Holm's over all of these.", ""]
         lines += markdown([["", "difference", "95% over seeds", "p", "p, Holm", "seeds"]] + [
-            [f"{c['one']} - {c['other']}: {c['figure']}", f"{c['mean']:+.4g}",
-             f"{c['interval'][0]:+.4g} to {c['interval'][1]:+.4g}", f"{c['p']:.3f}",
-             f"{c['p_holm']:.3f}", str(len(c["seeds"]))] for c in found["contrasts"]])
-    lines += ["", "What was tried, mean val_ce over the tuning seeds:", ""]
-    tried = [["variant", "settings", "val_ce", ""]]
+            [f"{in_brackets(c['one'])} - {in_brackets(c['other'])}: {c['figure']}",
+             f"{c['mean']:+.4g}", f"{c['interval'][0]:+.4g} to {c['interval'][1]:+.4g}",
+             f"{c['p']:.3f}", f"{c['p_holm']:.3f}", str(len(c["seeds"]))]
+            for c in found["contrasts"]])
+    lines += ["", "## What was tried", "", "Mean val_ce over the tuning seeds.", ""]
+    return "\n".join([*lines, *markdown(tried(table, found))]) + "\n"
+
+
+def tried(table, found):
+    """Every point of every grid, and which was chosen, as rows of texts."""
+    plan = table.plan
+    rows = [["variant", "settings", "val_ce", ""]]
     for variant in plan.variants:
         points = plan.points(variant)
         for point in points if len(points) > 1 else ():
             mean = mean_over(table.val_ces(variant, point), plan.tuning_seeds)
             words = ", ".join(f"{key} {value}" for key, value in point.items())
             mark = "chosen" if found["chosen"].get(variant) == point else ""
-            tried.append([variant, words, "-" if mean is None else f"{mean:.4f}", mark])
-    return "\n".join([*lines, *markdown(tried)]) + "\n"
+            rows.append([variant, words, "-" if mean is None else f"{mean:.4f}", mark])
+    return rows
 
 
-def all_seeds(values, seeds, mean_only=False):
-    there = [values[seed] for seed in seeds if values.get(seed) is not None]
-    if not there:
-        return "-"
-    mean = form(float(np.mean(there)))
-    each = " ".join(form(values.get(seed)) for seed in seeds)
-    return mean if mean_only else f"**{mean}** ({each})"
+def mean_of(values):
+    """The mean of {seed: figure or None}, as text."""
+    there = [value for value in values.values() if value is not None]
+    return form(float(np.mean(there))) if there else "-"
+
+
+def in_brackets(text):
+    return f"({text})" if " - " in text else text
 
 
 def markdown(rows):
     """Rows of texts as a table; the first is its head."""
-    head, *body = rows
-    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body]]
-    return lines
+    head, *body = [[text.replace("|", "\\|") for text in row] for row in rows]
+    return ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body]]
 
 
 def main(argv):
@@ -486,7 +560,8 @@ def main(argv):
     args = parser.parse_args(argv)
 
     plan = read_plan(args.plan)
-    only = [name for name in args.only.split(",") if name] or [*plan.variants]
+    own = [name for name in plan.variants if plan.tables[name] == plan.table]
+    only = [name for name in args.only.split(",") if name] or own
     for name in only:
         if name not in plan.variants:
             raise UserError(f"--only={name}: the plan has {', '.join(plan.variants)}")
