@@ -468,6 +468,7 @@ class ChunkedLoss(torch.autograd.Function):
                     grad_W.addmm_(dz.T, h_rows)
                 elif need_W:
                     grad_W += dz.T @ h_rows
+                del z_q, z_ps, dz  # or the next chunk's logits would be made beside them
             total = weights[0] @ values[0] + weights[1] @ values[1]
 
         ctx.save_for_backward(grad_h, grad_W)
