@@ -128,6 +128,18 @@ def test_a_paired_difference_by_hand():
     assert p == pytest.approx(0.0742, abs=1e-4)
 
 
+def test_the_picture_has_every_variant_and_the_contrasts_figures(folder):
+    pytest.importorskip("matplotlib")
+    table = ablate.Table(ablate.read_plan(write(folder)), folder, 1)
+    for variant, seed, value in (("coach", 0, 1.0), ("coach", 1, 3.0), ("rkl", 0, 2.0)):
+        path = table.path(variant, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, dict(val_ce=value))
+    ablate.draw(table, ablate.summary(table), folder / "summary.svg")
+    svg = (folder / "summary.svg").read_text()
+    assert all(text in svg for text in ("coach", "rkl", "val_ce"))
+
+
 def test_holm_adjusts_the_smallest_most_and_never_out_of_order():
     assert ablate.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert ablate.holm([0.5, 0.6]) == [1.0, 1.0]

@@ -25,6 +25,7 @@ the development text that chooses; what eval.json says is of the other half, or 
     results/TABLE/tuning.jsonl              every grid point on every tuning seed
                   rows/VARIANT-SEED.json    a reported run: settings, figures, cost, command, commit
                   summary.json, summary.md  tables, paired differences and what was chosen
+                  summary.svg               every seed of the contrasts' figures, by matplotlib
 
 --again makes reported rows anew, beside those that are there, and shows both: nothing is written.
 --jobs: runs at a time, a thread each.
@@ -33,6 +34,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import itertools
 import json
 import math
@@ -539,6 +541,34 @@ def mean_of(values):
     return form(float(np.mean(there))) if there else "-"
 
 
+def draw(table, found, path):
+    """Every seed and the mean of each figure that a contrast names, a row a variant, as SVG."""
+    import matplotlib
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+    titles = [*dict.fromkeys(title for *_, title in table.plan.contrasts)]
+    variants = [*table.plan.variants][::-1]  # the first at the top
+    size = (1.4 + 2.6 * len(titles), 0.8 + 0.26 * len(variants))
+    style = {"svg.hashsalt": table.plan.table, "svg.fonttype": "none", "font.size": 8,
+             "font.family": "sans-serif", "axes.grid": True, "grid.color": "#dddddd"}
+    with matplotlib.rc_context(style):
+        figure, axes = pyplot.subplots(1, len(titles), figsize=size, sharey=True, squeeze=False)
+        for axis, title in zip(axes[0], titles):
+            for row, variant in enumerate(variants):
+                values = [*difference(found["figures"], variant, title).values()]
+                axis.plot(values, [row] * len(values), "o", color="#888888", markersize=3)
+                if values:
+                    axis.plot(float(np.mean(values)), row, "|", color="#c03020", markersize=12,
+                              markeredgewidth=2)
+            axis.set_title(title, fontsize=8)
+            axis.set_axisbelow(True)
+            axis.margins(y=0.5 / len(variants))
+        axes[0][0].set_yticks(range(len(variants)), variants)
+        figure.tight_layout()
+        figure.savefig(path, metadata={"Date": None})
+        pyplot.close(figure)
+
+
 def in_brackets(text):
     return f"({text})" if " - " in text else text
 
@@ -577,6 +607,8 @@ def main(argv):
         found = summary(table)
         files.write_json(table.folder / "summary.json", found)
         files.write_text(table.folder / "summary.md", as_markdown(table, found))
+        if plan.contrasts and importlib.util.find_spec("matplotlib"):
+            draw(table, found, table.folder / "summary.svg")
         print(f"\n{table.folder / 'summary.md'}\n\n{as_markdown(table, found)}")
     if table.failed:
         raise UserError(f"{len(table.failed)} runs failed: {'; '.join(table.failed)}; the same "
