@@ -250,11 +250,12 @@ def test_steps_share_the_teacher_compiled_or_not():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", peers.LOSSES)
-def test_peers_compute_our_loss(name, dtype, small):
-    """Compiled only as far as torch's tracer: that alone needs no compiler."""
+def test_peers_compute_our_loss(name, dtype, small, capsys):
     once = measure.tried(name, bench.loss_run, peers.LOSSES[name], dtype, "eager", "nano", 64, 300)
     if not once:
-        pytest.skip(f"{name}: see above")
+        said = capsys.readouterr().out
+        assert "is not installed" in said
+        pytest.skip(said.strip())
     errors = bench.loss_errors({name: once}, "nano")[name]
     assert bench.is_the_same(errors, dtype)
 
@@ -268,14 +269,18 @@ def pair():
     return lms, [peers.hf_copy(lm) for lm in lms], ids[:, :-1], ids[:, 1:]
 
 
-@pytest.mark.parametrize("name", ["transformers", "transformers, compiled"])
-def test_baby_llamas_loss_is_its_formula(name, pair, monkeypatch):
+@pytest.fixture
+def traced(monkeypatch):
+    """torch.compile as far as its tracer, which alone needs no compiler."""
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **_: compile(f, backend="eager"))
+
+
+@pytest.mark.parametrize("name", ["transformers", "transformers, compiled"])
+def test_baby_llamas_loss_is_its_formula(name, pair, traced):
     (student, teacher), theirs, x, _ = pair
     loss, compiled = peers.STEPS[name]
-    if compiled:
-        loss = peers.compiled_loss(loss, *theirs)
+    loss = peers.compiled_loss(loss) if compiled else loss
 
     z_q = student.logits(student(x)).flatten(0, 1)
     z_p = teacher.logits(teacher(x)).flatten(0, 1)
@@ -286,17 +291,22 @@ def test_baby_llamas_loss_is_its_formula(name, pair, monkeypatch):
     torch.testing.assert_close(loss(*theirs, x, x), expected)
 
 
-def test_ligers_step_is_of_our_loss(pair):
+@pytest.mark.parametrize("name", ["transformers, liger", "transformers, liger, compiled"])
+def test_ligers_step_is_of_our_loss(name, pair, traced):
     pytest.importorskip("liger_kernel")
     (student, teacher), theirs, x, y = pair
     ours = bench.ours(student(x).flatten(0, 1), student.head.weight, teacher(x).flatten(0, 1),
                       teacher.head.weight, y.flatten())
     ours.backward()
-    loss = peers.liger_loss(*theirs, x, y)
+    loss, compiled = peers.STEPS[name]
+    loss = peers.compiled_loss(loss) if compiled else loss
+    loss = loss(*theirs, x, y)
     loss.backward()
+
     torch.testing.assert_close(loss, ours)
-    torch.testing.assert_close(theirs[0].lm_head.weight.grad, student.head.weight.grad)
-    torch.testing.assert_close(theirs[0].model.embed_tokens.weight.grad, student.embed.weight.grad)
+    llama = theirs[0]
+    torch.testing.assert_close(llama.lm_head.weight.grad, student.head.weight.grad)
+    torch.testing.assert_close(llama.model.embed_tokens.weight.grad, student.embed.weight.grad)
 
 
 @pytest.mark.slow

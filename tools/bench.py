@@ -104,8 +104,8 @@ def print_verdict(name, best, times, gb):
     """A line that compares a row with the two of best_of."""
     fastest, leanest = best
     if fastest:
-        print(f"{name}: {ratio(times[fastest], times[name])} times the speed of the fastest peer, "
-              f"{ratio(times[name], times[fastest])} of its time ({fastest}); "
+        print(f"{name}: {ratio(times[fastest], times[name])} times as fast as the fastest peer "
+              f"({fastest}; {ratio(times[name], times[fastest])} of its time), "
               f"{ratio(gb[name], gb.get(leanest))} of the memory of the leanest ({leanest})")
 
 

@@ -95,50 +95,50 @@ def baby_llama_loss(student, teacher, x, y):
     return ALPHA * out.loss + (1 - ALPHA) * TAU**2 * kl
 
 
-def liger_loss(student, teacher, x, y, compiled=False):
-    """Reverse KL from the states under both heads, as `liger`."""
-    h = student.model(input_ids=x).last_hidden_state
+def states(lm, x):
+    """Those under the head, (B T, d)."""
+    return lm.model(input_ids=x).last_hidden_state.flatten(0, 1)
+
+
+def liger_loss(student, teacher, x, y, states=states, compiled=False):
+    """Reverse KL of the states and heads, as `liger`; compiled: Liger's part."""
+    h = states(student, x)
     with torch.no_grad():
-        h_p = teacher.model(input_ids=x).last_hidden_state
-    return liger(h.flatten(0, 1), student.lm_head.weight, h_p.flatten(0, 1),
-                 teacher.lm_head.weight, y.flatten(), compiled)
+        h_p = states(teacher, x)
+    return liger(h, student.lm_head.weight, h_p, teacher.lm_head.weight, y.flatten(), compiled)
 
 
-def hf_step(loss, compiled, dtype, sizes, vocab_size, B, T):
-    """() -> None: one step on B x T tokens; loss: one of the two above.
-
-    dtype: of the products, by name. compiled: by torch.compile, the models and the loss.
-    sizes: of student and teacher.
-    """
-    student = hf_llama(sizes[0], vocab_size, 2 * T).to(measure.device)
-    teacher = hf_teacher(vocab_size, 2 * T, dtype, **sizes[1])
-    optimizer = torch.optim.AdamW(student.parameters(), lr=2.5e-4, weight_decay=0.1, fused=True)
-    if compiled:
-        loss = compiled_loss(loss, student, teacher)
-
-    def once():
-        ids = torch.randint(0, vocab_size, (B, T + 1), device=measure.device)
-        with autocast(dtype, measure.device):
-            of_batch = loss(student, teacher, ids[:, :-1], ids[:, 1:])
-        of_batch.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return once
-
-
-def compiled_loss(loss, student, teacher):
-    """`loss` with everything compiled: in one graph or, where Liger compiles its own part, two."""
+def compiled_loss(loss):
+    """One of the two above, all of it compiled: in one piece, or Liger's apart from the models."""
     if loss is baby_llama_loss:
         return torch.compile(loss)
-    student.model.compile()
-    teacher.model.compile()
-    return functools.partial(liger_loss, compiled=True)
+    return functools.partial(liger_loss, states=torch.compile(states), compiled=True)
 
 
 STEPS = {"transformers": (baby_llama_loss, False),
          "transformers, compiled": (baby_llama_loss, True),
          "transformers, liger": (liger_loss, False),
          "transformers, liger, compiled": (liger_loss, True)}
+
+
+def hf_step(loss, compiled, dtype, sizes, vocab_size, B, T):
+    """() -> None: one step on B x T random tokens; loss: one of the two above.
+
+    dtype: of the products, by name. sizes: of student and teacher.
+    """
+    student = hf_llama(sizes[0], vocab_size, 2 * T).to(measure.device)
+    teacher = hf_teacher(vocab_size, 2 * T, dtype, **sizes[1])
+    optimizer = torch.optim.AdamW(student.parameters(), lr=2.5e-4, weight_decay=0.1, fused=True)
+    loss_of = compiled_loss(loss) if compiled else loss
+
+    def once():
+        ids = torch.randint(0, vocab_size, (B, T + 1), device=measure.device)
+        with autocast(dtype, measure.device):
+            loss = loss_of(student, teacher, ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return once
 
 
 def hf_llama(sizes, vocab_size, positions):
