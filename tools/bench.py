@@ -124,12 +124,13 @@ LOSS_SIZES = {"nano": (128, 256), "paper": (512, 1024)}  # d of student and teac
 def bench_loss(args):
     auto = machine()
     contenders = loss_contenders(auto)
-    runs = {name: loss_run(*contender, args.size, POSITIONS, V)
-            for name, contender in contenders.items()}
-    if args.peers:
-        for name, contender in peer_losses(auto).items():
-            if once := tried(name, loss_run, *contender, args.size, POSITIONS, V):
-                contenders[name], runs[name] = contender, once
+    rivals = peer_losses(auto) if args.peers else {}
+    shape = args.size, POSITIONS, V
+    runs = {name: loss_run(*contender, *shape) for name, contender in contenders.items()}
+    runs |= {name: tried(name, loss_run, *contender, *shape) for name, contender in rivals.items()}
+    runs = {name: once for name, once in runs.items() if once}  # without those that failed
+    contenders = {name: (contenders | rivals)[name] for name in runs}
+
     errors = loss_errors(runs, args.size)
     same = [name for name in peers_of(runs) if is_the_same(errors[name], contenders[name][1])]
 
@@ -145,10 +146,10 @@ def bench_loss(args):
     print(f"loss, {args.size}: N {POSITIONS}, V {V}, d {d} from {d_p}; the elementwise part of "
           f"ours is {path}; where no dtype is named, products are in {auto}")
     print(loss_table(contenders, times, gb, gb_at_twice_n, best))
-    print_errors(errors, [name for name in runs if name.startswith("ours") or name in same])
+    print_errors(errors, set(peers_of(runs)) - set(same))
     for dtype in dict.fromkeys([auto, "float32"]):
-        rivals = [name for name in same if contenders[name][1] == dtype]
-        print_verdict(named("ours", dtype, auto), best_of(rivals, times, gb), times, gb)
+        alike = [name for name in same if contenders[name][1] == dtype]
+        print_verdict(named("ours", dtype, auto), best_of(alike, times, gb), times, gb)
     return dict(what="loss", size=args.size, ours=times["ours"], ours_gb=gb["ours"],
                 **peer_keys(best, times, gb), seconds=times, gb=gb, gb_at_twice_n=gb_at_twice_n,
                 errors=errors, dtype=auto, path=path)
@@ -252,10 +253,11 @@ def is_the_same(errors, dtype):
     return all(error <= TOLERANCE[dtype] for error in errors.values())
 
 
-def print_errors(errors, same):
+def print_errors(errors, others):
+    """others: the peers that do not compute our loss."""
     for name, parts in errors.items():
         shown = ", ".join(f"{error:.1e} ({part})" for part, error in parts.items())
-        note = "" if name in same else "; it computes another loss, and is not compared"
+        note = "; it computes another loss, and is not compared" if name in others else ""
         print(f"{name}: loss and gradients against fp64, relative error {shown}{note}")
 
 
@@ -499,11 +501,11 @@ def bench_step(args):
     B = args.batch
     sizes = STEP_SIZES[args.size]
     contenders = step_contenders(args, auto)
+    rivals = peer_steps(args, auto) if args.peers else {}
     steps = {name: make(*arguments) for name, (make, arguments) in contenders.items()}
-    if args.peers:
-        for name, (make, arguments) in peer_steps(args, auto).items():
-            if once := tried(name, make, *arguments):
-                contenders[name], steps[name] = (make, arguments), once
+    steps |= {name: tried(name, make, *arguments) for name, (make, arguments) in rivals.items()}
+    steps = {name: step for name, step in steps.items() if step}  # without those that failed
+    contenders = {name: (contenders | rivals)[name] for name in steps}
 
     times = median_times(steps, ROUNDS[args.size])
     times[TOGETHER] /= ROLLOUT_EVERY
