@@ -4,6 +4,7 @@ Nothing here is timed.
 """
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import distill
 import files
 import losses
+import stored
 from data import Batches, prepare
 from run import folder_of
-from tools import bench, measure
+from tools import bench, measure, peers
 
 TINY = (dict(d_model=8, n_layer=2, d_ff=12, n_head=2),
         dict(d_model=16, n_layer=3, d_ff=20, n_head=4))
@@ -49,27 +51,28 @@ def last_line(small, capsys):
 
 COMMON = {"what", "size", "ours", "peer", "ours_gb", "peer_gb"}
 OWN = {"bpe": {"parts", "same", "words", "tokens"},
-       "loss": {"peer_is", "seconds", "gb", "gb_at_twice_n", "dtype", "path"},
-       "step": {"roofline", "roofline_square", "gflop", "gflop_per_s", "gflop_per_s_square",
-                "tokens_per_s", "gb", "parts", "dtype", "accum_difference"},
+       "loss": {"peer_is", "peer_gb_is", "seconds", "gb", "gb_at_twice_n", "errors", "dtype",
+                "path"},
+       "step": {"peer_is", "peer_gb_is", "roofline", "roofline_square", "gflop", "gflop_per_s",
+                "gflop_per_s_square", "tokens_per_s", "gb", "parts", "dtype", "accum_difference"},
        "score": {"sentences"}}
 PARTS = ["teacher forward", "student forward", "loss and its gradient", "student backward",
          "optimizer"]
 
 
-@pytest.mark.parametrize("peers", [[], ["--peers"]])
+@pytest.mark.parametrize("with_peers", [[], ["--peers"]])
 @pytest.mark.parametrize("what", OWN)
-def test_the_last_line_is_json(what, peers, last_line, tmp_path):
+def test_the_last_line_is_json(what, with_peers, last_line, tmp_path):
     lines = [f"the {i} dogs see {i * i} cats, don't they?\n" for i in range(2000)]
     (tmp_path / "t.txt").write_text("".join(lines))
     text = [f"--data={tmp_path}", "--words=9000"] if what == "bpe" else []
-    result = last_line(what, *peers, "--batch=8", *text)
+    result = last_line(what, *with_peers, "--batch=8", *text)
 
     assert result.keys() == COMMON | OWN[what]
     assert result["what"] == what and result["size"] == "nano"
     assert result["ours"] > 0
     assert result["ours_gb"] == (2.0 if what in ("step", "score") else None)
-    if not peers:
+    if not with_peers:
         assert result["peer"] is None
     if what == "bpe" and result["peer"]:
         assert result["same"] == {"merges": True, "ids": True}
@@ -78,6 +81,71 @@ def test_the_last_line_is_json(what, peers, last_line, tmp_path):
         assert result["accum_difference"] < 1e-5
         assert result["roofline"] > 0
         assert [*result["parts"]] == PARTS
+
+
+PACKAGES = {"loss": {"liger": "liger_kernel", "liger, compiled": "liger_kernel", "trl": "trl",
+                     "trl, plain CE": "trl", "orda": "orda_kernel"},
+            "step": {"transformers, liger": "liger_kernel",
+                     "transformers, liger, compiled": "liger_kernel"}}
+
+
+def hide(packages, monkeypatch):
+    """As if they were not installed."""
+    class Finder:
+        def find_spec(name, path=None, target=None):
+            if name in packages:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    for module in list(sys.modules):
+        if module.partition(".")[0] in packages:
+            monkeypatch.delitem(sys.modules, module)
+
+
+@pytest.mark.parametrize("what", PACKAGES)
+def test_a_peer_that_is_not_installed_is_said(what, small, capsys):
+    pytest.importorskip("transformers")
+    hide(set(PACKAGES[what].values()), small)
+    bench.main([what, "--peers", "--batch=8"])
+    *shown, last = capsys.readouterr().out.splitlines()
+
+    said = [line for line in shown if "skipped" in line]
+    assert said == [f"row {row} skipped: {package} is not installed"
+                    for row, package in PACKAGES[what].items()]
+    measured = json.loads(last)
+    rows = measured["seconds"] if what == "loss" else measured["tokens_per_s"]
+    others = (peers.LOSSES if what == "loss" else peers.STEPS).keys() - PACKAGES[what].keys()
+    assert {row for row in rows if not row.startswith(("ours", "products"))} == others
+    assert measured["peer_is"] in others and measured["peer"] > 0
+
+
+def test_where_the_processor_has_bf16_all_are_measured_in_it_too(small, last_line):
+    small.setattr(bench, "machine", lambda: "bfloat16")
+    small.setattr(peers, "LOSSES", {"materialised": peers.materialised})
+    result = last_line("loss", "--peers")
+    assert [*result["seconds"]] == ["ours", "ours, eager", "ours, fp32", "ours, fp32, eager",
+                                    "materialised", "materialised, fp32", "products, bfloat16",
+                                    "products, float32"]
+    for row in ("ours", "materialised"):
+        assert result["errors"][f"{row}, fp32"]["head"] < 1e-5 < result["errors"][row]["head"]
+
+
+def test_a_peer_of_another_loss_is_said_and_never_the_best(small, capsys):
+    def nothing(h, W, *others):
+        return (h.sum() + W.sum()) * 0
+    small.setattr(peers, "LOSSES", {"nothing": nothing})
+    bench.main(["loss", "--peers"])
+    *shown, last = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in shown if "another loss" in line] == ["nothing"]
+    assert json.loads(last)["peer_is"] is None
+    assert json.loads(last)["seconds"]["nothing"] > 0
+
+
+def test_the_best_peers_are_the_fastest_and_the_leanest():
+    seconds = {"ours": 1.0, "a": 3.0, "b": 2.0, "c": 4.0}
+    gb = {"ours": 1.0, "a": 5.0, "b": 6.0, "c": math.nan}  # nan: its process failed
+    assert bench.peers_of(seconds) == ["a", "b", "c"]
+    assert bench.best_of("abc", seconds, gb) == ("b", "a")
+    assert bench.best_of("", seconds, gb) == (None, None)
 
 
 def test_without_text_babytalk_is_taken_and_said(small, capsys, tmp_path):
@@ -161,6 +229,112 @@ def test_the_parts_make_the_step(monkeypatch):
     assert step.parts().keys() == before.keys()  # and they are taken off again
 
 
+def test_the_step_with_the_teacher_stored_only_reads(monkeypatch):
+    monkeypatch.setattr(losses, "mode", "eager")
+    step = bench.stored_step(TINY, KEYS, 100)
+    before = step.student.head.weight.clone()
+    for owner, name in ((distill.Teacher, "__call__"), (stored.StoredTeacher, "write")):
+        monkeypatch.setattr(owner, name, lambda *_: pytest.fail("the teacher was asked"))
+    step()
+    assert not torch.equal(step.student.head.weight, before)
+
+
+def test_steps_share_the_teacher_compiled_or_not():
+    compiled = bench.random_step(TINY, KEYS | dict(compile=True), 50).teachers[0].lm
+    plain = bench.random_step(TINY, KEYS, 50).teachers[0].lm
+    assert compiled.head.weight is plain.head.weight
+    assert compiled._compiled_call_impl and not plain._compiled_call_impl
+
+
+# ---------------------------------------------------------------- the peers
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", peers.LOSSES)
+def test_peers_compute_our_loss(name, dtype, small, capsys):
+    once = measure.tried(name, bench.loss_run, peers.LOSSES[name], dtype, "eager", "nano", 64, 300)
+    if not once:
+        said = capsys.readouterr().out
+        assert "is not installed" in said
+        pytest.skip(said.strip())
+    errors = bench.loss_errors({name: once}, "nano")[name]
+    assert bench.is_the_same(errors, dtype)
+
+
+@pytest.fixture
+def pair():
+    """Our student and teacher, transformers' copies of them, and a batch x, y (B, T)."""
+    pytest.importorskip("transformers")
+    lms = [bench.random_lm(dict(size, block_size=16), 50) for size in TINY]
+    ids = torch.randint(3, 50, (4, 17))
+    return lms, [peers.hf_copy(lm) for lm in lms], ids[:, :-1], ids[:, 1:]
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """torch.compile as far as its tracer, which alone needs no compiler."""
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **_: compile(f, backend="eager"))
+
+
+@pytest.mark.parametrize("name", ["transformers", "transformers, compiled"])
+def test_baby_llamas_loss_is_its_formula(name, pair, traced):
+    (student, teacher), theirs, x, _ = pair
+    loss, compiled = peers.STEPS[name]
+    loss = peers.compiled_loss(loss) if compiled else loss
+
+    z_q = student.logits(student(x)).flatten(0, 1)
+    z_p = teacher.logits(teacher(x)).flatten(0, 1)
+    labels = torch.cat([x[:, 1:], torch.full((4, 1), -100)], 1).flatten()
+    ce = losses.plain_loss(z_q, [z_p], labels, "fkl", peers.TAU, 1.0, 1.0)
+    fkl = losses.plain_loss(z_q, [z_p], x.flatten(), "fkl", peers.TAU, 0.0, 1.0)  # times tau^2
+    expected = peers.ALPHA * ce + (1 - peers.ALPHA) * x.shape[1] * fkl
+    torch.testing.assert_close(loss(*theirs, x, x), expected)
+
+
+@pytest.mark.parametrize("name", ["transformers, liger", "transformers, liger, compiled"])
+def test_ligers_step_is_of_our_loss(name, pair, traced):
+    pytest.importorskip("liger_kernel")
+    (student, teacher), theirs, x, y = pair
+    ours = bench.ours(student(x).flatten(0, 1), student.head.weight, teacher(x).flatten(0, 1),
+                      teacher.head.weight, y.flatten())
+    ours.backward()
+    loss, compiled = peers.STEPS[name]
+    loss = peers.compiled_loss(loss) if compiled else loss
+    loss = loss(*theirs, x, y)
+    loss.backward()
+
+    torch.testing.assert_close(loss, ours)
+    llama = theirs[0]
+    torch.testing.assert_close(llama.lm_head.weight.grad, student.head.weight.grad)
+    torch.testing.assert_close(llama.model.embed_tokens.weight.grad, student.embed.weight.grad)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_of_transformers_runs():
+    pytest.importorskip("transformers")
+    if not losses.can_compile("cpu"):
+        pytest.skip("no C++ compiler")
+    sizes = (dict(d_model=8, n_layer=1, d_ff=12, n_head=2),) * 2
+    loss, compiled = peers.STEPS["transformers, compiled"]
+    assert measure.tried("compiled", peers.hf_step, loss, compiled, "float32", sizes, 50, 2, 8)
+
+
+def test_a_peer_that_fails_is_said(capsys):
+    def make(error):
+        def f():
+            raise error
+        return f
+    assert measure.tried("a", make, RuntimeError("too old\nat line 3")) is None
+    assert measure.tried("b", make, ModuleNotFoundError("No module", name="b_kernel")) is None
+    assert measure.tried("c", make, ValueError()) is None
+    assert measure.tried("d", lambda: print) is print
+    assert capsys.readouterr().out.splitlines() == [
+        "row a skipped: it fails, RuntimeError: too old",
+        "row b skipped: b_kernel is not installed",
+        "row c skipped: it fails, ValueError: ",
+        ""]
+
+
 # ---------------------------------------------------------------- memory
 
 def hold(megabytes):
@@ -171,3 +345,8 @@ def test_memory_is_of_a_fresh_process():
     peak, added = measure.memory_of(hold, (400,))
     assert 0.35 < added < 0.5
     assert added < peak < added + 1.0
+
+
+def test_what_was_done_before_is_forgotten():
+    _, added = measure.memory_of(hold, (100,), [(400,), (1,)])
+    assert 0.05 < added < 0.25

@@ -8,12 +8,14 @@
             (../shared), else generated babytalk; --words: about so many of its words.
     loss    forward and backward of the distillation loss alone: 4096 positions, V 16000, alpha 0.5,
             tau 2, reverse KL; nano d 128 from 256, paper d 512 from 1024. --peers: the materialised
-            loss and, where liger-kernel is installed, Liger's chunked JSD at beta 1.
+            loss, liger-kernel's chunked JSD, TRL's chunked kernels and orda-kernel, each compared
+            with ours in fp64 before it is timed.
     step    one optimizer step of distillation on 32 x 128 tokens, as in distill.py's loop. nano: 4
             layers of d 128 from 6 of 256, paper: 16 of 512 from 24 of 1024; also with the teacher
             read from the disk (teacher_cache = 64), written before. Its flops beside those
             of its matrix products run alone, and what its parts take. --peers: Baby Llama's step in
-            transformers, fp32.
+            transformers, in ours' dtype and in fp32, as it comes and compiled, and the same two
+            with Liger's loss.
     score   log-probabilities of minimal pairs under a random model of the size of step's student:
             BLiMP's first 8 pairs a paradigm (eval/blimp_filtered under $BABYLM_DIR), else
             babytalk's. --peers: minicons, with the same weights.
@@ -22,11 +24,14 @@ Figures drift on shared machines, so quote the ratios. Memory is of a fresh proc
 score), or what it adds to its inputs (bpe, loss); on a GPU of its allocations, and `step` shows MFU
 and the teacher's own training too. The last line is one JSON object: what, size, ours and peer
 (loss and bpe: seconds; step: tokens a second; score: sentences a second), ours_gb, peer_gb, and
-more; null where no peer was measured.
+more; null where no peer was measured. `peer` is of the fastest peer, `peer_gb` of the one of least
+memory: peer_is and peer_gb_is name them. A peer that is not installed or fails is said, and left
+out.
 """
 import argparse
 import collections
 import contextlib
+import copy
 import dataclasses
 import functools
 import json
@@ -56,7 +61,7 @@ from config import Config, run_main
 from eval import table
 from run import DTYPES, autocast, device_of, dtype_of, gpu_usage, model_of
 from tools import measure, peers
-from tools.measure import is_installed, machine, median_times, memory_of, seconds_alone
+from tools.measure import is_installed, machine, median_times, memory_of, seconds_alone, tried
 
 ROUNDS = {"nano": 7, "paper": 3}
 V = 16000         # tokens of the vocabulary
@@ -65,6 +70,8 @@ T = 128           # tokens of a sequence of `step`
 PAIRS = 8         # of each paradigm, in `score`
 TAU = peers.TAU
 ALPHA = peers.ALPHA
+# relative error, of a loss and its gradients, up to which a peer computes what ours does
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 STORED_K = 64     # of `step`'s row "teacher stored"
 ROLLOUT_EVERY = 4
 TOGETHER = f"ours, rollouts, rollout_every {ROLLOUT_EVERY}"
@@ -76,6 +83,39 @@ def ratio(a, b):
     return f"{a / b:.2f}" if a and b else "-"
 
 
+# ---------------------------------------------------------------- the best peer
+
+def named(name, dtype, auto):
+    """A row's name: in the dtype of `dtype = auto`, unless it says another."""
+    return name if dtype == auto else f"{name}, fp32"
+
+
+def peers_of(rows):
+    return [name for name in rows if not name.startswith(("ours", "the teacher's"))]
+
+
+def best_of(rivals, times, gb):
+    """The names of the fastest and of the one of least memory; None where there is none."""
+    measured = [name for name in rivals if math.isfinite(gb[name])]
+    return min(rivals, key=times.get, default=None), min(measured, key=gb.get, default=None)
+
+
+def print_verdict(name, best, times, gb):
+    """A line that compares a row with the two of best_of."""
+    fastest, leanest = best
+    if fastest:
+        print(f"{name}: {ratio(times[fastest], times[name])} times as fast as the fastest peer "
+              f"({fastest}; {ratio(times[name], times[fastest])} of its time), "
+              f"{ratio(gb[name], gb.get(leanest))} of the memory of the leanest ({leanest})")
+
+
+def peer_keys(best, times, gb):
+    """What the last line says of them; null where there is none."""
+    fastest, leanest = best
+    return dict(peer=times.get(fastest), peer_is=fastest, peer_gb=gb.get(leanest),
+                peer_gb_is=leanest)
+
+
 # ---------------------------------------------------------------- the loss
 
 LOSS_SIZES = {"nano": (128, 256), "paper": (512, 1024)}  # d of student and teacher
@@ -83,42 +123,52 @@ LOSS_SIZES = {"nano": (128, 256), "paper": (512, 1024)}  # d of student and teac
 
 def bench_loss(args):
     auto = machine()
-    contenders = loss_contenders(auto, args.peers)
-    runs = {name: loss_run(*contender, args.size, POSITIONS, V)
-            for name, contender in contenders.items()}
+    contenders = loss_contenders(auto)
+    rivals = peer_losses(auto) if args.peers else {}
+    shape = args.size, POSITIONS, V
+    runs = {name: loss_run(*contender, *shape) for name, contender in contenders.items()}
+    runs |= {name: tried(name, loss_run, *contender, *shape) for name, contender in rivals.items()}
+    runs = {name: once for name, once in runs.items() if once}  # without those that failed
+    contenders = {name: (contenders | rivals)[name] for name in runs}
+
+    errors = loss_errors(runs, args.size)
+    same = [name for name in peers_of(runs) if is_the_same(errors[name], contenders[name][1])]
+
     products = {f"products, {dtype}": products_run(args.size, POSITIONS, DTYPES[dtype])
                 for dtype in dict.fromkeys([auto, "float32"])}
     times = median_times(runs | products, ROUNDS[args.size])
     gb = loss_memory(contenders, args.size, POSITIONS)
     gb_at_twice_n = loss_memory(contenders, args.size, 2 * POSITIONS)
+    best = best_of(same, times, gb)
 
     path = losses.path(measure.device.type, POSITIONS, V)
     d, d_p = LOSS_SIZES[args.size]
     print(f"loss, {args.size}: N {POSITIONS}, V {V}, d {d} from {d_p}; the elementwise part of "
-          f"ours is {path}; `ours` runs its products in {auto}")
-    print(loss_table(contenders, times, gb, gb_at_twice_n))
-    for name, (h_error, W_error) in gradient_errors(runs, args.size).items():
-        print(f"{name}: gradient against fp64, relative error {h_error:.1e} (states), "
-              f"{W_error:.1e} (head)")
+          f"ours is {path}; where no dtype is named, products are in {auto}")
+    print(loss_table(contenders, times, gb, gb_at_twice_n, best))
+    print_errors(errors, set(peers_of(runs)) - set(same))
+    for dtype in dict.fromkeys([auto, "float32"]):
+        alike = [name for name in same if contenders[name][1] == dtype]
+        print_verdict(named("ours", dtype, auto), best_of(alike, times, gb), times, gb)
+    return dict(what="loss", size=args.size, ours=times["ours"], ours_gb=gb["ours"],
+                **peer_keys(best, times, gb), seconds=times, gb=gb, gb_at_twice_n=gb_at_twice_n,
+                errors=errors, dtype=auto, path=path)
 
-    peer = next((name for name in ("liger", "materialised") if name in times), None)
-    return dict(what="loss", size=args.size, ours=times["ours"], peer=times.get(peer),
-                ours_gb=gb["ours"], peer_gb=gb.get(peer), peer_is=peer, seconds=times, gb=gb,
-                gb_at_twice_n=gb_at_twice_n, dtype=auto, path=path)
 
-
-def loss_contenders(auto, with_peers):
-    """{name: (function, dtype of its products, mode of losses.py)}."""
+def loss_contenders(auto):
+    """Ours: {name: (function, dtype of its products, mode of losses.py)}."""
     path = losses.path(measure.device.type, POSITIONS, V)
-    contenders = {"ours": (ours, auto, path), "ours, eager": (ours, auto, "eager")}
-    if auto != "float32":
-        contenders["ours, fp32"] = ours, "float32", path
-        contenders["ours, fp32, eager"] = ours, "float32", "eager"
-    if with_peers:
-        contenders["materialised"] = peers.materialised, "float32", path
-        if is_installed("liger_kernel"):
-            contenders["liger"] = peers.liger, "float32", path
+    contenders = {}
+    for dtype in dict.fromkeys([auto, "float32"]):
+        contenders[named("ours", dtype, auto)] = ours, dtype, path
+        contenders[named("ours", dtype, auto) + ", eager"] = ours, dtype, "eager"
     return contenders
+
+
+def peer_losses(auto):
+    """The peers', as loss_contenders."""
+    return {named(name, dtype, auto): (loss, dtype, "eager")
+            for dtype in dict.fromkeys([auto, "float32"]) for name, loss in peers.LOSSES.items()}
 
 
 def ours(h, W, h_p, W_p, y):
@@ -139,7 +189,7 @@ def loss_inputs(size, N, vocab_size):
 
 
 def loss_run(f, dtype, mode, size, N, vocab_size):
-    """() -> gradients to h and W: forward and backward of the loss f."""
+    """() -> the loss f, and its gradients to h and W: forward and backward."""
     h, W, *rest = loss_inputs(size, N, vocab_size)
 
     def once():
@@ -149,7 +199,7 @@ def loss_run(f, dtype, mode, size, N, vocab_size):
             with autocast(dtype, measure.device):
                 loss = f(h_q, W_q, *rest)
             loss.backward()
-        return h_q.grad, W_q.grad
+        return loss.detach(), h_q.grad, W_q.grad
     return once
 
 
@@ -171,22 +221,25 @@ def loss_memory(contenders, size, N):
     """{name: GB that forward and backward add to their inputs}."""
     gb = {}
     for name, contender in contenders.items():
-        tiny = (*contender, size, 32, 256)
+        # two shapes: what is compiled for both of them is compiled for any
+        tiny = [(*contender, size, 32, 256), (*contender, size, 48, 320)]
         gb[name] = memory_of(loss_run, (*contender, size, N, V), tiny)[1]
     return gb
 
 
-def gradient_errors(runs, size):
-    """{name: relative errors of ours, of the gradients to h and W, against fp64}."""
+def loss_errors(runs, size):
+    """{name: {"loss", "states", "head"}}: relative errors of the loss and of its gradients to h
+    and W, against ours in fp64."""
     h, W, h_p, W_p, y = loss_inputs(size, POSITIONS, V)
     h = h.double().requires_grad_()
     W = W.double().requires_grad_()
-    ours(h, W, h_p.double(), W_p.double(), y).backward()
+    loss = ours(h, W, h_p.double(), W_p.double(), y)
+    loss.backward()
+    exact = dict(loss=loss.detach(), states=h.grad, head=W.grad)
     errors = {}
     for name, once in runs.items():
-        if name.startswith("ours"):
-            h_grad, W_grad = once()
-            errors[name] = relative(h_grad.double(), h.grad), relative(W_grad.double(), W.grad)
+        errors[name] = {part: relative(value.double(), exact[part])
+                        for part, value in zip(exact, once())}
     return errors
 
 
@@ -195,16 +248,32 @@ def relative(a, exact):
     return ((a - exact).norm() / exact.norm()).item()
 
 
-def loss_table(contenders, times, gb, gb_at_twice_n):
-    rows = [["", "seconds", "/ products", "/ materialised", "/ liger", "added GB", "at 2 N"]]
+def is_the_same(errors, dtype):
+    """Whether all are within what rounding explains; not, where one of them is nan."""
+    return all(error <= TOLERANCE[dtype] for error in errors.values())
+
+
+def print_errors(errors, others):
+    """others: the peers that do not compute our loss."""
+    for name, parts in errors.items():
+        shown = ", ".join(f"{error:.1e} ({part})" for part, error in parts.items())
+        note = "; it computes another loss, and is not compared" if name in others else ""
+        print(f"{name}: loss and gradients against fp64, relative error {shown}{note}")
+
+
+def loss_table(contenders, times, gb, gb_at_twice_n, best):
+    """best: the fastest peer and the one of least memory, each None where there is none."""
+    fastest, leanest = best
+    rows = [["", "seconds", "/ products", f"/ {fastest or 'peer'}", "added GB",
+             f"/ {leanest or 'peer'}", "at 2 N"]]
     for name, seconds in times.items():
         dtype = contenders[name][1] if name in contenders else name.removeprefix("products, ")
-        row = [name, f"{seconds:.3f}"]
-        for other in (f"products, {dtype}", "materialised", "liger"):
-            row.append(ratio(seconds, times.get(other)))
-        for memory in (gb, gb_at_twice_n):
-            row.append(f"{memory[name]:.2f}" if name in memory else "-")
-        rows.append(row)
+        row = [name, f"{seconds:.3f}", ratio(seconds, times.get(f"products, {dtype}")),
+               ratio(seconds, times.get(fastest))]
+        if name in gb:
+            row += [f"{gb[name]:.2f}", ratio(gb[name], gb.get(leanest)),
+                    f"{gb_at_twice_n[name]:.2f}"]
+        rows.append(row + ["-"] * (7 - len(row)))
     return table(rows)
 
 
@@ -328,18 +397,28 @@ def random_step(sizes, keys, vocab_size):
     config = Config(**sizes[0], **keys)
     run = Books(config)
     student = model_of(config, vocab_size).to(run.device)
-    lms = [model_of(dataclasses.replace(config, **size), vocab_size).eval() for size in sizes[1:]]
-    lms = [lm.to(run.device, DTYPES[run.dtype]) for lm in lms]
+    ids = torch.randint(3, vocab_size, (config.batch_size, config.longest + 1)).to(run.device)
+    lms = [copy.copy(random_teacher(vocab_size, config.longest, run.dtype, **size))
+           for size in sizes[1:]]
     if config.compile:
         for lm in (student, *lms):
             lm.compile()
-    ids = torch.randint(3, vocab_size, (config.batch_size, config.longest + 1)).to(run.device)
     return Step(run, student, [distill.Teacher(lm) for lm in lms],
                 ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
 
 
+@functools.cache
+def random_teacher(vocab_size, block_size, dtype, **size):
+    """A model.LM, one for all steps: they stand in memory side by side, the paper's too."""
+    lm = random_lm(dict(size, block_size=block_size), vocab_size)
+    return lm.to(measure.device, DTYPES[dtype])
+
+
 def stored_step(sizes, keys, vocab_size):
-    """A `random_step` with its targets on the disk; the text is its batch alone."""
+    """A `random_step` with its targets on the disk, where they are when it is made: it only reads.
+
+    The text is its batch alone. The teacher stays in memory, as in a run, which validates with it.
+    """
     step = random_step(sizes, keys | dict(teacher_cache=STORED_K, random_offset=False), vocab_size)
     ids = torch.cat([step.x.flatten(), step.y[-1:, -1]]).cpu().numpy().astype(np.uint16)
     config = dataclasses.replace(step.run.config, teachers=["random"])
@@ -422,21 +501,31 @@ def bench_step(args):
     B = args.batch
     sizes = STEP_SIZES[args.size]
     contenders = step_contenders(args, auto)
-
+    rivals = peer_steps(args, auto) if args.peers else {}
     steps = {name: make(*arguments) for name, (make, arguments) in contenders.items()}
+    steps |= {name: tried(name, make, *arguments) for name, (make, arguments) in rivals.items()}
+    steps = {name: step for name, step in steps.items() if step}  # without those that failed
+    contenders = {name: (contenders | rivals)[name] for name in steps}
+
     times = median_times(steps, ROUNDS[args.size])
     times[TOGETHER] /= ROLLOUT_EVERY
     parts = median_parts(steps["ours"])
     difference = in_pieces(steps["ours" if auto == "float32" else "ours, fp32"], 4)
     flops = {name: step.flops() for name, step in steps.items() if isinstance(step, Step)}
     del steps  # a GPU has better uses for its memory
+    random_teacher.cache_clear()
+    peers.hf_teacher.cache_clear()
 
     alone = seconds_alone(step_products(sizes, V, B, T), DTYPES[auto])
     square = seconds_alone([(2048, 2048, 2048, 1)], DTYPES[auto])
     gb = {name: memory_of(make, arguments)[0] for name, (make, arguments) in contenders.items()}
 
-    print(f"step, {args.size}: {B} x {T} tokens, V {V}; `ours` runs its products in {auto}")
-    print(step_table(times, gb, flops, B * T))
+    best = best_of(peers_of(times), times, gb)
+    print(f"step, {args.size}: {B} x {T} tokens, V {V}; where no dtype is named, products are in "
+          f"{auto}")
+    print(step_table(times, gb, flops, B * T, best))
+    for name in ("ours", "ours, teacher stored"):
+        print_verdict(name, best, times, gb)
     shown = ", ".join(f"{part} {seconds:.3f}" for part, seconds in parts.items())
     print(f"parts of ours, seconds: {shown}")
     print(f"gradients in 4 pieces against 1, fp32: relative difference {difference:.1e}")
@@ -450,14 +539,13 @@ def bench_step(args):
           f"{near['roofline']:.0%} of that ({near['roofline_square']:.0%})")
 
     per_second = {name: B * T / seconds for name, seconds in times.items()}
-    return dict(what="step", size=args.size, ours=per_second["ours"],
-                peer=per_second.get("transformers"), ours_gb=gb["ours"],
-                peer_gb=gb.get("transformers"), **near, tokens_per_s=per_second, gb=gb,
+    return dict(what="step", size=args.size, ours=per_second["ours"], ours_gb=gb["ours"],
+                **peer_keys(best, per_second, gb), **near, tokens_per_s=per_second, gb=gb,
                 parts=parts, dtype=auto, accum_difference=float(f"{difference:.1e}"))
 
 
 def step_contenders(args, auto):
-    """{name: (make, arguments)}: make(*arguments) is a function that does one step."""
+    """Ours: {name: (make, arguments)}: make(*arguments) is a function that does one step."""
     sizes = STEP_SIZES[args.size]
     pieces = PIECES[args.size]
     on_rollouts = dict(on_policy=1.0, rollout_mix=0.2, rollout_loss="single_step", alpha=0.0)
@@ -478,8 +566,16 @@ def step_contenders(args, auto):
                  "the teacher's training, compiled": dict(compile=True)}
         for name, kind in alone.items():
             contenders[name] = random_step, (sizes[1:], keys | kind, V)
-    if args.peers and is_installed("transformers"):
-        contenders["transformers"] = peers.hf_step, (sizes, V, args.batch, T)
+    return contenders
+
+
+def peer_steps(args, auto):
+    """The peers', as step_contenders."""
+    shape = STEP_SIZES[args.size], V, args.batch, T
+    contenders = {name: (peers.hf_step, (*how, auto, *shape)) for name, how in peers.STEPS.items()}
+    if auto != "float32":  # as Baby Llama runs it
+        as_it_comes = peers.STEPS["transformers"]
+        contenders["transformers, fp32"] = peers.hf_step, (*as_it_comes, "float32", *shape)
     return contenders
 
 
@@ -489,13 +585,15 @@ def median_parts(step, rounds=3):
     return {part: statistics.median(seconds[part] for seconds in parts) for part in parts[0]}
 
 
-def step_table(times, gb, flops, tokens):
-    """flops: a step's, by name; tokens: a step's."""
-    peer = times.get("transformers")
-    rows = [["", "seconds", "tokens/s", "x transformers", "peak GB", "/ transformers"]]
+def step_table(times, gb, flops, tokens, best):
+    """flops: a step's, by name; tokens: a step's; best: as best_of has it."""
+    fastest, leanest = best
+    rows = [["", "seconds", "tokens/s", f"x {fastest or 'peer'}", "peak GB",
+             f"/ {leanest or 'peer'}"]]
     for name, seconds in times.items():
-        rows.append([name, f"{seconds:.3f}", f"{tokens / seconds:.0f}", ratio(peer, seconds),
-                     f"{gb[name]:.2f}", ratio(gb[name], gb.get("transformers"))])
+        rows.append([name, f"{seconds:.3f}", f"{tokens / seconds:.0f}",
+                     ratio(times.get(fastest), seconds), f"{gb[name]:.2f}",
+                     ratio(gb[name], gb.get(leanest))])
     if measure.device.type == "cuda":
         rows[0].append("MFU")
         for row in rows[1:]:

@@ -37,6 +37,25 @@ def machine():
     return dtype
 
 
+def tried(name, make, *arguments):
+    """make(*arguments), called once; None where that fails, and a line says why.
+
+    For what others wrote, which may be missing, or fail in any way.
+    """
+    try:
+        f = make(*arguments)
+        f()
+    except ModuleNotFoundError as error:
+        reason = f"{error.name} is not installed"
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        reason = f"it fails, {type(error).__name__}: {lines[0]:.200}"
+    else:
+        return f
+    print(f"row {name} skipped: {reason}")
+    return None
+
+
 # ---------------------------------------------------------------- time
 
 def wait():
@@ -108,8 +127,8 @@ def peak(since_now=False):
 def memory_of(make, arguments, tiny=(), runs=2):
     """(peak, added) GB of a process of its own that calls make(*arguments)() `runs` times.
 
-    added: by the calls, to what make has made. With `tiny`, make(*tiny)() is called before that,
-    and both are counted from there on. nan if the process fails.
+    added: by the calls, to what make has made. With `tiny`, a list of arguments, make(*each)() is
+    called before that, and both are counted from there on. nan if the process fails.
     """
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
@@ -122,8 +141,8 @@ def memory_of(make, arguments, tiny=(), runs=2):
 def _measure(queue, where, make, arguments, tiny, runs):
     global device
     device = where
-    if tiny:
-        make(*tiny)()  # loads and compiles what is loaded and compiled once
+    for each in tiny:
+        make(*each)()  # loads and compiles what is loaded and compiled once
     f = make(*arguments)
     before = peak(since_now=bool(tiny))
     for _ in range(runs):

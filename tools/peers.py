@@ -1,8 +1,10 @@
 """What a user would run instead, for tools.bench. Each function imports its package when called.
 
-The loss with materialised logits and Liger's chunked one, a distillation step in transformers, a
-tokenizer by Hugging Face tokenizers, and minicons' sentence scores.
+The loss with materialised logits and as Liger, TRL and orda-kernel compute it, a distillation step
+in transformers, a tokenizer by Hugging Face tokenizers, and minicons' sentence scores. LOSSES and
+STEPS name the ways that are worth a row: none is the best on every machine.
 """
+import functools
 import itertools
 import json
 import time
@@ -12,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from bpe import CHARACTER, PATTERN, SPECIAL
+from run import DTYPES, autocast
 from tools import measure
 
 TAU = 2.0
@@ -31,16 +34,112 @@ def materialised(h, W, h_p, W_p, y):
     return ALPHA * F.cross_entropy(z_q, y) + (1 - ALPHA) * TAU**2 * rkl
 
 
-def liger(h, W, h_p, W_p, y):
-    """Its generalised Jensen-Shannon divergence is reverse KL at beta 1; it leaves out tau^2."""
+def liger(h, W, h_p, W_p, y, compiled=False):
+    """Its generalised Jensen-Shannon divergence is reverse KL at beta 1; it leaves out tau^2.
+
+    256 positions at a time: on a CPU faster and smaller than its default of 1024.
+    """
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
-    jsd = LigerFusedLinearJSDLoss(weight_hard_loss=ALPHA, weight_soft_loss=1 - ALPHA, beta=1.0,
-                                  temperature=TAU, compiled=False, chunk_size=256)
-    out = jsd(h, W, h_p, W_p, y)
-    return out[0] if isinstance(out, tuple) else out
+    jsd = LigerFusedLinearJSDLoss(weight_hard_loss=ALPHA, weight_soft_loss=(1 - ALPHA) * TAU**2,
+                                  beta=1.0, temperature=TAU, compiled=compiled, chunk_size=256)
+    return jsd(h, W, h_p, W_p, y)
+
+
+def trl(h, W, h_p, W_p, y):
+    """Its kernels of DistillationTrainer (beta 1) and, for the CE, of SFTTrainer.
+
+    Triton's on a GPU, torch's on a CPU; both by 4096 positions and 32768 tokens, as shipped.
+    """
+    from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+    log_q_y, *_ = ChunkedLogProbFunction.apply(h, W, None, y, 1.0, 32768, None, 1.0, ())
+    return -ALPHA * log_q_y.mean() + (1 - ALPHA) * TAU**2 * trl_rkl(h, W, h_p, W_p)
+
+
+def trl_plain_ce(h, W, h_p, W_p, y):
+    """`trl`, its CE of materialised logits: the student's are multiplied once less."""
+    return ALPHA * F.cross_entropy(h @ W.T, y) + (1 - ALPHA) * TAU**2 * trl_rkl(h, W, h_p, W_p)
+
+
+def trl_rkl(h, W, h_p, W_p):
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+    rkl, _ = ChunkedDivergenceFunction.apply(h, W, None, h_p, W_p, None, 1.0, TAU)  # (N,)
+    return rkl.mean()
+
+
+def orda(h, W, h_p, W_p, y):
+    """Triton on a GPU; on a CPU its reference, whose logits are materialised (it warns of that)."""
+    from orda_kernel import SeparateTeacher, distillation_loss
+    return distillation_loss(h, W, y, SeparateTeacher(h_p, W_p), student_ce_weight=ALPHA,
+                             kl_weight=1 - ALPHA, kl_temperature=TAU,  # times tau^2 by itself
+                             kl_divergence="reverse").loss
+
+
+LOSSES = {"materialised": materialised,
+          "liger": liger,
+          "liger, compiled": functools.partial(liger, compiled=True),
+          "trl": trl,
+          "trl, plain CE": trl_plain_ce,
+          "orda": orda}
 
 
 # ---------------------------------------------------------------- the step
+# Of transformers' student and teacher on ids x (B, T) and what comes next, y (B, T).
+
+def baby_llama_loss(student, teacher, x, y):
+    """As it is computed there (arXiv 2308.02019): forward KL (batchmean), materialised logits."""
+    out = student(input_ids=x, labels=x)  # which it shifts by itself
+    with torch.no_grad():
+        z_p = teacher(input_ids=x).logits
+    kl = F.kl_div(F.log_softmax(out.logits / TAU, -1), F.softmax(z_p / TAU, -1),
+                  reduction="batchmean")
+    return ALPHA * out.loss + (1 - ALPHA) * TAU**2 * kl
+
+
+def states(lm, x):
+    """Those under the head, (B T, d)."""
+    return lm.model(input_ids=x).last_hidden_state.flatten(0, 1)
+
+
+def liger_loss(student, teacher, x, y, states=states, compiled=False):
+    """Reverse KL of the states and heads, as `liger`; compiled: Liger's part."""
+    h = states(student, x)
+    with torch.no_grad():
+        h_p = states(teacher, x)
+    return liger(h, student.lm_head.weight, h_p, teacher.lm_head.weight, y.flatten(), compiled)
+
+
+def compiled_loss(loss):
+    """One of the two above, all of it compiled: in one piece, or Liger's apart from the models."""
+    if loss is baby_llama_loss:
+        return torch.compile(loss)
+    return functools.partial(liger_loss, states=torch.compile(states), compiled=True)
+
+
+STEPS = {"transformers": (baby_llama_loss, False),
+         "transformers, compiled": (baby_llama_loss, True),
+         "transformers, liger": (liger_loss, False),
+         "transformers, liger, compiled": (liger_loss, True)}
+
+
+def hf_step(loss, compiled, dtype, sizes, vocab_size, B, T):
+    """() -> None: one step on B x T random tokens; loss: one of the two above.
+
+    dtype: of the products, by name. sizes: of student and teacher.
+    """
+    student = hf_llama(sizes[0], vocab_size, 2 * T).to(measure.device)
+    teacher = hf_teacher(vocab_size, 2 * T, dtype, **sizes[1])
+    optimizer = torch.optim.AdamW(student.parameters(), lr=2.5e-4, weight_decay=0.1, fused=True)
+    loss_of = compiled_loss(loss) if compiled else loss
+
+    def once():
+        ids = torch.randint(0, vocab_size, (B, T + 1), device=measure.device)
+        with autocast(dtype, measure.device):
+            loss = loss_of(student, teacher, ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return once
+
 
 def hf_llama(sizes, vocab_size, positions):
     """A LlamaForCausalLM of the sizes {d_model, n_layer, d_ff, n_head}."""
@@ -51,27 +150,11 @@ def hf_llama(sizes, vocab_size, positions):
     return LlamaForCausalLM(config)
 
 
-def hf_step(sizes, vocab_size, B, T):
-    """() -> None: one of Baby Llama's steps (arXiv 2308.02019) on B x T tokens, in fp32.
-
-    Forward KL (batchmean) of materialised logits. sizes: of student and teacher.
-    """
-    student, teacher = (hf_llama(size, vocab_size, 2 * T).to(measure.device) for size in sizes)
-    teacher.eval()
-    optimizer = torch.optim.AdamW(student.parameters(), lr=2.5e-4, weight_decay=0.1)
-
-    def once():
-        x = torch.randint(0, vocab_size, (B, T), device=measure.device)
-        out = student(input_ids=x, labels=x)
-        with torch.no_grad():
-            z_p = teacher(input_ids=x).logits
-        kl = F.kl_div(F.log_softmax(out.logits / TAU, -1), F.softmax(z_p / TAU, -1),
-                      reduction="batchmean")
-        loss = ALPHA * out.loss + (1 - ALPHA) * TAU**2 * kl
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-    return once
+@functools.cache
+def hf_teacher(vocab_size, positions, dtype, **sizes):
+    """A frozen LlamaForCausalLM, one for all steps."""
+    teacher = hf_llama(sizes, vocab_size, positions).to(measure.device, DTYPES[dtype])
+    return teacher.eval().requires_grad_(False)
 
 
 # ---------------------------------------------------------------- the tokenizer
