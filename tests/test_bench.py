@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import distill
 import files
 import losses
+from config import UserError
 from data import Batches, prepare
 from run import folder_of
 from tools import bench, measure
@@ -31,6 +32,7 @@ def small(monkeypatch):
                         ("STEP_SIZES", {"nano": TINY})):
         monkeypatch.setattr(bench, name, value)
     monkeypatch.setattr(bench, "memory_of", lambda make, arguments, *_, **__: (2.0, math.nan))
+    monkeypatch.setattr(bench, "run_data", lambda *inputs: bench.prepare_run(*inputs)())
     monkeypatch.setattr(torch, "compile", lambda f, **_: f)
     monkeypatch.setattr(losses, "mode", "eager")
     return monkeypatch
@@ -48,7 +50,8 @@ def last_line(small, capsys):
 
 
 COMMON = {"what", "size", "ours", "peer", "ours_gb", "peer_gb"}
-OWN = {"bpe": {"parts", "same", "words", "tokens"},
+OWN = {"prepare": {"same", "words", "tokens"},
+       "bpe": {"parts", "same", "words", "tokens"},
        "loss": {"peer_is", "seconds", "gb", "gb_at_twice_n", "dtype", "path"},
        "step": {"roofline", "roofline_square", "gflop", "gflop_per_s", "gflop_per_s_square",
                 "tokens_per_s", "gb", "parts", "dtype", "accum_difference"},
@@ -62,15 +65,18 @@ PARTS = ["teacher forward", "student forward", "loss and its gradient", "student
 def test_the_last_line_is_json(what, peers, last_line, tmp_path):
     lines = [f"the {i} dogs see {i * i} cats, don't they?\n" for i in range(2000)]
     (tmp_path / "t.txt").write_text("".join(lines))
-    text = [f"--data={tmp_path}", "--words=9000"] if what == "bpe" else []
+    text = [f"--data={tmp_path}", "--words=9000"] if what in ("prepare", "bpe") else []
     result = last_line(what, *peers, "--batch=8", *text)
 
     assert result.keys() == COMMON | OWN[what]
     assert result["what"] == what and result["size"] == "nano"
     assert result["ours"] > 0
-    assert result["ours_gb"] == (2.0 if what in ("step", "score") else None)
+    assert result["ours_gb"] == (2.0 if what in ("prepare", "step", "score") else None)
     if not peers:
         assert result["peer"] is None
+    if what == "prepare":
+        assert result["same"] is (True if result["peer"] else None)
+        assert result["words"] <= 9000
     if what == "bpe" and result["peer"]:
         assert result["same"] == {"merges": True, "ids": True}
         assert result["words"] <= 9000
@@ -78,6 +84,15 @@ def test_the_last_line_is_json(what, peers, last_line, tmp_path):
         assert result["accum_difference"] < 1e-5
         assert result["roofline"] > 0
         assert [*result["parts"]] == PARTS
+
+
+def test_preparation_is_the_command_itself(tmp_path, capfd):
+    (tmp_path / "t.txt").write_text("the dog sees the cat\n" * 100)
+    bench.run_data(dict(corpus=str(tmp_path / "t.txt"), vocab_size=265), tmp_path)
+    assert [*tmp_path.glob("prepared-*/t-265-half-*/train.bin")]
+    with pytest.raises(UserError):
+        bench.run_data(dict(corpus=str(tmp_path / "none.txt"), vocab_size=265), tmp_path)
+    assert "none.txt': no text there" in capfd.readouterr().err
 
 
 def test_without_text_babytalk_is_taken_and_said(small, capsys, tmp_path):

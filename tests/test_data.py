@@ -94,7 +94,8 @@ def test_every_cleaning_rule_says_what_it_removes():
 RULES = [rule[0] for rules in [*CLEAN.values(), ALWAYS] for rule in rules]
 UNITS = ["\n", "[", "[a", "[]", "[Illustration", "[1", "{", "{1", "<", "<a", "</a b", "=", "= ",
          "=    ", "= = = PG1 ", "= = = childes/a", "*", "* ", "_", "_.", "-", "'", "&a", " 0a", "#",
-         "|", " ", " .", ". ", "\t", "xxx ", "♪", "\x00", "\x0b ", "\ufeff", "*MOT:", "A:", "a", "7"]
+         "|", " ", " .", ". ", "\t", "xxx ", "♪", "\x00", "\x0b ", "\ufeff", "*MOT:", "A:", "a",
+         "7"]
 
 
 def seconds(function, *args):
