@@ -54,6 +54,18 @@ PATTERN = (
 # Text -> the list of its pre-tokens, which joined give the text again.
 pre_tokens = re.compile(PATTERN).findall
 
+SPECIAL = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2
+
+# Byte -> the printable character that stands for it in tokenizer.json: GPT-2's table.
+CHARACTER = {b: chr(b) for b in (*range(33, 127), *range(161, 173), *range(174, 256))}
+CHARACTER |= {b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in CHARACTER)}
+
+# Byte -> id, 3 .. 258, in the order of those characters; what is merged follows from 259.
+BYTE_ID = {b: len(SPECIAL) + i for i, b in enumerate(sorted(CHARACTER, key=CHARACTER.get))}
+
+MOST = 10**6  # tokens, where no vocab_size is given
+
+
 # A space of any kind and after it " ", which then may belong to what is before it.
 RUN_OF_SPACES = re.compile(f"[{SPACE}] ")
 
@@ -79,17 +91,6 @@ def count_pre_tokens(texts):
             counts[word] += n
     return counts
 
-
-SPECIAL = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2
-
-# Byte -> the printable character that stands for it in tokenizer.json: GPT-2's table.
-CHARACTER = {b: chr(b) for b in (*range(33, 127), *range(161, 173), *range(174, 256))}
-CHARACTER |= {b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in CHARACTER)}
-
-# Byte -> id, 3 .. 258, in the order of those characters; what is merged follows from 259.
-BYTE_ID = {b: len(SPECIAL) + i for i, b in enumerate(sorted(CHARACTER, key=CHARACTER.get))}
-
-MOST = 10**6  # tokens, where no vocab_size is given
 
 # ---------------------------------------------------------------- training
 

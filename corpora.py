@@ -1,7 +1,7 @@
 """Where text comes from: corpora by name, path or address, safe downloads, cleaning by domain.
 
     resolve(corpus, data_dir, split)     -> [(domain, path), ...], downloaded where need be
-    read_blocks(path)                    -> its lines, some megabytes of them at a time
+    read_blocks(path)                    -> its lines, a megabyte of them at a time
     clean(domain, block)                 -> those lines, clean
 
 A domain is a file's name up to the first dot, as BabyLM's are: childes.train, gutenberg.dev.
@@ -409,7 +409,7 @@ CLEAN = {
 # Then, in every domain: what becomes what. Before the first line too there is a newline.
 ALWAYS = [
     (r"\ufeff", "", "byte order mark"),
-    (r"[\x00-\t\x0b-\x1f\x7f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]", " ",
+    (r"[\x00-\x09\x0b-\x1f\x7f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]", " ",
      "control characters, and all kinds of spaces"),
     (r"  +", " ", "runs of spaces: one stays"),
     (r"\n ", "\n", "space before a line"),

@@ -123,6 +123,14 @@ def test_odd_lines(domain):
         assert clean(domain, text) == "".join(plain_clean(domain, line) for line in lines)
 
 
+def test_every_character_within_a_line_and_alone():
+    characters = [chr(i) for i in range(0x10000) if not 0xd800 <= i < 0xe000]  # no half pairs
+    characters = sorted({*characters} - {"\n", "\r"})
+    for lines in ([f"a{c}b" for c in characters], characters):
+        by_line = "".join(plain_clean("other", line) for line in lines)
+        assert clean("other", "".join(f"{line}\n" for line in lines)) == by_line
+
+
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_odd_files(domain, monkeypatch, tmp_path):
     """Of line ends of all kinds, wherever a block ends; cut into shares as lines are."""
