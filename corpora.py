@@ -1,7 +1,8 @@
 """Where text comes from: corpora by name, path or address, safe downloads, cleaning by domain.
 
     resolve(corpus, data_dir, split)     -> [(domain, path), ...], downloaded where need be
-    clean(domain, read_lines(path))      -> lines of clean text
+    read_blocks(path)                    -> its lines, a megabyte of them at a time
+    clean(domain, block)                 -> those lines, clean
 
 A domain is a file's name up to the first dot, as BabyLM's are: childes.train, gutenberg.dev.
 """
@@ -28,6 +29,8 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+BLOCK = 1 << 20  # bytes, or characters, of text that are read at a time
 
 DOMAINS = ("bnc_spoken", "childes", "gutenberg", "open_subtitles", "simple_wiki", "switchboard")
 TEXT_ENDINGS = (".train", ".dev", ".test", ".txt")
@@ -305,23 +308,41 @@ NO_TEXT = {
 }
 
 
-def read_lines(path, name=None):
-    r"""Yield the lines of a UTF-8 file without their ends, which may be \n, \r\n or \r.
+def in_blocks(file):
+    """Yield an open file, of text or of bytes, in blocks of whole lines."""
+    while block := file.read(BLOCK) + file.readline():
+        yield block
 
-    name: what errors call it. Raises UserError for a file that is no text, and names the line that
-    is not UTF-8.
+
+def read_blocks(path, name=None):
+    r"""Yield the lines of a UTF-8 file in blocks, each line ended by \n.
+
+    In the file lines may end in \n, \r\n or \r. name: what errors call it. Raises UserError for a
+    file that is no text, and names the line that is not UTF-8.
     """
     name = name or path
+    lines = 0
     with open(path, "rb") as f:
         if what := what_else(f.read(1 << 16)):
             raise UserError(f"{name} is {what}, no text; pass text: --corpus=PATH --dev=PATH")
         f.seek(0)
-        for number, line in enumerate(f, 1):
+        for block in in_blocks(f):
             try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError:
-                raise UserError(f"{name}, line {number}: not UTF-8 text; convert the file first")
-            yield from text.rstrip("\r\n").split("\r")
+                text = block.decode("utf-8")
+            except UnicodeDecodeError as e:
+                line = lines + block.count(b"\n", 0, e.start) + 1
+                raise UserError(f"{name}, line {line}: not UTF-8 text; convert the file first")
+            lines += block.count(b"\n")
+            yield with_newlines(text)
+
+
+def with_newlines(text):
+    r"""The same lines, each ended by \n; several \r before a \n are one end with it."""
+    text = text.removesuffix("\n")
+    if "\r" in text:
+        lines = (line.rstrip("\r").replace("\r", "\n") for line in text.split("\n"))
+        text = "\n".join(lines)
+    return text + "\n"
 
 
 def what_else(head):
@@ -337,72 +358,75 @@ def what_else(head):
 
 def check_text(path, name):
     """UserError, which calls the file `name`, unless it is UTF-8 text to its end."""
-    for _ in read_lines(path, name):
+    for _ in read_blocks(path, name):
         pass
 
 
 # ---------------------------------------------------------------- cleaning
 
-# What is removed, by domain, in this order. A line may have any length, so a rule must take time in
-# proportion to it: it may not look through a run of something from each place in that run.
+# What is removed, by domain, in this order. A rule sees thousands of lines at once: ^ and $ are the
+# ends of each, and nothing may look beyond them; [^\S\n] is a space within a line. A line may have
+# any length, so a rule must take time in proportion to it: it may not look through a run of
+# something from each place in that run.
 CLEAN = {
     "childes": [
-        (r"^\*[A-Z0-9]{1,7}:\s*", "speaker mark: *MOT: where is it ?"),
+        (r"^\*[A-Z0-9]{1,7}:[^\S\n]*", "speaker mark: *MOT: where is it ?"),
         (r"=(?: =){2} childes/\S+ =(?: =){2}", "name of a file: = = = childes/Eng-NA/x.cha = = ="),
-        (r"\[[^\[\]]*\]", "transcriber's comment: [laughs]"),
+        (r"\[[^\[\]\n]*\]", "transcriber's comment: [laughs]"),
         (r"\b(?:xxx|yyy|www)\b", "unintelligible or untranscribed speech"),
-        (r"(?:^|(?<=\s))[&0][A-Za-z~=:]+(?=\s|$|[.?!,])",
-         "fragments and words left out: &ah 0diary"),
-        (r"(?<!\s)\s+(?=[.?!,])", "space left before punctuation"),
+        (r"(?<!\S)[&0][A-Za-z~=:]+(?![^\s.?!,])", "fragments and words left out: &ah 0diary"),
+        (r"(?<![^\S\n])[^\S\n]+(?=[.?!,])", "space left before punctuation"),
     ],
     "switchboard": [
-        (r"^[A-Z]:\s+", "speaker mark: A:"),
+        (r"^[A-Z]:[^\S\n]+", "speaker mark: A:"),
     ],
     "bnc_spoken": [
-        (r"<[^>]{1,40}>", "markup: <pause>"),
-        (r"\[[^\[\]]*\]", "transcriber's comment: [laugh]"),
+        (r"<[^>\n]{1,40}>", "markup: <pause>"),
+        (r"\[[^\[\]\n]*\]", "transcriber's comment: [laugh]"),
     ],
     "gutenberg": [
         (r"=(?: =){2} PG\d+ =(?: =){2}", "number of a book: = = = PG53602 = = ="),
-        (r"^\s*(?:[*=_-]\s*){3,}$", "rule between sections: * * * * *"),
-        (r"\[(?:Illustration|Footnote|Sidenote)[^\]]*\]?",
+        (r"^[^\S\n]*(?:[*=_-][^\S\n]*){3,}$", "rule between sections: * * * * *"),
+        (r"\[(?:Illustration|Footnote|Sidenote)[^\]\n]*\]?",
          "editor's insertion: [Illustration: A dog]"),
         (r"\[(?:\d+|Pg \d+|[A-Z])\]|\{\d+\}", "footnote and page marks: [12] {34}"),
-        (r"_(?=\w)|(?<=[\w.,;:!?'’-])_", "italics: _not_"),
+        (r"_(?:(?=\w)|(?<=[\w.,;:!?'’-]_))", "italics: _not_"),
     ],
     "open_subtitles": [
-        (r"<[^>]{1,40}>|\{[^}]{1,40}\}", "markup: <i> {y:i}"),
-        (r"\[[^\[\]]*\]", "sound for the deaf: [door opens]"),
+        (r"<[^>\n]{1,40}>|\{[^}\n]{1,40}\}", "markup: <i> {y:i}"),
+        (r"\[[^\[\]\n]*\]", "sound for the deaf: [door opens]"),
         (r"[♪♫#]+", "song mark"),
-        (r"^\s*-+\s*", "dash of a new speaker: - Yes."),
+        (r"^[^\S\n]*-+[^\S\n]*", "dash of a new speaker: - Yes."),
     ],
     "simple_wiki": [
         (r"^.*\|\|.*$", "row of a table: 388||69||22"),
-        (r"^\s*=\s*=.*=\s*=\s*$", "heading: = = = Confetti = = ="),
-        (r"=(?:\s*=){2,}", "mark of a heading broken over lines: = = ="),
-        (r"\[\[|\]\]|'{2,}|</?[a-z]{1,10}[^>]{0,40}>|^[*#:]+\s+",
-         "markup: [[link]] ''italic'' <ref> * item"),
+        (r"^[^\S\n]*=[^\S\n]*=.*=[^\S\n]*=[^\S\n]*$", "heading: = = = Confetti = = ="),
+        (r"=(?:[^\S\n]*=){2,}", "mark of a heading broken over lines: = = ="),
+        (r"^[*#:]+[^\S\n]+", "mark of an item: * item"),
+        (r"\[\[|\]\]|'{2,}|</?[a-z]{1,10}[^>\n]{0,40}>", "markup: [[link]] ''italic'' <ref>"),
     ],
 }
-# Then, in every domain: what becomes what.
+# Then, in every domain: what becomes what. Before the first line too there is a newline.
 ALWAYS = [
     (r"\ufeff", "", "byte order mark"),
-    (r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029]|[^\S\n]+", " ",
-     "control characters, runs of spaces: one space stays"),
-    (r" {2,}", " ", "what that left"),
+    (r"[\x00-\x09\x0b-\x1f\x7f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]", " ",
+     "control characters, and all kinds of spaces"),
+    (r"  +", " ", "runs of spaces: one stays"),
+    (r"\n ", "\n", "space before a line"),
+    (r" \n", "\n", "space after it"),
+    (r"\n[\W_]*(?=\n)", "", "lines in which no letter and no digit is left"),
 ]
 # HTML's entities (&amp;) stay: some 400 lines of simple_wiki.
 
 
-def clean(domain, lines):
-    """Yield lines of text cleaned as their domain asks, without line ends.
+def clean(domain, text):
+    r"""Text cleaned as its domain asks: lines, each ended by \n, as are those that are left.
 
-    A line in which no letter and no digit is left is dropped.
+    A line is cleaned alone: the result does not depend on those around it.
     """
-    rules = [(re.compile(pattern), "") for pattern, _ in CLEAN.get(domain, [])]
-    rules += [(re.compile(pattern), becomes) for pattern, becomes, _ in ALWAYS]
-    for line in lines:
-        for rule, becomes in rules:
-            line = rule.sub(becomes, line)
-        if any(map(str.isalnum, line)):
-            yield line.strip()
+    rules = [(pattern, "") for pattern, _ in CLEAN.get(domain, [])]
+    rules += [(pattern, becomes) for pattern, becomes, _ in ALWAYS]
+    text = "\n" + text
+    for pattern, becomes in rules:
+        text = re.sub(pattern, becomes, text, flags=re.MULTILINE)
+    return text[1:]

@@ -4,6 +4,9 @@
 
     corpus -> files -> clean lines -> word counts -> train_bpe -> Tokenizer -> TokenFile -> Batches
 
+Text is read by the block, a megabyte of whole lines, and a block is cleaned, counted or encoded at
+once.
+
 `mark` is "half" by default since that has the fewest nats a byte of the same development text, mean
 of two scorings (lines after `<s>`, full blocks without): none 1.750, half 1.711, line 1.717. One
 seed, early in training: `python teacher.py configs/base_nano_1m.py --mark=M --max_steps=150`, then
@@ -17,7 +20,6 @@ if __name__ == "__main__":
 import collections
 import concurrent.futures
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -32,12 +34,10 @@ import torch
 from tqdm import tqdm
 
 import babytalk
-from bpe import PATTERN, Tokenizer, pre_tokens, train_bpe
+from bpe import PATTERN, Tokenizer, count_pre_tokens, train_bpe
 from config import UserError, parse_args, run_main
-from corpora import ALWAYS, CLEAN, CORPORA, building, clean, read_lines, resolve
+from corpora import ALWAYS, CLEAN, CORPORA, building, clean, in_blocks, read_blocks, resolve
 from imported import ImportedTokenizer
-
-PIECE = 1 << 22  # bytes of text that are in memory at a time
 
 
 def load_tokenizer(path):
@@ -50,11 +50,10 @@ def load_tokenizer(path):
         raise UserError(f"tokenizer {e}")
 
 
-def read_pieces(file):
-    """Yield the lines of a text file, some 4 MB of them at a time."""
+def read_clean(file):
+    """Yield the text of a file of clean lines in blocks of whole lines."""
     with open(file, encoding="utf-8", newline="\n") as f:
-        while lines := f.readlines(PIECE):
-            yield lines
+        yield from in_blocks(f)
 
 
 # ---------------------------------------------------------------- token files
@@ -138,8 +137,8 @@ def write_tokens(path, tokenizer, texts, mark, seed, corpus):
         for domain, file in texts.items():
             start = count
             words = 0
-            for lines in read_pieces(file):
-                ids = encode_lines(lines, tokenizer, dtype)
+            for text, ids in encoded_blocks(file, tokenizer):
+                ids = ids.astype(dtype)
                 starts = np.flatnonzero(ids[:-1] == tokenizer.newline_id) + 1
                 starts = np.concatenate([[0], starts])  # where lines begin
                 chosen = rng.random(len(starts)) < share
@@ -148,7 +147,7 @@ def write_tokens(path, tokenizer, texts, mark, seed, corpus):
                 ids = np.insert(ids, starts[chosen], tokenizer.bos_id)
                 body.write(ids.tobytes())
                 count += len(ids)
-                words += sum(len(line.split()) for line in lines)
+                words += len(text.split())
             segments.append(Segment(domain, start, count, words, os.path.getsize(file)))
 
         write_file(path, body, {
@@ -165,13 +164,29 @@ def write_tokens(path, tokenizer, texts, mark, seed, corpus):
         })
 
 
-def encode_lines(lines, tokenizer, dtype):
-    """The ids (n,) of lines that follow one another, encoded by all processors."""
-    # a thread takes one text at a time; lines can be cut apart, for no token reaches across "\n"
-    texts = ["".join(lines[i:i + 5000]) for i in range(0, len(lines), 5000)]
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
-        encoded = threads.map(tokenizer.encode_lines, texts)
-        return np.fromiter(itertools.chain.from_iterable(encoded), dtype)
+def encoded_blocks(file, tokenizer):
+    """Yield (text, its ids (n,)) of a file of clean lines, block after block.
+
+    As many blocks as there are processors are encoded ahead, each in a thread: tiktoken lets go of
+    Python's lock.
+    """
+    n = processors()
+    ahead = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(n) as threads:
+        for text in read_clean(file):
+            ahead.append((text, threads.submit(tokenizer.encode_lines, text)))
+            if len(ahead) > n:
+                text, ids = ahead.popleft()
+                yield text, ids.result()
+        for text, ids in ahead:
+            yield text, ids.result()
+
+
+def processors():
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: fewer than there are, in many a container
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def write_file(path, body, header):
@@ -311,10 +326,9 @@ def write_clean(files, folder, split, start=0.0, stop=1.0):
     texts = {}
     for domain, path in tqdm(files, desc="clean", disable=None):
         texts[domain] = folder / f"{domain}.{split}.text"
-        n = sum(1 for _ in read_lines(path))
-        lines = itertools.islice(read_lines(path), round(n * start), round(n * stop))
         with open(texts[domain], "a", encoding="utf-8", newline="\n") as f:
-            f.writelines(line + "\n" for line in clean(domain, lines))
+            for block in read_share(path, start, stop):
+                f.write(clean(domain, block))
 
     if not any(file.stat().st_size for file in texts.values()):
         if start:
@@ -323,6 +337,21 @@ def write_clean(files, folder, split, start=0.0, stop=1.0):
         names = ", ".join(str(path) for _, path in files)
         raise UserError(f"corpus {names[:200]}: empty, no text is left after cleaning")
     return texts
+
+
+def read_share(path, start, stop):
+    """Yield the lines of a file from a share `start` of them to `stop`, as read_blocks does."""
+    if (start, stop) == (0, 1):
+        yield from read_blocks(path)
+        return
+    n = sum(block.count("\n") for block in read_blocks(path))
+    first = round(n * start)
+    last = round(n * stop)
+    for block in read_blocks(path):
+        lines = block.split("\n")[:-1]
+        yield "".join(f"{line}\n" for line in lines[max(0, first):max(0, last)])
+        first -= len(lines)
+        last -= len(lines)
 
 
 def keep_words(texts, max_words):
@@ -375,10 +404,9 @@ def digest_of_text(files):
 
 def count_words(texts, extra=()):
     """Counter of the pre-tokens of all texts {domain: file}, and 1 for each of `extra`."""
-    counts = collections.Counter(extra)
-    for file in tqdm(texts.values(), desc="count words", disable=None):
-        for lines in read_pieces(file):
-            counts.update(pre_tokens("".join(lines)))
+    files = tqdm(texts.values(), desc="count words", disable=None)
+    counts = count_pre_tokens(block for file in files for block in read_clean(file))
+    counts.update(extra)
     return counts
 
 

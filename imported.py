@@ -100,13 +100,14 @@ class ImportedTokenizer(Tokenizer):
         return self.encoding.encode(text, allowed_special=self.found, disallowed_special=())
 
     def encode_lines(self, text):
-        """The ids of whole lines, each encoded alone and ended by newline_id.
+        """The ids (n,) of whole lines, each encoded alone and ended by newline_id.
 
         For other people's patterns may join a newline to what is before it.
         """
         lines = text.removesuffix("\n").split("\n")
-        return [*itertools.chain.from_iterable([*self.encode(line), self.newline_id]
-                                               for line in lines)]
+        ids = itertools.chain.from_iterable([*self.encode(line), self.newline_id]
+                                            for line in lines)
+        return np.fromiter(ids, np.uint32)
 
     def tokens(self):
         return self.names

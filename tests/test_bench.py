@@ -14,6 +14,7 @@ import distill
 import files
 import losses
 import stored
+from config import UserError
 from data import Batches, prepare
 from run import folder_of
 from tools import bench, measure, peers
@@ -33,6 +34,7 @@ def small(monkeypatch):
                         ("STEP_SIZES", {"nano": TINY})):
         monkeypatch.setattr(bench, name, value)
     monkeypatch.setattr(bench, "memory_of", lambda make, arguments, *_, **__: (2.0, math.nan))
+    monkeypatch.setattr(bench, "run_data", lambda *inputs: bench.prepare_run(*inputs)())
     monkeypatch.setattr(torch, "compile", lambda f, **_: f)
     monkeypatch.setattr(losses, "mode", "eager")
     return monkeypatch
@@ -50,7 +52,8 @@ def last_line(small, capsys):
 
 
 COMMON = {"what", "size", "ours", "peer", "ours_gb", "peer_gb"}
-OWN = {"bpe": {"parts", "same", "words", "tokens"},
+OWN = {"prepare": {"same", "words", "tokens"},
+       "bpe": {"parts", "same", "words", "tokens"},
        "loss": {"peer_is", "peer_gb_is", "seconds", "gb", "gb_at_twice_n", "errors", "dtype",
                 "path"},
        "step": {"peer_is", "peer_gb_is", "roofline", "roofline_square", "gflop", "gflop_per_s",
@@ -65,15 +68,18 @@ PARTS = ["teacher forward", "student forward", "loss and its gradient", "student
 def test_the_last_line_is_json(what, with_peers, last_line, tmp_path):
     lines = [f"the {i} dogs see {i * i} cats, don't they?\n" for i in range(2000)]
     (tmp_path / "t.txt").write_text("".join(lines))
-    text = [f"--data={tmp_path}", "--words=9000"] if what == "bpe" else []
+    text = [f"--data={tmp_path}", "--words=9000"] if what in ("prepare", "bpe") else []
     result = last_line(what, *with_peers, "--batch=8", *text)
 
     assert result.keys() == COMMON | OWN[what]
     assert result["what"] == what and result["size"] == "nano"
     assert result["ours"] > 0
-    assert result["ours_gb"] == (2.0 if what in ("step", "score") else None)
+    assert result["ours_gb"] == (2.0 if what in ("prepare", "step", "score") else None)
     if not with_peers:
         assert result["peer"] is None
+    if what == "prepare":
+        assert result["same"] is (True if result["peer"] else None)
+        assert result["words"] <= 9000
     if what == "bpe" and result["peer"]:
         assert result["same"] == {"merges": True, "ids": True}
         assert result["words"] <= 9000
@@ -146,6 +152,15 @@ def test_the_best_peers_are_the_fastest_and_the_leanest():
     assert bench.peers_of(seconds) == ["a", "b", "c"]
     assert bench.best_of("abc", seconds, gb) == ("b", "a")
     assert bench.best_of("", seconds, gb) == (None, None)
+
+
+def test_preparation_is_the_command_itself(tmp_path, capfd):
+    (tmp_path / "t.txt").write_text("the dog sees the cat\n" * 100)
+    bench.run_data(dict(corpus=str(tmp_path / "t.txt"), vocab_size=265), tmp_path)
+    assert [*tmp_path.glob("prepared-*/t-265-half-*/train.bin")]
+    with pytest.raises(UserError):
+        bench.run_data(dict(corpus=str(tmp_path / "none.txt"), vocab_size=265), tmp_path)
+    assert "none.txt': no text there" in capfd.readouterr().err
 
 
 def test_without_text_babytalk_is_taken_and_said(small, capsys, tmp_path):

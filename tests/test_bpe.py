@@ -10,7 +10,8 @@ import pytest
 import regex
 from tokenizers import Regex, Tokenizer as HF, models, pre_tokenizers, trainers
 
-from bpe import BYTE_ID, PATTERN, SPECIAL, Tokenizer, plain_bpe, pre_tokens, train_bpe
+from bpe import (BYTE_ID, PATTERN, SPECIAL, Tokenizer, count_pre_tokens, plain_bpe, pre_tokens,
+                 train_bpe)
 
 ODD = ("a b  c\n\n d\t\x1c\x1d\x1e\x1f\x85\u00a0\u2028\u3000x1½²٣é́ß中😀"
        "'s'll it's 'S don't\r\n"
@@ -73,6 +74,19 @@ def test_training_is_the_plain_algorithm(seed):
     words["cd"] = 0
     assert train_bpe(words) == plain_bpe(words)
     assert train_bpe(words, 280) == plain_bpe(words, 280) == plain_bpe(words)[:21]
+
+
+def test_counting_by_chunks_is_counting_pre_tokens():
+    """Also of texts with runs of spaces of all kinds, beside others without."""
+    rng = random.Random(0)
+    single = [" ", "\n", "a", "b", "'s", "'", "7", "--", "é", "x" * 45, "?" * 50, "<s>"]
+    spaces = ["\t", "  ", "\u00a0", "\x1c", "\x85", "\u3000"]
+    for i in range(500):
+        kinds = single + spaces * (i % 2)
+        texts = ["".join(rng.choices(kinds, k=rng.randint(0, 30))) for _ in range(5)]
+        if i % 2 == 0:  # those that are cut into chunks
+            texts = [regex.sub("  +", " ", text) for text in texts]
+        assert count_pre_tokens(texts) == sum(map(counts_of, texts), collections.Counter())
 
 
 def test_training_is_the_plain_algorithm_on_real_text(babylm):

@@ -16,7 +16,7 @@ import corpora
 import data
 from bpe import BYTE_ID, Tokenizer, pre_tokens
 from config import UserError
-from corpora import ALWAYS, CLEAN, clean, read_lines
+from corpora import ALWAYS, CLEAN, clean, read_blocks
 from data import (Batches, TokenFile, count_words, load_tokenizer, prepare, validation_blocks,
                   write_tokens)
 
@@ -74,12 +74,15 @@ def one_line(function, *args, match):
     ("simple_wiki", "= = = Confetti = = =", None),
     ("simple_wiki", "388||69||22", None),
     ("simple_wiki", "Dre) = = = 1 = 1", "Dre) 1 = 1"),
-    ("other", "  a\tb   c\x00 \n", "a b c"),
+    ("other", "  a\tb   c\x00 ", "a b c"),
     ("other", "*MOT: kept _so_ [x]", "*MOT: kept _so_ [x]"),
     ("other", " -- ... ", None),
 ])
 def test_cleaning(domain, line, expected):
-    assert list(clean(domain, [line])) == ([] if expected is None else [expected])
+    """Also of a line among others, which stay."""
+    cleaned = "" if expected is None else f"{expected}\n"
+    assert clean(domain, f"{line}\n") == cleaned
+    assert clean(domain, f"one\n{line}\n{line}\ntwo\n") == f"one\n{cleaned}{cleaned}two\n"
 
 
 def test_every_cleaning_rule_says_what_it_removes():
@@ -89,9 +92,10 @@ def test_every_cleaning_rule_says_what_it_removes():
 
 
 RULES = [rule[0] for rules in [*CLEAN.values(), ALWAYS] for rule in rules]
-UNITS = ["[", "[a", "[]", "[Illustration", "[1", "{", "{1", "<", "<a", "</a b", "=", "= ", "=    ",
-         "= = = PG1 ", "= = = childes/a", "*", "* ", "_", "_.", "-", "'", "&a", " 0a", "#", "|",
-         " ", " .", ". ", "\t", "xxx ", "♪", "\x00", "\x0b ", "\ufeff", "*MOT:", "A:", "a", "7"]
+UNITS = ["\n", "[", "[a", "[]", "[Illustration", "[1", "{", "{1", "<", "<a", "</a b", "=", "= ",
+         "=    ", "= = = PG1 ", "= = = childes/a", "*", "* ", "_", "_.", "-", "'", "&a", " 0a", "#",
+         "|", " ", " .", ". ", "\t", "xxx ", "♪", "\x00", "\x0b ", "\ufeff", "*MOT:", "A:", "a",
+         "7"]
 
 
 def seconds(function, *args):
@@ -106,7 +110,7 @@ def test_a_rule_takes_no_longer_than_a_line_is_long(pattern):
 
     1,000 first: there one that goes by the cube takes seconds, and not a day.
     """
-    rule = re.compile(pattern)
+    rule = re.compile(pattern, re.MULTILINE)
     rng = random.Random(0)
     units = UNITS + ["".join(rng.choices(UNITS, k=rng.randint(2, 4))) for _ in range(60)]
     for n, unit in itertools.product((1000, 30_000), units):
@@ -118,14 +122,14 @@ def test_a_rule_takes_no_longer_than_a_line_is_long(pattern):
 @pytest.mark.parametrize("domain", [*CLEAN, "other"])
 def test_a_line_of_a_million_characters(domain):
     for unit in (" ", "[", "= ", "=    ", "* ", "a ", "_", "<a", " ."):
-        line = unit * (10**6 // len(unit)) + "x"
-        assert seconds(list, clean(domain, [line])) < 10, unit
+        line = unit * (10**6 // len(unit)) + "x\n"
+        assert seconds(clean, domain, line) < 10, unit
 
 
 def test_lines_end_as_on_any_machine(tmp_path):
     file = tmp_path / "a.txt"
     file.write_bytes(b"one\ntwo\r\nthree\rfour\r\r\nfive\r\rsix")
-    assert list(read_lines(file)) == ["one", "two", "three", "four", "five", "", "six"]
+    assert "".join(read_blocks(file)) == "one\ntwo\nthree\nfour\nfive\n\nsix\n"
 
 
 def test_old_line_ends_are_prepared_like_new_ones(tmp_path, make_config):
@@ -159,7 +163,7 @@ def test_text_that_looks_a_little_like_something_else(tmp_path):
     for content in (b"{ I said }\n", b"[one]\n", b"<s>the cat</s>\n", b"the\x00 cat sees the dog\n",
                     b"\xef\xbb\xbfversion one\n"):
         (tmp_path / "a.txt").write_bytes(content)
-        assert list(read_lines(tmp_path / "a.txt")) == [content.decode().rstrip("\n")]
+        assert list(read_blocks(tmp_path / "a.txt")) == [content.decode()]
 
 
 # ---------------------------------------------------------------- preparation
@@ -212,7 +216,7 @@ def test_words_are_counted_as_the_pattern_splits_them(tmp_path, monkeypatch):
     loose = "".join(rng.choice(kinds) for _ in range(20_000))
     odd = ("x\x1d\x1e\x1f\x85\u2028\u3000x1½²٣é́ß中😀"
            "'s'll 'S don't\r\n--<s></s> \ufeff\u200b\x00")
-    monkeypatch.setattr(data, "PIECE", 100)
+    monkeypatch.setattr(corpora, "BLOCK", 100)
     for i, text in enumerate((loose, odd, "a  b\n", " a \n\n  \nb", "no line end", "")):
         file = tmp_path / f"{i}.text"
         file.write_bytes(text.encode())
@@ -249,6 +253,19 @@ def test_prepare_is_deterministic(texts, make_config, tmp_path):
     b = tree(prepare(again).folder)
     assert {k: v[1] for k, v in a.items()} == {k: v[1] for k, v in b.items()}
     assert len(a) == 3
+
+
+@pytest.mark.parametrize("processors, block", [(2, 1 << 20), (1, 300), (2, 300), (5, 1)])
+def test_what_is_prepared_does_not_depend_on_processors_and_blocks(processors, block, texts,
+                                                                   make_config, monkeypatch,
+                                                                   tmp_path):
+    def prepared(where, processors, block):
+        monkeypatch.setattr(data, "processors", lambda: processors)
+        monkeypatch.setattr(corpora, "BLOCK", block)
+        config = make_config(corpus=str(texts), vocab_size=300, data_dir=str(tmp_path / where))
+        return {name: content for name, (_, content) in tree(prepare(config).folder).items()}
+
+    assert prepared("here", processors, block) == prepared("there", 1, 1 << 20)
 
 
 @pytest.mark.parametrize("where", ["train_bpe", "write_tokens", "TokenFile.__init__"])

@@ -488,8 +488,10 @@ def readers(root):
         "eval.json": (folder / "eval.json", table),
         "benchmark rows": (root / "blimp/a.jsonl",
                            lambda: eval.minimal_pairs(lm, tokenizer, root / "blimp")),
-        "corpus text": (root / "text/childes.train", lambda: list(corpora.clean(
-            "childes", corpora.read_lines(corpora.resolve(str(root / "text"), root)[0][1])))),
+        "corpus text": (root / "text/childes.train", lambda: [
+            corpora.clean(domain, block)
+            for domain, path in corpora.resolve(str(root / "text"), root)
+            for block in corpora.read_blocks(path)]),
         "corpus zip": (root / "text.zip", unzip),
     }
 

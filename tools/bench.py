@@ -1,7 +1,10 @@
 """Speed and memory, beside what a user would run instead: ours and the peers in turn, in one run.
 
-    python -m tools.bench bpe|loss|step|score [--size=nano|paper] [--peers]
+    python -m tools.bench prepare|bpe|loss|step|score [--size=nano|paper] [--peers]
 
+    prepare `python data.py` in a process of its own: from raw files to token files, V 16000, all of
+            it, the imports too. --peers: the training and encoding alone of Hugging Face
+            tokenizers, as for bpe. --data, --words: as for bpe, with data/babylm_10m/dev beside it.
     bpe     a tokenizer of V 16000 trained on a corpus, cleaned beforehand, and the corpus encoded
             into a token file. --peers: Hugging Face tokenizers with the same pre-tokens; are merges
             and ids the same? --data: the corpus, by default data/babylm_10m/train under $BABYLM_DIR
@@ -20,13 +23,13 @@
             BLiMP's first 8 pairs a paradigm (eval/blimp_filtered under $BABYLM_DIR), else
             babytalk's. --peers: minicons, with the same weights.
 
-Figures drift on shared machines, so quote the ratios. Memory is of a fresh process: its peak (step,
-score), or what it adds to its inputs (bpe, loss); on a GPU of its allocations, and `step` shows MFU
-and the teacher's own training too. The last line is one JSON object: what, size, ours and peer
-(loss and bpe: seconds; step: tokens a second; score: sentences a second), ours_gb, peer_gb, and
-more; null where no peer was measured. `peer` is of the fastest peer, `peer_gb` of the one of least
-memory: peer_is and peer_gb_is name them. A peer that is not installed or fails is said, and left
-out.
+Figures drift on shared machines, so quote the ratios. Memory is of a fresh process: its peak
+(prepare, step, score), or what it adds to its inputs (bpe, loss); on a GPU of its allocations, and
+`step` shows MFU and the teacher's own training too. The last line is one JSON object: what, size,
+ours and peer (prepare, bpe and loss: seconds; step: tokens a second; score: sentences a second),
+ours_gb, peer_gb, and more; null where no peer was measured. `peer` is of the fastest peer,
+`peer_gb` of the one of least memory: peer_is and peer_gb_is name them. A peer that is not installed
+or fails is said, and left out.
 """
 import argparse
 import collections
@@ -39,6 +42,8 @@ import math
 import os
 import pathlib
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import types
@@ -57,7 +62,7 @@ import losses
 import stored
 import suite
 from bpe import Tokenizer, train_bpe
-from config import Config, run_main
+from config import Config, UserError, run_main
 from eval import table
 from run import DTYPES, autocast, device_of, dtype_of, gpu_usage, model_of
 from tools import measure, peers
@@ -615,13 +620,100 @@ def roofline(flops, seconds, alone, square):
                 gflop=flops / 1e9, gflop_per_s=rate / 1e9, gflop_per_s_square=best / 1e9)
 
 
+# ---------------------------------------------------------------- preparation
+
+def bench_prepare(args):
+    machine()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        keys, texts = prepare_inputs(args, folder)
+        contenders = {"ours": functools.partial(run_data, keys, folder)}
+        if args.peers and is_installed("tokenizers"):
+            theirs = texts, keys["vocab_size"], folder / "theirs.bin"
+            contenders["tokenizers"] = peers.hf_bpe(*theirs)
+        times = median_times(contenders, 3, warm_up=0)
+
+        gb = {"ours": memory_of(prepare_run, (keys, folder), runs=1)[0]}
+        if "tokenizers" in contenders:
+            gb["tokenizers"] = memory_of(peers.hf_bpe, theirs, runs=1)[0]
+        file = data.TokenFile(next(folder.glob("prepared-*/*/train.bin")))
+        ids = file.tokens[file.tokens != Tokenizer.bos_id]  # which opens lines
+        same = None
+        if "tokenizers" in contenders:
+            same = np.array_equal(ids, np.fromfile(folder / "theirs.bin", ids.dtype))
+
+    print(f"prepare: {file.words} words, {file.bytes / 1e6:.1f} MB of clean training text, "
+          f"{len(ids)} tokens, V {keys['vocab_size'] or 'all'}, {data.processors()} processors")
+    rows = [["", "seconds", "/ tokenizers", "peak GB", "/ tokenizers"]]
+    for name, seconds in times.items():
+        rows.append([name, f"{seconds:.2f}", ratio(seconds, times.get("tokenizers")),
+                     f"{gb[name]:.2f}", ratio(gb[name], gb.get("tokenizers"))])
+    print(table(rows))
+    print(f"ids the same: {'not compared' if same is None else same}")
+    return dict(what="prepare", size=args.size, ours=times["ours"], peer=times.get("tokenizers"),
+                ours_gb=gb["ours"], peer_gb=gb.get("tokenizers"), same=same, words=file.words,
+                tokens=len(ids))
+
+
+def prepare_inputs(args, folder):
+    """The keys of a run that data.py prepares, and what of their text trains, {domain: file}."""
+    corpus, vocab_size = raw_text(args, folder)
+    dev = BABYLM / "data/babylm_10m/dev"
+    dev = "" if args.data or not dev.exists() else str(dev.resolve())
+    texts = data.write_clean(corpora.resolve(corpus, folder), folder, "train",
+                             stop=1.0 if dev else 0.98)
+    if args.words:
+        data.keep_words(texts, args.words)
+    keys = dict(corpus=corpus, dev=dev, vocab_size=vocab_size, max_words=args.words)
+    return keys, texts
+
+
+def data_arguments(keys, folder):
+    """The command line of data.py that prepares `keys` anew, in a folder of its own."""
+    config = folder / "some.py"
+    config.write_text("")
+    keys = keys | dict(data_dir=tempfile.mkdtemp(prefix="prepared-", dir=folder))
+    return [str(config), *(f"--{name}={value}" for name, value in keys.items())]
+
+
+def run_data(keys, folder):
+    """The command, in a process of its own; UserError where it fails, after its own error."""
+    command = [sys.executable, data.__file__, *data_arguments(keys, folder)]
+    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+        raise UserError("data.py failed, see above")
+
+
+def prepare_run(keys, folder):
+    """() -> None: the command, in this process."""
+    def once():
+        with contextlib.redirect_stdout(None):
+            data.main(data_arguments(keys, folder))
+    return once
+
+
+def raw_text(args, folder):
+    """(corpus, as that key names it; the vocabulary's size, 0: all merges)."""
+    train = BABYLM / "data/babylm_10m/train"
+    if args.data:
+        return args.data, V
+    if train.exists():
+        return str(train.resolve()), V
+    print(f"no text in {train}: babytalk instead, merged until no pair is left")
+    file = folder / "babytalk.txt"
+    file.write_text("".join(babytalk.sample(200_000, 0)))
+    return str(file), 0
+
+
 # ---------------------------------------------------------------- the tokenizer
 
 def bench_bpe(args):
     machine()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        texts, vocab_size = bpe_texts(args, folder)
+        corpus, vocab_size = raw_text(args, folder)
+        texts = data.write_clean(corpora.resolve(corpus, folder), folder, "train")
+        if args.words:
+            data.keep_words(texts, args.words)
         contenders = {"ours": (our_bpe, (texts, vocab_size, folder / "ours.bin"))}
         if args.peers and is_installed("tokenizers"):
             contenders["tokenizers"] = peers.hf_bpe, (texts, vocab_size, folder / "theirs.bin")
@@ -645,23 +737,6 @@ def bench_bpe(args):
     return dict(what="bpe", size=args.size, ours=times["ours"], peer=times.get("tokenizers"),
                 ours_gb=gb["ours"], peer_gb=gb.get("tokenizers"), parts=parts, same=same,
                 words=file.words, tokens=len(ids))
-
-
-def bpe_texts(args, folder):
-    """{domain: file of clean lines} in folder, and the vocabulary's size; 0: all merges."""
-    train = BABYLM / "data/babylm_10m/train"
-    if args.data or train.exists():
-        files = corpora.resolve(args.data or str(train), folder)
-        texts = data.write_clean(files, folder, "train")
-        vocab_size = V
-    else:
-        print(f"no text in {train}: babytalk instead, merged until no pair is left")
-        texts = {"babytalk": folder / "babytalk.text"}
-        texts["babytalk"].write_text("".join(babytalk.sample(200_000, 0)))
-        vocab_size = 0
-    if args.words:
-        data.keep_words(texts, args.words)
-    return texts, vocab_size
 
 
 def our_bpe(texts, vocab_size, out):
@@ -774,7 +849,8 @@ def their_score(size, vocab_size, tokenizer, sentences):
 
 # ---------------------------------------------------------------- the command
 
-COMMANDS = {"bpe": bench_bpe, "loss": bench_loss, "step": bench_step, "score": bench_score}
+COMMANDS = {"prepare": bench_prepare, "bpe": bench_bpe, "loss": bench_loss, "step": bench_step,
+            "score": bench_score}
 
 
 def plain(value):
@@ -793,9 +869,10 @@ def main(argv):
     parser.add_argument("--size", choices=STEP_SIZES, default="nano")
     parser.add_argument("--peers", action="store_true",
                         help="measure the peers too, where they are installed")
-    parser.add_argument("--data", default="", help="bpe: the corpus, as the key `corpus` names it")
+    parser.add_argument("--data", default="",
+                        help="prepare, bpe: the corpus, as the key `corpus` names it")
     parser.add_argument("--words", type=int, default=0,
-                        help="bpe: take about so many words of it; 0: all")
+                        help="prepare, bpe: take about so many words of it; 0: all")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
                         help="auto: cuda if it is there")
     parser.add_argument("--batch", type=int, default=32,
