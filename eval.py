@@ -833,6 +833,9 @@ def own_text(subject):
     if prepared.tokenizer.hash != tokenizer.hash:
         raise UserError(f"{folder}: {prepared.folder} has another tokenizer; has {config.corpus} "
                         "changed since? Text to score can be named with --dev=PATH")
+    if run.text_of(folder) not in ("", prepared.train.corpus):
+        raise UserError(f"{folder} was trained on other text than corpus = {config.corpus!r} is "
+                        "now; put that back, or name text to score with --dev=PATH")
     return reported_half(prepared.dev, tokenizer.newline_id)
 
 
@@ -1075,6 +1078,9 @@ def close_exam(subject, other, asked, answers, options):
           f"{summary_table(list(answers), columns)}")
     if compared:
         print("\n" + against_table(other.folder.name, compared))
+    if options.against and run.other_text(subject.folder, options.against):
+        print(f"{options.against} was trained on other text than {subject.folder}: what differs "
+              "may be the text's doing")
     if options.predictions:
         said = {suite.TASKS[name].key: its.said for name, its in answers.items()
                 if suite.TASKS[name].key}
@@ -1088,7 +1094,7 @@ def yardsticks(subject, names, options):
     """[(label, {task: result})] of the eval.json of ngram-* beside a run, and of --against.
 
     Of --against only where it is all that there is. Another tokenizer's are refused there, and left
-    out here, saying so.
+    out here, saying so; so are those that have counted other text.
     """
     folders = sorted(path.parent for path in subject.folder.parent.glob("ngram-*/eval.json")
                      if path.parent != subject.folder)
@@ -1105,6 +1111,9 @@ def yardsticks(subject, names, options):
                 raise UserError(f"{folder / 'eval.json'} was taken with another tokenizer than "
                                 f"{subject.folder}'s; evaluate it anew with the same")
             print(f"{folder} is not shown: its eval.json is of another tokenizer")
+        elif folder != named and run.other_text(subject.folder, folder):
+            print(f"{folder} is not shown: it has read other text; python -m tools.ngram "
+                  f"{subject.folder / 'config.json'} counts this run's")
         elif its:
             columns.append((folder.name, its))
     return columns

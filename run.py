@@ -654,6 +654,19 @@ def is_imported(folder):
     return path.exists() and "_imported" in files.read_json(path)
 
 
+def text_of(folder):
+    """The digest of the text that the run in `folder` was trained on; "" where it is not known."""
+    path = pathlib.Path(folder, "config.json")
+    notes = files.read_json(path) if path.exists() else {}
+    return notes.get("_text") or ""
+
+
+def other_text(folder, other):
+    """Were two runs trained on different text? No where one's is not known (it was imported)."""
+    one, two = text_of(folder), text_of(other)
+    return bool(one and two) and one != two
+
+
 def is_finished(folder):
     """Can others build on the run in `folder`? All its steps are done, and the last is validated.
 

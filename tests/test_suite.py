@@ -2,6 +2,7 @@
 import csv
 import json
 import math
+import shutil
 import types
 
 import numpy as np
@@ -487,6 +488,30 @@ def test_a_run_of_another_tokenizer_is_refused(two_runs, exam, tmp_path, make_co
     with pytest.raises(UserError, match="another tokenizer") as e:
         eval.evaluate(two_runs[0], ["blimp"], data=str(exam), against=str(other))
     assert "\n" not in str(e.value) and not (two_runs[0] / "eval.json").exists()
+
+
+def read_text(folder, digest):
+    path = folder / "config.json"
+    files.write_json(path, files.read_json(path) | {"_text": digest})
+
+
+def test_other_text_is_said_where_figures_stand_side_by_side(two_runs, exam, tokenizer, capsys):
+    one, two = two_runs
+    ngram = one.with_name("ngram-5")
+    shutil.copytree(two, ngram)
+    subject = eval.Subject(ngram, Counts(tokenizer), tokenizer, run.load(two)[2])
+    eval.evaluate_subject(subject, ["blimp"], data=str(exam))
+    for ours, theirs, differs in (("a", "b", True), ("a", "a", False), ("a", "", False)):
+        read_text(one, ours)
+        read_text(two, theirs)
+        read_text(ngram, theirs)
+        capsys.readouterr()
+        eval.evaluate(one, ["blimp"], data=str(exam), against=str(two))
+        shown = capsys.readouterr().out
+        assert ("two was trained on other text than" in shown) == differs
+        assert ("ngram-5 is not shown: it has read other text" in shown) == differs
+        table = shown.rsplit("the tasks of", 1)[1].splitlines()[1]
+        assert ("ngram-5" in table) != differs and table.split()[-1] == "two"
 
 
 def test_predictions_of_a_part_are_refused(two_runs, exam, tmp_path):

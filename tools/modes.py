@@ -175,6 +175,7 @@ class Curve:
     """
 
     def __init__(self, sequences):
+        self.sequences = sequences
         self.sums = torch.zeros(len(sequences), len(TEMPERATURES), 3, dtype=torch.float64)
         self.tokens = torch.tensor([len(s) - 1 for s in sequences], dtype=torch.float64)
 
@@ -503,6 +504,9 @@ def coach_of(folder, config, tokenizer, device):
         model, its, its_config = run.load(folder.with_name(name), device)
         if its.hash != tokenizer.hash:
             raise UserError(f"{folder.with_name(name)}: another tokenizer than {folder}'s")
+        if run.other_text(folder, folder.with_name(name)):
+            raise UserError(f"{folder.with_name(name)} was trained on other text than {folder}, "
+                            "which it is said to have taught; put the teacher back that did")
         loaded.append(eval.Subject(folder.with_name(name), model, its, its_config))
     forward = next_word([subject.model for subject in loaded], config.ensemble)
     return " and ".join(config.teachers), forward, loaded
@@ -527,7 +531,7 @@ def load_all(folders):
 def coached_for(subject, subjects):
     """The Subject whose teachers this one is compared with: its own, or those of a run beside it.
 
-    UserError where nobody has a teacher, or that run has another tokenizer.
+    UserError where nobody has a teacher, or that run has another tokenizer or other text.
     """
     if subject.config.teachers:
         return subject
@@ -540,6 +544,10 @@ def coached_for(subject, subjects):
     if chosen.tokenizer.hash != subject.tokenizer.hash:
         raise UserError(f"{subject.folder} and {chosen.folder} have different tokenizers, so their "
                         "distributions cannot be compared")
+    if run.other_text(subject.folder, chosen.folder):
+        raise UserError(f"{subject.folder} was trained on other text than {chosen.folder}, so its "
+                        "distance from that one's teacher says nothing; name a run that was "
+                        "distilled on the same text")
     return chosen
 
 
@@ -619,8 +627,9 @@ def pairs_of(founds):
 
 def comparable(a, b):
     """Did two runs read the same words, so that their curves can be laid over each other?"""
-    one, other = (found.measured.curves["teacher"].tokens for found in (a, b))
-    return a.subject.tokenizer.hash == b.subject.tokenizer.hash and torch.equal(one, other)
+    texts = [found.measured.curves["teacher"].sequences for found in (a, b)]
+    same = len(texts[0]) == len(texts[1]) and all(map(np.array_equal, *texts))
+    return same and a.subject.tokenizer.hash == b.subject.tokenizer.hash
 
 
 def without_nan(value):
@@ -726,6 +735,8 @@ def show(founds):
         for other, against in found.result["against"].items():
             for line in comparison_words(against):
                 print(f"  beside {other}, {line}")
+            if run.other_text(found.subject.folder, other):
+                print(f"  {other} was trained on other text, which may be what parts them")
     for line in over_seeds(founds):
         print(f"\nover folders: {line}")
     print("\nThresholds stand in tools/modes.py. Intervals are 95% over texts, not over runs.")
