@@ -69,20 +69,24 @@ def device_of(config):
     return torch.device(name)
 
 
-def dtype_of(config, device):
-    """The name of the matrix products' dtype; auto asks what the processor has, never a clock.
+def has_bf16(device):
+    """Does the processor itself multiply in bfloat16? It is asked, never timed.
 
     Without instructions for it a bf16 product on a CPU is tens of times slower than an fp32 one,
     with them it is faster.
     """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def dtype_of(config, device):
+    """The name of the matrix products' dtype; auto: bfloat16 where the processor has it."""
     if config.dtype != "auto":
         return config.dtype
-    has_bf16 = False
-    if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if has_bf16 else "float32"
+    return "bfloat16" if has_bf16(device) else "float32"
 
 
 def autocast(dtype, device):
@@ -401,14 +405,15 @@ class Run:
     def validated(self, figures):
         """Write a validation's figures; keep the weights if their val_ce is the lowest so far.
 
-        Those that a run begins with are not its own: they are never the best.
+        Those that a run begins with are not its own: they are never the best. The line comes last:
+        where it stands, a run that goes on does not validate again.
         """
-        self.metrics.write(step=self.step, tokens=self.step * self.tokens_per_step, **figures)
-        self.say(", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
         if figures["val_ce"] < self.best and self.step:
             self.best = figures["val_ce"]
             files.save_checkpoint(self.folder / "best.pt", {
                 "model": self.student.state_dict(), "step": self.step, "val_ce": self.best})
+        self.metrics.write(step=self.step, tokens=self.step * self.tokens_per_step, **figures)
+        self.say(", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
 
     @property
     def saves(self):

@@ -69,14 +69,14 @@ def found(folder, name):
                             for line in lines]
 
 
-@pytest.mark.parametrize("ranks, options", [(2, ["--grad_accum=3"]), (3, ["--reduction=step"])])
+@pytest.mark.parametrize("ranks, options", [(2, ["--grad_accum=3"]), (3, ["--reduction=step"]),
+                                            (2, ["--optimizer=muon"])])
 def test_ranks_change_nothing(tiny, ranks, options):
     """Weights after 20 steps and every logged figure are those of one process with the same batch.
 
     In fp32, with sums in another order.
     """
-    name = f"kid_{ranks}"
-
+    name = f"kid_{ranks}{options[0].replace('=', '-')}"
     launch(tiny, 1, "kid", f"--name={name}_alone", *options)
     out = launch(tiny, ranks, "kid", f"--name={name}", *options)
     assert out.count(f"{name}: llama") == 1  # one of them speaks
