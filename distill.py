@@ -436,7 +436,7 @@ def show_run(run):
 
 def trained_for(folder):
     """(steps, words) that the weights in a run's folder have seen, those of its init too."""
-    lines = files.read_json_lines(folder / "metrics.jsonl")
+    lines = files.read_metrics(folder / "metrics.jsonl")
     words = max((line["words"] for line in lines if "words" in line), default=0)
     steps = max((line["step"] for line in lines), default=0)
     init = files.read_json(folder / "config.json").get("init")

@@ -137,6 +137,8 @@ def alone(train):
             except torch.OutOfMemoryError:
                 raise UserError(out_of_memory(config))
             except RuntimeError as e:
+                if "DefaultCPUAllocator" in str(e):  # a CPU's has no class of its own
+                    raise UserError(out_of_memory(config))
                 if WORLD > 1 and "onnection" in str(e):
                     raise UserError(f"{config.name}: another rank is gone; the same command goes "
                                     "on from the last checkpoint")
@@ -192,7 +194,9 @@ def open_locked(path):
 def out_of_memory(config):
     B, n = config.batch_size, config.grad_accum
     more = next((m for m in range(n + 1, B + 1) if B % m == 0), None)
-    remedy = f"--grad_accum={more}" if more else "a smaller block_size or model"
+    remedy = "a smaller block_size or model"
+    if more:
+        remedy = f"--grad_accum={more}, or a smaller model"
     return (f"{config.name}: out of memory with batch_size {B} in grad_accum {n} pieces; try "
             f"{remedy}")
 
@@ -306,7 +310,7 @@ class Run:
             best = files.load_checkpoint(path)
             if best.get("step", 0) <= self.step and isinstance(best.get("val_ce"), float):
                 return best["val_ce"]
-        lines = files.read_json_lines(self.folder / "metrics.jsonl")
+        lines = files.read_metrics(self.folder / "metrics.jsonl")
         return min((line["val_ce"] for line in lines if line.get("val_ce") and line["step"]),
                    default=math.inf)
 
@@ -682,7 +686,7 @@ def is_finished(folder):
         needed = ("config.json", "tokenizer.json", "best.pt")
         return all((folder / name).exists() for name in needed)
     done = state.get("step", 0) >= state.get("steps", math.inf)
-    lines = files.read_json_lines(folder / "metrics.jsonl")
+    lines = files.read_metrics(folder / "metrics.jsonl")
     return done and last_validation(lines) == state["step"]
 
 
@@ -761,7 +765,7 @@ class Metrics:
 
     def __init__(self, path, step):
         self.path = pathlib.Path(path)
-        lines = [line for line in files.read_json_lines(path) if line["step"] <= step]
+        lines = [line for line in files.read_metrics(path) if line["step"] <= step]
         self.validated = last_validation(lines)
         files.write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 

@@ -488,6 +488,9 @@ def readers(root):
             meter = run.Meter(torch.device("cpu"))
             run.put_state(state, lm, optimizer, scaler, meter, folder / "ckpt.pt")
 
+    # of a run whose best.pt is of a step that is still to come
+    beside_best = types.SimpleNamespace(folder=folder, step=0)
+
     def table():
         device = torch.device("cpu")
         distill.report(types.SimpleNamespace(config=made, folder=folder, device=device,
@@ -504,7 +507,8 @@ def readers(root):
         "best.pt": (folder / "best.pt", lambda: run.load(folder)),
         "ckpt.pt": (folder / "ckpt.pt", go_on),
         "metrics.jsonl": (folder / "metrics.jsonl",
-                          lambda: (eval.validated(folder, "best"),
+                          lambda: (eval.validated(folder, "best"), distill.trained_for(folder),
+                                   run.Run.best_so_far(beside_best),
                                    run.Metrics(folder / "metrics.jsonl", 1))),
         "eval.json": (folder / "eval.json", table),
         "benchmark rows": (root / "blimp/a.jsonl",

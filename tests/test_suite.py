@@ -521,9 +521,20 @@ def test_predictions_of_a_part_are_refused(two_runs, exam, tmp_path):
     with pytest.raises(UserError, match="there is no folder"):  # before hours of scoring
         eval.evaluate(two_runs[0], ["blimp"], data=str(exam),
                       predictions=str(tmp_path / "nowhere/p.json"))
+    (tmp_path / "p.json").write_text("[1]")
+    for path, words in (("p.json", "not a JSON object"), ("out", "Is a directory")):
+        with pytest.raises(UserError, match=words):  # what it would be added to
+            eval.evaluate(two_runs[0], ["blimp"], data=str(exam), predictions=str(tmp_path / path))
     with pytest.raises(UserError, match="--tasks=suite"):
         eval.evaluate(two_runs[0], ["ppl"], against=str(two_runs[1]))
     assert not (two_runs[0] / "eval.json").exists()
+
+
+def test_what_of_the_suite_is_not_there_is_named_at_once(two_runs, exam):
+    with pytest.raises(UserError) as e:
+        eval.evaluate(two_runs[0], ["suite"], data=str(exam))
+    assert "nothing of supplement, ewok, global_piqa_parallel, global_piqa_nonpar" in str(e.value)
+    assert str(e.value).endswith("what is there: --tasks=blimp,entity_tracking,comps")
 
 
 def test_all_rows_are_read_before_any_is_scored(two_runs, exam):

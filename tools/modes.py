@@ -19,6 +19,18 @@ what a student writes freely (`written`); failure signatures, each a rule with i
 
 The expectations are exact over the next word, at prefixes of the text.
 """
+from config import Arguments, UserError, read_early, run_main
+
+
+def read_args(argv):
+    parser = Arguments("-m tools.modes", __doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    read_early(read_args)
+
 import collections
 import dataclasses
 import math
@@ -34,7 +46,6 @@ import files
 import losses
 import rollouts
 import run
-from config import Arguments, UserError, run_main
 from data import prepare
 from tools import rules
 
@@ -581,7 +592,7 @@ def look_at(subject, coached, text):
         lines = babytalk.sample(WRITTEN, "modes, written")
         ids = [tokenizer.encode(line) for line in lines]
         of_teacher = diversity(ids, [True] * len(ids)) | {"examples": lines[:5]}
-    log = files.read_json_lines(folder / "metrics.jsonl")
+    log = files.read_metrics(folder / "metrics.jsonl")
     path = folder / "eval.json"
     evaluated = files.read_json(path) if path.exists() else {}
     accuracies = (evaluated.get("babytalk") or {}).get("paradigms", {})
@@ -743,10 +754,8 @@ def show(founds):
 
 
 def main(argv):
-    parser = Arguments("-m tools.modes", __doc__)
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
     with eval.full_precision():
-        show(examine(parser.parse_args(argv).runs))
+        show(examine(read_args(argv).runs))
 
 
 if __name__ == "__main__":
