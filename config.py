@@ -286,7 +286,7 @@ def check(name, value):
         raise UserError(f"{name} = {value!r}: must be whole numbers")
     if not all(within(meta, x) for x in numbers):
         low = f">= {meta['low']}" if meta["above"] is None else f"> {meta['above']}"
-        high = "" if meta["high"] is None else f" and <= {meta['high']}"
+        high = " and finite" if meta["high"] is None else f" and <= {meta['high']}"
         raise UserError(f"{name} = {value!r}: must be {low}{high}")
     return value
 
@@ -408,10 +408,12 @@ def read_assignments(path):
     """
     path = pathlib.Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors of Windows begin it with a mark
     except (OSError, UnicodeDecodeError) as e:
         what = getattr(e, "strerror", "is not UTF-8 text") or "cannot be read"
-        raise UserError(f"config {path}: {what}; configs/ has examples")
+        meant = CONFIGS / f"{path.stem}.py"
+        hint = f"did you mean configs/{meant.name}?" if meant.exists() else "configs/ has examples"
+        raise UserError(f"config {path}: {what}; {hint}")
     try:
         return from_json(path, text) if path.suffix == ".json" else from_python(path, text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
@@ -515,7 +517,12 @@ def answer_early(usage):
 
     What only the loss can refuse is refused when main reads the command line again.
     """
-    run_main(lambda argv: parse_args(argv, usage, early=True))
+    read_early(lambda argv: parse_args(argv, usage, early=True))
+
+
+def read_early(read):
+    """`answer_early` of a command line that is read(argv)'s."""
+    run_main(read)
     if "RANK" not in os.environ:
         on_signals(leave)
 
@@ -531,11 +538,11 @@ def parse_args(argv, usage="", early=False):
     if any(arg in ("-h", "--help") for arg in argv):
         print(help_text(usage))
         raise SystemExit(0)
+    overrides = [parse_override(arg) for arg in argv if arg.startswith("--")]
     paths = [arg for arg in argv if not arg.startswith("--")]
     if len(paths) != 1:
         raise UserError(f"expected one CONFIG, got {len(paths)}: {' '.join(paths) or 'none'}; "
                         "--help shows how")
-    overrides = [parse_override(arg) for arg in argv if arg.startswith("--")]
     return read_config(paths[0], overrides, early)
 
 
@@ -609,7 +616,13 @@ def run_main(main):
     if "RANK" not in os.environ:  # a waiting rank must end at once: the system sees to it
         on_signals()
     try:
-        main(sys.argv[1:])
+        try:
+            main(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # who reads it, head say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE)
     except KeyboardInterrupt as e:
         number, what = e.args or (signal.SIGINT, "interrupted")
         say_last(what)

@@ -60,6 +60,9 @@ def resolve(corpus, data_dir, split="train"):
     corpus: a name in CORPORA or an address, fetched into data_dir/raw; a folder, a file or a glob.
     split: "train" or "dev", what a folder is asked for. Raises UserError if there is no text.
     """
+    if not corpus:  # Path("") would be the folder one is in
+        raise UserError("corpus is empty; name babytalk, a known corpus, a path or an address: "
+                        "--corpus=PATH")
     if corpus in CORPORA:
         known = CORPORA[corpus]
         path = fetch(corpus, known.addresses, known.megabytes << 20, data_dir)

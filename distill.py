@@ -31,8 +31,8 @@ from losses import distillation_loss
 from muon import MuonAdamW, make_muon
 from ranks import RANK, all_gather, all_reduce, in_turn, shard, sum_gradients
 from rollouts import Rollout
-from run import (DTYPES, Run, alone, digests_of_needs, folder_of, is_finished, is_imported, load,
-                 model_of, put_weights)
+from run import (DTYPES, Run, alone, device_of, digests_of_needs, folder_of, has_bf16, is_finished,
+                 is_imported, load, model_of, put_weights)
 
 
 @alone
@@ -294,6 +294,9 @@ def make_ready(config, data):
     """Train the runs that are missing: teachers, init, baseline; UserError if one does not fit."""
     if config.corpus == "babytalk":
         eval.check_babytalk(config, data.tokenizer)  # before hours of training, not after them
+    if config.optimizer == "muon" and not has_bf16(device_of(config)):
+        print(f"{config.name}: optimizer = 'muon' multiplies in bfloat16, which this processor has "
+              "no instructions for: a step takes many times as long as with --optimizer=adamw")
     needs = [("teacher", name) for name in config.teachers]
     needs += [("init", config.init), ("baseline", config.baseline)]
     needs = [(role, name) for role, name in needs if name not in ("", "truth")]
@@ -433,7 +436,7 @@ def show_run(run):
 
 def trained_for(folder):
     """(steps, words) that the weights in a run's folder have seen, those of its init too."""
-    lines = files.read_json_lines(folder / "metrics.jsonl")
+    lines = files.read_metrics(folder / "metrics.jsonl")
     words = max((line["words"] for line in lines if "words" in line), default=0)
     steps = max((line["step"] for line in lines), default=0)
     init = files.read_json(folder / "config.json").get("init")

@@ -23,14 +23,87 @@ What they say is kept in RUN/eval.json, a slot for each way of asking: "babytalk
 it, on best.pt, with the usual seed; a look at a part stands beside it, as "babytalk --limit=20
 --seed=1". The last table of a training reads whole ones, and ppl's parts by their own name.
 """
+import dataclasses
+import os
+import pathlib
+
+from config import Arguments, UserError, read_early, run_main
+
+LINES = 10_000  # of babytalk, to be scored and to be sampled
+
+
+# ---------------------------------------------------------------- what can be asked
+
+def option(default, help, choices=None):
+    return dataclasses.field(default=default, metadata=dict(help=help, choices=choices))
+
+
+@dataclasses.dataclass
+class Options:
+    """What the command takes beside RUN and --tasks."""
+    data: str = option("", "folder of blimp_filtered, ewok_filtered, ...; default: "
+                       "$BABYLM_DIR/eval")
+    against: str = option("", "another run: the suite's tasks on it too, and what differs")
+    predictions: str = option("", "file to write the suite's answers into, in the challenge's form")
+    dev: str = option("", "text for ppl to score, named as the key dev: a file, folder, glob, "
+                      "corpus; default: the run's own, the half that did not choose best.pt")
+    limit: int = option(0, f"see the tasks; 0: all (babytalk: {LINES} lines)")
+    which: str = option("best", "best: best.pt, the lowest val_ce; last: ckpt.pt; chck_10M and so "
+                        "on: checkpoints by words")
+    device: str = option("auto", "where to compute", ["auto", "cpu", "cuda", "mps"])
+    prompt: str = option("", "what samples begin with")
+    n: int = option(5, "samples")
+    temperature: float = option(0.8, "0: always the most likely token")
+    top_k: int = option(0, "sample among the k most likely tokens; 0: all")
+    top_p: float = option(1.0, "sample among the fewest tokens that have this probability")
+    seed: int = option(0, "of samples and of babytalk's lines")
+
+    def check(self):
+        """UserError for what is out of range."""
+        if self.predictions and self.limit:
+            raise UserError("the challenge scores predictions of all items: leave out --limit or "
+                            "--predictions")
+        folder = pathlib.Path(self.predictions).absolute().parent
+        if self.predictions and not os.access(folder, os.W_OK):
+            raise UserError(f"predictions = {self.predictions!r}: there is no folder {folder}, or "
+                            "none to write to; make it, or name another")
+        if self.predictions and os.path.exists(self.predictions):
+            files.read_json(self.predictions)  # it will be added to, after hours of scoring
+        right = (self.limit >= 0 and self.n >= 1 and self.top_k >= 0 and 0 < self.top_p <= 1
+                 and 0 <= self.seed < 2**31)
+        if not right:
+            raise UserError("allowed: limit >= 0, n >= 1, top_k >= 0, 0 < top_p <= 1, "
+                            "0 <= seed < 2^31")
+        if self.temperature != 0 and not 1e-4 <= self.temperature <= 1e4:
+            # below, fp32 logits overflow; there it is 0 for any purpose
+            raise UserError(f"temperature = {self.temperature}: allowed are 0, always the most "
+                            "likely token, and 1e-4 to 1e4")
+        try:
+            self.prompt.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"prompt = {self.prompt!r}: not UTF-8 text")
+
+
+def read_args(argv):
+    """The command line as a dict: run, tasks and the fields of Options."""
+    parser = Arguments("eval.py", __doc__)
+    parser.add_argument("run", metavar="RUN", help="the run's folder")
+    parser.add_argument("--tasks", default="", help="of those above, with commas between them; "
+                        "default: babytalk (on that corpus) or ppl, and sample")
+    for field in dataclasses.fields(Options):
+        parser.add_argument(f"--{field.name}", type=field.type, default=field.default,
+                            **field.metadata)
+    return vars(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    read_early(read_args)
+
 import collections
 import contextlib
-import dataclasses
 import functools
 import json
 import math
-import os
-import pathlib
 import shlex
 import tempfile
 
@@ -42,7 +115,6 @@ import babytalk
 import files
 import run
 import suite
-from config import Arguments, UserError, run_main
 from corpora import resolve
 from data import prepare, write_clean
 from model import LM
@@ -53,7 +125,6 @@ FEW = 512            # tokens that cost little more to read than fewer would
 PADDING = 0.05       # of a forward pass's tokens: sorted by length, it need not be more
 ROWS = 256           # positions whose logits exist at once: few enough for a processor's cache
 FAMILY = 6           # sequences at most that are read after one common prefix
-LINES = 10_000       # of babytalk, to be scored and to be sampled
 STRIDE = 8           # tokens that are sampled before finished texts are taken out
 
 
@@ -768,54 +839,6 @@ def final_table(evals):
 
 # ---------------------------------------------------------------- the tasks of a run
 
-def option(default, help, choices=None):
-    return dataclasses.field(default=default, metadata=dict(help=help, choices=choices))
-
-
-@dataclasses.dataclass
-class Options:
-    """What the command takes beside RUN and --tasks."""
-    data: str = option("", "folder of blimp_filtered, ewok_filtered, ...; default: "
-                       "$BABYLM_DIR/eval")
-    against: str = option("", "another run: the suite's tasks on it too, and what differs")
-    predictions: str = option("", "file to write the suite's answers into, in the challenge's form")
-    dev: str = option("", "text for ppl to score, named as the key dev: a file, folder, glob, "
-                      "corpus; default: the run's own, the half that did not choose best.pt")
-    limit: int = option(0, f"see the tasks; 0: all (babytalk: {LINES} lines)")
-    which: str = option("best", "best: best.pt, the lowest val_ce; last: ckpt.pt; chck_10M and so "
-                        "on: checkpoints by words")
-    device: str = option("auto", "where to compute", ["auto", "cpu", "cuda", "mps"])
-    prompt: str = option("", "what samples begin with")
-    n: int = option(5, "samples")
-    temperature: float = option(0.8, "0: always the most likely token")
-    top_k: int = option(0, "sample among the k most likely tokens; 0: all")
-    top_p: float = option(1.0, "sample among the fewest tokens that have this probability")
-    seed: int = option(0, "of samples and of babytalk's lines")
-
-    def check(self):
-        """UserError for what is out of range."""
-        if self.predictions and self.limit:
-            raise UserError("the challenge scores predictions of all items: leave out --limit or "
-                            "--predictions")
-        folder = pathlib.Path(self.predictions).absolute().parent
-        if self.predictions and not folder.is_dir():
-            raise UserError(f"predictions = {self.predictions!r}: there is no folder {folder}; "
-                            "make it, or name another")
-        right = (self.limit >= 0 and self.n >= 1 and self.top_k >= 0 and 0 < self.top_p <= 1
-                 and 0 <= self.seed < 2**31)
-        if not right:
-            raise UserError("allowed: limit >= 0, n >= 1, top_k >= 0, 0 < top_p <= 1, "
-                            "0 <= seed < 2^31")
-        if self.temperature != 0 and not 1e-4 <= self.temperature <= 1e4:
-            # below, fp32 logits overflow; there it is 0 for any purpose
-            raise UserError(f"temperature = {self.temperature}: allowed are 0, always the most "
-                            "likely token, and 1e-4 to 1e4")
-        try:
-            self.prompt.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"prompt = {self.prompt!r}: not UTF-8 text")
-
-
 Subject = collections.namedtuple("Subject", "folder model tokenizer config")  # of a run
 
 
@@ -833,6 +856,9 @@ def own_text(subject):
     if prepared.tokenizer.hash != tokenizer.hash:
         raise UserError(f"{folder}: {prepared.folder} has another tokenizer; has {config.corpus} "
                         "changed since? Text to score can be named with --dev=PATH")
+    if run.text_of(folder) not in ("", prepared.train.corpus):
+        raise UserError(f"{folder} was trained on other text than corpus = {config.corpus!r} is "
+                        "now; put that back, or name text to score with --dev=PATH")
     return reported_half(prepared.dev, tokenizer.newline_id)
 
 
@@ -1011,12 +1037,14 @@ def evaluate_subject(subject, tasks=(), **options):
         raise UserError("--against and --predictions are about the suite's tasks; name some with "
                         "--tasks, or all with --tasks=suite")
     data = data_folder(options)
+    check_folders(exam, data)
     asked = {name: suite.read(name, data, options.limit) for name in exam}  # all, before any work
     other = other_subject(subject, options) if exam else None
 
     path = folder / "eval.json"
     results = files.read_json(path) if path.exists() else {}
     results[slot("val_ce", ["which"], options)] = validated(folder, options.which)
+    files.write_json(path, results)  # where that cannot be, it is said before hours of scoring
     answers = {}
     for task in tasks:
         do, heeds = TASKS[task]
@@ -1029,10 +1057,20 @@ def evaluate_subject(subject, tasks=(), **options):
         key = slot(task, heeds, options)
         results[key] = {name: getattr(options, name) for name in heeds} | result
         files.write_json(path, results)
-        print(f"\n{key} of {folder} ({options.which})\n{shown}")
+        weights = f" ({options.which})" if "which" in heeds else ""
+        print(f"\n{key} of {folder}{weights}\n{shown}")
     if exam:
         close_exam(subject, other, asked, answers, options)
     return results
+
+
+def check_folders(exam, data):
+    """UserError that names all the tasks of `exam` that `data` has no folder of, and the others."""
+    lacks = [name for name in exam if not pathlib.Path(data, suite.TASKS[name].folder).is_dir()]
+    there = [name for name in exam if name not in lacks]
+    if lacks and there:
+        raise UserError(f"{data} has nothing of {', '.join(lacks)}: docs/babylm.md says where that "
+                        f"is to be had; what is there: --tasks={','.join(there)}")
 
 
 def with_remarks(name, answers, subject, limit):
@@ -1075,6 +1113,9 @@ def close_exam(subject, other, asked, answers, options):
           f"{summary_table(list(answers), columns)}")
     if compared:
         print("\n" + against_table(other.folder.name, compared))
+    if options.against and run.other_text(subject.folder, options.against):
+        print(f"{options.against} was trained on other text than {subject.folder}: what differs "
+              "may be the text's doing")
     if options.predictions:
         said = {suite.TASKS[name].key: its.said for name, its in answers.items()
                 if suite.TASKS[name].key}
@@ -1088,7 +1129,7 @@ def yardsticks(subject, names, options):
     """[(label, {task: result})] of the eval.json of ngram-* beside a run, and of --against.
 
     Of --against only where it is all that there is. Another tokenizer's are refused there, and left
-    out here, saying so.
+    out here, saying so; so are those that have counted other text.
     """
     folders = sorted(path.parent for path in subject.folder.parent.glob("ngram-*/eval.json")
                      if path.parent != subject.folder)
@@ -1105,6 +1146,9 @@ def yardsticks(subject, names, options):
                 raise UserError(f"{folder / 'eval.json'} was taken with another tokenizer than "
                                 f"{subject.folder}'s; evaluate it anew with the same")
             print(f"{folder} is not shown: its eval.json is of another tokenizer")
+        elif folder != named and run.other_text(subject.folder, folder):
+            print(f"{folder} is not shown: it has read other text; python -m tools.ngram "
+                  f"{subject.folder / 'config.json'} counts this run's")
         elif its:
             columns.append((folder.name, its))
     return columns
@@ -1115,7 +1159,7 @@ def validated(folder, which):
 
     best.pt is of steps after 0: the weights that a run begins with are not its own.
     """
-    lines = [line for line in files.read_json_lines(folder / "metrics.jsonl")
+    lines = [line for line in files.read_metrics(folder / "metrics.jsonl")
              if isinstance(line.get("val_ce"), float)]
     if which not in ("best", "last"):
         return None  # of a checkpoint by words
@@ -1125,14 +1169,7 @@ def validated(folder, which):
 
 
 def main(argv):
-    parser = Arguments("eval.py", __doc__)
-    parser.add_argument("run", metavar="RUN", help="the run's folder")
-    parser.add_argument("--tasks", default="", help=f"of {','.join([*TASKS, *suite.ALIASES])}; "
-                        "default: babytalk (on that corpus) or ppl, and sample")
-    for field in dataclasses.fields(Options):
-        parser.add_argument(f"--{field.name}", type=field.type, default=field.default,
-                            **field.metadata)
-    args = vars(parser.parse_args(argv))
+    args = read_args(argv)
     tasks = [task for task in args.pop("tasks").split(",") if task]
     evaluate(args.pop("run"), tasks, **args)
 

@@ -80,6 +80,18 @@ def read_json_lines(path, key="step"):
     return lines
 
 
+def read_metrics(path):
+    """The lines of metrics.jsonl; one with a value that is no figure is damaged, and left out."""
+    return [line for line in read_json_lines(path) if all(map(is_figure, line.values()))]
+
+
+def is_figure(value):
+    """None, a number that a float can hold, or a list of these?"""
+    if isinstance(value, list):
+        return all(map(is_figure, value))
+    return value is None or type(value) in (int, float) and abs(value) < 1e300
+
+
 # ---------------------------------------------------------------- checkpoints
 
 def save_checkpoint(path, state):

@@ -69,20 +69,24 @@ def device_of(config):
     return torch.device(name)
 
 
-def dtype_of(config, device):
-    """The name of the matrix products' dtype; auto asks what the processor has, never a clock.
+def has_bf16(device):
+    """Does the processor itself multiply in bfloat16? It is asked, never timed.
 
     Without instructions for it a bf16 product on a CPU is tens of times slower than an fp32 one,
     with them it is faster.
     """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def dtype_of(config, device):
+    """The name of the matrix products' dtype; auto: bfloat16 where the processor has it."""
     if config.dtype != "auto":
         return config.dtype
-    has_bf16 = False
-    if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if has_bf16 else "float32"
+    return "bfloat16" if has_bf16(device) else "float32"
 
 
 def autocast(dtype, device):
@@ -133,6 +137,8 @@ def alone(train):
             except torch.OutOfMemoryError:
                 raise UserError(out_of_memory(config))
             except RuntimeError as e:
+                if "DefaultCPUAllocator" in str(e):  # a CPU's has no class of its own
+                    raise UserError(out_of_memory(config))
                 if WORLD > 1 and "onnection" in str(e):
                     raise UserError(f"{config.name}: another rank is gone; the same command goes "
                                     "on from the last checkpoint")
@@ -188,7 +194,9 @@ def open_locked(path):
 def out_of_memory(config):
     B, n = config.batch_size, config.grad_accum
     more = next((m for m in range(n + 1, B + 1) if B % m == 0), None)
-    remedy = f"--grad_accum={more}" if more else "a smaller block_size or model"
+    remedy = "a smaller block_size or model"
+    if more:
+        remedy = f"--grad_accum={more}, or a smaller model"
     return (f"{config.name}: out of memory with batch_size {B} in grad_accum {n} pieces; try "
             f"{remedy}")
 
@@ -302,7 +310,7 @@ class Run:
             best = files.load_checkpoint(path)
             if best.get("step", 0) <= self.step and isinstance(best.get("val_ce"), float):
                 return best["val_ce"]
-        lines = files.read_json_lines(self.folder / "metrics.jsonl")
+        lines = files.read_metrics(self.folder / "metrics.jsonl")
         return min((line["val_ce"] for line in lines if line.get("val_ce") and line["step"]),
                    default=math.inf)
 
@@ -401,14 +409,15 @@ class Run:
     def validated(self, figures):
         """Write a validation's figures; keep the weights if their val_ce is the lowest so far.
 
-        Those that a run begins with are not its own: they are never the best.
+        Those that a run begins with are not its own: they are never the best. The line comes last:
+        where it stands, a run that goes on does not validate again.
         """
-        self.metrics.write(step=self.step, tokens=self.step * self.tokens_per_step, **figures)
-        self.say(", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
         if figures["val_ce"] < self.best and self.step:
             self.best = figures["val_ce"]
             files.save_checkpoint(self.folder / "best.pt", {
                 "model": self.student.state_dict(), "step": self.step, "val_ce": self.best})
+        self.metrics.write(step=self.step, tokens=self.step * self.tokens_per_step, **figures)
+        self.say(", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
 
     @property
     def saves(self):
@@ -654,6 +663,19 @@ def is_imported(folder):
     return path.exists() and "_imported" in files.read_json(path)
 
 
+def text_of(folder):
+    """The digest of the text that the run in `folder` was trained on; "" where it is not known."""
+    path = pathlib.Path(folder, "config.json")
+    notes = files.read_json(path) if path.exists() else {}
+    return notes.get("_text") or ""
+
+
+def other_text(folder, other):
+    """Were two runs trained on different text? No where one's is not known (it was imported)."""
+    one, two = text_of(folder), text_of(other)
+    return bool(one and two) and one != two
+
+
 def is_finished(folder):
     """Can others build on the run in `folder`? All its steps are done, and the last is validated.
 
@@ -664,7 +686,7 @@ def is_finished(folder):
         needed = ("config.json", "tokenizer.json", "best.pt")
         return all((folder / name).exists() for name in needed)
     done = state.get("step", 0) >= state.get("steps", math.inf)
-    lines = files.read_json_lines(folder / "metrics.jsonl")
+    lines = files.read_metrics(folder / "metrics.jsonl")
     return done and last_validation(lines) == state["step"]
 
 
@@ -743,7 +765,7 @@ class Metrics:
 
     def __init__(self, path, step):
         self.path = pathlib.Path(path)
-        lines = [line for line in files.read_json_lines(path) if line["step"] <= step]
+        lines = [line for line in files.read_metrics(path) if line["step"] <= step]
         self.validated = last_validation(lines)
         files.write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 

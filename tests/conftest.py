@@ -9,16 +9,22 @@ import config
 torch.set_num_threads(1)  # in models as small as these a second thread only waits
 
 
-@pytest.fixture
-def babylm():
-    """Folder with real BabyLM text and benchmarks.
+def babylm_folder():
+    """Where BabyLM text and benchmarks are: $BABYLM_DIR, by default ../shared beside the checkout.
 
-    It is $BABYLM_DIR, by default ../shared beside the checkout.
+    None where they are not.
     """
     root = pathlib.Path(__file__).parent.parent
     folder = pathlib.Path(os.environ.get("BABYLM_DIR", root / "../shared"))
-    if not (folder / "data/babylm_10m").is_dir():
-        pytest.skip(f"no BabyLM text in {folder}; set BABYLM_DIR")
+    return folder if (folder / "data/babylm_10m").is_dir() else None
+
+
+@pytest.fixture
+def babylm():
+    """Folder with real BabyLM text and benchmarks."""
+    folder = babylm_folder()
+    if not folder:
+        pytest.skip("no BabyLM text; set BABYLM_DIR")
     return folder
 
 

@@ -95,6 +95,11 @@ def test_what_a_plan_cannot_be(folder, changes, words):
         ablate.read_plan(write(folder, **changes))
 
 
+def test_seeds_that_are_no_numbers_are_refused(folder):
+    with pytest.raises(UserError, match="--seeds=a,1: whole numbers"):
+        ablate.main([write(folder), "--seeds=a,1"])
+
+
 def test_a_missing_assignment_is_named(folder):
     path = folder / "plan.py"
     path.write_text("table = 'some'\n")

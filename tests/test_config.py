@@ -3,6 +3,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -63,6 +64,7 @@ def test_a_run_is_its_config_json(file):
     ("seed = True", ["must be a whole number"]),
     ("tie = 1", ["tie = 1", "True or False"]),
     ("tau = 0", ["tau = 0", "must be > 0"]),
+    ("epochs = 1e999", ["epochs = inf", "> 0 and finite"]),
     ("alpha = 1.5", ["alpha = 1.5", ">= 0 and <= 1"]),
     ("alpha = 'linear(0: 2)'", ["alpha", "<= 1"]),
     ("lr = float('nan')", ["line 1", "lr must be a literal"]),
@@ -142,7 +144,9 @@ def test_bad_command_lines(file):
     refused([path, "--lr=", ], "lr")
     refused([path, "--lrr=1"], "unknown key 'lrr'", "'lr'")
     refused([path, "--tie=yes"], "tie = 'yes'", "True or False")
-    refused(["nowhere.py"], "nowhere.py", "No such file")
+    refused(["nowhere.py"], "nowhere.py", "No such file", "configs/ has examples")
+    refused(["rkl_demo"], "rkl_demo", "did you mean configs/rkl_demo.py?")
+    refused(["--lr", "1e-3"], "--lr has no value; write --lr=VALUE")
     refused([file("[1]", "config.json")], "no JSON object")
 
 
@@ -276,6 +280,10 @@ def test_the_first_configs_that_one_reads_show_everything(name):
     assert "base" not in config.read_assignments(ROOT / "configs" / f"{name}.py")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_config(file):
+    assert config.read_config(file(b"\xef\xbb\xbflr = 0.5\r\n")).lr == 0.5
+
+
 def test_help_names_every_key():
     text = config.help_text("usage")
     assert all(f"\n  {name}" in text for name in config.KEYS)
@@ -307,25 +315,49 @@ def with_torch(tmp_path):
     """A function: a script's command line, and what stands in the place of torch -> its end."""
     def run(argv, torch):
         (tmp_path / "torch.py").write_text(torch)
-        env = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.run([sys.executable, ROOT / argv[0], *argv[1:]], env=env, cwd=tmp_path,
-                              capture_output=True, text=True)
+        paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+        env = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run([sys.executable, *argv], env=env, cwd=tmp_path, capture_output=True,
+                              text=True)
     return run
 
 
 @pytest.mark.parametrize("script", ["distill.py", "teacher.py", "data.py"])
 def test_help_and_refusals_do_not_wait_for_torch(with_torch, script):
     no_torch = "raise ImportError"
-    helped = with_torch([script, "--help"], no_torch)
+    helped = with_torch([ROOT / script, "--help"], no_torch)
     assert helped.returncode == 0 and "rollout_loss" in helped.stdout and not helped.stderr
-    refused = with_torch([script, f"{ROOT}/configs/rkl_demo.py", "--lrr=1"], no_torch)
+    refused = with_torch([ROOT / script, f"{ROOT}/configs/rkl_demo.py", "--lrr=1"], no_torch)
     assert refused.returncode == 2
     assert refused.stderr == "error: unknown key 'lrr'; did you mean 'lr'?\n"
+
+
+@pytest.mark.parametrize("command, wrong", [
+    ("eval.py", ["run", "--lrr=1"]), ("tools.glue", ["run", "--seeds=0"]),
+    ("tools.modes", []), ("tools.report", []), ("tools.hf", ["send", "a", "b"]),
+    ("tools.ngram", [f"{ROOT}/configs/rkl_demo.py", "--lrr=1"]), ("tools.ablate", ["a", "b"])])
+def test_nor_do_those_of_other_commands(with_torch, command, wrong):
+    script = ["-m", command] if command.startswith("tools") else [ROOT / command]
+    helped = with_torch([*script, "--help"], "raise ImportError")
+    assert helped.returncode == 0 and not helped.stderr, helped.stderr
+    assert f"python {'-m ' * (len(script) > 1)}{command}" in helped.stdout
+    refused = with_torch([*script, *wrong], "raise ImportError")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
+
+
+def test_an_output_that_nobody_reads_is_no_traceback():
+    """`python distill.py --help | head -1`: the pipe is closed while there is more to write."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, ROOT / "distill.py", "--help"]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 128 + signal.SIGPIPE and ended.stderr == ""
 
 
 def test_a_signal_while_torch_is_imported_is_one_line(with_torch):
     # SIGTERM, for a suite in the background has Ctrl-C ignored by its shell
     import_torch = "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(5)"
-    ended = with_torch(["distill.py", f"{ROOT}/configs/rkl_demo.py"], import_torch)
+    ended = with_torch([ROOT / "distill.py", f"{ROOT}/configs/rkl_demo.py"], import_torch)
     assert ended.returncode == 143
     assert ended.stderr == "interrupted by SIGTERM\n"

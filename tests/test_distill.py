@@ -1361,6 +1361,17 @@ def test_out_of_memory_names_what_needs_less(tiny, monkeypatch, batch_size, grad
             f"batch_size {batch_size}", f"grad_accum {grad_accum}", words)
 
 
+def test_no_corpus_is_not_all_text_of_the_folder_one_is_in(tiny, tmp_path, monkeypatch):
+    """As in --corpus=$TEXT, with TEXT unset."""
+    (tmp_path / "notes.txt").write_text("the dog sees\n" * 2000)
+    monkeypatch.chdir(tmp_path)
+    refused(tiny("some", corpus=""), "corpus is empty")
+
+
+def test_so_it_is_on_a_cpu_whose_allocator_has_an_error_of_its_own(tiny):
+    refused(tiny("some", d_ff=2**44), "some: out of memory", "a smaller model")
+
+
 def test_a_run_ends_with_where_things_lie_and_what_comes_next(tiny, capsys):
     folder = trained(tiny("some"))
     out = capsys.readouterr().out

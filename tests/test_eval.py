@@ -620,6 +620,16 @@ def test_a_moved_run_is_told_to_name_its_text_and_can(moved_run, monkeypatch):
     assert {path.name for path in moved_run.parent.iterdir()} == {"some", "other.txt"}
 
 
+def test_text_that_was_replaced_is_not_a_runs_own(babytalk_run, tmp_path):
+    """Though it has the same name, and the tokenizer was given."""
+    subject = eval.load_subject(babytalk_run, eval.Options())
+    assert eval.own_text(subject)
+    path = babytalk_run / "config.json"
+    files.write_json(path, files.read_json(path) | {"_text": "another"})
+    with pytest.raises(UserError, match="trained on other text than corpus = 'babytalk' is now"):
+        eval.own_text(subject)
+
+
 def test_other_text_of_a_run_that_has_its_own(babytalk_run, tmp_path):
     (tmp_path / "other.txt").write_text("tom sleeps\n" * 9)
     results = eval.evaluate(babytalk_run, ["ppl"], dev=str(tmp_path / "other.txt"))

@@ -223,6 +223,29 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, kind):
     assert seen["kills"] == 3
 
 
+def dies_before_best(root):
+    save = files.save_checkpoint
+    files.save_checkpoint = lambda path, state: (
+        os._exit(9) if (path.name, state["step"]) == ("best.pt", 12) else save(path, state))
+
+
+def dies_before_its_line(root):
+    write = run.Metrics.write
+    run.Metrics.write = lambda self, **values: (
+        os._exit(9) if "val_ce" in values and values["step"] == 12 else write(self, **values))
+
+
+@pytest.mark.parametrize("hook", [dies_before_best, dies_before_its_line])
+def test_a_run_that_dies_within_what_a_validation_writes_has_its_best_weights(tmp_path, hook):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for root in (whole, broken):
+        prepared(root)
+    assert Job(whole).end()[0] == 0
+    assert Job(broken, hook=hook).end()[0] == 9
+    assert Job(broken).end()[0] == 0
+    assert_same(left(broken), left(whole))
+
+
 # ---------------------------------------------------------------- signals
 
 def slow_steps(root):
@@ -331,15 +354,13 @@ def full_at_the_third_checkpoint(root):
 
 
 def full_at_the_third_validation(root):
-    validate = distill.validate
-    calls = []
+    write = run.Metrics.write
 
-    def then_full(*args):
-        calls.append(0)
-        if len(calls) == 4:
-            limit((root / "out/kid/metrics.jsonl").stat().st_size + 10)
-        return validate(*args)
-    distill.validate = then_full
+    def then_full(self, **values):
+        if "val_ce" in values and values["step"] == 3:
+            limit(self.path.stat().st_size + 10)
+        write(self, **values)
+    run.Metrics.write = then_full
 
 
 def full_at_the_tokens(root):
@@ -467,6 +488,9 @@ def readers(root):
             meter = run.Meter(torch.device("cpu"))
             run.put_state(state, lm, optimizer, scaler, meter, folder / "ckpt.pt")
 
+    # of a run whose best.pt is of a step that is still to come
+    beside_best = types.SimpleNamespace(folder=folder, step=0)
+
     def table():
         device = torch.device("cpu")
         distill.report(types.SimpleNamespace(config=made, folder=folder, device=device,
@@ -483,7 +507,8 @@ def readers(root):
         "best.pt": (folder / "best.pt", lambda: run.load(folder)),
         "ckpt.pt": (folder / "ckpt.pt", go_on),
         "metrics.jsonl": (folder / "metrics.jsonl",
-                          lambda: (eval.validated(folder, "best"),
+                          lambda: (eval.validated(folder, "best"), distill.trained_for(folder),
+                                   run.Run.best_so_far(beside_best),
                                    run.Metrics(folder / "metrics.jsonl", 1))),
         "eval.json": (folder / "eval.json", table),
         "benchmark rows": (root / "blimp/a.jsonl",

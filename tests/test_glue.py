@@ -308,7 +308,7 @@ def test_a_wrong_row_is_named_before_anything_is_trained(make_run, rows, line, w
     (["--data=nowhere", "--tasks="], "nowhere: no task has its files"),
     (["--seeds=0"], "seeds >= 1"), (["--limit=-1"], "limit >= 0"), (["--lr=1"], "--lr=1"),
     (["--limit=5", "--predictions=x"], "leave out --limit"),
-    (["--predictions=nowhere/x"], "nowhere/x: there is no such folder"),
+    (["--predictions=nowhere/x"], "nowhere/x: there is no folder nowhere"),
 ])
 def test_a_users_mistakes_are_one_line(make_run, rows, more, words):
     with pytest.raises(UserError, match=words) as e:

@@ -1,7 +1,10 @@
 """tools.modes: identities, sharpening told from mode-seeking, each failure signature provoked."""
 import collections
 import math
+import shutil
+import types
 
+import numpy as np
 import pytest
 import torch
 
@@ -299,6 +302,35 @@ def test_the_command(demo_runs, capsys, monkeypatch):
     assert f"{result['figures']['rkl']:.4f}" in said
     curve = result["curves"]["truth"]
     assert curve["entropy"] == sorted(curve["entropy"]) and len(curve["recall"]) == 21
+
+
+def test_another_text_cannot_be_compared(demo_runs, tmp_path):
+    """Nor is a teacher of another one a run's own; of unknown text, imported ones, all are."""
+    def read_text(name, digest):
+        path = tmp_path / "runs" / name / "config.json"
+        files.write_json(path, files.read_json(path) | {"_text": digest})
+
+    names = ("llama_demo", "base_demo", "rkl_demo")
+    for name in names:
+        shutil.copytree(demo_runs / name, tmp_path / "runs" / name)
+    base, student = (tmp_path / "runs" / name for name in names[1:])
+    read_text("base_demo", "another")
+    with pytest.raises(UserError, match="base_demo was trained on other text than .*rkl_demo"):
+        modes.examine([base, student])
+    read_text("base_demo", "")
+    assert [coached.folder for _, coached in modes.load_all([base, student])] == [student] * 2
+    read_text("llama_demo", "another")
+    with pytest.raises(UserError, match="llama_demo was trained on other text than .*rkl_demo"):
+        modes.examine([student])
+
+
+def test_texts_of_as_many_blocks_are_not_the_same_text(words):
+    def found(sequences):
+        subject = types.SimpleNamespace(tokenizer=words)
+        measured = modes.Measured({}, {"teacher": modes.Curve(sequences)}, [])
+        return types.SimpleNamespace(subject=subject, measured=measured)
+    one, same, other = (found([np.array(ids)]) for ids in ([1, 5, 6], [1, 5, 6], [1, 6, 5]))
+    assert modes.comparable(one, same) and not modes.comparable(one, other)
 
 
 def test_what_cannot_be_compared(demo_runs):

@@ -132,6 +132,19 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tiny):  # noqa: F811
                       run.Meter(torch.device("cpu")), path)
 
 
+@pytest.mark.parametrize("optimizer, has, said", [("muon", False, 1), ("muon", True, 0),
+                                                  ("adamw", False, 0)])
+def test_a_processor_without_bf16_is_said_before_teachers_are_trained(
+        tiny, monkeypatch, capsys, optimizer, has, said):  # noqa: F811
+    monkeypatch.setattr(distill, "has_bf16", lambda device: has)
+    tiny("coach")
+    trained(tiny("some", optimizer=optimizer, teachers=["coach"], max_steps=1))
+    shown = capsys.readouterr().out
+    assert shown.count("multiplies in bfloat16") == said
+    if said:
+        assert shown.index("multiplies in bfloat16") < shown.index("training it first")
+
+
 def test_an_older_torch_is_named(model, make_config, monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(distill.UserError, match="torch >= 2.9"):

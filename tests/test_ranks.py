@@ -69,14 +69,16 @@ def found(folder, name):
                             for line in lines]
 
 
-@pytest.mark.parametrize("ranks, options", [(2, ["--grad_accum=3"]), (3, ["--reduction=step"])])
-def test_ranks_change_nothing(tiny, ranks, options):
+@pytest.mark.parametrize("ranks, options, near", [
+    (2, ["--grad_accum=3"], 1e-5), (3, ["--reduction=step"], 1e-5),
+    # in bfloat16 what was rounding becomes up to 1/256 of a matrix's update, 2e-4 a step
+    (2, ["--optimizer=muon"], 1e-4)])
+def test_ranks_change_nothing(tiny, ranks, options, near):
     """Weights after 20 steps and every logged figure are those of one process with the same batch.
 
     In fp32, with sums in another order.
     """
-    name = f"kid_{ranks}"
-
+    name = f"kid_{ranks}{options[0].replace('=', '-')}"
     launch(tiny, 1, "kid", f"--name={name}_alone", *options)
     out = launch(tiny, ranks, "kid", f"--name={name}", *options)
     assert out.count(f"{name}: llama") == 1  # one of them speaks
@@ -84,13 +86,13 @@ def test_ranks_change_nothing(tiny, ranks, options):
     (a, alone) = found(tiny, f"{name}_alone")
     (b, together) = found(tiny, name)
     for key in a:
-        torch.testing.assert_close(b[key], a[key], rtol=0, atol=1e-5, msg=lambda m: f"{key}: {m}")
+        torch.testing.assert_close(b[key], a[key], rtol=0, atol=near, msg=lambda m: f"{key}: {m}")
 
     assert len(alone) == len(together)
     for one, other in zip(alone, together):
         assert one.keys() == other.keys()
         for key in one:
-            assert other[key] == pytest.approx(one[key], rel=1e-4, abs=1e-6), key
+            assert other[key] == pytest.approx(one[key], rel=10 * near, abs=1e-6), key
 
 
 def test_what_ranks_have_stored_another_process_reads(tiny):

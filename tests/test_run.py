@@ -95,6 +95,15 @@ def test_config_json_has_every_key_and_says_what_made_the_run(folder, make_confi
     assert found["_versions"]["torch"] == torch.__version__ and "_commit" in found
 
 
+@pytest.mark.parametrize("damaged", [
+    '"val_ce": "low"', '"val_ce": true', '"words": {}', '"loss": NaN', '"per_step": [1, "x"]',
+    f'"words": 1{"0" * 400}'])
+def test_a_line_of_metrics_with_a_value_that_is_no_figure_is_left_out(tmp_path, damaged):
+    whole = '{"step": 1, "val_ce": 2.5, "loss": null, "per_step": [0.5, 1]}\n'
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, {damaged}}}\n{whole}')
+    assert files.read_metrics(tmp_path / "metrics.jsonl") == [json.loads(whole)]
+
+
 def test_metrics_drop_what_is_beyond_the_checkpoint_and_what_is_torn(tmp_path):
     path = tmp_path / "metrics.jsonl"
     run.Metrics(path, 0).write(step=1, loss=1 / 3, val_ce=float("nan"), skipped=2)

@@ -2,6 +2,7 @@
 import csv
 import json
 import math
+import shutil
 import types
 
 import numpy as np
@@ -489,6 +490,30 @@ def test_a_run_of_another_tokenizer_is_refused(two_runs, exam, tmp_path, make_co
     assert "\n" not in str(e.value) and not (two_runs[0] / "eval.json").exists()
 
 
+def read_text(folder, digest):
+    path = folder / "config.json"
+    files.write_json(path, files.read_json(path) | {"_text": digest})
+
+
+def test_other_text_is_said_where_figures_stand_side_by_side(two_runs, exam, tokenizer, capsys):
+    one, two = two_runs
+    ngram = one.with_name("ngram-5")
+    shutil.copytree(two, ngram)
+    subject = eval.Subject(ngram, Counts(tokenizer), tokenizer, run.load(two)[2])
+    eval.evaluate_subject(subject, ["blimp"], data=str(exam))
+    for ours, theirs, differs in (("a", "b", True), ("a", "a", False), ("a", "", False)):
+        read_text(one, ours)
+        read_text(two, theirs)
+        read_text(ngram, theirs)
+        capsys.readouterr()
+        eval.evaluate(one, ["blimp"], data=str(exam), against=str(two))
+        shown = capsys.readouterr().out
+        assert ("two was trained on other text than" in shown) == differs
+        assert ("ngram-5 is not shown: it has read other text" in shown) == differs
+        table = shown.rsplit("the tasks of", 1)[1].splitlines()[1]
+        assert ("ngram-5" in table) != differs and table.split()[-1] == "two"
+
+
 def test_predictions_of_a_part_are_refused(two_runs, exam, tmp_path):
     with pytest.raises(UserError, match="leave out --limit"):
         eval.evaluate(two_runs[0], ["blimp"], data=str(exam), limit=1,
@@ -496,9 +521,20 @@ def test_predictions_of_a_part_are_refused(two_runs, exam, tmp_path):
     with pytest.raises(UserError, match="there is no folder"):  # before hours of scoring
         eval.evaluate(two_runs[0], ["blimp"], data=str(exam),
                       predictions=str(tmp_path / "nowhere/p.json"))
+    (tmp_path / "p.json").write_text("[1]")
+    for path, words in (("p.json", "not a JSON object"), ("out", "Is a directory")):
+        with pytest.raises(UserError, match=words):  # what it would be added to
+            eval.evaluate(two_runs[0], ["blimp"], data=str(exam), predictions=str(tmp_path / path))
     with pytest.raises(UserError, match="--tasks=suite"):
         eval.evaluate(two_runs[0], ["ppl"], against=str(two_runs[1]))
     assert not (two_runs[0] / "eval.json").exists()
+
+
+def test_what_of_the_suite_is_not_there_is_named_at_once(two_runs, exam):
+    with pytest.raises(UserError) as e:
+        eval.evaluate(two_runs[0], ["suite"], data=str(exam))
+    assert "nothing of supplement, ewok, global_piqa_parallel, global_piqa_nonpar" in str(e.value)
+    assert str(e.value).endswith("what is there: --tasks=blimp,entity_tracking,comps")
 
 
 def test_all_rows_are_read_before_any_is_scored(two_runs, exam):

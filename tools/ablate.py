@@ -30,6 +30,23 @@ the development text that chooses; what eval.json says is of the other half, or 
 --again makes reported rows anew, beside those that are there, and shows both: nothing is written.
 --jobs: runs at a time, a thread each.
 """
+from config import Arguments, read_early, run_main
+
+
+def read_args(argv):
+    parser = Arguments("-m tools.ablate", __doc__)
+    parser.add_argument("plan", metavar="PLAN")
+    parser.add_argument("--only", default="", help="variants, with commas between them")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--again", action="store_true", help="make rows anew, beside those kept")
+    parser.add_argument("--results", default="results", help="parent folder of the table's")
+    parser.add_argument("--seeds", default="", help="reported seeds; default: the plan's")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    read_early(read_args)
+
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -50,7 +67,7 @@ import torch
 import distill
 import eval
 import files
-from config import CONFIGS, Arguments, UserError, read_assignments, read_config, run_main
+from config import CONFIGS, UserError, read_assignments, read_config
 from run import folder_of, is_finished, load
 
 OUT = pathlib.Path("out/ablate")
@@ -215,7 +232,7 @@ def work(job, threads=0):
 def row_of(job, config):
     """What results/ keeps of a run that is there: no weights."""
     folder = folder_of(config)
-    lines = files.read_json_lines(folder / "metrics.jsonl")
+    lines = files.read_metrics(folder / "metrics.jsonl")
     notes = files.read_json(folder / "config.json")
     curve = [[line["step"], line["val_ce"]] for line in lines if line.get("val_ce")]
     best = min(curve[1:], key=lambda point: point[1])
@@ -580,15 +597,7 @@ def markdown(rows):
 
 
 def main(argv):
-    parser = Arguments("-m tools.ablate", __doc__)
-    parser.add_argument("plan", metavar="PLAN")
-    parser.add_argument("--only", default="", help="variants, with commas between them")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--again", action="store_true", help="make rows anew, beside those kept")
-    parser.add_argument("--results", default="results", help="parent folder of the table's")
-    parser.add_argument("--seeds", default="", help="reported seeds; default: the plan's")
-    args = parser.parse_args(argv)
-
+    args = read_args(argv)
     plan = read_plan(args.plan)
     own = [name for name in plan.variants if plan.tables[name] == plan.table]
     only = [name for name in args.only.split(",") if name] or own
@@ -598,7 +607,9 @@ def main(argv):
     if args.jobs < 1:
         raise UserError(f"--jobs={args.jobs}: at least 1")
     if args.seeds:
-        plan.seeds = [int(seed) for seed in args.seeds.split(",")]
+        if not args.seeds.replace(",", "").isdecimal():
+            raise UserError(f"--seeds={args.seeds}: whole numbers, with commas between them")
+        plan.seeds = [int(seed) for seed in args.seeds.split(",") if seed]
     table = Table(plan, args.results, args.jobs, args.again)
     for variant in only:
         table.make(variant)

@@ -20,14 +20,51 @@ the last token (their --take_final; their default, the first, has seen nothing i
 The epoch that is reported is the one with the best accuracy (F1 for mrpc and qqp) *on the rows that
 are reported*: that flatters, so the last epoch's accuracy stands beside it, and the majority's.
 """
+import os
+import pathlib
+
+from config import Arguments, UserError, read_early, run_main
+
+
+def read_args(argv):
+    """The command line; UserError for what is out of range or does not go together."""
+    parser = Arguments("-m tools.glue", __doc__)
+    parser.add_argument("run", metavar="RUN", help="the run's folder")
+    parser.add_argument("--data", default="", help="folder that holds glue_filtered")
+    parser.add_argument("--tasks", default="", help="of those above, with commas between them; "
+                        "default: those whose files are there")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 42 on")
+    parser.add_argument("--limit", type=int, default=0, help="training rows of a task; 0: all")
+    parser.add_argument("--predictions", default="", help="file for the challenge, of seed 42; one "
+                        "that is there keeps what else it holds")
+    parser.add_argument("--which", default="best", choices=["best", "last"],
+                        help="best.pt, the lowest val_ce, or ckpt.pt")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"],
+                        help="of matrix products; auto: bfloat16 where the processor has it")
+    args = parser.parse_args(argv)
+    if args.seeds < 1 or args.limit < 0:
+        raise UserError(f"seeds = {args.seeds}, limit = {args.limit}: allowed are seeds >= 1, "
+                        "limit >= 0")
+    if args.predictions and args.limit:
+        raise UserError("--predictions are for the challenge, which trains on all rows; leave out "
+                        "--limit")
+    args.predictions = pathlib.Path(args.predictions) if args.predictions else None
+    if args.predictions and not os.access(args.predictions.absolute().parent, os.W_OK):
+        raise UserError(f"{args.predictions}: there is no folder {args.predictions.parent}, or "
+                        "none to write to; make it first")
+    return args
+
+
+if __name__ == "__main__":
+    read_early(read_args)
+
 import collections
 import copy
 import hashlib
 import itertools
 import json
 import math
-import os
-import pathlib
 import string
 import time
 
@@ -39,7 +76,6 @@ import torch.nn.functional as F
 import eval
 import files
 import run
-from config import Arguments, UserError, run_main
 from suite import json_lines
 
 # The two texts of a row, from its keys; how many labels; the recipe; what chooses the epoch; rows
@@ -350,8 +386,8 @@ def write_predictions(path, predictions):
 
 def glue_table(entries):
     """The table of entries {task: its entry in glue.json}, and their mean both ways it is told."""
-    rows = [["task", "accuracy", "+- seeds", "95% over items", "majority", "last epoch", "F1",
-             "+- seeds", "majority", "seeds", "rows", "dtype"]]
+    rows = [["task", "accuracy", "+- seeds", "95% over items", "the majority's", "last epoch",
+             "F1", "+- seeds", "the majority's", "seeds", "rows", "dtype"]]
     for name, entry in entries.items():
         low, high = eval.wilson(entry["accuracy"], entry["valid_rows"])
         dtypes = sorted({result["dtype"] for result in entry["seeds"].values()})
@@ -433,39 +469,10 @@ def facts_of(name, data, args, length):
                 limit=args.limit, which=args.which)
 
 
-def read_args(argv):
-    """The command line; UserError for what is out of range or does not go together."""
-    parser = Arguments("-m tools.glue", __doc__)
-    parser.add_argument("run", metavar="RUN", help="the run's folder")
-    parser.add_argument("--data", default="", help="folder that holds glue_filtered")
-    parser.add_argument("--tasks", default="", help=f"of {','.join(TASKS)}; default: those whose "
-                        "files are there")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 42 on")
-    parser.add_argument("--limit", type=int, default=0, help="training rows of a task; 0: all")
-    parser.add_argument("--predictions", default="", help="file for the challenge, of seed 42; one "
-                        "that is there keeps what else it holds")
-    parser.add_argument("--which", default="best", choices=["best", "last"],
-                        help="best.pt, the lowest val_ce, or ckpt.pt")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"],
-                        help="of matrix products; auto: bfloat16 where the processor has it")
-    args = parser.parse_args(argv)
-    if args.seeds < 1 or args.limit < 0:
-        raise UserError(f"seeds = {args.seeds}, limit = {args.limit}: allowed are seeds >= 1, "
-                        "limit >= 0")
-    if args.predictions and args.limit:
-        raise UserError("--predictions are for the challenge, which trains on all rows; leave out "
-                        "--limit")
-    args.predictions = pathlib.Path(args.predictions) if args.predictions else None
-    if args.predictions:  # hours before they are written
-        read_predictions(args.predictions)
-        if not args.predictions.absolute().parent.is_dir():
-            raise UserError(f"{args.predictions}: there is no such folder; make it first")
-    return args
-
-
 def main(argv):
     args = read_args(argv)
+    if args.predictions:
+        read_predictions(args.predictions)  # hours before they are written
     lm, tokenizer, config = run.load(args.run, which=args.which)
     config.device = args.device
     config.dtype = args.dtype

@@ -16,6 +16,21 @@ tokenizer would not do as the original does is refused by name. A run that was i
 config.json, tokenizer.json and best.pt: it can teach, be evaluated, be `init`. Students of it take
 its vocabulary: tokenizer = "RUN". Needs the package safetensors.
 """
+from config import Arguments, read_early, run_main
+
+
+def read_args(argv):
+    parser = Arguments("-m tools.hf", __doc__)
+    parser.add_argument("what", choices=["export", "import"])
+    parser.add_argument("source", metavar="FROM", help="RUN, or DIR to import")
+    parser.add_argument("target", metavar="TO", help="DIR, or RUN to import; not there yet")
+    parser.add_argument("--checkpoints", action="store_true", help="export those by words, too")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    read_early(read_args)
+
 import collections
 import dataclasses
 import functools
@@ -29,7 +44,7 @@ import torch
 
 import files
 from bpe import Tokenizer, astray
-from config import Arguments, Config, UserError, check_together, run_main
+from config import Config, UserError, check_together
 from corpora import building
 from imported import ROLES, ImportedTokenizer, marked
 from model import ModelConfig
@@ -590,12 +605,7 @@ def characters():
 # ---------------------------------------------------------------- the command
 
 def main(argv):
-    parser = Arguments("-m tools.hf", __doc__)
-    parser.add_argument("what", choices=["export", "import"])
-    parser.add_argument("source", metavar="FROM", help="RUN, or DIR to import")
-    parser.add_argument("target", metavar="TO", help="DIR, or RUN to import; not there yet")
-    parser.add_argument("--checkpoints", action="store_true", help="export those by words, too")
-    args = parser.parse_args(argv)
+    args = read_args(argv)
     if args.what == "export":
         export(args.source, args.target, args.checkpoints)
     elif args.checkpoints:

@@ -19,6 +19,18 @@ what a student writes freely (`written`); failure signatures, each a rule with i
 
 The expectations are exact over the next word, at prefixes of the text.
 """
+from config import Arguments, UserError, read_early, run_main
+
+
+def read_args(argv):
+    parser = Arguments("-m tools.modes", __doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    read_early(read_args)
+
 import collections
 import dataclasses
 import math
@@ -34,7 +46,6 @@ import files
 import losses
 import rollouts
 import run
-from config import Arguments, UserError, run_main
 from data import prepare
 from tools import rules
 
@@ -175,6 +186,7 @@ class Curve:
     """
 
     def __init__(self, sequences):
+        self.sequences = sequences
         self.sums = torch.zeros(len(sequences), len(TEMPERATURES), 3, dtype=torch.float64)
         self.tokens = torch.tensor([len(s) - 1 for s in sequences], dtype=torch.float64)
 
@@ -503,6 +515,9 @@ def coach_of(folder, config, tokenizer, device):
         model, its, its_config = run.load(folder.with_name(name), device)
         if its.hash != tokenizer.hash:
             raise UserError(f"{folder.with_name(name)}: another tokenizer than {folder}'s")
+        if run.other_text(folder, folder.with_name(name)):
+            raise UserError(f"{folder.with_name(name)} was trained on other text than {folder}, "
+                            "which it is said to have taught; put the teacher back that did")
         loaded.append(eval.Subject(folder.with_name(name), model, its, its_config))
     forward = next_word([subject.model for subject in loaded], config.ensemble)
     return " and ".join(config.teachers), forward, loaded
@@ -527,7 +542,7 @@ def load_all(folders):
 def coached_for(subject, subjects):
     """The Subject whose teachers this one is compared with: its own, or those of a run beside it.
 
-    UserError where nobody has a teacher, or that run has another tokenizer.
+    UserError where nobody has a teacher, or that run has another tokenizer or other text.
     """
     if subject.config.teachers:
         return subject
@@ -540,6 +555,10 @@ def coached_for(subject, subjects):
     if chosen.tokenizer.hash != subject.tokenizer.hash:
         raise UserError(f"{subject.folder} and {chosen.folder} have different tokenizers, so their "
                         "distributions cannot be compared")
+    if run.other_text(subject.folder, chosen.folder):
+        raise UserError(f"{subject.folder} was trained on other text than {chosen.folder}, so its "
+                        "distance from that one's teacher says nothing; name a run that was "
+                        "distilled on the same text")
     return chosen
 
 
@@ -573,7 +592,7 @@ def look_at(subject, coached, text):
         lines = babytalk.sample(WRITTEN, "modes, written")
         ids = [tokenizer.encode(line) for line in lines]
         of_teacher = diversity(ids, [True] * len(ids)) | {"examples": lines[:5]}
-    log = files.read_json_lines(folder / "metrics.jsonl")
+    log = files.read_metrics(folder / "metrics.jsonl")
     path = folder / "eval.json"
     evaluated = files.read_json(path) if path.exists() else {}
     accuracies = (evaluated.get("babytalk") or {}).get("paradigms", {})
@@ -619,8 +638,9 @@ def pairs_of(founds):
 
 def comparable(a, b):
     """Did two runs read the same words, so that their curves can be laid over each other?"""
-    one, other = (found.measured.curves["teacher"].tokens for found in (a, b))
-    return a.subject.tokenizer.hash == b.subject.tokenizer.hash and torch.equal(one, other)
+    texts = [found.measured.curves["teacher"].sequences for found in (a, b)]
+    same = len(texts[0]) == len(texts[1]) and all(map(np.array_equal, *texts))
+    return same and a.subject.tokenizer.hash == b.subject.tokenizer.hash
 
 
 def without_nan(value):
@@ -726,16 +746,16 @@ def show(founds):
         for other, against in found.result["against"].items():
             for line in comparison_words(against):
                 print(f"  beside {other}, {line}")
+            if run.other_text(found.subject.folder, other):
+                print(f"  {other} was trained on other text, which may be what parts them")
     for line in over_seeds(founds):
         print(f"\nover folders: {line}")
     print("\nThresholds stand in tools/modes.py. Intervals are 95% over texts, not over runs.")
 
 
 def main(argv):
-    parser = Arguments("-m tools.modes", __doc__)
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
     with eval.full_precision():
-        show(examine(parser.parse_args(argv).runs))
+        show(examine(read_args(argv).runs))
 
 
 if __name__ == "__main__":

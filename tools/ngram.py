@@ -5,12 +5,27 @@
 
 CONFIG and keys are those of the run that they stand beside: they read its training tokens, its
 tokenizer, and the half of the development text that is reported. tasks: eval.py's that need nothing
-but log-probabilities; data: as there. What they say lies in out_dir/ngram-1 and out_dir/ngram-5, as
-a run's: eval.json, config.json, tokenizer.json.
+but log-probabilities; data and limit: as there. What they say lies in out_dir/ngram-1 and
+out_dir/ngram-5, as a run's: eval.json, config.json, tokenizer.json.
 
 What a network has beyond the 5-gram it has from more than four tokens back, or from knowing that
 words are alike; what it has beyond the unigram it has from order.
 """
+from config import Arguments, UserError, parse_args, read_early, run_main
+
+
+def read_args(argv):
+    """What eval.py is asked, and the rest of the command line: CONFIG and its keys."""
+    parser = Arguments("-m tools.ngram", __doc__, add_help=False)
+    parser.add_argument("--tasks", default="ppl")
+    parser.add_argument("--data", default="")
+    parser.add_argument("--limit", type=int, default=0)
+    return parser.parse_known_args(argv)
+
+
+if __name__ == "__main__":
+    read_early(lambda argv: parse_args(read_args(argv)[1], __doc__, early=True))
+
 import collections
 import dataclasses
 import time
@@ -20,7 +35,6 @@ import numpy as np
 
 import eval
 import files
-from config import Arguments, UserError, parse_args, run_main
 from data import prepare
 from run import folder_of, write_config
 
@@ -148,11 +162,7 @@ def folder_like_a_run(config, order, data):
 
 
 def main(argv):
-    parser = Arguments("-m tools.ngram", __doc__, add_help=False)
-    parser.add_argument("--tasks", default="ppl")
-    parser.add_argument("--data", default="")
-    parser.add_argument("--limit", type=int, default=0)
-    args, argv = parser.parse_known_args(argv)
+    args, argv = read_args(argv)
     config = parse_args(argv, __doc__)
     tasks = [name for name in args.tasks.split(",") if name]
     for name in eval.named_tasks(tasks):

@@ -11,6 +11,18 @@ The story is a list of blocks, written once and put into both forms: (kind, cont
 heading, words, table (rows of texts, the first its head), text (as it stands) or picture (a title,
 curves, ...: see `Picture`).
 """
+from config import Arguments, read_early, run_main
+
+
+def read_args(argv):
+    parser = Arguments("-m tools.report", __doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    read_early(read_args)
+
 import dataclasses
 import html
 import importlib.util
@@ -28,7 +40,7 @@ import eval
 import files
 import run
 import suite
-from config import CONFIGS, KEYS, Arguments, Config, read_config, run_main
+from config import CONFIGS, KEYS, Config, read_config
 from tools import modes
 
 TEMPLATE = pathlib.Path(__file__).with_name("report_page.html")
@@ -69,7 +81,7 @@ def trained_rows(founds):
     for found in founds:
         folder, model, _, config = found.subject
         notes = files.read_json(folder / "config.json")
-        log = files.read_json_lines(folder / "metrics.jsonl")
+        log = files.read_metrics(folder / "metrics.jsonl")
         validated = [(line["val_ce"], line["step"]) for line in log if line.get("val_ce")]
         best = min([point for point in validated if point[1]], default=(None, "-"))[1]
         loss = config.divergence if config.teachers else "cross-entropy"
@@ -223,7 +235,7 @@ def training_picture(founds):
                        ("validation KL(q||p)", "val_rkl")):
         lines = {}
         for found in founds:
-            log = files.read_json_lines(found.subject.folder / "metrics.jsonl")
+            log = files.read_metrics(found.subject.folder / "metrics.jsonl")
             points = [(line["step"], line[key]) for line in log
                       if isinstance(line.get(key), float)]
             if key != "loss":
@@ -260,7 +272,7 @@ def step_picture(founds):
     """The step-wise loss's own curve, of runs that were trained by it; None where none was."""
     lines = {}
     for found in founds:
-        log = files.read_json_lines(found.subject.folder / "metrics.jsonl")
+        log = files.read_metrics(found.subject.folder / "metrics.jsonl")
         curves = [line["per_step"] for line in log if line.get("per_step")]
         if curves:
             lines[label_of(found, founds)] = (range(1, len(curves[-1]) + 1), curves[-1])
@@ -611,9 +623,7 @@ def write_report(folders):
 
 
 def main(argv):
-    parser = Arguments("-m tools.report", __doc__)
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
-    path = write_report(parser.parse_args(argv).runs)
+    path = write_report(read_args(argv).runs)
     print(f"{path} ({path.stat().st_size / 1e6:.2f} MB), {path.with_suffix('.md')}")
 
 
