@@ -21,7 +21,8 @@
 
 What they say is kept in RUN/eval.json, a slot for each way of asking: "babytalk" is the whole of
 it, on best.pt, with the usual seed; a look at a part stands beside it, as "babytalk --limit=20
---seed=1". The last table of a training reads whole ones, and ppl's parts by their own name.
+--seed=1". The last table of a training reads whole ones, and ppl's parts by their own name, and
+says the failure signatures under "verdicts", which tools.modes adds to (signatures.py).
 """
 import collections
 import contextlib
@@ -41,6 +42,7 @@ from tqdm import tqdm
 import babytalk
 import files
 import run
+import signatures
 import suite
 from config import Arguments, UserError, run_main
 from corpora import resolve
@@ -754,7 +756,7 @@ def final_lines(evals):
 
 
 def final_table(evals):
-    """Runs side by side, a line for every figure that one of them has.
+    """Runs side by side, a line for every figure that one of them has; below, their verdicts.
 
     evals: [(label, contents of its eval.json)].
     """
@@ -763,7 +765,9 @@ def final_table(evals):
         figures = [look_up(results, path) for _, results in evals]
         if any(figure is not None for figure in figures):
             rows.append([title, *("-" if x is None else form.format(x) for x in figures)])
-    return table(rows)
+    said = [line for label, results in evals
+            for line in signatures.words(label, results.get("verdicts"))]
+    return "\n".join([table(rows), *said])
 
 
 # ---------------------------------------------------------------- the tasks of a run
@@ -1032,6 +1036,11 @@ def evaluate_subject(subject, tasks=(), **options):
         print(f"\n{key} of {folder} ({options.which})\n{shown}")
     if exam:
         close_exam(subject, other, asked, answers, options)
+    log = files.read_json_lines(folder / "metrics.jsonl")
+    verdicts = signatures.of_run(log, signatures.paradigms(results))
+    if verdicts:
+        results["verdicts"] = signatures.kept(results.get("verdicts"), verdicts)
+        files.write_json(path, results)
     return results
 
 

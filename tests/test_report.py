@@ -18,7 +18,7 @@ import distill
 import files
 import run
 from config import CONFIGS, UserError, read_config
-from tools import modes, report
+from tools import modes, report, writing
 
 NAMES = ["base_demo", "fkl_demo", "rkl_demo"]
 
@@ -28,7 +28,7 @@ def written(demo_runs):
     """The page of three tiny students, without pictures."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(modes, "LINES", 40)
-        patch.setattr(modes, "WRITTEN", 20)
+        patch.setattr(writing, "WRITTEN", 20)
         patch.setattr(report, "CONTEXTS", 4)
         patch.setattr(report, "has_matplotlib", lambda: False)
         return report.write_report([demo_runs / name for name in NAMES])
@@ -128,7 +128,7 @@ def text_runs(tmp_path_factory):
 
 
 def test_real_text_without_a_truth(text_runs, monkeypatch):
-    monkeypatch.setattr(modes, "WRITTEN", 10)
+    monkeypatch.setattr(writing, "WRITTEN", 10)
     monkeypatch.setattr(report, "CONTEXTS", 3)
     monkeypatch.setattr(report, "WHOLE", 100)
     monkeypatch.setattr(report, "TOP", 20)
