@@ -13,7 +13,7 @@ TEMPERATURES = [round(0.5 + 0.05 * i, 2) for i in range(21)]
 
 def mass(log_p):
     """exp, of what is over e^-80: below, fp32 runs into denormal numbers, which are slow."""
-    return log_p.clamp_min(-80).exp()
+    return log_p.clamp_min(-80).exp_()
 
 
 class Curve:
@@ -33,12 +33,16 @@ class Curve:
         (N, V): what recall is the mean under.
         """
         expected = (p * log_q).sum(-1)  # at temperature T this is divided by T
+        sides = torch.stack([torch.ones_like(log_q), log_q, judged], 1)  # (N, 3, V)
+        w = torch.empty_like(log_q)
         for t, temperature in enumerate(TEMPERATURES):
-            z = log_q / temperature
-            log_z = z.logsumexp(-1)
-            q = mass(z - log_z[:, None])
-            entropy = log_z - (q * log_q).sum(-1) / temperature
-            precision = (q * judged).sum(-1)
+            # q_T = w / Z; Z cannot vanish, for some word has log_q >= -log V. `mass`, but in place:
+            # of a large vocabulary this is most of the work, and new memory most of that
+            torch.div(log_q, temperature, out=w).clamp_min_(-80).exp_()
+            Z, of_log_q, of_judged = torch.einsum("nv,nkv->kn", w, sides)  # (N,) each
+            log_z = Z.log()
+            entropy = log_z - of_log_q / Z / temperature
+            precision = of_judged / Z
             if log:
                 precision = precision.clamp_min(1e-30).log()
             recall = expected / temperature - log_z

@@ -183,14 +183,16 @@ class Sums:
                      rkl=(q * (log_q - log_p)).sum(-1), entropy_q=-(q * log_q).sum(-1),
                      entropy_p=-(p * log_p).sum(-1), precision=(q * log_p).sum(-1),
                      recall=(p * log_q).sum(-1))
+        longest = min(max(TOPS), q.shape[1])
+        p_of_p, at = p.topk(longest)
+        q_of_p = q.gather(1, at)
+        q_of_q, at = q.topk(longest)
+        p_of_q = p.gather(1, at)
         for k in TOPS:
-            k_or_all = min(k, q.shape[1])
-            tops_p, of_p = p.topk(k_or_all)
-            tops_q, of_q = q.topk(k_or_all)
-            terms[f"q_on_top_{k}_of_p"] = q.gather(1, of_p).sum(-1)
-            terms[f"p_on_top_{k}_of_p"] = tops_p.sum(-1)
-            terms[f"p_on_top_{k}_of_q"] = p.gather(1, of_q).sum(-1)
-            terms[f"q_on_top_{k}_of_q"] = tops_q.sum(-1)
+            terms[f"q_on_top_{k}_of_p"] = q_of_p[:, :k].sum(-1)
+            terms[f"p_on_top_{k}_of_p"] = p_of_p[:, :k].sum(-1)
+            terms[f"p_on_top_{k}_of_q"] = p_of_q[:, :k].sum(-1)
+            terms[f"q_on_top_{k}_of_q"] = q_of_q[:, :k].sum(-1)
         self.terms.update({name: term.double().sum().item() for name, term in terms.items()})
         self.n += len(label)
 
