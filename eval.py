@@ -767,7 +767,7 @@ def final_table(evals):
             rows.append([title, *("-" if x is None else form.format(x) for x in figures)])
     said = [line for label, results in evals
             for line in signatures.words(label, results.get("verdicts"))]
-    return "\n".join([table(rows), *said])
+    return "\n".join([table(rows), *([""] if said else []), *said])
 
 
 # ---------------------------------------------------------------- the tasks of a run
@@ -1036,11 +1036,16 @@ def evaluate_subject(subject, tasks=(), **options):
         print(f"\n{key} of {folder} ({options.which})\n{shown}")
     if exam:
         close_exam(subject, other, asked, answers, options)
+    return with_verdicts(folder, results)
+
+
+def with_verdicts(folder, results):
+    """A run's eval.json with the verdicts that its own books allow; written where there are any."""
     log = files.read_json_lines(folder / "metrics.jsonl")
     verdicts = signatures.of_run(log, signatures.paradigms(results))
     if verdicts:
         results["verdicts"] = signatures.kept(results.get("verdicts"), verdicts)
-        files.write_json(path, results)
+        files.write_json(folder / "eval.json", results)
     return results
 
 
