@@ -572,8 +572,9 @@ def samples(model, tokenizer, prompt="", n=5, tokens=64, seed=0, stop=-1, **samp
     generator = torch.Generator(device).manual_seed(seed)
     growing = torch.tensor([ids] * n, device=device)  # (texts that go on, tokens)
     texts = []
+    at_once = tokens if stop < 0 else STRIDE  # where nothing ends a text, none is taken out
     while len(growing):
-        stride = min(STRIDE, end - growing.shape[1])
+        stride = min(at_once, end - growing.shape[1])
         growing = model.generate(growing, stride, generator=generator, stop=stop, **sampling)
         over = (growing[:, len(ids):] == stop).any(1) | (growing.shape[1] == end)
         for new in growing[over, len(ids):].tolist():

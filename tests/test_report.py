@@ -354,8 +354,12 @@ def test_no_complaint_no_request_and_no_overflow(written, browser):
         if message["method"] == "Network.requestWillBeSent":
             asked.append(message["params"]["request"]["url"])
     assert asked and all(url.startswith(("file:", "data:")) for url in asked)
-    browser.ask("POST", "/window/rect", {"width": 500, "height": 800})
-    assert browser.do("return document.documentElement.scrollWidth <= window.innerWidth")
+    # a window cannot be as narrow as a phone
+    size = dict(width=390, height=844, deviceScaleFactor=1, mobile=True)
+    browser.ask("POST", "/goog/cdp/execute",
+                {"cmd": "Emulation.setDeviceMetricsOverride", "params": size})
+    browser.ask("POST", "/url", {"url": written.as_uri()})
+    assert browser.do("return document.documentElement.scrollWidth") == 390
 
 
 def test_benchmarks_and_the_learning_curve_are_the_evaluations():

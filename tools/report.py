@@ -85,14 +85,25 @@ def trained_rows(founds):
 
 def evaluations(founds):
     """[(label, eval.json)] of teachers' and students' runs, each once."""
-    found_at = {}
+    paths = {}
     for found in founds:
         folder = found.subject.folder
         for name in [*found.subject.config.teachers, folder.name]:
             path = folder.with_name(name) / "eval.json"
             if path.exists():
-                found_at.setdefault(path.resolve(), (str(path.parent), files.read_json(path)))
-    return [*found_at.values()]
+                paths.setdefault(path.resolve(), path)
+    folders = [path.parent for path in paths.values()]
+    return [(short(path.parent, folders), files.read_json(path)) for path in paths.values()]
+
+
+def short(folder, folders):
+    """A run's name, with its folder's where another of folders has the same."""
+    same = sum(other.name == folder.name for other in folders) > 1
+    return f"{folder.parent.name}/{folder.name}" if same else folder.name
+
+
+def label_of(found, founds):
+    return short(found.subject.folder, [other.subject.folder for other in founds])
 
 
 def yardsticks(founds):
@@ -235,13 +246,6 @@ def svg_of(picture, colour_of):
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
-def label_of(found, founds):
-    """A run's name, with its folder's where another of them has the same."""
-    folder = found.subject.folder
-    same = sum(other.subject.folder.name == folder.name for other in founds) > 1
-    return f"{folder.parent.name}/{folder.name}" if same else folder.name
-
-
 def training_picture(founds):
     panels = []
     for title, key in (("training loss", "loss"), ("validation CE", "val_ce"),
@@ -365,12 +369,13 @@ def verdict_rows(founds):
 
 def comparison_rows(founds):
     """Two students at equal entropy, a row a pair and a kind of curve."""
+    label = {str(found.subject.folder): label_of(found, founds) for found in founds}
     rows = [["run", "beside", "by the", "precision, nats a token (95%)", "recall",
              "entropy", "the other's temperature", "verdict"]]
     for found in founds:
         for other, against in found.result["against"].items():
             for kind, result in against.items():
-                pair = [str(found.subject.folder), other, kind]
+                pair = [label_of(found, founds), label[other], kind]
                 if result["temperature"] is None:
                     rows.append([*pair, "-", "-", f"{result['entropy']:.3f}", "-", result["said"]])
                     continue
@@ -421,7 +426,9 @@ def blocks_of(founds):
         blocks += [("words", "Two students at equal entropy: the first minus the other, which is "
                     "brought to the first one's entropy by its temperature. Intervals are 95% over "
                     "texts, not over runs."), ("table", comparison_rows(founds))]
-    blocks += [("heading", "Distributions"), ("table", modes.figure_rows(founds))]
+    _, *figures = modes.figure_rows(founds)
+    head = ["", *(label_of(found, founds) for found in founds)]
+    blocks += [("heading", "Distributions"), ("table", [head, *figures])]
     blocks += [("heading", "Does it lose the rare?"),
                ("words", "Cross-entropy over the teacher's, nats, by the rank of the word."),
                ("table", band_rows(founds))]
@@ -462,9 +469,7 @@ def as_html(blocks, colour_of, pictures):
         if kind == "table":
             head, *body = content
             cells = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
-            rows = "".join(
-                f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>\n"
-                for row in body)
+            rows = "".join(f"<tr>{''.join(map(cell_of, row))}</tr>\n" for row in body)
             parts.append(f'<div class="scroll" tabindex="0"><table><tr>{cells}</tr>\n{rows}'
                          "</table></div>")
         elif kind == "text":
@@ -478,6 +483,12 @@ def as_html(blocks, colour_of, pictures):
             tag = "h2" if kind == "heading" else "p"
             parts.append(f"<{tag}>{html.escape(content)}</{tag}>")
     return "\n".join(parts)
+
+
+def cell_of(text):
+    """A table's cell; a sentence keeps some width, or it would be a word a line."""
+    kind = ' class="sentence"' if len(text) > 40 else ""
+    return f"<td{kind}>{html.escape(text)}</td>"
 
 
 # ---------------------------------------------------------------- the mode browser's numbers
