@@ -13,7 +13,6 @@ if __name__ == "__main__":
     answer_early(__doc__)
 
 import collections
-import importlib.util
 import math
 
 import torch
@@ -446,27 +445,11 @@ def trained_for(folder):
     return float(steps), float(words)
 
 
-def draw_demo(config):
-    """The page of a demo's student and what stands beside it; where matplotlib is not, how to."""
-    folder = folder_of(config)
-    is_demo = config.name.endswith("_demo") and config.corpus == "babytalk" and config.teachers
-    if RANK or not is_demo or not config.eval_tokens or not is_finished(folder):
-        return
-    names = dict.fromkeys([config.baseline, config.name.replace("rkl", "fkl"), config.name])
-    runs = [folder.with_name(name) for name in names if name]
-    runs = [run for run in runs if is_finished(run)]
-    if not importlib.util.find_spec("matplotlib"):
-        print("\nwith matplotlib (pip install matplotlib) a page to play with comes of this; or by "
-              f"hand:\n  python -m tools.report {' '.join(map(str, runs))}")
-        return
-    from tools import report  # a room above this one, entered when all is done
-    print(f"\nthe page of it: {report.write_report(runs)}")
-
-
 def main(argv):
     config = parse_args(argv, __doc__)
     train(config)
-    draw_demo(config)
+    from tools import report  # of a room above, entered when all is done: a demo ends with its page
+    report.after_training(config)
 
 
 if __name__ == "__main__":

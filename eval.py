@@ -21,7 +21,8 @@
 
 What they say is kept in RUN/eval.json, a slot for each way of asking: "babytalk" is the whole of
 it, on best.pt, with the usual seed; a look at a part stands beside it, as "babytalk --limit=20
---seed=1". The last table of a training reads whole ones, and ppl's parts by their own name.
+--seed=1". The last table of a training reads whole ones, and ppl's parts by their own name, and
+says the failure signatures under "verdicts", which tools.modes adds to (signatures.py).
 """
 import dataclasses
 import os
@@ -114,6 +115,7 @@ from tqdm import tqdm
 import babytalk
 import files
 import run
+import signatures
 import suite
 from corpora import resolve
 from data import prepare, write_clean
@@ -641,8 +643,9 @@ def samples(model, tokenizer, prompt="", n=5, tokens=64, seed=0, stop=-1, **samp
     generator = torch.Generator(device).manual_seed(seed)
     growing = torch.tensor([ids] * n, device=device)  # (texts that go on, tokens)
     texts = []
+    at_once = tokens if stop < 0 else STRIDE  # where nothing ends a text, none is taken out
     while len(growing):
-        stride = min(STRIDE, end - growing.shape[1])
+        stride = min(at_once, end - growing.shape[1])
         growing = model.generate(growing, stride, generator=generator, stop=stop, **sampling)
         over = (growing[:, len(ids):] == stop).any(1) | (growing.shape[1] == end)
         for new in growing[over, len(ids):].tolist():
@@ -825,7 +828,7 @@ def final_lines(evals):
 
 
 def final_table(evals):
-    """Runs side by side, a line for every figure that one of them has.
+    """Runs side by side, a line for every figure that one of them has; below, their verdicts.
 
     evals: [(label, contents of its eval.json)].
     """
@@ -834,7 +837,9 @@ def final_table(evals):
         figures = [look_up(results, path) for _, results in evals]
         if any(figure is not None for figure in figures):
             rows.append([title, *("-" if x is None else form.format(x) for x in figures)])
-    return table(rows)
+    said = [line for label, results in evals
+            for line in signatures.words(label, results.get("verdicts"))]
+    return "\n".join([table(rows), *([""] if said else []), *said])
 
 
 # ---------------------------------------------------------------- the tasks of a run
@@ -1061,6 +1066,16 @@ def evaluate_subject(subject, tasks=(), **options):
         print(f"\n{key} of {folder}{weights}\n{shown}")
     if exam:
         close_exam(subject, other, asked, answers, options)
+    return with_verdicts(folder, results)
+
+
+def with_verdicts(folder, results):
+    """A run's eval.json with the verdicts that its own books allow; written where there are any."""
+    log = files.read_metrics(folder / "metrics.jsonl")
+    verdicts = signatures.of_run(log, signatures.paradigms(results))
+    if verdicts:
+        results["verdicts"] = signatures.kept(results.get("verdicts"), verdicts)
+        files.write_json(folder / "eval.json", results)
     return results
 
 

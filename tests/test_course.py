@@ -7,7 +7,7 @@ import pytest
 
 import distill
 from config import CONFIGS, parse_override, read_config
-from tools import modes, report
+from tools import modes, report, writing
 
 ROOT = pathlib.Path(__file__).parent.parent
 TEXT = (ROOT / "docs/course.md").read_text()
@@ -69,7 +69,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("number", range(7))
 def test_the_commands_run(number, folder, monkeypatch):
     monkeypatch.setattr(modes, "LINES", 30)
-    monkeypatch.setattr(modes, "WRITTEN", 10)
+    monkeypatch.setattr(writing, "WRITTEN", 10)
     monkeypatch.setattr(report, "CONTEXTS", 2)
     monkeypatch.setattr(report, "has_matplotlib", lambda: False)
     for command in COMMANDS[number]:

@@ -701,6 +701,19 @@ def test_a_look_never_changes_what_the_final_table_shows(babytalk_run, look, slo
         assert results[slots[0]]["lines"] == 20
 
 
+def test_verdicts_of_a_runs_own_books_are_kept_and_said(babytalk_run, monkeypatch):
+    """Random weights tell no paradigm; its log has an entropy that collapses."""
+    monkeypatch.setattr(eval, "LINES", 50)
+    log = babytalk_run / "metrics.jsonl"
+    log.write_text(json.dumps(dict(step=1, entropy_q=0.1, entropy_p=2.0)) + "\n")
+    results = eval.evaluate(babytalk_run)
+    assert [verdict["found"] for verdict in results["verdicts"]] == [True, True]
+    assert files.read_json(babytalk_run / "eval.json") == results
+    shown = eval.final_table([("student some", results)])
+    assert "student some: INSTABILITY OR COLLAPSE: step 1: entropy collapse" in shown
+    assert "student some: PARADIGMS LOST: " in shown
+
+
 def test_blimp_from_a_folder_and_from_the_environment(babytalk_run, tmp_path, monkeypatch, capsys):
     for name in ("blimp", "supplement"):
         folder = tmp_path / f"eval/{name}_filtered"

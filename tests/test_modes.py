@@ -13,7 +13,8 @@ import files
 from bpe import Tokenizer, pre_tokens, train_bpe
 from config import UserError
 from model import LM, ModelConfig
-from tools import modes, rules
+from signatures import rare_lost
+from tools import curves, modes, rules, writing
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def text(words):
 
 @pytest.fixture(scope="module")
 def truth(words):
-    return modes.Truth(words)
+    return rules.Truth(words)
 
 
 def some_lm(words, seed):
@@ -117,8 +118,21 @@ def test_rules_of_the_truth_itself(words, text, truth):
     assert len(starts) == 10
     for rule in measured.rules:
         assert rule.q == pytest.approx(rule.p, rel=1e-4)
-    precision = measured.curves["truth"].means()[modes.TEMPERATURES.index(1.0), 1]
+    precision = measured.curves["truth"].means()[curves.TEMPERATURES.index(1.0), 1]
     assert precision.item() == pytest.approx(0, abs=1e-5)  # all of p* is inside
+
+
+def test_a_rule_that_is_lost_is_named(words, text, truth):
+    """A student that never opens a line with please."""
+    def impolite(ids):
+        log_p = truth.forward(ids).clone()
+        log_p[..., truth.token_of["please"]] = -100.0
+        return log_p.log_softmax(-1)
+    measured = modes.measure(impolite, truth.forward, text, truth)
+    verdict = rare_lost(measured.figures, measured.rules)
+    assert verdict.found and "A: COMMAND -> please VB" in verdict.said
+    kept = [rule for rule in measured.rules if rule.name == "B: COMMAND -> VB please"]
+    assert kept[0].q > 0.9 * kept[0].p
 
 
 def test_dialects_are_told_apart():
@@ -133,13 +147,13 @@ def test_dialects_are_told_apart():
 def compared(one, other, text, truth):
     first, second = (modes.measure(student, truth.forward, text, truth).curves
                      for student in (one, other))
-    return modes.compare(first["truth"], second["truth"], "truth")
+    return curves.compare(first["truth"], second["truth"], "truth")
 
 
 def test_a_model_and_its_sharpened_copy_are_one_curve(words, text, truth):
     covering = with_noise(truth.forward, 0.1)
     found = compared(at_temperature(covering, 0.75), covering, text, truth)
-    assert found["said"] == modes.SAID[0, 0] and "sharpening alone" in found["said"]
+    assert found["said"] == curves.SAID[0, 0] and "sharpening alone" in found["said"]
     assert found["temperature"] == pytest.approx(0.75, abs=0.01)
     # without the match at equal entropy it would pass for mode-seeking
     plain = [modes.measure(s, truth.forward, text, truth).curves["truth"].means()[10]
@@ -175,8 +189,8 @@ def test_entropies_that_do_not_meet(words, text, truth):
 
 
 def test_a_curve_is_straight_between_temperatures():
-    curve = modes.Curve([[0, 0, 0]])
-    for t in range(len(modes.TEMPERATURES)):
+    curve = curves.Curve([[0, 0, 0]])
+    for t in range(len(curves.TEMPERATURES)):
         curve.sums[0, t] = torch.tensor([2.0 * t, -2.0 * t, 4.0])
     temperature, sums = curve.at_entropy(1.5)  # two tokens: half of the sums
     assert temperature == pytest.approx(0.575)
@@ -187,10 +201,10 @@ def test_a_curve_is_straight_between_temperatures():
 def test_a_point_of_the_curve_is_the_distribution_at_that_temperature():
     torch.manual_seed(3)
     log_q, log_p = torch.randn(2, 1, 50).mul(3).log_softmax(-1)
-    curve = modes.Curve([[0, 0]])
+    curve = curves.Curve([[0, 0]])
     curve.add(torch.tensor([0]), log_q, log_p, log_p.exp())
     for t in (0, 7, 20):
-        log_q_t = (log_q / modes.TEMPERATURES[t]).log_softmax(-1)
+        log_q_t = (log_q / curves.TEMPERATURES[t]).log_softmax(-1)
         q = log_q_t.exp()
         expected = [-(q * log_q_t).sum(), (q * log_p).sum(), (log_p.exp() * log_q_t).sum()]
         assert curve.means()[t].tolist() == pytest.approx(torch.stack(expected).tolist(), abs=1e-5)
@@ -199,7 +213,7 @@ def test_a_point_of_the_curve_is_the_distribution_at_that_temperature():
 # ---------------------------------------------------------------- what is written
 
 def test_diversity_by_hand():
-    figures = modes.diversity([[1, 2, 3, 4], [1, 2, 1, 2, 1, 2, 1, 2]], [True, False])
+    figures = writing.diversity([[1, 2, 3, 4], [1, 2, 1, 2, 1, 2, 1, 2]], [True, False])
     assert figures["distinct_1"] == pytest.approx(4 / 12)
     assert figures["distinct_2"] == pytest.approx(4 / 10)
     assert figures["longest_repeat"] == 6 and figures["never_ends"] == 0.5
@@ -210,86 +224,14 @@ def test_diversity_by_hand():
 @pytest.mark.parametrize("ids, longest", [([1, 2, 3], 0), ([1, 2, 3, 1, 2], 2), ([5] * 4, 3),
                                           ([7], 0)])
 def test_the_longest_repeated_span(ids, longest):
-    assert modes.longest_repeat(ids) == longest
-
-
-# ---------------------------------------------------------------- failure signatures
-
-SOUND = dict(entropy_q=2.0, entropy_p=2.0, q_on_top_1_of_p=0.4, q_on_top_1_of_q=0.4,
-             p_on_top_1_of_p=0.4, ce=2.1, ce_teacher=2.0,
-             bands={"common": dict(share=0.9, gap=0.1), "rare": dict(share=0.1, gap=0.12)})
-WRITTEN = dict(distinct_2=0.5, repeated=0.0, never_ends=0.0)
-
-
-def test_a_sound_run_has_no_signature():
-    measured = modes.Measured(SOUND, {}, [rules.Rule("S -> X", False, 0.1, 0.09)])
-    log = [dict(step=s, entropy_q=2.0, entropy_p=2.0, val_ce=3.0 - s / 10) for s in range(3)]
-    verdicts = modes.signatures(measured, WRITTEN, WRITTEN, log, {"filler_gap": 0.9})
-    assert [v.found for v in verdicts] == [False] * 5
-    assert len({v.name for v in verdicts}) == 5
-
-
-@pytest.mark.parametrize("figures, written", [
-    (dict(entropy_q=2.2, q_on_top_1_of_p=0.3), {}),
-    ({}, dict(distinct_2=0.3)),
-])
-def test_averaged_output(figures, written):
-    assert modes.averaged(SOUND | figures, WRITTEN | written, WRITTEN).found
-
-
-def test_flatter_alone_is_not_averaged():
-    assert not modes.averaged(SOUND | dict(entropy_q=2.2), WRITTEN, WRITTEN).found
-
-
-def test_rare_words_lost():
-    bands = {"common": dict(share=0.9, gap=0.05), "rare": dict(share=0.1, gap=0.4)}
-    assert modes.rare_lost(SOUND | dict(bands=bands)).found
-    bands["one word"] = dict(share=0.001, gap=9.0)  # too few to say
-    bands["rare"]["gap"] = 0.1
-    assert not modes.rare_lost(SOUND | dict(bands=bands)).found
-
-
-def test_a_rule_that_is_lost_is_named(words, text, truth):
-    """A student that never opens a line with please."""
-    def impolite(ids):
-        log_p = truth.forward(ids).clone()
-        log_p[..., truth.token_of["please"]] = -100.0
-        return log_p.log_softmax(-1)
-    measured = modes.measure(impolite, truth.forward, text, truth)
-    verdict = modes.rare_lost(measured.figures, measured.rules)
-    assert verdict.found and "A: COMMAND -> please VB" in verdict.said
-    kept = [rule for rule in measured.rules if rule.name == "B: COMMAND -> VB please"]
-    assert kept[0].q > 0.9 * kept[0].p
-
-
-@pytest.mark.parametrize("log, words", [
-    ([dict(step=1, entropy_q=0.1, entropy_p=2.0)], "entropy collapse"),
-    ([dict(step=1, rollout_repeated=0.9)], "repetition"),
-    ([dict(step=1, skipped=3)], "3 steps skipped"),
-    ([dict(step=1, val_ce=3.0), dict(step=2, val_ce=3.2)], "val_ce 3.200 at the end, 3.000"),
-])
-def test_instability(log, words):
-    verdict = modes.unstable(log)
-    assert verdict.found and words in verdict.said
-
-
-def test_circling_and_texts_without_an_end():
-    assert modes.degenerate(WRITTEN | dict(repeated=0.6), WRITTEN).found
-    assert modes.degenerate(WRITTEN | dict(never_ends=0.4), WRITTEN).found
-    of_teacher = WRITTEN | dict(never_ends=0.9)
-    assert not modes.degenerate(WRITTEN | dict(never_ends=1.0), of_teacher).found
-
-
-def test_a_lost_paradigm_is_named():
-    verdict = modes.paradigms_lost({"filler_gap": 0.6, "pronoun_case": 0.99})
-    assert verdict.found and "filler_gap 60.0%" in verdict.said and "pronoun" not in verdict.said
+    assert writing.longest_repeat(ids) == longest
 
 
 # ---------------------------------------------------------------- the command
 
 def test_the_command(demo_runs, capsys, monkeypatch):
     monkeypatch.setattr(modes, "LINES", 60)
-    monkeypatch.setattr(modes, "WRITTEN", 20)
+    monkeypatch.setattr(writing, "WRITTEN", 20)
     folders = [str(demo_runs / name) for name in ("base_demo", "fkl_demo", "rkl_demo")]
     modes.main(folders)
     said = capsys.readouterr().out
@@ -299,6 +241,8 @@ def test_the_command(demo_runs, capsys, monkeypatch):
     assert files.read_json(demo_runs / "base_demo/modes.json")["teacher"] == "llama_demo"
     assert f"beside {folders[1]}, against the truth: " in said
     assert all(verdict["name"] in said for verdict in result["verdicts"])
+    assert len(result["verdicts"]) == 4
+    assert files.read_json(demo_runs / "rkl_demo/eval.json")["verdicts"] == result["verdicts"]
     assert f"{result['figures']['rkl']:.4f}" in said
     curve = result["curves"]["truth"]
     assert curve["entropy"] == sorted(curve["entropy"]) and len(curve["recall"]) == 21

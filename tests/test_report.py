@@ -1,5 +1,6 @@
 """tools.report: an offline page with the models' own numbers; driven in Chromium if it is there."""
 import contextlib
+import dataclasses
 import html.parser
 import json
 import re
@@ -7,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
+import types
 import urllib.error
 import urllib.request
 
@@ -15,10 +17,11 @@ import torch
 
 import babytalk
 import distill
+import eval
 import files
 import run
 from config import CONFIGS, UserError, read_config
-from tools import modes, report
+from tools import modes, report, writing
 
 NAMES = ["base_demo", "fkl_demo", "rkl_demo"]
 
@@ -28,7 +31,7 @@ def written(demo_runs):
     """The page of three tiny students, without pictures."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(modes, "LINES", 40)
-        patch.setattr(modes, "WRITTEN", 20)
+        patch.setattr(writing, "WRITTEN", 20)
         patch.setattr(report, "CONTEXTS", 4)
         patch.setattr(report, "has_matplotlib", lambda: False)
         return report.write_report([demo_runs / name for name in NAMES])
@@ -128,7 +131,7 @@ def text_runs(tmp_path_factory):
 
 
 def test_real_text_without_a_truth(text_runs, monkeypatch):
-    monkeypatch.setattr(modes, "WRITTEN", 10)
+    monkeypatch.setattr(writing, "WRITTEN", 10)
     monkeypatch.setattr(report, "CONTEXTS", 3)
     monkeypatch.setattr(report, "WHOLE", 100)
     monkeypatch.setattr(report, "TOP", 20)
@@ -162,6 +165,39 @@ def test_pictures_are_in_the_page_itself():
     tags = Tags()
     tags.feed(svg)
     assert tags.open == []
+
+
+def test_yardsticks_of_the_same_tokenizer_stand_beside(tmp_path, capsys):
+    blimp = dict(accuracy=0.5, tokenizer="ours")
+    for name, result in (("ngram-1", blimp), ("ngram-5", blimp | dict(tokenizer="another"))):
+        (tmp_path / name).mkdir()
+        files.write_json(tmp_path / name / "eval.json", {"blimp": result})
+    founds = [types.SimpleNamespace(subject=eval.Subject(
+        tmp_path / name, None, types.SimpleNamespace(hash="ours"), None)) for name in NAMES]
+    assert report.yardsticks(founds) == [("ngram-1", {"blimp": blimp})]
+    assert "ngram-5 is not shown" in capsys.readouterr().out
+
+
+def test_a_demo_ends_with_its_page(written, demo_runs, monkeypatch, capsys):
+    """Of what stands beside it too; the verdicts in words; another run, or a look, with nothing."""
+    asked = []
+    monkeypatch.setattr(report, "write_report", lambda folders: asked.append(folders) or written)
+    monkeypatch.setattr(report, "has_matplotlib", lambda: True)
+    config = read_config(demo_runs / "rkl_demo/config.json")
+    report.after_training(config)  # eval_tokens is 0: nobody wants figures
+    report.after_training(dataclasses.replace(config, eval_tokens=1, name="rkl_nano"))
+    assert not asked and not capsys.readouterr().out
+    config = dataclasses.replace(config, eval_tokens=1)
+    report.after_training(config)
+    assert [folder.name for folder in asked.pop()] == NAMES
+    said = capsys.readouterr().out
+    assert f"the page of it: {written}" in said and "rkl_demo: no sign of " in said
+
+    monkeypatch.setattr(report, "has_matplotlib", lambda: False)
+    report.after_training(config)
+    said = capsys.readouterr().out
+    assert not asked and "pip install matplotlib" in said
+    assert f"python -m tools.report {demo_runs / 'base_demo'} {demo_runs / 'fkl_demo'}" in said
 
 
 def test_what_cannot_be_reported(tmp_path):
@@ -318,18 +354,29 @@ def test_no_complaint_no_request_and_no_overflow(written, browser):
         if message["method"] == "Network.requestWillBeSent":
             asked.append(message["params"]["request"]["url"])
     assert asked and all(url.startswith(("file:", "data:")) for url in asked)
-    browser.ask("POST", "/window/rect", {"width": 500, "height": 800})
-    assert browser.do("return document.documentElement.scrollWidth <= window.innerWidth")
+    # a window cannot be as narrow as a phone
+    size = dict(width=390, height=844, deviceScaleFactor=1, mobile=True)
+    browser.ask("POST", "/goog/cdp/execute",
+                {"cmd": "Emulation.setDeviceMetricsOverride", "params": size})
+    browser.ask("POST", "/url", {"url": written.as_uri()})
+    assert browser.do("return document.documentElement.scrollWidth") == 390
 
 
 def test_benchmarks_and_the_learning_curve_are_the_evaluations():
-    groups = {"a": dict(accuracy=0.5, n=100, field="x"), "b": dict(accuracy=0.7, n=100, field="x"),
-              "c": dict(accuracy=0.9, n=100, field="y")}
-    blimp = dict(groups=groups, accuracy=0.7, interval=[0.65, 0.75], chance=0.5)
-    blocks = report.benchmark_blocks([("one", {"blimp": blimp}), ("two", {})])
-    assert blocks[0] == ("words", "BLiMP, 95% over items; chance is 50%.")
-    assert blocks[1][1] == [["", "one"], ["x", "60.0% (53.4 to 66.6)"],
-                            ["y", "90.0% (84.1 to 95.9)"], ["mean", "70.0% (65.0 to 75.0)"]]
+    groups = {"a": dict(accuracy=0.5, n=100, field="x", chance=0.5),
+              "b": dict(accuracy=0.7, n=100, field="x", chance=0.25),
+              "c": dict(accuracy=0.9, n=100, field="y", chance=0.5)}
+    blimp = dict(groups=groups, accuracy=0.7, interval=[0.65, 0.75], chance=0.42)
+    guesses = {name: group | dict(accuracy=0.5) for name, group in groups.items()}
+    unigram = blimp | dict(groups=guesses, accuracy=0.5, interval=[0.45, 0.55])
+    blocks = report.benchmark_blocks([("one", {"blimp": blimp}), ("two", {})],
+                                     [("ngram-1", {"blimp": unigram, "ewok": unigram})])
+    assert len(blocks) == 2  # of ewok no run knows anything
+    assert blocks[1][1] == [
+        ["", "chance", "one", "ngram-1"],
+        ["x", "37.5%", "60.0% (53.4 to 66.6)", "50.0% (43.1 to 56.9)"],
+        ["y", "50.0%", "90.0% (84.1 to 95.9)", "50.0% (40.2 to 59.8)"],
+        ["mean", "42.0%", "70.0% (65.0 to 75.0)", "50.0% (45.0 to 55.0)"]]
 
     points = {"chck_1M": dict(accuracy=0.5, fields={"x": 0.4}),
               "chck_10M": dict(accuracy=0.6, fields={"x": 0.8})}

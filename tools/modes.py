@@ -5,12 +5,12 @@
 Each RUN is compared with its own teacher; one without a teacher (a baseline) with the teacher of
 the first RUN beside it that has one. Students in the same folder are compared with each other, at
 equal entropy, so that what a lower sampling temperature would do too is not called mode-seeking.
-What is found is printed in words and kept in RUN/modes.json.
+What is found is printed in words and kept in RUN/modes.json, the verdicts in RUN/eval.json too.
 
-In this order: what the distributions have between them at the positions of a text (`measure`);
-precision and recall over the temperature, and two curves at equal entropy (`Curve`, `compare`);
-what a student writes freely (`written`); failure signatures, each a rule with its thresholds
-(`signatures`); the command.
+Here, in this order: the runs and the text that they read; what two distributions have between them
+at its positions (`measure`); the command, and its words. Beside it, a subject each: curves.py
+(precision and recall over the temperature), writing.py (what a model writes freely), rules.py
+(babytalk's grammar), and signatures.py, the rules of the verdicts with their thresholds.
 
     precision   E_q[log p], nats a token: what p thinks of what q would say
     recall      E_p[log q], nats a token: what q thinks of what p would say
@@ -44,413 +44,17 @@ import babytalk
 import eval
 import files
 import losses
-import rollouts
 import run
+import signatures
 from data import prepare
-from tools import rules
+from tools import rules, writing
+from tools.curves import Curve, compare, mass
 
 LINES = 1000          # of babytalk, drawn from the truth
 POSITIONS = 16_000    # of real text
-WRITTEN = 500         # texts that each model writes
-DIVERSITY = 2000      # tokens of them by which distinct n-grams are counted: it falls with length
-BATCH_TOKENS = 2048   # of a forward pass that keeps all logits
 BINS = 15             # of confidence, for the calibration error
 TOPS = 1, 10, 100
 BANDS = 10, 100, 1000, 10_000, math.inf  # ranks of word frequency
-TEMPERATURES = [round(0.5 + 0.05 * i, 2) for i in range(21)]
-
-
-# ---------------------------------------------------------------- at the positions of a text
-
-def next_word(models, ensemble="logits"):
-    """The function ids (B, T) -> log-probabilities (B, T, V) of one model, or of an ensemble."""
-    def forward(ids):
-        z = [model.logits(model(ids)).float() for model in models]
-        return losses.teacher_log_probs(z, 1.0, ensemble)
-    return forward
-
-
-def mass(log_p):
-    """exp, of what is over e^-80: below, fp32 runs into denormal numbers, which are slow."""
-    return log_p.clamp_min(-80).exp()
-
-
-def bands_of(counts):
-    """(V,) the band in BANDS of each token, by the rank of its count; counts: (V,)."""
-    rank = torch.empty(len(counts), dtype=torch.long)
-    rank[torch.as_tensor(counts).argsort(descending=True, stable=True)] = torch.arange(len(counts))
-    return torch.bucketize(rank, torch.tensor(BANDS[:-1]), right=True)
-
-
-def band_names():
-    starts = [1, *(edge + 1 for edge in BANDS[:-1])]
-    return [f"rank {a:,} to {b:,}" if b < math.inf else f"beyond {a - 1:,}"
-            for a, b in zip(starts, BANDS)]
-
-
-class Sums:
-    """Means over positions, added up chunk by chunk: `figures` at the end.
-
-    bands: (V,) of bands_of, on the CPU.
-    """
-
-    def __init__(self, bands):
-        self.bands = bands
-        self.terms = collections.Counter()
-        self.n = 0
-        self.in_band = torch.zeros(3, len(BANDS), dtype=torch.float64)  # n, CE of q, CE of p
-        self.in_bin = torch.zeros(3, BINS, dtype=torch.float64)  # n, confidence, hits
-
-    def add(self, log_q, log_p, label):
-        """log_q, log_p (N, V) of the next word, label (N,) the one that came."""
-        q = mass(log_q)
-        p = mass(log_p)
-        ce_q = F.nll_loss(log_q, label, reduction="none")
-        ce_p = F.nll_loss(log_p, label, reduction="none")
-        terms = dict(ce=ce_q, ce_teacher=ce_p, fkl=(p * (log_p - log_q)).sum(-1),
-                     rkl=(q * (log_q - log_p)).sum(-1), entropy_q=-(q * log_q).sum(-1),
-                     entropy_p=-(p * log_p).sum(-1), precision=(q * log_p).sum(-1),
-                     recall=(p * log_q).sum(-1))
-        for k in TOPS:
-            k_or_all = min(k, q.shape[1])
-            tops_p, of_p = p.topk(k_or_all)
-            tops_q, of_q = q.topk(k_or_all)
-            terms[f"q_on_top_{k}_of_p"] = q.gather(1, of_p).sum(-1)
-            terms[f"p_on_top_{k}_of_p"] = tops_p.sum(-1)
-            terms[f"p_on_top_{k}_of_q"] = p.gather(1, of_q).sum(-1)
-            terms[f"q_on_top_{k}_of_q"] = tops_q.sum(-1)
-        self.terms.update({name: term.double().sum().item() for name, term in terms.items()})
-        self.n += len(label)
-
-        band = self.bands[label.cpu()]
-        counted = torch.stack([torch.ones_like(ce_q), ce_q, ce_p]).double().cpu()
-        self.in_band.index_add_(1, band, counted)
-        confidence, guess = q.max(-1)
-        bin = (confidence * BINS).long().clamp_max(BINS - 1).cpu()
-        hit = (guess == label).float()
-        counted = torch.stack([torch.ones_like(hit), confidence, hit]).double().cpu()
-        self.in_bin.index_add_(1, bin, counted)
-
-    def figures(self):
-        """{name: mean}, bands {name: ...} of those that have a word, calibration_error (ECE)."""
-        means = {name: total / self.n for name, total in self.terms.items()}
-        bands = {}
-        for name, (n, ce_q, ce_p) in zip(band_names(), self.in_band.T.tolist()):
-            if n:
-                bands[name] = dict(share=n / self.n, ce=ce_q / n, ce_teacher=ce_p / n,
-                                   gap=(ce_q - ce_p) / n)
-        _, confidence, hits = self.in_bin
-        error = (confidence - hits).abs().sum().item() / self.n
-        return dict(**means, bands=bands, calibration_error=error, positions=self.n)
-
-
-Measured = collections.namedtuple("Measured", "figures curves rules")
-
-
-@torch.no_grad()
-def measure(student, teacher, text, truth=None):
-    """A student beside its teacher on a Text: Measured(figures, {kind: Curve}, [rules.Rule]).
-
-    student, teacher: functions ids (B, T) -> log-probabilities (B, T, V). With truth, a
-    babytalk.Truth, there is a second Curve, and what falls to each rule of the grammar.
-    """
-    sums = Sums(text.bands)
-    curves = {"teacher": Curve(text.sequences)}
-    rows = []
-    if truth:
-        curves["truth"] = Curve(text.sequences)
-        rows = [row[:, 0] for _, row, _ in text.walk(lambda ids: truth.rows(ids)[..., None])]
-        visits = torch.cat(rows).bincount(minlength=len(truth.table))
-        q_of_row = torch.zeros(truth.table.shape)
-    chunks = zip(text.walk(student), text.walk(teacher))
-    for i, ((number, log_q, label), (_, log_p, _)) in enumerate(chunks):
-        sums.add(log_q, log_p, label)
-        if truth:
-            log_p_star = truth.table[rows[i]].to(log_q.device)
-            inside = (log_p_star > truth.FLOOR).float()
-            q_of_row.index_add_(0, rows[i], mass(log_q).cpu())
-            curves["truth"].add(number, log_q, inside, mass(log_p_star) * inside, log=True)
-        curves["teacher"].add(number, log_q, log_p, mass(log_p))
-    of_rules = []
-    if truth:
-        of_rules = rules.rule_masses(truth, q_of_row, visits, len(text.sequences))
-    return Measured(sums.figures(), curves, of_rules)
-
-
-# ---------------------------------------------------------------- two students at equal entropy
-
-class Curve:
-    """Entropy, precision and recall at each of TEMPERATURES, kept a text, for intervals.
-
-    sums (texts, temperatures, 3) float64; tokens (texts,) that are predicted.
-    """
-
-    def __init__(self, sequences):
-        self.sequences = sequences
-        self.sums = torch.zeros(len(sequences), len(TEMPERATURES), 3, dtype=torch.float64)
-        self.tokens = torch.tensor([len(s) - 1 for s in sequences], dtype=torch.float64)
-
-    def add(self, number, log_q, judged, p, log=False):
-        """Positions of texts `number` (N,), of a student's log_q (N, V) at temperature 1.
-
-        judged (N, V): what precision is the mean of under q, with log the log of that mean; p
-        (N, V): what recall is the mean under.
-        """
-        expected = (p * log_q).sum(-1)  # at temperature T this is divided by T
-        for t, temperature in enumerate(TEMPERATURES):
-            z = log_q / temperature
-            log_z = z.logsumexp(-1)
-            q = mass(z - log_z[:, None])
-            entropy = log_z - (q * log_q).sum(-1) / temperature
-            precision = (q * judged).sum(-1)
-            if log:
-                precision = precision.clamp_min(1e-30).log()
-            recall = expected / temperature - log_z
-            terms = torch.stack([entropy, precision, recall], -1)
-            self.sums[:, t].index_add_(0, number, terms.double().cpu())
-
-    def means(self):
-        """(temperatures, 3) float64: entropy, precision, recall, nats a token."""
-        return self.sums.sum(0) / self.tokens.sum()
-
-    def at_entropy(self, entropy):
-        """(temperature, sums (texts, 2) of precision and recall) where the entropy is this one.
-
-        On straight lines between TEMPERATURES; None where no temperature has it.
-        """
-        have = self.means()[:, 0].numpy()  # rises with the temperature
-        if not have[0] <= entropy <= have[-1]:
-            return None
-        where = float(np.interp(entropy, have, np.arange(len(have))))
-        i = min(int(where), len(have) - 2)
-        share = where - i
-        sums = (1 - share) * self.sums[:, i] + share * self.sums[:, i + 1]
-        return float(np.interp(where, np.arange(len(have)), TEMPERATURES)), sums[:, 1:]
-
-    def as_json(self):
-        entropy, precision, recall = self.means().T.tolist()
-        return dict(temperature=TEMPERATURES, entropy=entropy, precision=precision, recall=recall)
-
-
-# Below these, nats a token, a difference is none, however sure: of precision, of recall. Against
-# the truth precision is the log of a mass near 1: 0.002 a token is one line in fifty.
-SAME = {"teacher": (0.01, 0.01), "truth": (0.002, 0.01)}
-
-SAID = {  # signs of the differences in precision and recall at equal entropy -> what that is
-    (0, 0): "the curves coincide: what parts them is sharpening alone",
-    (1, 0): "more precise at equal entropy and no less recall: its curve lies over the other",
-    (1, 1): "more precise at equal entropy and more recall: its curve lies over the other",
-    (0, 1): "more recall at equal entropy and no less precise: its curve lies over the other",
-    (1, -1): "mode-seeking beyond sharpening: at equal entropy more precise, and leaves more out",
-    (-1, 1): "mode-covering beyond sharpening: at equal entropy leaves less out, less precise",
-    (-1, 0): "less precise at equal entropy and no more recall: its curve lies under the other",
-    (0, -1): "less recall at equal entropy and no more precise: its curve lies under the other",
-    (-1, -1): "less precise at equal entropy and less recall: its curve lies under the other",
-}
-
-
-def compare(one, other, kind):
-    """Two Curves on the same text, at the entropy that `one` has at temperature 1.
-
-    The temperature that gives `other` this entropy; differences (one - other) of precision and
-    recall, nats a token, each with its 95% interval over texts; how they range over all entropies
-    that both reach; and in words what it is (SAID): a difference counts if it is beyond SAME[kind]
-    and its interval is on one side of 0. Where no temperature brings the entropies together there
-    is said that, and no figure.
-    """
-    at_1 = TEMPERATURES.index(1.0)
-    entropy = one.means()[at_1, 0].item()
-    matched = other.at_entropy(entropy)
-    if matched is None:
-        return dict(entropy=entropy, temperature=None, signs=None,
-                    said="at no temperature from 0.5 to 1.5 has the other this entropy, so they "
-                         "cannot be compared")
-    temperature, theirs = matched
-    differences = {}
-    signs = []
-    gaps = one.sums[:, at_1, 1:] - theirs  # (texts, 2)
-    for axis, small, gap in zip(("precision", "recall"), SAME[kind], gaps.T):
-        mean, low, high = ratio_interval(gap, one.tokens)
-        differences[axis] = dict(mean=mean, interval=[low, high])
-        counts = abs(mean) > small and (low > 0) == (high > 0)
-        signs.append(int(np.sign(mean)) if counts else 0)
-
-    ranges = []
-    for entropy_t, precision, recall in one.means().tolist():
-        there = other.at_entropy(entropy_t)
-        if there:
-            means = there[1].sum(0) / other.tokens.sum()
-            ranges.append([precision - means[0].item(), recall - means[1].item()])
-    low, high = np.min(ranges, 0), np.max(ranges, 0)
-    for axis, a, b in zip(("precision", "recall"), low.tolist(), high.tolist()):
-        differences[axis]["over_the_curve"] = [a, b]
-    said = SAID[tuple(signs)]
-    if signs == [0, 0] and abs(temperature - 1) < 0.03:
-        said = "no difference: one curve, and equally sharp"
-    return dict(entropy=entropy, temperature=temperature, **differences, signs=signs, said=said)
-
-
-def ratio_interval(sums, tokens):
-    """(mean, low, high), 95%: sums over texts divided by their tokens; texts are what varies."""
-    mean = (sums.sum() / tokens.sum()).item()
-    error = (sums - mean * tokens).square().sum().sqrt().item() / tokens.sum().item()
-    return mean, mean - 1.96 * error, mean + 1.96 * error
-
-
-# ---------------------------------------------------------------- what it writes freely
-
-def distinct(texts, n):
-    """Share of different n-grams among those of texts (lists of ids), of their first DIVERSITY."""
-    grams = [tuple(ids[i:i + n]) for ids in texts for i in range(len(ids) - n + 1)][:DIVERSITY]
-    return len(set(grams)) / max(1, len(grams))
-
-
-def longest_repeat(ids):
-    """Tokens of the longest span of ids that stands in them twice; the two may overlap."""
-    ids = np.asarray(ids)
-    longest = 0
-    for lag in range(1, len(ids)):
-        same = np.concatenate([[0], ids[:-lag] == ids[lag:], [0]])
-        breaks = np.flatnonzero(same == 0)
-        longest = max(longest, int(np.diff(breaks).max()) - 1)
-    return longest
-
-
-def diversity(texts, ended):
-    """What texts (lists of ids) are like; ended: a bool each."""
-    width = max(map(len, texts))
-    y = torch.tensor([[*ids, *[-100] * (width - len(ids))] for ids in texts])
-    repeated = rollouts.repeated(y).item() if width >= 4 else 0.0
-    return dict(**{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)}, repeated=repeated,
-                longest_repeat=max(map(longest_repeat, texts)),
-                mean_length=float(np.mean([len(ids) for ids in texts])),
-                never_ends=1 - float(np.mean(ended)), texts=len(texts))
-
-
-def log_likelihood(forward, tokenizer, texts, device):
-    """Mean log-probability a token, nats, of texts (lists of ids), each after `<s>`."""
-    sequences = [[tokenizer.bos_id, *ids] for ids in texts]
-    total = 0.0
-    for _, log_p, label in eval.positions(forward, sequences, [1] * len(texts), BATCH_TOKENS,
-                                          device):
-        total -= F.nll_loss(log_p, label, reduction="sum").item()
-    return total / sum(map(len, texts))
-
-
-def written(subject, forward, teacher, longest, seed=0):
-    """Figures of WRITTEN texts that a model writes after `<s>` at temperature 1, and some of them.
-
-    log_p, log_q: mean a token under teacher and model. A text ends at its first newline where
-    every line of the corpus was marked by `<s>`; else it goes on to 64 tokens, and one without a
-    newline never ended. On babytalk: right, the share that is in the language, and dialect_a.
-    longest: tokens of a text that are scored, for a GPT-2 among the readers reads no more.
-    """
-    _, model, tokenizer, config = subject
-    newline = tokenizer.newline_id
-    stop = newline if config.mark == "line" else -1
-    texts = eval.samples(model, tokenizer, "", WRITTEN, seed=seed, stop=stop)
-    ids = [tokenizer.encode(text) for text in texts]
-    ids = [tokens for tokens in ids if tokens]
-    device = next(model.parameters()).device
-    figures = diversity(ids, [newline in tokens for tokens in ids])
-    scored = [tokens[:longest] for tokens in ids]
-    figures["log_p"] = log_likelihood(teacher, tokenizer, scored, device)
-    figures["log_q"] = log_likelihood(forward, tokenizer, scored, device)
-    if config.corpus == "babytalk":
-        right = [text.endswith("\n") and babytalk.contains(text) for text in texts]
-        figures["right"] = float(np.mean(right))
-        figures["dialect_a"] = float(rules.dialect_shares(texts)[0])
-    return figures | {"examples": texts[:5]}
-
-
-# ---------------------------------------------------------------- failure signatures
-
-# found: does the run have it; said: what was found, with the figures
-Verdict = collections.namedtuple("Verdict", "name found said")
-
-
-def averaged(figures, of_student, of_teacher):
-    """Averaged or generic output: flatter than the teacher and less on its first word, or bland.
-
-    figures: of `measure`; of_student, of_teacher: of `written`. Thresholds: entropy over 1.05
-    times the teacher's and mass on its first word under 0.95 times its own; or distinct 2-grams
-    under 0.8 times the teacher's.
-    """
-    q, p = figures["entropy_q"], figures["entropy_p"]
-    q_top, p_top = figures["q_on_top_1_of_p"], figures["p_on_top_1_of_p"]
-    d_q, d_p = of_student["distinct_2"], of_teacher["distinct_2"]
-    flat = q > 1.05 * p and q_top < 0.95 * p_top
-    bland = d_q < 0.8 * d_p
-    return Verdict("averaged or generic output", flat or bland,
-                   f"entropy {q:.3f} nats, the teacher's {p:.3f}; mass on the teacher's first word "
-                   f"{q_top:.3f}, its own {p_top:.3f}; distinct 2-grams {d_q:.3f}, its {d_p:.3f}")
-
-
-def rare_lost(figures, of_rules=()):
-    """Rare patterns lost: the gap to the teacher is widest where words are rare, or a rule is gone.
-
-    Thresholds: in the rarest band that holds 1% of the words a gap in cross-entropy over twice the
-    mean gap and 0.05 nats over it; a rule of the grammar with less than a tenth of p*'s mass.
-    """
-    gap = figures["ce"] - figures["ce_teacher"]
-    bands = [(name, band) for name, band in figures["bands"].items() if band["share"] >= 0.01]
-    name, rarest = bands[-1]
-    beyond = rarest["gap"] > max(2 * gap, gap + 0.05)
-    lost = [rule for rule in of_rules if rule.q < rule.p / 10]
-    said = (f"cross-entropy over the teacher's: {rarest['gap']:+.3f} nats in the rarest band "
-            f"({name}), {gap:+.3f} in the mean")
-    if of_rules:
-        worst = min(of_rules, key=lambda rule: rule.q / rule.p)
-        named = ", ".join(rule.name for rule in lost[-5:]) or "none"  # the commonest of them
-        said += (f"; rules with under a tenth of the truth's mass ({len(lost)} of "
-                 f"{len(of_rules)}): {named}; the least is {worst.name} ({worst.q:.2g} for "
-                 f"{worst.p:.2g} uses a line)")
-    return Verdict("rare patterns lost", beyond or bool(lost), said)
-
-
-def unstable(log):
-    """Instability or collapse, by the lines of metrics.jsonl.
-
-    Thresholds: those of rollouts.failures (entropy under a third of the teacher's, ...); steps
-    skipped for they were not finite; a last val_ce 0.1 nats over the lowest.
-    """
-    said = [f"step {line['step']}: {words}" for line in log for words in rollouts.failures(line)]
-    skipped = sum(line.get("skipped", 0) for line in log)
-    if skipped:
-        said.append(f"{skipped} steps skipped, loss or gradient not finite")
-    val_ce = [(line["val_ce"], line["step"]) for line in log
-              if isinstance(line.get("val_ce"), float)]
-    if val_ce and val_ce[-1][0] > min(val_ce)[0] + 0.1:
-        lowest, step = min(val_ce)
-        said.append(f"val_ce {val_ce[-1][0]:.3f} at the end, {lowest:.3f} at step {step}")
-    words = "; ".join([*said[:3], *([f"{len(said) - 3} more"] if len(said) > 3 else [])])
-    return Verdict("instability or collapse", bool(said), words or "nothing in the log")
-
-
-def degenerate(of_student, of_teacher):
-    """Circling: thresholds: over half of the 4-grams were there before, or 30% more texts than of
-    the teacher's never end."""
-    circles = of_student["repeated"] > 0.5
-    endless = of_student["never_ends"] > of_teacher["never_ends"] + 0.3
-    return Verdict("repetition, texts without an end", circles or endless,
-                   f"{of_student['repeated']:.1%} of 4-grams repeated (the teacher's "
-                   f"{of_teacher['repeated']:.1%}), {of_student['never_ends']:.1%} never end "
-                   f"({of_teacher['never_ends']:.1%})")
-
-
-def paradigms_lost(accuracies):
-    """Minimal pairs of babytalk {paradigm: accuracy} that are lost; threshold: under 75%."""
-    lost = [f"{uid} {accuracy:.1%}" for uid, accuracy in accuracies.items() if accuracy < 0.75]
-    said = ", ".join(lost) or f"of {len(accuracies)} none is under 75%"
-    return Verdict("paradigms lost", bool(lost), said)
-
-
-def signatures(measured, of_student, of_teacher, log, accuracies):
-    """All Verdicts of a run."""
-    verdicts = [averaged(measured.figures, of_student, of_teacher),
-                rare_lost(measured.figures, measured.rules),
-                unstable(log), degenerate(of_student, of_teacher)]
-    return verdicts + ([paradigms_lost(accuracies)] if accuracies else [])
 
 
 # ---------------------------------------------------------------- runs, and their text
@@ -464,8 +68,8 @@ class Text:
 
     def walk(self, forward):
         """eval.positions of a function ids (B, T) -> (B, T, d), over all of the text."""
-        return eval.positions(forward, self.sequences, [1] * len(self.sequences), BATCH_TOKENS,
-                              self.device)
+        return eval.positions(forward, self.sequences, [1] * len(self.sequences),
+                              writing.BATCH_TOKENS, self.device)
 
 
 def text_of(subject, device):
@@ -493,21 +97,18 @@ def text_of(subject, device):
     return Text(sequences, bands_of(counts), device)
 
 
-class Truth(babytalk.Truth):
-    """babytalk's truth as the teacher that a run names "truth": ids -> log p*, its zeros kept."""
-
-    def rows(self, ids):
-        """The table's row (B, T) after each of ids (B, T)."""
-        return self.walk(ids, [{}] * len(ids))
-
-    def forward(self, ids):
-        return self.logits(ids)[0]
+def next_word(models, ensemble="logits"):
+    """The function ids (B, T) -> log-probabilities (B, T, V) of one model, or of an ensemble."""
+    def forward(ids):
+        z = [model.logits(model(ids)).float() for model in models]
+        return losses.teacher_log_probs(z, 1.0, ensemble)
+    return forward
 
 
 def coach_of(folder, config, tokenizer, device):
     """(name, function ids -> log p, [Subject]) of a run's teachers; the truth is no Subject."""
     if config.teachers == ["truth"]:
-        return "truth", Truth(tokenizer).forward, []
+        return "truth", rules.Truth(tokenizer).forward, []
     loaded = []
     for name in config.teachers:
         if name == "truth":
@@ -562,6 +163,106 @@ def coached_for(subject, subjects):
     return chosen
 
 
+# ---------------------------------------------------------------- at the positions of a text
+
+def bands_of(counts):
+    """(V,) the band in BANDS of each token, by the rank of its count; counts: (V,)."""
+    rank = torch.empty(len(counts), dtype=torch.long)
+    rank[torch.as_tensor(counts).argsort(descending=True, stable=True)] = torch.arange(len(counts))
+    return torch.bucketize(rank, torch.tensor(BANDS[:-1]), right=True)
+
+
+def band_names():
+    starts = [1, *(edge + 1 for edge in BANDS[:-1])]
+    return [f"rank {a:,} to {b:,}" if b < math.inf else f"beyond {a - 1:,}"
+            for a, b in zip(starts, BANDS)]
+
+
+class Sums:
+    """Means over positions, added up chunk by chunk: `figures` at the end.
+
+    bands: (V,) of bands_of, on the CPU.
+    """
+
+    def __init__(self, bands):
+        self.bands = bands
+        self.terms = collections.Counter()
+        self.n = 0
+        self.in_band = torch.zeros(3, len(BANDS), dtype=torch.float64)  # n, CE of q, CE of p
+        self.in_bin = torch.zeros(3, BINS, dtype=torch.float64)  # n, confidence, hits
+
+    def add(self, log_q, log_p, label):
+        """log_q, log_p (N, V) of the next word, label (N,) the one that came."""
+        q = mass(log_q)
+        p = mass(log_p)
+        ce_q = F.nll_loss(log_q, label, reduction="none")
+        ce_p = F.nll_loss(log_p, label, reduction="none")
+        terms = dict(ce=ce_q, ce_teacher=ce_p, fkl=(p * (log_p - log_q)).sum(-1),
+                     rkl=(q * (log_q - log_p)).sum(-1), entropy_q=-(q * log_q).sum(-1),
+                     entropy_p=-(p * log_p).sum(-1), precision=(q * log_p).sum(-1),
+                     recall=(p * log_q).sum(-1))
+        longest = min(max(TOPS), q.shape[1])
+        p_of_p, at = p.topk(longest)
+        q_of_p = q.gather(1, at)
+        q_of_q, at = q.topk(longest)
+        p_of_q = p.gather(1, at)
+        for k in TOPS:
+            terms[f"q_on_top_{k}_of_p"] = q_of_p[:, :k].sum(-1)
+            terms[f"p_on_top_{k}_of_p"] = p_of_p[:, :k].sum(-1)
+            terms[f"p_on_top_{k}_of_q"] = p_of_q[:, :k].sum(-1)
+            terms[f"q_on_top_{k}_of_q"] = q_of_q[:, :k].sum(-1)
+        self.terms.update({name: term.double().sum().item() for name, term in terms.items()})
+        self.n += len(label)
+
+        band = self.bands[label.cpu()]
+        counted = torch.stack([torch.ones_like(ce_q), ce_q, ce_p]).double().cpu()
+        self.in_band.index_add_(1, band, counted)
+        confidence, guess = q.max(-1)
+        bin = (confidence * BINS).long().clamp_max(BINS - 1).cpu()
+        hit = (guess == label).float()
+        counted = torch.stack([torch.ones_like(hit), confidence, hit]).double().cpu()
+        self.in_bin.index_add_(1, bin, counted)
+
+    def figures(self):
+        """{name: mean}, bands {name: ...} of those that have a word, calibration_error (ECE)."""
+        means = {name: total / self.n for name, total in self.terms.items()}
+        bands = {}
+        for name, (n, ce_q, ce_p) in zip(band_names(), self.in_band.T.tolist()):
+            if n:
+                bands[name] = dict(share=n / self.n, ce=ce_q / n, ce_teacher=ce_p / n,
+                                   gap=(ce_q - ce_p) / n)
+        _, confidence, hits = self.in_bin
+        error = (confidence - hits).abs().sum().item() / self.n
+        return dict(**means, bands=bands, calibration_error=error, positions=self.n)
+
+
+Measured = collections.namedtuple("Measured", "figures curves rules")
+
+
+@torch.no_grad()
+def measure(student, teacher, text, truth=None):
+    """A student beside its teacher on a Text: Measured(figures, {kind: Curve}, [rules.Rule]).
+
+    student, teacher: functions ids (B, T) -> log-probabilities (B, T, V). With truth, a
+    rules.Truth, there is a second Curve, and what falls to each rule of the grammar.
+    """
+    sums = Sums(text.bands)
+    curves = {"teacher": Curve(text.sequences)}
+    if truth:
+        curves["truth"] = Curve(text.sequences)
+        uses = rules.Uses(truth, text)
+    chunks = zip(text.walk(student), text.walk(teacher))
+    for i, ((number, log_q, label), (_, log_p, _)) in enumerate(chunks):
+        sums.add(log_q, log_p, label)
+        curves["teacher"].add(number, log_q, log_p, mass(log_p))
+        if truth:
+            log_p_star = uses.log_p(i).to(log_q.device)
+            inside = (log_p_star > truth.FLOOR).float()
+            curves["truth"].add(number, log_q, inside, mass(log_p_star) * inside, log=True)
+            uses.add(i, mass(log_q).cpu())
+    return Measured(sums.figures(), curves, uses.rules() if truth else [])
+
+
 # ---------------------------------------------------------------- the command
 
 @dataclasses.dataclass
@@ -578,35 +279,35 @@ class Found:
 def look_at(subject, coached, text):
     """The Found of one run beside the teachers that the run `coached` names."""
     folder, model, tokenizer, config = subject
-    truth = Truth(tokenizer) if config.corpus == "babytalk" else None
+    truth = rules.Truth(tokenizer) if config.corpus == "babytalk" else None
     name, teacher, coaches = coach_of(coached.folder, coached.config, tokenizer, text.device)
     forward = next_word([model])
     measured = measure(forward, teacher, text, truth)
 
     longest = min(eval.longest_input(reader.model) for reader in (subject, *coaches))
     longest = None if longest == math.inf else longest
-    of_student = written(subject, forward, teacher, longest)
+    of_student = writing.written(subject, forward, teacher, longest)
     if coaches:  # of several the first one writes
-        of_teacher = written(coaches[0], teacher, teacher, longest)
-    else:  # the truth writes for itself
-        lines = babytalk.sample(WRITTEN, "modes, written")
-        ids = [tokenizer.encode(line) for line in lines]
-        of_teacher = diversity(ids, [True] * len(ids)) | {"examples": lines[:5]}
-    log = files.read_metrics(folder / "metrics.jsonl")
+        of_teacher = writing.written(coaches[0], teacher, teacher, longest)
+    else:
+        of_teacher = writing.written_by_truth(tokenizer)
+
     path = folder / "eval.json"
     evaluated = files.read_json(path) if path.exists() else {}
-    accuracies = (evaluated.get("babytalk") or {}).get("paradigms", {})
-    verdicts = signatures(measured, of_student, of_teacher, log, accuracies)
+    accuracies = signatures.paradigms(evaluated)
+    log = files.read_metrics(folder / "metrics.jsonl")
+    verdicts = signatures.of_student(measured.figures, measured.rules, of_student, of_teacher, log,
+                                     accuracies)
     result = dict(teacher=name, text=dict(texts=len(text.sequences)), figures=measured.figures,
                   curves={kind: curve.as_json() for kind, curve in measured.curves.items()},
                   written=of_student, written_by_teacher=of_teacher, paradigms=accuracies,
                   rules=[rule._asdict() for rule in measured.rules],
-                  verdicts=[verdict._asdict() for verdict in verdicts], against={})
+                  verdicts=verdicts, against={})
     return Found(subject, name, forward, teacher, measured, result)
 
 
 def examine(folders):
-    """Measure the runs in folders, compare them, write each one's modes.json; [Found].
+    """Measure the runs in folders, compare them, keep what is found of each; [Found].
 
     Students are compared with those before them in the same parent folder; where no two are in
     one, each with each.
@@ -624,8 +325,18 @@ def examine(folders):
                    for kind, curve in one.measured.curves.items()}
         one.result["against"][str(other.subject.folder)] = against
     for found in founds:
-        files.write_json(found.subject.folder / "modes.json", without_nan(found.result))
+        keep(found)
     return founds
+
+
+def keep(found):
+    """Write modes.json, and the verdicts into eval.json, where the last table finds them."""
+    folder = found.subject.folder
+    files.write_json(folder / "modes.json", without_nan(found.result))
+    path = folder / "eval.json"
+    evaluated = files.read_json(path) if path.exists() else {}
+    evaluated["verdicts"] = signatures.kept(evaluated.get("verdicts"), found.result["verdicts"])
+    files.write_json(path, evaluated)
 
 
 def pairs_of(founds):
@@ -651,6 +362,8 @@ def without_nan(value):
         return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
+
+# ---------------------------------------------------------------- in words
 
 FIGURES = [  # title, where it is in modes.json, form
     ("CE, nats a token", "figures.ce", "{:.4f}"),
@@ -750,7 +463,7 @@ def show(founds):
                 print(f"  {other} was trained on other text, which may be what parts them")
     for line in over_seeds(founds):
         print(f"\nover folders: {line}")
-    print("\nThresholds stand in tools/modes.py. Intervals are 95% over texts, not over runs.")
+    print("\nThresholds stand in signatures.py. Intervals are 95% over texts, not over runs.")
 
 
 def main(argv):

@@ -5,7 +5,8 @@
 writes report.md and report.html into the last RUN's folder: it is who the page is about. The page
 is one file: no server, no request to anywhere, readable on a phone, dark and light. All is measured
 by tools.modes, whose modes.json is written too. matplotlib (optional) draws the curves; without it
-the page has tables and its interactive parts.
+the page has tables and its interactive parts. Where tools.ngram has put its yardsticks beside the
+runs, they stand beside the benchmarks. A demo ends with its own page (`after_training`).
 
 The story is a list of blocks, written once and put into both forms: (kind, content), where kind is
 heading, words, table (rows of texts, the first its head), text (as it stands) or picture (a title,
@@ -39,8 +40,10 @@ import babytalk
 import eval
 import files
 import run
+import signatures
 import suite
 from config import CONFIGS, KEYS, Config, read_config
+from ranks import RANK
 from tools import modes
 
 TEMPLATE = pathlib.Path(__file__).with_name("report_page.html")
@@ -94,33 +97,59 @@ def trained_rows(founds):
 
 def evaluations(founds):
     """[(label, eval.json)] of teachers' and students' runs, each once."""
-    found_at = {}
+    paths = {}
     for found in founds:
         folder = found.subject.folder
         for name in [*found.subject.config.teachers, folder.name]:
             path = folder.with_name(name) / "eval.json"
             if path.exists():
-                found_at.setdefault(path.resolve(), (str(path.parent), files.read_json(path)))
-    return [*found_at.values()]
+                paths.setdefault(path.resolve(), path)
+    folders = [path.parent for path in paths.values()]
+    return [(short(path.parent, folders), files.read_json(path)) for path in paths.values()]
 
 
-def benchmark_blocks(evals):
-    """Accuracy by field with 95% intervals over items, of the benchmarks that a run has."""
+def short(folder, folders):
+    """A run's name, with its folder's where another of folders has the same."""
+    same = sum(other.name == folder.name for other in folders) > 1
+    return f"{folder.parent.name}/{folder.name}" if same else folder.name
+
+
+def label_of(found, founds):
+    return short(found.subject.folder, [other.subject.folder for other in founds])
+
+
+def yardsticks(founds):
+    """[(label, {task: result})] of tools.ngram's folders beside the runs, each once."""
+    beside = {found.subject.folder.resolve().parent: found.subject for found in founds}
+    columns = []
+    for subject in beside.values():
+        for name, its in eval.yardsticks(subject, [*suite.TASKS], eval.Options()):
+            label = name if len(beside) == 1 else f"{subject.folder.parent.name}/{name}"
+            columns.append((label, its))
+    return columns
+
+
+def benchmark_blocks(evals, beside=()):
+    """Accuracy by field with 95% intervals over items and chance, of the benchmarks that a run has.
+
+    evals, beside: [(label, {task: result})], of runs and of yardsticks.
+    """
     blocks = []
     for name, task in suite.TASKS.items():
-        of_task = [(label, results[name]) for label, results in evals
-                   if isinstance(results.get(name), dict) and "groups" in results[name]]
+        def has_it(results):
+            return isinstance(results.get(name), dict) and "groups" in results[name]
+        of_task = [(label, results[name]) for label, results in evals if has_it(results)]
         if not of_task:
             continue
+        of_task += [(label, results[name]) for label, results in beside if has_it(results)]
         fields = dict.fromkeys(group["field"] for _, result in of_task
                                for group in result["groups"].values() if group["field"])
-        rows = [["", *(label for label, _ in of_task)]]
-        for field in fields:
-            rows.append([field, *(interval_of(result, field) for _, result in of_task)])
-        rows.append(["mean", *(interval_of(result) for _, result in of_task)])
-        chance = of_task[0][1]["chance"]
-        blocks += [("words", f"{task.title}, 95% over items; chance is {chance:.0%}."),
-                   ("table", rows)]
+        rows = [["", "chance", *(label for label, _ in of_task)]]
+        for field in [*fields, None]:
+            chance = chance_of(of_task[0][1], field)
+            rows.append([field or "mean", f"{chance:.1%}",
+                         *(interval_of(result, field) for _, result in of_task)])
+        blocks += [("words", f"{task.title}, with 95% intervals over items."), ("table", rows)]
     of_truth = [(label, results["babytalk"]["paradigms"]) for label, results in evals
                 if isinstance(results.get("babytalk"), dict)]
     if of_truth:
@@ -143,6 +172,13 @@ def interval_of(result, field=None):
         half = 1.96 * math.sqrt(variance)
         low, high = max(0, mean - half), min(1, mean + half)
     return f"{mean:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def chance_of(result, field=None):
+    """What guessing gets of a field, the groups' mean; of none, of the task."""
+    each = [group.get("chance", result["chance"]) for group in result["groups"].values()
+            if group["field"] == field]
+    return np.mean(each) if field else result["chance"]
 
 
 def learning_blocks(evals):
@@ -220,13 +256,6 @@ def svg_of(picture, colour_of):
     svg = svg.replace(ink, "currentColor")
     title = html.escape(picture.caption, quote=True)
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
-
-
-def label_of(found, founds):
-    """A run's name, with its folder's where another of them has the same."""
-    folder = found.subject.folder
-    same = sum(other.subject.folder.name == folder.name for other in founds) > 1
-    return f"{folder.parent.name}/{folder.name}" if same else folder.name
 
 
 def training_picture(founds):
@@ -352,12 +381,13 @@ def verdict_rows(founds):
 
 def comparison_rows(founds):
     """Two students at equal entropy, a row a pair and a kind of curve."""
+    label = {str(found.subject.folder): label_of(found, founds) for found in founds}
     rows = [["run", "beside", "by the", "precision, nats a token (95%)", "recall",
              "entropy", "the other's temperature", "verdict"]]
     for found in founds:
         for other, against in found.result["against"].items():
             for kind, result in against.items():
-                pair = [str(found.subject.folder), other, kind]
+                pair = [label_of(found, founds), label[other], kind]
                 if result["temperature"] is None:
                     rows.append([*pair, "-", "-", f"{result['entropy']:.3f}", "-", result["said"]])
                     continue
@@ -399,7 +429,7 @@ def blocks_of(founds):
         blocks += [("heading", "What eval.py says"), ("text", eval.final_table(evals))]
     blocks += [("heading", "Loss and validation")]
     blocks += [("picture", training_picture(founds))]
-    blocks += [("heading", "Benchmarks"), *benchmark_blocks(evals)]
+    blocks += [("heading", "Benchmarks"), *benchmark_blocks(evals, yardsticks(founds))]
     if learning_blocks(evals):
         blocks += [("heading", "By words read"), *learning_blocks(evals)]
     blocks += [("heading", "Precision and recall over the temperature"),
@@ -408,7 +438,9 @@ def blocks_of(founds):
         blocks += [("words", "Two students at equal entropy: the first minus the other, which is "
                     "brought to the first one's entropy by its temperature. Intervals are 95% over "
                     "texts, not over runs."), ("table", comparison_rows(founds))]
-    blocks += [("heading", "Distributions"), ("table", modes.figure_rows(founds))]
+    _, *figures = modes.figure_rows(founds)
+    head = ["", *(label_of(found, founds) for found in founds)]
+    blocks += [("heading", "Distributions"), ("table", [head, *figures])]
     blocks += [("heading", "Does it lose the rare?"),
                ("words", "Cross-entropy over the teacher's, nats, by the rank of the word."),
                ("table", band_rows(founds))]
@@ -419,7 +451,7 @@ def blocks_of(founds):
         blocks += [("heading", "By time step"), ("picture", step_picture(founds))]
     blocks += [("heading", "The same prompts"), ("table", continuation_rows(founds))]
     blocks += [("heading", "Failure signatures"),
-               ("words", "Rules with stated thresholds (tools/modes.py), to be argued with."),
+               ("words", "Rules with stated thresholds (signatures.py), to be argued with."),
                ("table", verdict_rows(founds))]
     return [(kind, content) for kind, content in blocks if content]
 
@@ -449,9 +481,7 @@ def as_html(blocks, colour_of, pictures):
         if kind == "table":
             head, *body = content
             cells = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
-            rows = "".join(
-                f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>\n"
-                for row in body)
+            rows = "".join(f"<tr>{''.join(map(cell_of, row))}</tr>\n" for row in body)
             parts.append(f'<div class="scroll" tabindex="0"><table><tr>{cells}</tr>\n{rows}'
                          "</table></div>")
         elif kind == "text":
@@ -465,6 +495,12 @@ def as_html(blocks, colour_of, pictures):
             tag = "h2" if kind == "heading" else "p"
             parts.append(f"<{tag}>{html.escape(content)}</{tag}>")
     return "\n".join(parts)
+
+
+def cell_of(text):
+    """A table's cell; a sentence keeps some width, or it would be a word a line."""
+    kind = ' class="sentence"' if len(text) > 40 else ""
+    return f"<td{kind}>{html.escape(text)}</td>"
 
 
 # ---------------------------------------------------------------- the mode browser's numbers
@@ -622,9 +658,34 @@ def write_report(folders):
     return folder / "report.html"
 
 
+def after_training(config):
+    """The page of a demo's student and of what stands beside it; of other runs nothing is done.
+
+    Where matplotlib is not, one line says how to come by it: measuring takes its time.
+    """
+    folder = run.folder_of(config)
+    is_demo = config.name.endswith("_demo") and config.corpus == "babytalk" and config.teachers
+    if RANK or not is_demo or not config.eval_tokens or not run.is_finished(folder):
+        return
+    names = dict.fromkeys([config.baseline, config.name.replace("rkl", "fkl"), config.name])
+    folders = [folder.with_name(name) for name in names if name]
+    folders = [folder for folder in folders if run.is_finished(folder)]
+    if not has_matplotlib():
+        print("\nwith matplotlib (pip install matplotlib) a page to play with comes of this; or by "
+              f"hand:\n  python -m tools.report {' '.join(map(str, folders))}")
+        return
+    show(write_report(folders))
+
+
+def show(path):
+    """Print where the page is, and the verdicts of the run that it is about."""
+    verdicts = files.read_json(path.with_name("eval.json"))["verdicts"]
+    print("\n" + "\n".join(signatures.words(path.parent.name, verdicts)))
+    print(f"the page of it: {path} ({path.stat().st_size / 1e6:.2f} MB), {path.with_suffix('.md')}")
+
+
 def main(argv):
-    path = write_report(read_args(argv).runs)
-    print(f"{path} ({path.stat().st_size / 1e6:.2f} MB), {path.with_suffix('.md')}")
+    show(write_report(read_args(argv).runs))
 
 
 if __name__ == "__main__":

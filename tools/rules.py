@@ -9,6 +9,7 @@ import functools
 import re
 
 import numpy as np
+import torch
 
 import babytalk
 
@@ -68,6 +69,43 @@ def rules_of_words(state):
                 joint[word][name] += weight * p
     return {word: {name: both / mass[word] for name, both in joint[word].items()}
             for word in mass}
+
+
+class Truth(babytalk.Truth):
+    """babytalk's truth as the teacher that a run names "truth": ids -> log p*, its zeros kept."""
+
+    def rows(self, ids):
+        """The table's row (B, T) after each of ids (B, T)."""
+        return self.walk(ids, [{}] * len(ids))
+
+    def forward(self, ids):
+        return self.logits(ids)[0]
+
+
+class Uses:
+    """A student's next-word mass at the positions of a modes.Text, added up for each prefix.
+
+    It goes through the text in the chunks in which text.walk gives it.
+    """
+
+    def __init__(self, truth, text):
+        self.truth = truth
+        self.lines = len(text.sequences)
+        self.chunks = [row[:, 0] for _, row, _ in text.walk(lambda ids: truth.rows(ids)[..., None])]
+        self.q_of_row = torch.zeros(truth.table.shape)
+
+    def log_p(self, i):
+        """(N, V) log p* of the positions in chunk i, on the CPU."""
+        return self.truth.table[self.chunks[i]]
+
+    def add(self, i, q):
+        """q (N, V), on the CPU: the student's distributions at the positions in chunk i."""
+        self.q_of_row.index_add_(0, self.chunks[i], q)
+
+    def rules(self):
+        """[Rule] of all rules that p* used, the rarest first."""
+        visits = torch.cat(self.chunks).bincount(minlength=len(self.truth.table))
+        return rule_masses(self.truth, self.q_of_row, visits, self.lines)
 
 
 def rule_masses(truth, q_of_row, visits, lines):

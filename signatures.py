@@ -1,0 +1,155 @@
+"""Failure signatures of a student: rules with stated thresholds, to be argued with.
+
+Each rule looks at figures and gives a Verdict. Two need no more than a run's own books, its log and
+babytalk's minimal pairs (`of_run`): eval.py asks for them. All of them need a teacher beside the
+student, and what both write (`of_student`): tools.modes asks. Verdicts are kept in eval.json, and
+the last table of a training says them in words.
+
+The signatures are those of arXiv 2410.22081's summary: averaged or generic output, rare patterns
+lost, instability or collapse; and two that show themselves beside them.
+"""
+import collections
+import textwrap
+
+import rollouts
+
+# found: does the run have it; said: what was found, with the figures
+Verdict = collections.namedtuple("Verdict", "name found said")
+
+
+def averaged(figures, of_student, of_teacher):
+    """Averaged or generic output: flatter than the teacher and less on its first word, or bland.
+
+    figures: of tools.modes.measure; of_student, of_teacher: of tools.writing.written. Thresholds:
+    entropy over 1.05 times the teacher's and mass on its first word under 0.95 times its own; or
+    distinct 2-grams under 0.8 times the teacher's.
+    """
+    q, p = figures["entropy_q"], figures["entropy_p"]
+    q_top, p_top = figures["q_on_top_1_of_p"], figures["p_on_top_1_of_p"]
+    d_q, d_p = of_student["distinct_2"], of_teacher["distinct_2"]
+    flat = q > 1.05 * p and q_top < 0.95 * p_top
+    bland = d_q < 0.8 * d_p
+    return Verdict("averaged or generic output", flat or bland,
+                   f"entropy {q:.3f} nats, the teacher's {p:.3f}; mass on the teacher's first word "
+                   f"{q_top:.3f}, its own {p_top:.3f}; distinct 2-grams {d_q:.3f}, its {d_p:.3f}")
+
+
+def rare_lost(figures, of_rules=()):
+    """Rare patterns lost: the gap to the teacher is widest where words are rare, or a rule is gone.
+
+    Thresholds: in the rarest band that holds 1% of the words a gap in cross-entropy over twice the
+    mean gap and 0.05 nats over it; a rule of the grammar with less than a tenth of p*'s mass.
+    """
+    gap = figures["ce"] - figures["ce_teacher"]
+    bands = [(name, band) for name, band in figures["bands"].items() if band["share"] >= 0.01]
+    name, rarest = bands[-1]
+    beyond = rarest["gap"] > max(2 * gap, gap + 0.05)
+    lost = [rule for rule in of_rules if rule.q < rule.p / 10]
+    said = (f"cross-entropy over the teacher's: {rarest['gap']:+.3f} nats in the rarest band "
+            f"({name}), {gap:+.3f} in the mean")
+    if of_rules:
+        worst = min(of_rules, key=lambda rule: rule.q / rule.p)
+        named = ", ".join(rule.name for rule in lost[-5:]) or "none"  # the commonest of them
+        said += (f"; rules with under a tenth of the truth's mass ({len(lost)} of "
+                 f"{len(of_rules)}): {named}; the least is {worst.name} ({worst.q:.2g} for "
+                 f"{worst.p:.2g} uses a line)")
+    return Verdict("rare patterns lost", beyond or bool(lost), said)
+
+
+def unstable(log):
+    """Instability or collapse, by the lines of metrics.jsonl.
+
+    Thresholds: those of rollouts.failures (entropy under a third of the teacher's, ...); steps
+    skipped for they were not finite; a last val_ce 0.1 nats over the lowest.
+    """
+    log = [numbers_of(line) for line in log]
+    said = [f"step {line['step']}: {text}" for line in log for text in rollouts.failures(line)]
+    skipped = sum(line.get("skipped", 0) for line in log)
+    if skipped:
+        said.append(f"{skipped} steps skipped, loss or gradient not finite")
+    val_ce = [(line["val_ce"], line["step"]) for line in log if "val_ce" in line]
+    if val_ce and val_ce[-1][0] > min(val_ce)[0] + 0.1:
+        lowest, step = min(val_ce)
+        said.append(f"val_ce {val_ce[-1][0]:.3f} at the end, {lowest:.3f} at step {step}")
+    listed = "; ".join([*said[:3], *([f"{len(said) - 3} more"] if len(said) > 3 else [])])
+    return Verdict("instability or collapse", bool(said), listed or "nothing in the log")
+
+
+def numbers_of(line):
+    """A log line's numbers; a damaged one may have something else there, or one of a pair."""
+    numbers = {name: x for name, x in line.items() if isinstance(x, (int, float))}
+    if "entropy_q" not in numbers:
+        numbers.pop("entropy_p", None)
+    return numbers
+
+
+def degenerate(of_student, of_teacher):
+    """Circling: thresholds: over half of the 4-grams were there before, or 30% more texts than of
+    the teacher's never end."""
+    circles = of_student["repeated"] > 0.5
+    endless = of_student["never_ends"] > of_teacher["never_ends"] + 0.3
+    return Verdict("repetition, texts without an end", circles or endless,
+                   f"{of_student['repeated']:.1%} of 4-grams repeated (the teacher's "
+                   f"{of_teacher['repeated']:.1%}), {of_student['never_ends']:.1%} never end "
+                   f"({of_teacher['never_ends']:.1%})")
+
+
+def paradigms_lost(accuracies):
+    """Minimal pairs of babytalk {paradigm: accuracy} that are lost; threshold: under 75%."""
+    lost = [f"{uid} {accuracy:.1%}" for uid, accuracy in accuracies.items() if accuracy < 0.75]
+    said = ", ".join(lost) or f"of {len(accuracies)} none is under 75%"
+    return Verdict("paradigms lost", bool(lost), said)
+
+
+# ---------------------------------------------------------------- all of a run's, kept and said
+
+def of_run(log, accuracies):
+    """Verdicts that need no teacher, as dicts: of metrics.jsonl's lines, and of babytalk's pairs.
+
+    accuracies: `paradigms`. Where there is no log, or there are no pairs, nothing is said of them.
+    """
+    verdicts = [unstable(log)] if log else []
+    verdicts += [paradigms_lost(accuracies)] if accuracies else []
+    return [verdict._asdict() for verdict in verdicts]
+
+
+def of_student(figures, of_rules, written, written_by_teacher, log, accuracies):
+    """All Verdicts of a student, as dicts: the first four arguments are what tools.modes found."""
+    verdicts = [averaged(figures, written, written_by_teacher), rare_lost(figures, of_rules),
+                unstable(log), degenerate(written, written_by_teacher)]
+    verdicts += [paradigms_lost(accuracies)] if accuracies else []
+    return [verdict._asdict() for verdict in verdicts]
+
+
+def paradigms(results):
+    """{paradigm: accuracy} of babytalk's minimal pairs in an eval.json; {} where there are none."""
+    of_babytalk = results.get("babytalk")
+    accuracies = of_babytalk.get("paradigms") if isinstance(of_babytalk, dict) else None
+    if not isinstance(accuracies, dict):
+        return {}
+    return {uid: accuracy for uid, accuracy in accuracies.items() if isinstance(accuracy, float)}
+
+
+def kept(before, verdicts):
+    """What eval.json has under "verdicts": dicts of Verdicts, and those before of other names."""
+    names = [verdict["name"] for verdict in verdicts]
+    return [old for old in readable(before) if old["name"] not in names] + verdicts
+
+
+def readable(verdicts):
+    """Those of eval.json's verdicts that are in their form: a file may be damaged."""
+    if not isinstance(verdicts, list):
+        return []
+    return [verdict for verdict in verdicts if isinstance(verdict, dict)
+            and isinstance(verdict.get("name"), str) and isinstance(verdict.get("said"), str)]
+
+
+def words(label, verdicts):
+    """Lines that say a run's verdicts, as eval.json has them; none where it has none."""
+    verdicts = readable(verdicts)
+    said = [f"{label}: {verdict['name'].upper()}: {verdict['said']}"
+            for verdict in verdicts if verdict.get("found")]
+    absent = [verdict["name"] for verdict in verdicts if not verdict.get("found")]
+    if absent:
+        said.append(f"{label}: no sign of {'; '.join(absent)}")
+    return [line for text in said for line in textwrap.wrap(text, 100, subsequent_indent="    ")]

@@ -1,0 +1,107 @@
+"""signatures: each failure provoked, a sound run cleared; verdicts kept in eval.json and said."""
+import pytest
+
+import eval
+import signatures
+from tools import rules
+
+SOUND = dict(entropy_q=2.0, entropy_p=2.0, q_on_top_1_of_p=0.4, q_on_top_1_of_q=0.4,
+             p_on_top_1_of_p=0.4, ce=2.1, ce_teacher=2.0,
+             bands={"common": dict(share=0.9, gap=0.1), "rare": dict(share=0.1, gap=0.12)})
+WRITTEN = dict(distinct_2=0.5, repeated=0.0, never_ends=0.0)
+
+
+def test_a_sound_run_has_no_signature():
+    of_rules = [rules.Rule("S -> X", False, 0.1, 0.09)]
+    log = [dict(step=s, entropy_q=2.0, entropy_p=2.0, val_ce=3.0 - s / 10) for s in range(3)]
+    verdicts = signatures.of_student(SOUND, of_rules, WRITTEN, WRITTEN, log, {"filler_gap": 0.9})
+    assert [v["found"] for v in verdicts] == [False] * 5
+    assert len({v["name"] for v in verdicts}) == 5
+    assert signatures.words("student s", verdicts)[0].startswith("student s: no sign of averaged")
+
+
+@pytest.mark.parametrize("figures, written", [
+    (dict(entropy_q=2.2, q_on_top_1_of_p=0.3), {}),
+    ({}, dict(distinct_2=0.3)),
+])
+def test_averaged_output(figures, written):
+    assert signatures.averaged(SOUND | figures, WRITTEN | written, WRITTEN).found
+
+
+def test_flatter_alone_is_not_averaged():
+    assert not signatures.averaged(SOUND | dict(entropy_q=2.2), WRITTEN, WRITTEN).found
+
+
+def test_rare_words_lost():
+    bands = {"common": dict(share=0.9, gap=0.05), "rare": dict(share=0.1, gap=0.4)}
+    assert signatures.rare_lost(SOUND | dict(bands=bands)).found
+    bands["one word"] = dict(share=0.001, gap=9.0)  # too few to say
+    bands["rare"]["gap"] = 0.1
+    assert not signatures.rare_lost(SOUND | dict(bands=bands)).found
+
+
+@pytest.mark.parametrize("log, words", [
+    ([dict(step=1, entropy_q=0.1, entropy_p=2.0)], "entropy collapse"),
+    ([dict(step=1, rollout_repeated=0.9)], "repetition"),
+    ([dict(step=1, rollout_weight=20.0)], "exploding weights"),
+    ([dict(step=1, skipped=3)], "3 steps skipped"),
+    ([dict(step=1, val_ce=3.0), dict(step=2, val_ce=3.2)], "val_ce 3.200 at the end, 3.000"),
+])
+def test_instability(log, words):
+    verdict = signatures.unstable(log)
+    assert verdict.found and words in verdict.said
+
+
+def test_circling_and_texts_without_an_end():
+    assert signatures.degenerate(WRITTEN | dict(repeated=0.6), WRITTEN).found
+    assert signatures.degenerate(WRITTEN | dict(never_ends=0.4), WRITTEN).found
+    of_teacher = WRITTEN | dict(never_ends=0.9)
+    assert not signatures.degenerate(WRITTEN | dict(never_ends=1.0), of_teacher).found
+
+
+def test_a_lost_paradigm_is_named():
+    verdict = signatures.paradigms_lost({"filler_gap": 0.6, "pronoun_case": 0.99})
+    assert verdict.found and "filler_gap 60.0%" in verdict.said and "pronoun" not in verdict.said
+
+
+# ---------------------------------------------------------------- kept, and said
+
+def test_what_is_judged_anew_replaces_what_was_kept():
+    before = signatures.of_run([dict(step=1, skipped=3)], {"filler_gap": 0.6})
+    assert [verdict["found"] for verdict in before] == [True, True]
+    anew = signatures.of_run([dict(step=1)], {})
+    kept = signatures.kept(before, anew)
+    found = {verdict["name"]: verdict["found"] for verdict in kept}
+    assert found == {"instability or collapse": False, "paradigms lost": True} and len(kept) == 2
+
+
+def test_the_last_table_says_them_in_words():
+    """What is found with its figures, what is not by its name; of a run without any, nothing."""
+    found = signatures.of_run([dict(step=1, val_ce=3.0), dict(step=2, val_ce=3.2)],
+                              {"filler_gap": 0.9})
+    shown = eval.final_table([("student s", {"val_ce": 3.0, "verdicts": found}),
+                              ("teacher t", {"val_ce": 2.5})])
+    assert shown.split("\n")[-2:] == [
+        "student s: INSTABILITY OR COLLAPSE: val_ce 3.200 at the end, 3.000 at step 1",
+        "student s: no sign of paradigms lost"]
+
+
+def test_nothing_is_said_of_what_is_not_there():
+    assert signatures.of_run([], {}) == []
+    for results in ({}, {"babytalk": {"precision": 0.5}}, {"babytalk": [1]}):
+        assert signatures.paradigms(results) == {}
+    assert signatures.words("student s", []) == []
+
+
+@pytest.mark.parametrize("verdicts", [
+    None, 3, "found", [None], [{}], [{"name": 3, "said": "x"}], [{"name": "x", "found": True}]])
+def test_a_damaged_file_has_no_verdicts(verdicts):
+    assert eval.final_table([("s", {"verdicts": verdicts})]) == eval.final_table([("s", {})])
+    assert signatures.kept(verdicts, []) == []
+
+
+@pytest.mark.parametrize("line", [
+    dict(entropy_p=2.0), dict(entropy_p=2.0, entropy_q="0.1"), dict(skipped="3"),
+    dict(rollout_repeated=None), dict(val_ce=[])])
+def test_a_damaged_log_is_no_instability(line):
+    assert not signatures.unstable([dict(step=1, **line)]).found

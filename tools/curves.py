@@ -1,0 +1,138 @@
+"""Precision and recall over the sampling temperature, and two students at equal entropy.
+
+A student that is sampled below temperature 1 is more precise too, whatever it was trained by. So
+one figure says nothing of mode-seeking: a `Curve` has precision and recall at each temperature, and
+`compare` holds two of them against each other where their entropies are equal. What still parts
+them there is more than sharpening.
+"""
+import numpy as np
+import torch
+
+TEMPERATURES = [round(0.5 + 0.05 * i, 2) for i in range(21)]
+
+
+def mass(log_p):
+    """exp, of what is over e^-80: below, fp32 runs into denormal numbers, which are slow."""
+    return log_p.clamp_min(-80).exp_()
+
+
+class Curve:
+    """Entropy, precision and recall at each of TEMPERATURES, kept a text, for intervals.
+
+    sums (texts, temperatures, 3) float64; tokens (texts,) that are predicted.
+    """
+
+    def __init__(self, sequences):
+        self.sequences = sequences
+        self.sums = torch.zeros(len(sequences), len(TEMPERATURES), 3, dtype=torch.float64)
+        self.tokens = torch.tensor([len(s) - 1 for s in sequences], dtype=torch.float64)
+
+    def add(self, number, log_q, judged, p, log=False):
+        """Positions of texts `number` (N,), of a student's log_q (N, V) at temperature 1.
+
+        judged (N, V): what precision is the mean of under q, with log the log of that mean; p
+        (N, V): what recall is the mean under.
+        """
+        expected = (p * log_q).sum(-1)  # at temperature T this is divided by T
+        sides = torch.stack([torch.ones_like(log_q), log_q, judged], 1)  # (N, 3, V)
+        w = torch.empty_like(log_q)
+        for t, temperature in enumerate(TEMPERATURES):
+            # q_T = w / Z; Z cannot vanish, for some word has log_q >= -log V. `mass`, but in place:
+            # of a large vocabulary this is most of the work, and new memory most of that
+            torch.div(log_q, temperature, out=w).clamp_min_(-80).exp_()
+            Z, of_log_q, of_judged = torch.einsum("nv,nkv->kn", w, sides)  # (N,) each
+            log_z = Z.log()
+            entropy = log_z - of_log_q / Z / temperature
+            precision = of_judged / Z
+            if log:
+                precision = precision.clamp_min(1e-30).log()
+            recall = expected / temperature - log_z
+            terms = torch.stack([entropy, precision, recall], -1)
+            self.sums[:, t].index_add_(0, number, terms.double().cpu())
+
+    def means(self):
+        """(temperatures, 3) float64: entropy, precision, recall, nats a token."""
+        return self.sums.sum(0) / self.tokens.sum()
+
+    def at_entropy(self, entropy):
+        """(temperature, sums (texts, 2) of precision and recall) where the entropy is this one.
+
+        On straight lines between TEMPERATURES; None where no temperature has it.
+        """
+        have = self.means()[:, 0].numpy()  # rises with the temperature
+        if not have[0] <= entropy <= have[-1]:
+            return None
+        where = float(np.interp(entropy, have, np.arange(len(have))))
+        i = min(int(where), len(have) - 2)
+        share = where - i
+        sums = (1 - share) * self.sums[:, i] + share * self.sums[:, i + 1]
+        return float(np.interp(where, np.arange(len(have)), TEMPERATURES)), sums[:, 1:]
+
+    def as_json(self):
+        entropy, precision, recall = self.means().T.tolist()
+        return dict(temperature=TEMPERATURES, entropy=entropy, precision=precision, recall=recall)
+
+
+# Below these, nats a token, a difference is none, however sure: of precision, of recall. Against
+# the truth precision is the log of a mass near 1: 0.002 a token is one line in fifty.
+SAME = {"teacher": (0.01, 0.01), "truth": (0.002, 0.01)}
+
+SAID = {  # signs of the differences in precision and recall at equal entropy -> what that is
+    (0, 0): "the curves coincide: what parts them is sharpening alone",
+    (1, 0): "more precise at equal entropy and no less recall: its curve lies over the other",
+    (1, 1): "more precise at equal entropy and more recall: its curve lies over the other",
+    (0, 1): "more recall at equal entropy and no less precise: its curve lies over the other",
+    (1, -1): "mode-seeking beyond sharpening: at equal entropy more precise, and leaves more out",
+    (-1, 1): "mode-covering beyond sharpening: at equal entropy leaves less out, less precise",
+    (-1, 0): "less precise at equal entropy and no more recall: its curve lies under the other",
+    (0, -1): "less recall at equal entropy and no more precise: its curve lies under the other",
+    (-1, -1): "less precise at equal entropy and less recall: its curve lies under the other",
+}
+
+
+def compare(one, other, kind):
+    """Two Curves on the same text, at the entropy that `one` has at temperature 1.
+
+    The temperature that gives `other` this entropy; differences (one - other) of precision and
+    recall, nats a token, each with its 95% interval over texts; how they range over all entropies
+    that both reach; and in words what it is (SAID): a difference counts if it is beyond SAME[kind]
+    and its interval is on one side of 0. Where no temperature brings the entropies together there
+    is said that, and no figure.
+    """
+    at_1 = TEMPERATURES.index(1.0)
+    entropy = one.means()[at_1, 0].item()
+    matched = other.at_entropy(entropy)
+    if matched is None:
+        return dict(entropy=entropy, temperature=None, signs=None,
+                    said="at no temperature from 0.5 to 1.5 has the other this entropy, so they "
+                         "cannot be compared")
+    temperature, theirs = matched
+    differences = {}
+    signs = []
+    gaps = one.sums[:, at_1, 1:] - theirs  # (texts, 2)
+    for axis, small, gap in zip(("precision", "recall"), SAME[kind], gaps.T):
+        mean, low, high = ratio_interval(gap, one.tokens)
+        differences[axis] = dict(mean=mean, interval=[low, high])
+        counts = abs(mean) > small and (low > 0) == (high > 0)
+        signs.append(int(np.sign(mean)) if counts else 0)
+
+    ranges = []
+    for entropy_t, precision, recall in one.means().tolist():
+        there = other.at_entropy(entropy_t)
+        if there:
+            means = there[1].sum(0) / other.tokens.sum()
+            ranges.append([precision - means[0].item(), recall - means[1].item()])
+    low, high = np.min(ranges, 0), np.max(ranges, 0)
+    for axis, a, b in zip(("precision", "recall"), low.tolist(), high.tolist()):
+        differences[axis]["over_the_curve"] = [a, b]
+    said = SAID[tuple(signs)]
+    if signs == [0, 0] and abs(temperature - 1) < 0.03:
+        said = "no difference: one curve, and equally sharp"
+    return dict(entropy=entropy, temperature=temperature, **differences, signs=signs, said=said)
+
+
+def ratio_interval(sums, tokens):
+    """(mean, low, high), 95%: sums over texts divided by their tokens; texts are what varies."""
+    mean = (sums.sum() / tokens.sum()).item()
+    error = (sums - mean * tokens).square().sum().sqrt().item() / tokens.sum().item()
+    return mean, mean - 1.96 * error, mean + 1.96 * error

@@ -1,0 +1,84 @@
+"""What a model writes freely: does it vary, does it end, is it likely to its teacher and to it?"""
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import babytalk
+import eval
+import rollouts
+from tools import rules
+
+WRITTEN = 500         # texts that each model writes
+DIVERSITY = 2000      # tokens of them by which distinct n-grams are counted: it falls with length
+BATCH_TOKENS = 2048   # of a forward pass that keeps all logits
+
+
+def distinct(texts, n):
+    """Share of different n-grams among those of texts (lists of ids), of their first DIVERSITY."""
+    grams = [tuple(ids[i:i + n]) for ids in texts for i in range(len(ids) - n + 1)][:DIVERSITY]
+    return len(set(grams)) / max(1, len(grams))
+
+
+def longest_repeat(ids):
+    """Tokens of the longest span of ids that stands in them twice; the two may overlap."""
+    ids = np.asarray(ids)
+    longest = 0
+    for lag in range(1, len(ids)):
+        same = np.concatenate([[0], ids[:-lag] == ids[lag:], [0]])
+        breaks = np.flatnonzero(same == 0)
+        longest = max(longest, int(np.diff(breaks).max()) - 1)
+    return longest
+
+
+def diversity(texts, ended):
+    """What texts (lists of ids) are like; ended: a bool each."""
+    width = max(map(len, texts))
+    y = torch.tensor([[*ids, *[-100] * (width - len(ids))] for ids in texts])
+    repeated = rollouts.repeated(y).item() if width >= 4 else 0.0
+    return dict(**{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)}, repeated=repeated,
+                longest_repeat=max(map(longest_repeat, texts)),
+                mean_length=float(np.mean([len(ids) for ids in texts])),
+                never_ends=1 - float(np.mean(ended)), texts=len(texts))
+
+
+def log_likelihood(forward, tokenizer, texts, device):
+    """Mean log-probability a token, nats, of texts (lists of ids), each after `<s>`."""
+    sequences = [[tokenizer.bos_id, *ids] for ids in texts]
+    total = 0.0
+    for _, log_p, label in eval.positions(forward, sequences, [1] * len(texts), BATCH_TOKENS,
+                                          device):
+        total -= F.nll_loss(log_p, label, reduction="sum").item()
+    return total / sum(map(len, texts))
+
+
+def written(subject, forward, teacher, longest, seed=0):
+    """Figures of WRITTEN texts that a model writes after `<s>` at temperature 1, and some of them.
+
+    log_p, log_q: mean a token under teacher and model. A text ends at its first newline where
+    every line of the corpus was marked by `<s>`; else it goes on to 64 tokens, and one without a
+    newline never ended. On babytalk: right, the share that is in the language, and dialect_a.
+    longest: tokens of a text that are scored, for a GPT-2 among the readers reads no more.
+    """
+    _, model, tokenizer, config = subject
+    newline = tokenizer.newline_id
+    stop = newline if config.mark == "line" else -1
+    texts = eval.samples(model, tokenizer, "", WRITTEN, seed=seed, stop=stop)
+    ids = [tokenizer.encode(text) for text in texts]
+    ids = [tokens for tokens in ids if tokens]
+    device = next(model.parameters()).device
+    figures = diversity(ids, [newline in tokens for tokens in ids])
+    scored = [tokens[:longest] for tokens in ids]
+    figures["log_p"] = log_likelihood(teacher, tokenizer, scored, device)
+    figures["log_q"] = log_likelihood(forward, tokenizer, scored, device)
+    if config.corpus == "babytalk":
+        right = [text.endswith("\n") and babytalk.contains(text) for text in texts]
+        figures["right"] = float(np.mean(right))
+        figures["dialect_a"] = float(rules.dialect_shares(texts)[0])
+    return figures | {"examples": texts[:5]}
+
+
+def written_by_truth(tokenizer):
+    """The same of babytalk's truth, as far as it goes without a model: WRITTEN lines of its own."""
+    lines = babytalk.sample(WRITTEN, "modes, written")
+    ids = [tokenizer.encode(line) for line in lines]
+    return diversity(ids, [True] * len(ids)) | {"examples": lines[:5]}
