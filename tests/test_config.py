@@ -335,7 +335,8 @@ def test_help_and_refusals_do_not_wait_for_torch(with_torch, script):
 @pytest.mark.parametrize("command, wrong", [
     ("eval.py", ["run", "--lrr=1"]), ("tools.glue", ["run", "--seeds=0"]),
     ("tools.modes", []), ("tools.report", []), ("tools.hf", ["send", "a", "b"]),
-    ("tools.ngram", [f"{ROOT}/configs/rkl_demo.py", "--lrr=1"]), ("tools.ablate", ["a", "b"])])
+    ("tools.ngram", [f"{ROOT}/configs/rkl_demo.py", "--lrr=1"]), ("tools.ablate", ["a", "b"]),
+    ("tools.bench", ["nothing"])])
 def test_nor_do_those_of_other_commands(with_torch, command, wrong):
     script = ["-m", command] if command.startswith("tools") else [ROOT / command]
     helped = with_torch([*script, "--help"], "raise ImportError")

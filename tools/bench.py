@@ -31,7 +31,29 @@ ours_gb, peer_gb, and more; null where no peer was measured. `peer` is of the fa
 `peer_gb` of the one of least memory: peer_is and peer_gb_is name them. A peer that is not installed
 or fails is said, and left out.
 """
-import argparse
+from config import Arguments, Config, UserError, read_early, run_main
+
+
+def read_args(argv):
+    parser = Arguments("-m tools.bench", __doc__)
+    parser.add_argument("what", choices=("prepare", "bpe", "loss", "step", "score"))
+    parser.add_argument("--size", choices=("nano", "paper"), default="nano")
+    parser.add_argument("--peers", action="store_true",
+                        help="measure the peers too, where they are installed")
+    parser.add_argument("--data", default="",
+                        help="prepare, bpe: the corpus, as the key `corpus` names it")
+    parser.add_argument("--words", type=int, default=0,
+                        help="prepare, bpe: take about so many words of it; 0: all")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
+                        help="auto: cuda if it is there")
+    parser.add_argument("--batch", type=int, default=32,
+                        help="step: sequences a step, a multiple of 4")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    read_early(read_args)
+
 import collections
 import contextlib
 import copy
@@ -62,7 +84,6 @@ import losses
 import stored
 import suite
 from bpe import Tokenizer, train_bpe
-from config import Config, UserError, run_main
 from eval import table
 from run import DTYPES, autocast, device_of, dtype_of, gpu_usage, model_of
 from tools import measure, peers
@@ -863,21 +884,7 @@ def plain(value):
 
 
 def main(argv):
-    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=COMMANDS)
-    parser.add_argument("--size", choices=STEP_SIZES, default="nano")
-    parser.add_argument("--peers", action="store_true",
-                        help="measure the peers too, where they are installed")
-    parser.add_argument("--data", default="",
-                        help="prepare, bpe: the corpus, as the key `corpus` names it")
-    parser.add_argument("--words", type=int, default=0,
-                        help="prepare, bpe: take about so many words of it; 0: all")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
-                        help="auto: cuda if it is there")
-    parser.add_argument("--batch", type=int, default=32,
-                        help="step: sequences a step, a multiple of 4")
-    args = parser.parse_args(argv)
+    args = read_args(argv)
     measure.device = device_of(Config(device=args.device))
     with contextlib.suppress(BrokenPipeError):
         print(json.dumps(plain(COMMANDS[args.what](args))))
