@@ -207,9 +207,12 @@ def test_a_student_trains_what_it_needs_and_ends_with_a_table(
     assert configs["kid"]["_tokenizer"] == configs["coach"]["_tokenizer"]
     assert configs["kid"]["_dtype"] == "float32"
     assert data.load_tokenizer(found["kid"] / "tokenizer.json").hash == configs["kid"]["_tokenizer"]
-    assert set(files.read_json(found["coach"] / "eval.json")) == {"babytalk", "sample", "val_ce"}
+    of_coach = files.read_json(found["coach"] / "eval.json")
+    assert set(of_coach) == {"babytalk", "sample", "val_ce", "verdicts"}
 
-    table = out.rstrip().rpartition("\n\n")[2].split("\n")
+    *_, table, verdicts = out.rstrip().split("\n\n")
+    assert "student kid: no sign of instability" in verdicts
+    table = table.split("\n")
     steps = [row.split()[-3:] for row in table if row.startswith("steps trained")]
     assert steps == [["3", "4", "2"]]
     assert table[0].split() == ["teacher", "coach", "baseline", "alone", "student", "kid"]
@@ -222,7 +225,7 @@ def test_a_student_trains_what_it_needs_and_ends_with_a_table(
     code, again, err = command(distill.main, kid, "--max_steps=2")
     assert (code, err, len(calls)) == (0, "", 9)
     assert "kid is finished (2 steps); --resume=no" in again
-    assert again.rstrip().split("\n")[-len(table):] == table
+    assert "\n".join(table) + "\n\n" + verdicts in again
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file()}
 
     # resume = no trains the student anew, and nothing else; the evaluation of the earlier one is

@@ -558,7 +558,7 @@ def test_evaluate_writes_and_merges(babytalk_run, monkeypatch, capsys):
     monkeypatch.setattr(eval, "LINES", 50)
     results = eval.evaluate(babytalk_run)
     saved = files.read_json(babytalk_run / "eval.json")
-    assert saved == results and set(saved) == {"babytalk", "sample", "val_ce"}
+    assert saved == results and set(saved) == {"babytalk", "sample", "val_ce", "verdicts"}
     assert saved["val_ce"] == 6.5
     assert saved["babytalk"]["lines"] == 50 and saved["babytalk"]["which"] == "best"
     text = (babytalk_run / "samples.txt").read_text()
@@ -633,7 +633,7 @@ def test_text_that_was_replaced_is_not_a_runs_own(babytalk_run, tmp_path):
 def test_other_text_of_a_run_that_has_its_own(babytalk_run, tmp_path):
     (tmp_path / "other.txt").write_text("tom sleeps\n" * 9)
     results = eval.evaluate(babytalk_run, ["ppl"], dev=str(tmp_path / "other.txt"))
-    assert set(results) == {"val_ce", f"ppl --dev={tmp_path / 'other.txt'}"}
+    assert set(results) == {"val_ce", f"ppl --dev={tmp_path / 'other.txt'}", "verdicts"}
 
 
 def test_a_gpt2_shorter_than_the_longest_line_is_refused_in_one_line(make_run):
