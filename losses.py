@@ -533,6 +533,7 @@ def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
     masses = []
     gradient = None
 
+    # CE, at tau 1; its gradient to the logits is q less 1 at the label
     log_q = log_softmax(z_q) if form.with_ce or form.at_tau_1 else None
     if form.with_ce:
         ce = -log_q.gather(1, labels.clamp_min(0)[:, None])[:, 0]
@@ -540,6 +541,7 @@ def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
             q = exp_(log_q.clone() if form.at_tau_1 else log_q)
             gradient = q.mul_(weights[0, :, None])
 
+    # D, at tau, on all V tokens or on a Stored's k and its tail
     if z_ps:
         stored = z_ps[0] if are_stored(z_ps) else None
         z_tau = log_q if form.at_tau_1 else z_q / tau
@@ -555,7 +557,7 @@ def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
             entropy_p = -(log_p.exp() * log_p).sum(-1)
         if form.with_gradient:
             d, d_gradient = value_and_gradient(log_q, log_p, mix, form)
-            d_gradient.mul_((weights[1] / tau)[:, None])
+            d_gradient.mul_((weights[1] / tau)[:, None])  # it was to z_q / tau
             if stored:
                 d_gradient = spread(d_gradient, others, stored.ids)
             gradient = d_gradient if gradient is None else gradient.add_(d_gradient)

@@ -92,7 +92,7 @@ def attend(q, k, v, dropout=0.0, mask=None):
         return attend_bf16_cpu(q, k, v, dropout, mask)
     if mask is None and T == S:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
-    if mask is None:
+    if mask is None:  # is_causal would align the T queries with the first keys, not the last
         mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
@@ -111,13 +111,18 @@ class Attention(nn.Module):
 
     def forward(self, x, rope, cache, mask):
         (B, T, d), H, K = x.shape, self.n_head, self.n_kv_head
+
+        # one product for queries, keys and values of all heads
         qkv = self.qkv(x).view(B, T, H + 2 * K, d // H).transpose(1, 2)
         q, k, v = qkv.split([H, K, K], dim=1)  # (B, H, T, head_dim), of keys and values K heads
         if rope is not None:
             q = rotate(q, *rope)
             k = rotate(k, *rope)
+
+        # what was read before is looked at too, and need not be computed again
         if cache is not None:
             k, v = (t.to(q.dtype) for t in cache.append(self.layer, k, v))
+
         if K < H:  # arXiv 2305.13245: each of them is for H / K heads of queries
             k, v = (t.repeat_interleave(H // K, dim=1) for t in (k, v))
         y = attend(q, k, v, self.dropout if self.training else 0.0, mask)
@@ -205,12 +210,13 @@ class LM(nn.Module):
         self.norm = norm(c)
         self.head = nn.Linear(c.d_model, c.vocab_size, bias=False)
 
+        # as Hugging Face transformers initialises them
         self.apply(self._init)
         if c.arch == "gpt2":  # it scales what enters the residual stream by its number of additions
             for name, p in self.named_parameters():
                 if name.endswith("proj.weight"):
                     nn.init.normal_(p, std=0.02 / math.sqrt(2 * c.n_layer))
-        if c.tie or c.arch == "gpt2":
+        if c.tie or c.arch == "gpt2":  # one matrix says what a word is, and which word comes
             self.head.weight = self.embed.weight
         if c.arch == "llama":  # buffers follow .to(device); they follow from the config: not saved
             cos, sin = rope_table(head_dim, c.block_size, c.rope_theta, c.rope_scaling)

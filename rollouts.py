@@ -76,6 +76,7 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
         log_s = losses.log_mixture(log_p, log_q, rollout_mix)
         log_s = torch.where(known[:, None], log_s, log_q)  # a teacher that knows nothing has no say
 
+        # inverse transform sampling: the first token at which the cumulative mass is over u
         cdf = log_s.exp().cumsum(-1)
         new = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True)  # (B, 1)
         new = new.clamp_max(cdf.shape[1] - 1)
@@ -123,11 +124,15 @@ def policy_coefficients(rollout, rollout_loss="single_step", length_norm=False, 
     valid = rollout.y != -100
     c = (rollout.log_q - rollout.log_p).masked_fill(~valid, 0) * weights
     w = (rollout.log_q - rollout.log_s).exp().masked_fill(~valid, 0)
+
+    # what a token is blamed for: what came after it, in REINFORCE its own cost too
     value = after(c)  # R_{t+1}
     if length_norm:
         value = value / after(valid.long()).clamp_min(1)
     if rollout_loss == "reinforce":
         value = value + c
+
+    # less than the others' mean is to its credit; a row's own value in it would bias the gradient
     others = (valid.sum(0) - valid.long()).clamp_min(1)
     baseline = ((value * valid).sum(0) - value * valid) / others  # of the others, at the same step
     return (w * (value - baseline)).masked_fill(~valid, 0)
@@ -155,6 +160,7 @@ def rollout_loss(student, teachers, rollout, now, counts, return_stats=False):
         keys = {**now.loss_keys(), "alpha": 0.0}
         return losses.distillation_loss(h, W, targets, rollout.y, counts=counts,
                                         return_stats=return_stats, **keys)
+    # the one difference between the two: is the first part taken over all tokens, or sampled?
     exact = weights_in(now, counts) if now.rollout_loss == "single_step" else False
     return sequence_loss(h, W, targets, rollout, exact, now.ensemble, counts.sum(), return_stats)
 
