@@ -193,3 +193,18 @@ def test_a_plan_that_extends_another_has_its_variants_rows_and_settings(folder):
     (folder / "plan.py").write_text("\n".join([*own, "seeds = [7]"]))
     with pytest.raises(UserError, match="seeds is some's"):
         ablate.read_plan(folder / "plan.py")
+
+
+def test_contrasts_that_are_not_there_yet_count_in_holms_correction(folder):
+    contrasts = [["rkl", "coach", "val_ce"]] * 2 + [["coach", "rkl", "other"]]
+    figures = {"val_ce": "val_ce", "other": "eval.other"}
+    table = ablate.Table(ablate.read_plan(write(folder, figures=figures, contrasts=contrasts)),
+                         folder, 1)
+    for variant, values in (("coach", (1.0, 3.0)), ("rkl", (2.0, 4.5))):
+        for seed, value in enumerate(values):
+            path = table.path(variant, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_json(path, dict(val_ce=value))
+    found = ablate.summary(table)["contrasts"]
+    assert len(found) == 2
+    assert found[0]["p_holm"] == pytest.approx(min(1.0, 3 * found[0]["p"]))

@@ -484,7 +484,9 @@ def summary(table):
             mean, interval, p = paired([a[seed] - b[seed] for seed in seeds])
             contrasts.append(dict(one=one, other=other, figure=title, seeds=seeds, mean=mean,
                                   interval=interval, p=p))
-    for contrast, p in zip(contrasts, holm([contrast["p"] for contrast in contrasts])):
+    ps = [contrast["p"] for contrast in contrasts]
+    missing = len(plan.contrasts) - len(ps)  # counted too: half a table must not look better
+    for contrast, p in zip(contrasts, holm([*ps, *[1.0] * missing])):
         contrast["p_holm"] = p
     return dict(table=plan.table, chosen=table.chosen(), figures=figures, contrasts=contrasts)
 
@@ -527,8 +529,9 @@ def as_markdown(table, found):
             for variant, of_seed in found["figures"].items()])
 
     if found["contrasts"]:
-        lines += ["", "## Contrasts", "", "Paired over seeds; named before anything was run; p by "
-                  "Student's t, Holm's over all of these.", ""]
+        lines += ["", "## Contrasts", "", f"Paired over seeds; {len(plan.contrasts)} were named "
+                  f"before anything was run, {len(found['contrasts'])} are here; p by Student's "
+                  "t, Holm's over all that were named.", ""]
         lines += markdown([["", "difference", "95% over seeds", "p", "p, Holm", "seeds"]] + [
             [f"{in_brackets(c['one'])} - {in_brackets(c['other'])}: {c['figure']}",
              f"{c['mean']:+.4g}", f"{c['interval'][0]:+.4g} to {c['interval'][1]:+.4g}",
