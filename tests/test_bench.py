@@ -58,7 +58,7 @@ OWN = {"prepare": {"same", "words", "tokens"},
                 "path"},
        "step": {"peer_is", "peer_gb_is", "roofline", "roofline_square", "gflop", "gflop_per_s",
                 "gflop_per_s_square", "tokens_per_s", "gb", "parts", "dtype", "accum_difference"},
-       "score": {"sentences"}}
+       "score": {"sentences", "decisions_differ"}}
 PARTS = ["teacher forward", "student forward", "loss and its gradient", "student backward",
          "optimizer"]
 

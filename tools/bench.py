@@ -20,7 +20,7 @@
             transformers, in ours' dtype and in fp32, as it comes and compiled, and the same two
             with Liger's loss.
     score   log-probabilities of minimal pairs under a random model of the size of step's student:
-            BLiMP's first 8 pairs a paradigm (eval/blimp_filtered under $BABYLM_DIR), else
+            BLiMP's first 15 pairs a paradigm (eval/blimp_filtered under $BABYLM_DIR), else
             babytalk's. --peers: minicons, with the same weights.
 
 Figures drift on shared machines, so quote the ratios. Memory is of a fresh process: its peak
@@ -93,7 +93,7 @@ ROUNDS = {"nano": 7, "paper": 3}
 V = 16000         # tokens of the vocabulary
 POSITIONS = 4096  # of `loss`
 T = 128           # tokens of a sequence of `step`
-PAIRS = 8         # of each paradigm, in `score`
+PAIRS = 15        # of each paradigm, in `score`
 TAU = peers.TAU
 ALPHA = peers.ALPHA
 # relative error, of a loss and its gradients, up to which a peer computes what ours does
@@ -828,11 +828,16 @@ def bench_score(args):
     for name, seconds in times.items():
         rows.append([name, f"{n / seconds:.1f}", ratio(peer, seconds), f"{gb[name]:.2f}"])
     print(table(rows))
+    differ = None
     if peer:
         difference = (sums[0] - sums[1]).abs().max()
         print(f"largest difference of a sentence's log-probability: {difference:.1e} nats")
+        ours_right, theirs_right = (of.view(-1, 2).diff() < 0 for of in sums)  # (pairs, 1)
+        differ = int((ours_right != theirs_right).sum())
+        print(f"of {n // 2} pairs {differ} are decided otherwise")
     return dict(what="score", size=args.size, ours=n / times["ours"], peer=peer and n / peer,
-                ours_gb=gb["ours"], peer_gb=gb.get("minicons"), sentences=n)
+                ours_gb=gb["ours"], peer_gb=gb.get("minicons"), sentences=n,
+                decisions_differ=differ)
 
 
 def score_sentences():
