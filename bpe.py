@@ -66,7 +66,7 @@ BYTE_ID = {b: len(SPECIAL) + i for i, b in enumerate(sorted(CHARACTER, key=CHARA
 MOST = 10**6  # tokens, where no vocab_size is given
 
 
-# A space of any kind and after it " ", which then may belong to what is before it.
+# Two spaces in a row: whether the second begins a pre-token depends on what is around them.
 RUN_OF_SPACES = re.compile(f"[{SPACE}] ")
 
 

@@ -92,8 +92,8 @@ class Plan:
 
     @property
     def runs(self):
-        """The folder that its runs share with those of the plans that it extends, and theirs."""
-        return next(iter(self.tables.values()))
+        """The folder of its runs: the first plan's, whose teachers those that extend it share."""
+        return next(iter(self.tables.values()))  # the first plan's variants stand first
 
     def points(self, variant):
         """The settings {key: value} of a variant's grid, one dict a point."""
@@ -125,7 +125,8 @@ def read_plan(path):
             raise UserError(f"{path}: {before.table} has a variant {again[0]!r} already")
         tables = before.tables
         variants = before.variants | variants
-        values = dataclasses.asdict(before) | {"contrasts": [], "tasks": []} | values
+        questions = {"contrasts": [], "tasks": []}  # each plan asks its own
+        values = dataclasses.asdict(before) | questions | values
     for name in ("table", "seeds", "tuning_seeds", "variants", "figures"):
         if name not in values:
             raise UserError(f"{path}: {name} is missing; python -m tools.ablate --help says what "
