@@ -11,7 +11,8 @@ The identity. J compares whole continuations y of a prompt x, drawn from the stu
 Plain REINFORCE samples both parts, (c_t + R_{t+1}) grad log q(y_t|y_<t). The single-step
 decomposition (MiniLLM, arXiv 2306.08543, section 2.2) takes the first part as it stands, without
 the noise of y_t. The file follows it: when (`is_due`), what is written (`sample`), what follows
-each token (`policy_coefficients`), the loss (`rollout_loss`), what can go wrong (`failures`).
+each token (`policy_coefficients`), the loss (`rollout_loss`; the decomposition is `sequence_loss`),
+what can go wrong (`failures`).
 
 Rollouts are drawn from s = r p + (1 - r) q, r = rollout_mix (MiniLLM's teacher-mixed sampling).
 """
