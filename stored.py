@@ -106,7 +106,7 @@ class StoredTeacher:
                 log_p = losses.teacher_log_probs(z_ps, self.tau, self.ensemble)
                 part = losses.store(log_p.clamp_min(losses.LOG_FLOOR), self.k)
                 parts.append((part.ids.cpu(), part.log_p.half().cpu()))
-        ids, log_p = (torch.cat(part).view(len(x), -1).numpy() for part in zip(*parts))
+            ids, log_p = (torch.cat(part).view(len(x), -1).numpy() for part in zip(*parts))
         return ids.astype(self.record["ids"].base), log_p
 
     def write(self, chunks, outputs):

@@ -539,12 +539,10 @@ def bench_step(args):
     difference = in_pieces(steps["ours" if auto == "float32" else "ours, fp32"], 4)
     flops = {name: step.flops() for name, step in steps.items() if isinstance(step, Step)}
     del steps  # a GPU has better uses for its memory
-    random_teacher.cache_clear()
-    peers.hf_teacher.cache_clear()
 
     alone = seconds_alone(step_products(sizes, V, B, T), DTYPES[auto])
     square = seconds_alone([(2048, 2048, 2048, 1)], DTYPES[auto])
-    gb = {name: memory_of(make, arguments)[0] for name, (make, arguments) in contenders.items()}
+    gb = step_memory(contenders)
 
     best = best_of(peers_of(times), times, gb)
     print(f"step, {args.size}: {B} x {T} tokens, V {V}; where no dtype is named, products are in "
@@ -603,6 +601,16 @@ def peer_steps(args, auto):
         as_it_comes = peers.STEPS["transformers"]
         contenders["transformers, fp32"] = peers.hf_step, (*as_it_comes, "float32", *shape)
     return contenders
+
+
+def step_memory(contenders):
+    """{name: peak GB}, each with a teacher of its own."""
+    gb = {}
+    for name, (make, arguments) in contenders.items():
+        random_teacher.cache_clear()
+        peers.hf_teacher.cache_clear()
+        gb[name] = memory_of(make, arguments)[0]
+    return gb
 
 
 def median_parts(step, rounds=3):

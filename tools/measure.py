@@ -4,6 +4,7 @@ Times are of functions in turn, in one process. Memory is of each in a process o
 reads /proc).
 """
 import functools
+import gc
 import importlib.util
 import math
 import multiprocessing
@@ -110,14 +111,7 @@ def seconds_alone(products, dtype):
 # ---------------------------------------------------------------- memory
 
 def peak(since_now=False):
-    """Bytes: the peak of a GPU's allocations, else of this process's resident memory.
-
-    since_now: the past is forgotten first.
-    """
-    if device.type == "cuda":
-        if since_now:
-            torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.max_memory_allocated()
+    """Bytes: the peak of this process's resident memory; since_now: the past is forgotten first."""
     if since_now:
         pathlib.Path("/proc/self/clear_refs").write_text("5")
     status = pathlib.Path("/proc/self/status").read_text()
@@ -129,13 +123,34 @@ def memory_of(make, arguments, tiny=(), runs=2):
 
     added: by the calls, to what make has made. With `tiny`, a list of arguments, make(*each)() is
     called before that, and both are counted from there on. nan if the process fails.
+
+    On a GPU it is this process, and what was there before is not counted: its allocator tells what
+    each call takes.
     """
+    if device.type == "cuda":
+        return gpu_memory_of(make, arguments, runs)
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     process = context.Process(target=_measure, args=(queue, device, make, arguments, tiny, runs))
     process.start()
     process.join()
     return queue.get() if process.exitcode == 0 else (math.nan, math.nan)
+
+
+def gpu_memory_of(make, arguments, runs):
+    gc.collect()
+    torch.cuda.empty_cache()
+    others = torch.cuda.memory_allocated()
+    try:
+        f = make(*arguments)
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        for _ in range(runs):
+            f()
+    except torch.OutOfMemoryError:
+        return math.nan, math.nan
+    highest = torch.cuda.max_memory_allocated()
+    return (highest - others) / 1e9, (highest - before) / 1e9
 
 
 def _measure(queue, where, make, arguments, tiny, runs):
