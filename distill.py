@@ -51,7 +51,7 @@ def train(config):
     begin(run, student, optimizer, teachers, data, batches)  # from the last checkpoint, if any
 
     while run.goes_on():
-        # the schedules' values, a batch, and at times what the student writes itself
+        # the schedules' values (progressive training), a batch, what the student writes at times
         now = config.at(run.progress)
         x, y = batches.batch(run.step, now)  # (B, T) each
         for teacher in teachers:

@@ -52,6 +52,9 @@ class Options:
     which: str = option("best", "best: best.pt, the lowest val_ce; last: ckpt.pt; chck_10M and so "
                         "on: checkpoints by words")
     device: str = option("auto", "where to compute", ["auto", "cpu", "cuda", "mps"])
+    dtype: str = option("float32", "of the suite's matrix products; bfloat16 is faster on a "
+                        "processor that has it, and decides some pairs otherwise",
+                        ["float32", "bfloat16"])
     prompt: str = option("", "what samples begin with")
     n: int = option(5, "samples")
     temperature: float = option(0.8, "0: always the most likely token")
@@ -957,7 +960,7 @@ PART = ("limit", "which")
 SAMPLING = ("prompt", "n", "temperature", "top_k", "top_p", "seed", "which")
 TASKS = {
     "ppl": Task(ppl_task, (*PART, "dev")),
-    **{name: Task(None, PART) for name in suite.TASKS},  # `answer` has them
+    **{name: Task(None, (*PART, "dtype")) for name in suite.TASKS},  # `answer` has them
     "babytalk": Task(babytalk_task, (*PART, "seed")),
     "curve": Task(curve_task, ("limit", "seed")),
     "sample": Task(sample_task, SAMPLING),
@@ -1054,7 +1057,7 @@ def evaluate_subject(subject, tasks=(), **options):
     for task in tasks:
         do, heeds = TASKS[task]
         if task in exam:
-            answers[task] = answer(task, asked[task], *subject[1:3], options.seed)
+            answers[task] = answer_of(subject, task, asked[task], options)
             result = with_remarks(task, answers[task], subject, options.limit)
             shown = "\n".join([groups_table(task, answers[task]), *remarks(task, result)])
         else:
@@ -1067,6 +1070,14 @@ def evaluate_subject(subject, tasks=(), **options):
     if exam:
         close_exam(subject, other, asked, answers, options)
     return with_verdicts(folder, results)
+
+
+def answer_of(subject, name, asked, options):
+    """What a subject says to a task: `answer`, its products in options.dtype."""
+    model = subject.model
+    device = next(model.parameters()).device if isinstance(model, LM) else torch.device("cpu")
+    with run.autocast(options.dtype, device):
+        return answer(name, asked, model, subject.tokenizer, options.seed)
 
 
 def with_verdicts(folder, results):
@@ -1118,8 +1129,7 @@ def close_exam(subject, other, asked, answers, options):
     columns += yardsticks(subject, list(answers), options)
     compared = {}
     if other:
-        theirs = {name: answer(name, what, *other[1:3], options.seed)
-                  for name, what in asked.items()}
+        theirs = {name: answer_of(other, name, what, options) for name, what in asked.items()}
         columns.append((other.folder.name, {name: its.result for name, its in theirs.items()}))
         compared = {name: suite.compared(its.items, its.share, theirs[name].share,
                                          suite.TASKS[name].over)

@@ -411,7 +411,7 @@ def weighted_loss(h, W, teachers, labels, weights, form, tau=1.0, mix=1.0):
     N, V, device = len(labels), len(W), h.device
     how = path(device.type, N, V)
     form = dataclasses.replace(
-        form, chunk=form.chunk or chunk_size(N, V),
+        form, chunk=form.chunk or chunk_size(N, V, device.type),
         with_gradient=torch.is_grad_enabled() and (h.requires_grad or W.requires_grad),
         closed=None if form.mixed else closed_gradient(form.divergence),
         padded=device.type != "cpu" or not valid.all())  # a GPU is not waited for
@@ -497,12 +497,14 @@ def same_vocabulary(z_q, z_ps):
                              f"{tuple(z_q.shape)}: both need the same positions and vocabulary")
 
 
-def chunk_size(N, V):
+def chunk_size(N, V, kind="cpu"):
     """Positions per chunk: some 4M logits, 16 MB in fp32, which a cache holds; at most 64 chunks.
 
-    From N and V alone, so that results do not depend on the machine.
+    A GPU takes 16M: to it each chunk is a dozen launches. From the sizes and the device's kind
+    alone, so that results do not depend on the machine.
     """
-    return max(16, max(2**22 // V, N // 64) // 16 * 16)
+    logits = 2**24 if kind == "cuda" else 2**22
+    return max(16, max(logits // V, N // 64) // 16 * 16)
 
 
 def by_rows(terms, block):

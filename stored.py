@@ -100,7 +100,8 @@ class StoredTeacher:
         n = x.numel()
         parts = []
         with torch.autocast(x.device.type, enabled=False):
-            size = losses.chunk_size(n, teachers[0](slice(0, 1)).shape[-1])
+            V = teachers[0](slice(0, 1)).shape[-1]
+            size = losses.chunk_size(n, V, x.device.type)
             for start in range(0, n, size):
                 z_ps = [teacher(slice(start, start + size)).float() for teacher in teachers]
                 log_p = losses.teacher_log_probs(z_ps, self.tau, self.ensemble)

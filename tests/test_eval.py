@@ -729,6 +729,15 @@ def test_blimp_from_a_folder_and_from_the_environment(babytalk_run, tmp_path, mo
     monkeypatch.setenv("BABYLM_DIR", str(tmp_path))
     assert eval.evaluate(babytalk_run, ["blimp"])["supplement"]["n"] == 1
 
+    # in another dtype it is another figure, and has a place of its own
+    seen = []
+    monkeypatch.setattr(eval, "answer", lambda *asked, answer=eval.answer: seen.append(
+        torch.is_autocast_enabled("cpu")) or answer(*asked))
+    kept = eval.evaluate(babytalk_run, ["blimp"], dtype="bfloat16", against=str(babytalk_run))
+    assert seen == [True, True]
+    assert kept["blimp --dtype=bfloat16"]["dtype"] == "bfloat16"
+    assert kept["blimp"]["dtype"] == "float32"
+
 
 @pytest.mark.parametrize("arguments, words", [
     (["RUN", "--tasks=blimb"], ["blimb", "known are ppl"]),

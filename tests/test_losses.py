@@ -578,6 +578,7 @@ def test_chunks_follow_from_the_sizes_alone():
     # memory is flat when N doubles
     assert losses.chunk_size(4096, 16000) == losses.chunk_size(8192, 16000) == 256
     assert losses.chunk_size(1, 10**9) == 16 and losses.chunk_size(32768, 50257) == 512
+    assert losses.chunk_size(4096, 16000, "cuda") == 1040
 
 
 @pytest.mark.slow

@@ -310,6 +310,17 @@ def test_what_is_read_is_the_mixture_at_tau(small, tmp_path):
         store(wrong)
 
 
+def test_a_run_in_bf16_writes_what_it_reads(small, tmp_path):
+    """On a CPU autocast knows no half precision: what is written is none of its business."""
+    store = small(tmp_path)
+    x = batches(store)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        written = store(x)
+        read = small(tmp_path)(x)
+    assert written.log_p.dtype == torch.float16
+    assert torch.equal(read.ids, written.ids) and torch.equal(read.log_p, written.log_p)
+
+
 def fill(small, folder):
     store = small(folder)
     for x in batches(store):

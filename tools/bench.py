@@ -21,7 +21,8 @@
             with Liger's loss.
     score   log-probabilities of minimal pairs under a random model of the size of step's student:
             BLiMP's first 15 pairs a paradigm (eval/blimp_filtered under $BABYLM_DIR), else
-            babytalk's. --peers: minicons, with the same weights.
+            babytalk's; in fp32 and, where the processor has it, bf16. --peers: minicons, with the
+            same weights.
 
 Figures drift on shared machines, so quote the ratios. Memory is of a fresh process: its peak
 (prepare, step, score), or what it adds to its inputs (bpe, loss); on a GPU of its allocations, and
@@ -488,7 +489,8 @@ def step_products(sizes, vocab_size, B, T, training=True):
     sizes: of student and teacher. training False: of what both compute to write B x T tokens.
     """
     products = []
-    n = min(B * T, losses.chunk_size(B * T, vocab_size))  # positions whose logits exist at once
+    # positions whose logits exist at once
+    n = min(B * T, losses.chunk_size(B * T, vocab_size, measure.device.type))
     for size, trained in zip(sizes, (training, False)):
         products += block_products(size, B, T, trained)
         products += linear_products(n, size["d_model"], vocab_size, B * T / n, trained)
@@ -812,11 +814,14 @@ def bpe_table(times, parts, gb):
 # ---------------------------------------------------------------- scoring
 
 def bench_score(args):
-    machine()
+    auto = machine()
     sentences = score_sentences()
-    contenders = {"ours": our_score}
+    contenders = {"ours": (our_score, "float32")}
     if args.peers and is_installed("minicons"):
-        contenders["minicons"] = their_score
+        contenders["minicons"] = their_score, "float32"
+    if auto == "bfloat16":
+        contenders |= {f"{name}, bf16": (make, auto)
+                       for name, (make, _) in contenders.items()}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         tokenizer = tokenizer_of(sentences, folder)
@@ -824,28 +829,32 @@ def bench_score(args):
         vocab_size = max(V, tokenizer.vocab_size)
         student = STEP_SIZES[args.size][0]
         arguments = student, vocab_size, folder / "tokenizer.json", sentences
-        scorers = {name: make(*arguments) for name, make in contenders.items()}
+        scorers = {name: make(*arguments, dtype) for name, (make, dtype) in contenders.items()}
         times = median_times(scorers, ROUNDS[args.size])
-        sums = [scorer() for scorer in scorers.values()]
-        gb = {name: memory_of(make, arguments)[0] for name, make in contenders.items()}
+        sums = {name: scorer() for name, scorer in scorers.items()}
+        gb = {name: memory_of(make, (*arguments, dtype))[0]
+              for name, (make, dtype) in contenders.items()}
 
     n = len(sentences)
     peer = times.get("minicons")
-    print(f"score, {args.size}: {n} sentences, {len(set(sentences))} distinct, fp32")
+    print(f"score, {args.size}: {n} sentences, {len(set(sentences))} distinct; fp32 where no dtype "
+          "is named")
     rows = [["", "sentences/s", "x minicons", "peak GB"]]
     for name, seconds in times.items():
         rows.append([name, f"{n / seconds:.1f}", ratio(peer, seconds), f"{gb[name]:.2f}"])
     print(table(rows))
-    differ = None
-    if peer:
-        difference = (sums[0] - sums[1]).abs().max()
-        print(f"largest difference of a sentence's log-probability: {difference:.1e} nats")
-        ours_right, theirs_right = (of.view(-1, 2).diff() < 0 for of in sums)  # (pairs, 1)
-        differ = int((ours_right != theirs_right).sum())
-        print(f"of {n // 2} pairs {differ} are decided otherwise")
+    right = {name: of.view(-1, 2).diff() < 0 for name, of in sums.items()}  # (pairs, 1)
+    differ = {name: int((right["ours"] != its).sum()) for name, its in right.items()}
+    for name, its in sums.items():
+        if name != "ours":
+            difference = (sums["ours"] - its).abs().max()
+            print(f"{name} against ours: log-probabilities differ by up to {difference:.1e} nats, "
+                  f"of {n // 2} pairs {differ[name]} are decided otherwise, "
+                  f"{right[name].double().mean():.2%} against {right['ours'].double().mean():.2%}")
     return dict(what="score", size=args.size, ours=n / times["ours"], peer=peer and n / peer,
                 ours_gb=gb["ours"], peer_gb=gb.get("minicons"), sentences=n,
-                decisions_differ=differ)
+                decisions_differ=differ.get("minicons"),
+                sentences_per_s={name: n / seconds for name, seconds in times.items()})
 
 
 def score_sentences():
@@ -869,16 +878,24 @@ def random_lm(size, vocab_size):
     return model_of(Config(**size), vocab_size).eval()
 
 
-def our_score(size, vocab_size, tokenizer, sentences):
-    """() -> (n,) log p(sentence | <s>); tokenizer: a tokenizer.json."""
+def our_score(size, vocab_size, tokenizer, sentences, dtype):
+    """() -> (n,) log p(sentence | <s>); tokenizer: a tokenizer.json; dtype: of the products."""
     lm = random_lm(size, vocab_size).to(measure.device)
     tokenizer = Tokenizer.load(tokenizer)
-    return lambda: eval.score_sentences(lm, tokenizer, sentences)
+    return in_dtype(lambda: eval.score_sentences(lm, tokenizer, sentences), dtype)
 
 
-def their_score(size, vocab_size, tokenizer, sentences):
+def their_score(size, vocab_size, tokenizer, sentences, dtype):
     lm = random_lm(size, vocab_size)
-    return peers.minicons_score(lm, tokenizer, sentences, measure.device)
+    return in_dtype(peers.minicons_score(lm, tokenizer, sentences, measure.device), dtype)
+
+
+def in_dtype(f, dtype):
+    """f, called with its matrix products in a dtype."""
+    def once():
+        with autocast(dtype, measure.device):
+            return f()
+    return once
 
 
 # ---------------------------------------------------------------- the command
