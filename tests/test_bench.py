@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import distill
 import files
 import losses
+import run
 import stored
 from config import UserError
 from data import Batches, prepare
@@ -33,7 +34,7 @@ def small(monkeypatch):
                         ("ROUNDS", {"nano": 1}), ("LOSS_SIZES", {"nano": (8, 16)}),
                         ("STEP_SIZES", {"nano": TINY})):
         monkeypatch.setattr(bench, name, value)
-    monkeypatch.setattr(bench, "machine", lambda: "float32")  # the same rows on any processor
+    monkeypatch.setattr(run, "has_bf16", lambda device: False)  # the same rows on any processor
     monkeypatch.setattr(bench, "memory_of", lambda make, arguments, *_, **__: (2.0, math.nan))
     monkeypatch.setattr(bench, "run_data", lambda *inputs: bench.prepare_run(*inputs)())
     monkeypatch.setattr(torch, "compile", lambda f, **_: f)
