@@ -447,12 +447,14 @@ class ChunkedLoss(torch.autograd.Function):
         grad_h = torch.zeros_like(h, dtype=full) if need_h else None
         grad_W = torch.zeros_like(W, dtype=full) if need_W else None
         values = weights.new_zeros(6 if are_stored(teachers) else 4, len(labels))
+        # one place for the logits of all chunks: a fresh one each time has to be paged in anew
+        logits = h.new_empty(min(form.chunk, len(labels)), len(W), dtype=dtype)
 
         with torch.autocast(h.device.type, enabled=False):
             for start in range(0, len(labels), form.chunk):
                 rows = slice(start, start + form.chunk)
                 h_rows = h[rows].to(dtype)
-                z_q = h_rows @ W_low.T  # (n, V)
+                z_q = torch.mm(h_rows, W_low.T, out=logits[:len(h_rows)])  # (n, V)
                 z_ps = [teacher(rows) for teacher in teachers]
                 same_vocabulary(z_q, z_ps)
                 values[:, rows] = terms(z_q, z_ps, labels[rows], weights[:, rows], *scalars)
@@ -468,7 +470,7 @@ class ChunkedLoss(torch.autograd.Function):
                     grad_W.addmm_(dz.T, h_rows)
                 elif need_W:
                     grad_W += dz.T @ h_rows
-                del z_q, z_ps, dz  # or the next chunk's logits would be made beside them
+                del z_ps  # or the next chunk's would be made beside them
             total = weights[0] @ values[0] + weights[1] @ values[1]
 
         ctx.save_for_backward(grad_h, grad_W)
