@@ -4,8 +4,7 @@ Skipped where there is no GPU; `python -m pytest tests/test_cuda.py` on one that
 """
 import pytest
 import torch
-from test_distill import (TINY, data_dir, evaluated, tiny, trained,  # noqa: F401
-                          weights, write)
+from test_distill import data_dir, evaluated, tiny, write  # noqa: F401
 from test_losses import NAMES, heads, inputs, value_and_gradients
 
 import distill
