@@ -1,7 +1,7 @@
 """Time and memory of functions, for tools.bench.
 
 Times are of functions in turn, in one process. Memory is of each in a process of its own (Linux: it
-reads /proc).
+reads /proc), on a GPU in this one.
 """
 import functools
 import gc
