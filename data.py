@@ -108,18 +108,29 @@ def read_header(path):
             magic = f.read(len(MAGIC))
             size = int.from_bytes(f.read(4), "little")
             header = json.loads(f.read(size)) if magic == MAGIC else {}
-        numbers = [header["count"], header["words"], header["bytes"]]
-        numbers += [header[name] for name in ("bos_id", "newline_id") if name in header]
-        for segment in header["segments"]:
-            numbers += Segment(*segment)[1:]
-        whole = all(name in header for name in ("tokenizer", "corpus", "mark"))
-        if not whole or header["dtype"] not in DTYPES or {*map(type, numbers)} != {int}:
+        if not is_whole(header):
             raise ValueError
     except OSError as e:
         raise UserError(f"token file {path}: {e.strerror}")
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"token file {path}: not a token file, or damaged; {AGAIN}")
     return header, len(MAGIC) + 4 + size
+
+
+def is_whole(header):
+    """Is it as `write_tokens` writes it? For some that are not: KeyError, TypeError, ValueError."""
+    segments = [Segment(*segment) for segment in header["segments"]]
+    numbers = [header["count"], header["words"], header["bytes"]]
+    numbers += [header[name] for name in ("bos_id", "newline_id") if name in header]
+    numbers += [number for segment in segments for number in segment[1:]]
+    words = [header["tokenizer"], header["corpus"], header["mark"]]
+    words += [segment.name for segment in segments]
+
+    # one domain after the other, from the first token to the last
+    ends = [0, *(segment.stop for segment in segments)]
+    tiled = ends[:-1] == [segment.start for segment in segments] and ends[-1] == header["count"]
+    return (header["dtype"] in DTYPES and {*map(type, numbers)} == {int} and min(numbers) >= 0
+            and {*map(type, words)} == {str} and bool(segments) and tiled and ends == sorted(ends))
 
 
 def write_tokens(path, tokenizer, texts, mark, seed, corpus):

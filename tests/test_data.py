@@ -1,6 +1,7 @@
 """Corpora to batches: what cleaning removes, what a token file holds, what a batch is made of."""
 import collections
 import itertools
+import json
 import pathlib
 import random
 import re
@@ -513,6 +514,24 @@ def test_bad_token_files(texts, make_config, tmp_path):
     file.write_bytes(good)
     assert TokenFile(file, p.tokenizer.hash).count == p.train.count
     one_line(TokenFile, tmp_path / "none.bin", match="No such file")
+
+
+@pytest.mark.parametrize("altered", [
+    {"segments": ""}, {"segments": []}, {"segments": [["a", 0, 10**9, 1, 1]]}, {"count": True},
+    {"segments": [["a", 1, "end", 1, 1]]}, {"segments": [[1, 0, "end", 1, 1]]}, {"words": -1},
+    {"tokenizer": None}, {"mark": 3}, {"dtype": ["uint16"]}])
+def test_a_token_file_whose_header_does_not_hold_together(texts, make_config, tmp_path, altered):
+    good = (prepare(make_config(corpus=str(texts), vocab_size=300)).folder / "dev.bin").read_bytes()
+    start = len(data.MAGIC) + 4
+    size = int.from_bytes(good[start - 4:start], "little")
+    header = json.loads(good[start:start + size])
+    for segment in altered.get("segments", ()):  # "end": where it would have to end
+        segment[:] = [header["count"] if x == "end" else x for x in segment]
+    header = json.dumps({**header, **altered}).encode()
+    file = tmp_path / "t.bin"
+    file.write_bytes(good[:start - 4] + len(header).to_bytes(4, "little") + header
+                     + good[start + size:])
+    one_line(TokenFile, file, match="not a token file, or damaged")
 
 
 def test_corpus_smaller_than_one_batch(texts, make_config):
