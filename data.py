@@ -129,8 +129,9 @@ def is_whole(header):
     # one domain after the other, from the first token to the last
     ends = [0, *(segment.stop for segment in segments)]
     tiled = ends[:-1] == [segment.start for segment in segments] and ends[-1] == header["count"]
-    return (header["dtype"] in DTYPES and {*map(type, numbers)} == {int} and min(numbers) >= 0
-            and {*map(type, words)} == {str} and bool(segments) and tiled and ends == sorted(ends))
+    counted = {*map(type, numbers)} == {int} and 0 <= min(numbers) <= max(numbers) < 2**63
+    named = {*map(type, words)} == {str} and header["dtype"] in DTYPES
+    return counted and named and bool(segments) and tiled and ends == sorted(ends)
 
 
 def write_tokens(path, tokenizer, texts, mark, seed, corpus):
