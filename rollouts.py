@@ -73,12 +73,12 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
         z_ps, knows = zip(*(step(new) for step in teacher_steps))
         known = torch.stack(knows).all(0)  # (B,)
         log_p = losses.teacher_log_probs([z_p.float() for z_p in z_ps], 1.0, ensemble)
-        log_p = log_p.clamp_min(losses.LOG_FLOOR)
-        log_s = losses.log_mixture(log_p, log_q, rollout_mix)
-        log_s = torch.where(known[:, None], log_s, log_q)  # a teacher that knows nothing has no say
+        log_p = log_p.clamp_min_(losses.LOG_FLOOR)
 
-        # inverse transform sampling: the first token at which the cumulative mass is over u
-        cdf = log_s.exp().cumsum(-1)
+        # inverse transform sampling: the first token at which the cumulative mass of s is over u
+        share = rollout_mix * known[:, None]  # a teacher that knows nothing has no say
+        q, p = (losses.exp_(log.clone()) for log in (log_q, log_p))
+        cdf = q.lerp_(p, share).cumsum(-1)
         new = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True)  # (B, 1)
         new = new.clamp_max(cdf.shape[1] - 1)
         marked = torch.zeros_like(known)
@@ -86,7 +86,9 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
             marked = ids[:, -1] == mark_after
             new = new.masked_fill(marked[:, None], mark)
         ids = torch.cat([ids, new], 1)
-        logs.append([log.gather(1, new)[:, 0] for log in (log_q, log_p, log_s)])
+        log_q, log_p = (log.gather(1, new)[:, 0] for log in (log_q, log_p))
+        log_s = torch.where(known, losses.log_mixture(log_p, log_q, rollout_mix), log_q)
+        logs.append((log_q, log_p, log_s))
         counts.append(known & ~marked)
     student.train(was_training)
 
