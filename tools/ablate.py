@@ -1,6 +1,7 @@
 """A plan of variants times seeds, every variant tuned alike; one row of results a run.
 
     python -m tools.ablate PLAN [--only=VARIANT] [--jobs=1] [--again] [--results=results]
+                                [--corpus=PATH --dev=PATH]      # where the plan's text lies here
 
 PLAN is read as a config is, assignments of literals (configs/ablate_demo.py is one):
 
@@ -41,6 +42,8 @@ def read_args(argv):
     parser.add_argument("--again", action="store_true", help="make rows anew, beside those kept")
     parser.add_argument("--results", default="results", help="parent folder of the table's")
     parser.add_argument("--seeds", default="", help="reported seeds; default: the plan's")
+    parser.add_argument("--corpus", default="", help="text of all runs; default: as the plan says")
+    parser.add_argument("--dev", default="", help="its development text")
     return parser.parse_args(argv)
 
 
@@ -161,6 +164,10 @@ TYPES = {"table": str, "seeds": list, "tuning_seeds": list, "variants": dict, "f
 
 # ---------------------------------------------------------------- a run of the plan
 
+# keys that a row's command leaves out
+OF_THIS_MACHINE = ("out_dir", "data_dir", "corpus", "dev", "baseline", "eval_tokens", "name")
+
+
 class Job:
     """A run of a variant with some settings on a seed. chosen: {variant: settings} before it."""
 
@@ -198,7 +205,7 @@ class Job:
         """What a user would type for the same run."""
         given = []
         for key, value in self.keys.items():
-            if key not in ("out_dir", "data_dir", "baseline", "eval_tokens", "name"):
+            if key not in OF_THIS_MACHINE:
                 value = ",".join(value) if key == "teachers" else value
                 given.append(f"--{key}={shlex.quote(str(value))}")
         return f"python distill.py configs/{self.base}.py {' '.join(given)}"
@@ -235,15 +242,17 @@ def row_of(job, config):
     folder = folder_of(config)
     lines = files.read_metrics(folder / "metrics.jsonl")
     notes = files.read_json(folder / "config.json")
-    curve = [[line["step"], line["val_ce"]] for line in lines if line.get("val_ce")]
-    best = min(curve[1:], key=lambda point: point[1])
+    validations = [line for line in lines if line.get("val_ce")]
+    best = min(validations[1:], key=lambda line: line["val_ce"])
     steps, words = distill.trained_for(folder)
-    row = dict(variant=job.variant, seed=job.seed, settings=job.settings, val_ce=best[1],
-               best_step=best[0], steps=int(steps), words=int(words),
+    row = dict(variant=job.variant, seed=job.seed, settings=job.settings, val_ce=best["val_ce"],
+               val_fkl=best.get("val_fkl"), val_rkl=best.get("val_rkl"),
+               best_step=best["step"], steps=int(steps), words=int(words),
                tokens=int(steps) * config.batch_size * config.longest, flops=flops_of(folder),
-               teacher_hash=notes["_needs"], curve=curve, dtype=notes["_dtype"],
-               processor=processor(), versions=notes["_versions"], commit=notes["_commit"],
-               command=job.command)
+               teacher_hash=notes["_needs"], dtype=notes["_dtype"],
+               curve=[[line["step"], line["val_ce"]] for line in validations],
+               text=notes["_text"], processor=processor(), versions=notes["_versions"],
+               commit=notes["_commit"], command=job.command)
     if job.reported and (folder / "eval.json").exists():
         row["eval"] = files.read_json(folder / "eval.json")
     return row
@@ -614,6 +623,8 @@ def main(argv):
         if not args.seeds.replace(",", "").isdecimal():
             raise UserError(f"--seeds={args.seeds}: whole numbers, with commas between them")
         plan.seeds = [int(seed) for seed in args.seeds.split(",") if seed]
+    plan.common |= {key: value for key, value in (("corpus", args.corpus), ("dev", args.dev))
+                    if value}
     table = Table(plan, args.results, args.jobs, args.again)
     for variant in only:
         table.make(variant)
