@@ -82,14 +82,19 @@ def read_json_lines(path, key="step"):
 
 def read_metrics(path):
     """The lines of metrics.jsonl; one with a value that is no figure is damaged, and left out."""
-    return [line for line in read_json_lines(path) if all(map(is_figure, line.values()))]
+    return [line for line in read_json_lines(path) if all(map(is_figure, line, line.values()))]
 
 
-def is_figure(value):
-    """None, a number that a float can hold, or a list of these?"""
-    if isinstance(value, list):
-        return all(map(is_figure, value))
-    return value is None or type(value) in (int, float) and abs(value) < 1e300
+def is_figure(name, value):
+    """A whole number where things are counted, else None or a number; of per_step a list of them.
+
+    All are numbers that a float can hold.
+    """
+    if name == "per_step":
+        return isinstance(value, list) and all(is_figure("", x) for x in value)
+    counted = name in ("step", "tokens", "words")
+    kinds = (int,) if counted else (int, float, type(None))
+    return type(value) in kinds and (value is None or abs(value) < 1e300)
 
 
 # ---------------------------------------------------------------- checkpoints

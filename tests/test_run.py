@@ -97,6 +97,7 @@ def test_config_json_has_every_key_and_says_what_made_the_run(folder, make_confi
 
 @pytest.mark.parametrize("damaged", [
     '"val_ce": "low"', '"val_ce": true', '"words": {}', '"loss": NaN', '"per_step": [1, "x"]',
+    '"val_ce": [0]', '"words": null', '"tokens": 0.5', '"per_step": null', '"per_step": [[1]]',
     f'"words": 1{"0" * 400}'])
 def test_a_line_of_metrics_with_a_value_that_is_no_figure_is_left_out(tmp_path, damaged):
     whole = '{"step": 1, "val_ce": 2.5, "loss": null, "per_step": [0.5, 1]}\n'
