@@ -210,6 +210,8 @@ def plain_loss(z_q, z_ps, labels, divergence="rkl", tau=1.0, alpha=0.0, mix=1.0,
 
 def teacher_log_probs(z_ps, tau, ensemble):
     """log p_tau (n, V) of one or several teachers' logits: of their mean, or of the p's mean."""
+    if len(z_ps) == 1 and isinstance(tau, float) and tau == 1:  # no pass that changes nothing
+        return log_softmax(shifted(z_ps[0]))
     if len(z_ps) == 1 or ensemble == "logits":  # a mean of logits is a geometric mean of the p's
         return log_softmax(shifted(functools.reduce(torch.add, z_ps) / (len(z_ps) * tau)))
     log_ps = torch.stack([log_softmax(shifted(z_p / tau)) for z_p in z_ps])
@@ -576,9 +578,9 @@ def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
 def log_p_of(z_ps, labels, dtype, tau, form):
     """log p_tau (n, V) of logits in any dtype, which may be nan where a position does not count."""
     z_ps = [z_p.to(dtype) for z_p in z_ps]
-    if form.padded:
-        z_ps = [z_p.masked_fill((labels == IGNORE)[:, None], 0) for z_p in z_ps]
-    return teacher_log_probs(z_ps, tau, form.ensemble).clamp_min_(LOG_FLOOR)
+    log_p = teacher_log_probs(z_ps, 1.0 if form.at_tau_1 else tau, form.ensemble)
+    log_p = log_p.clamp_min_(LOG_FLOOR)
+    return log_p.masked_fill_((labels == IGNORE)[:, None], 0) if form.padded else log_p
 
 
 def put_together(z, ids):
