@@ -5,7 +5,7 @@
 table = "muon"
 tuning_seeds = [100]
 seeds = [0, 1, 2]
-common = {"val_every": 50, "max_steps": 500}
+common = {"val_every": 50, "val_tokens": 50_000, "max_steps": 400}
 
 variants = {
     "adamw": {"base": "base_nano", "grid": {"lr": [1e-3, 2e-3, 4e-3]}},
