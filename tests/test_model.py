@@ -188,6 +188,20 @@ def test_cache_gives_the_same_hidden_states_in_any_pieces(config):
 
 
 @pytest.mark.parametrize("config", [LLAMA, GPT2, LLAMA3], ids=["llama", "gpt2", "llama 3"])
+def test_a_text_read_token_by_token_in_bf16_is_the_whole_but_for_rounding(config):
+    lm = random_lm(config)
+    ids = torch.randint(0, 61, (2, 20), generator=torch.Generator().manual_seed(1))
+    lengths = [7, 1, 1, 5, 1, 5]
+    with torch.no_grad():
+        exact = lm.logits(lm(ids))[:, torch.tensor(lengths).cumsum(0) - 1]
+        with torch.autocast("cpu", torch.bfloat16):
+            step = lm.stepper(2, 20)
+            logits = torch.stack([step(part) for part in ids.split(lengths, dim=1)], 1)
+    assert logits.dtype == torch.bfloat16
+    assert (logits.float() - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("config", [LLAMA, GPT2, LLAMA3], ids=["llama", "gpt2", "llama 3"])
 @pytest.mark.parametrize("how", [dict(), dict(temperature=0), dict(temperature=0.7, top_k=5),
                                  dict(top_p=0.8)])
 def test_generate_with_the_cache_is_generate_without(config, how):
