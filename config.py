@@ -136,8 +136,8 @@ class Config:
     teacher_cache: int = key(0, "of each position keep the teachers' k likeliest tokens beside the "
                              "token file, 4k + 2 bytes a token (V > 65536: 6k + 2), and one more "
                              "for all others: the first epoch writes them, later ones and other "
-                             "runs read them; D is then a lower bound; needs random_offset = "
-                             "False; 0: none", low=0)
+                             "runs read them; D is then a lower bound: see mass_p in the log; "
+                             "needs random_offset = False; 0: none", low=0)
     on_policy: float = key(0.0, "share of batches that train on rollouts: continuations written "
                            "by the student", low=0, high=1, schedule=True)
     rollout_mix: float = key(0.0, "rollouts are drawn from rollout_mix p + (1 - rollout_mix) q; "
