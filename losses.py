@@ -210,7 +210,7 @@ def plain_loss(z_q, z_ps, labels, divergence="rkl", tau=1.0, alpha=0.0, mix=1.0,
 
 def teacher_log_probs(z_ps, tau, ensemble):
     """log p_tau (n, V) of one or several teachers' logits: of their mean, or of the p's mean."""
-    if len(z_ps) == 1 and isinstance(tau, float) and tau == 1:  # no pass that changes nothing
+    if len(z_ps) == 1 and isinstance(tau, float) and tau == 1:  # a division by 1 is a pass too
         return log_softmax(shifted(z_ps[0]))
     if len(z_ps) == 1 or ensemble == "logits":  # a mean of logits is a geometric mean of the p's
         return log_softmax(shifted(functools.reduce(torch.add, z_ps) / (len(z_ps) * tau)))

@@ -1,7 +1,7 @@
 # Stored teacher outputs, k tokens and a tail: what do they do to the student of rkl_nano?
 #     python -m tools.ablate configs/ablate_stored.py --jobs=2 --corpus=DIR/train --dev=DIR/dev
 # What is asked, and was written down before it was run: results/stored/plan.md. Disk: a file a
-# seed and k, 4k + 2 bytes for each token of the text (k = 256: 12 GB).
+# seed and k, 4k + 2 bytes for each token of the text (k = 256: 16 GB).
 
 table = "stored"
 tuning_seeds = [100]  # nothing is tuned: one variant is exact, the others are to agree with it

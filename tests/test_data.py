@@ -519,8 +519,7 @@ def test_bad_token_files(texts, make_config, tmp_path):
 @pytest.mark.parametrize("altered", [
     {"segments": ""}, {"segments": []}, {"segments": [["a", 0, 10**9, 1, 1]]}, {"count": True},
     {"segments": [["a", 1, "end", 1, 1]]}, {"segments": [[1, 0, "end", 1, 1]]}, {"words": -1},
-    {"bos_id": 10**400},
-    {"tokenizer": None}, {"mark": 3}, {"dtype": ["uint16"]}])
+    {"bos_id": 10**400}, {"tokenizer": None}, {"mark": 3}, {"dtype": ["uint16"]}])
 def test_a_token_file_whose_header_does_not_hold_together(texts, make_config, tmp_path, altered):
     good = (prepare(make_config(corpus=str(texts), vocab_size=300)).folder / "dev.bin").read_bytes()
     start = len(data.MAGIC) + 4
