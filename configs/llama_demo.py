@@ -1,5 +1,5 @@
-# The demo's teacher: a Llama wider than the student, trained as long on the same text. Under a minute
-# on 2 CPU cores.
+# The demo's teacher: a Llama wider than the student, trained as long on the same text. Under a
+# minute on 2 CPU cores.
 #     python teacher.py configs/llama_demo.py
 
 base = "base_demo"         # the student without a teacher
