@@ -645,26 +645,31 @@ def draw(table, found, path):
 
 
 def draw_curves(table, found, path):
-    """The same figures over the values of `over`, every seed and a line through the means."""
+    """The same figures over the values of `over`, a panel for each of the plan's curves, as SVG."""
     plan = table.plan
     titles = [*dict.fromkeys(title for *_, title in plan.contrasts)]
+    rows, columns = len(plan.curves), len(titles)
     (key, points), = plan.over.items()
-    size = (3.4 * len(titles), 2.8 * len(plan.curves))
-    with picture(plan, path, len(plan.curves), len(titles), size, sharex=True, sharey="col") as axes:
+    with picture(plan, path, rows, columns, (3.4 * columns, 2.8 * rows), sharey="col") as axes:
         for row, (panel, names) in zip(axes, plan.curves.items()):
             for axis, title in zip(row, titles):
                 for i, name in enumerate(names):
-                    values = {point: [*difference(found["figures"], at(name, point),
-                                                  title).values()] for point in points}
-                    means = {x: float(np.mean(ys)) for x, ys in values.items() if ys}
-                    axis.plot([*means], [*means.values()], color=f"C{i}", label=name)
-                    for x, ys in values.items():
-                        axis.plot([x] * len(ys), ys, "o", color=f"C{i}", markersize=2)
+                    draw_curve(axis, found, name, points, title, f"C{i}")
                 axis.set_xscale("log")
+                axis.set_xlabel(key)
                 axis.set_title(f"{panel}: {title}", fontsize=8)
             row[0].legend()
-        for axis in axes[-1]:
-            axis.set_xlabel(key)
+
+
+def draw_curve(axis, found, name, points, title, color):
+    """Every seed of a variant at each point, and a line through the means."""
+    means = {}
+    for point in points:
+        values = [*difference(found["figures"], at(name, point), title).values()]
+        axis.plot([point] * len(values), values, "o", color=color, markersize=2)
+        if values:
+            means[point] = float(np.mean(values))
+    axis.plot([*means], [*means.values()], color=color, label=name)
 
 
 def in_brackets(text):
