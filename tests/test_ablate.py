@@ -72,6 +72,28 @@ def test_a_plan_is_tuned_reported_and_summed_up(folder, capsys):
 
 
 @pytest.mark.slow
+def test_a_plans_text_may_lie_elsewhere_and_no_row_names_the_place(folder):
+    texts = {}
+    for name, line in (("train", "the dog sees a cat .\n"), ("dev", "a cat sees the dog .\n")):
+        texts[name] = folder / f"{name}.txt"
+        texts[name].write_text(line * 400)
+    variants = {"alone": {"base": "base_demo"}}
+    plan = write(folder, variants=variants, seeds=[0], contrasts=[],
+                 common=TINY | {"vocab_size": 270})
+    ablate.main([plan, f"--results={folder}", f"--corpus={texts['train']}",
+                 f"--dev={texts['dev']}"])
+    row = files.read_json(folder / "some/rows/alone-0.json")
+    assert str(folder) not in row["command"]
+    other = write(folder, variants=variants, seeds=[0], contrasts=[], table="other",
+                  common=TINY | {"vocab_size": 270})
+    texts["train"].write_text("a cat sees the dog .\n" * 400)
+    ablate.main([other, f"--results={folder}", f"--corpus={texts['train']}",
+                 f"--dev={texts['dev']}"])
+    again = files.read_json(folder / "other/rows/alone-0.json")
+    assert row["command"] == again["command"] and row["text"] != again["text"]
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
     variants = {"wide": {"base": "base_demo", "d_model": 7},
                 "sound": {"base": "base_demo"}}
