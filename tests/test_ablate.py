@@ -72,6 +72,28 @@ def test_a_plan_is_tuned_reported_and_summed_up(folder, capsys):
 
 
 @pytest.mark.slow
+def test_a_plans_text_may_lie_elsewhere_and_no_row_names_the_place(folder):
+    texts = {}
+    for name, line in (("train", "the dog sees a cat .\n"), ("dev", "a cat sees the dog .\n")):
+        texts[name] = folder / f"{name}.txt"
+        texts[name].write_text(line * 400)
+    variants = {"alone": {"base": "base_demo"}}
+    plan = write(folder, variants=variants, seeds=[0], contrasts=[],
+                 common=TINY | {"vocab_size": 270})
+    ablate.main([plan, f"--results={folder}", f"--corpus={texts['train']}",
+                 f"--dev={texts['dev']}"])
+    row = files.read_json(folder / "some/rows/alone-0.json")
+    assert str(folder) not in row["command"]
+    other = write(folder, variants=variants, seeds=[0], contrasts=[], table="other",
+                  common=TINY | {"vocab_size": 270})
+    texts["train"].write_text("a cat sees the dog .\n" * 400)
+    ablate.main([other, f"--results={folder}", f"--corpus={texts['train']}",
+                 f"--dev={texts['dev']}"])
+    again = files.read_json(folder / "other/rows/alone-0.json")
+    assert row["command"] == again["command"] and row["text"] != again["text"]
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
     variants = {"wide": {"base": "base_demo", "d_model": 7},
                 "sound": {"base": "base_demo"}}
@@ -89,10 +111,37 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
     (dict(variants={"a": {"lr": 1.0}}, contrasts=[]), "variant a has no base"),
     (dict(contrasts=[["rkl", "none", "val_ce"]]), "no variant 'none'"),
     (dict(contrasts=[["rkl", "coach", "beauty"]]), "no figure 'beauty'"),
+    (dict(variants={"a": 1}, contrasts=[]), "variant a has no base"),
+    (dict(over={"tau": 1.0}), "over must be {key: \\[values\\]}, of one key"),
+    (dict(over={"tau": [1.0, 2.0]}), "no variant 'rkl'"),  # they are rkl_1.0 and rkl_2.0 now
+    (dict(over={"tau": [1.0]}, contrasts=[], curves={"a": ["none"]}), "no variant 'none'"),
+    (dict(curves={"a": ["rkl"]}), "over spreads no variant 'rkl'"),
 ])
 def test_what_a_plan_cannot_be(folder, changes, words):
     with pytest.raises(UserError, match=words):
         ablate.read_plan(write(folder, **changes))
+
+
+def test_a_plan_over_values_keeps_what_belongs_together_apart(folder):
+    variants = {"coach": {"base": "base_demo"},
+                "rkl": {"base": "rkl_demo", "teachers": ["coach", "truth"], "init": "coach"}}
+    contrasts = [["rkl_100", "rkl_300", "val_ce"]]
+    plan = ablate.read_plan(write(folder, variants=variants, contrasts=contrasts,
+                                  over={"sentences": [100, 300]}, curves={"all": ["rkl", "coach"]}))
+    assert [*plan.variants] == ["coach_100", "rkl_100", "coach_300", "rkl_300"]
+    assert plan.variants["rkl_300"] == {"base": "rkl_demo", "teachers": ["coach_300", "truth"],
+                                        "init": "coach_300", "sentences": 300}
+
+    table = ablate.Table(plan, folder, 1)
+    for variant in plan.variants:
+        for seed in plan.seeds:
+            path = table.path(variant, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_json(path, {"val_ce": float(seed + len(variant))})
+    pytest.importorskip("matplotlib")
+    ablate.draw_curves(table, ablate.summary(table), folder / "curves.svg")
+    drawn = (folder / "curves.svg").read_text()
+    assert "all: val_ce" in drawn and "sentences" in drawn and "coach" in drawn
 
 
 def test_seeds_that_are_no_numbers_are_refused(folder):

@@ -158,8 +158,9 @@ def test_a_killed_rank_ends_the_job_and_a_restart_goes_on(tiny):
     killed = time.monotonic()
     out, _ = process.communicate(timeout=60)
     assert process.returncode, out
+    # the survivor finds out by itself, or torchrun's SIGTERM is there before
     assert ("error: broken: another rank is gone; the same command goes on from the last "
-            "checkpoint") in out, out
+            "checkpoint") in out or "interrupted by SIGTERM" in out, out
     assert time.monotonic() - killed < 30
     assert torch.load(tiny / "out/broken/ckpt.pt", weights_only=True)["step"] < 240
 

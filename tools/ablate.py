@@ -15,6 +15,9 @@ PLAN is read as a config is, assignments of literals (configs/ablate_demo.py is 
     contrasts     [[variant, variant, title], ...], written down before anything is run; in the
                   place of a variant may stand a difference, "rkl - fkl"
     grids         {name: grid}: then "grid": name
+    over          {key: [values]}: every variant once at each value, rkl as rkl_1000, rkl_3000, ...;
+                  the teachers and the init that it names are those of the same value
+    curves        {panel: [variants]}: a line each over those values, in curves.svg
     extends       another plan of its folder: its variants stand in this one too, with the rows
                   that it made, and what is not assigned here is its
 
@@ -26,7 +29,7 @@ the development text that chooses; what eval.json says is of the other half, or 
     results/TABLE/tuning.jsonl              every grid point on every tuning seed
                   rows/VARIANT-SEED.json    a reported run: settings, figures, cost, command, commit
                   summary.json, summary.md  tables, paired differences and what was chosen
-                  summary.svg               every seed of the contrasts' figures, by matplotlib
+                  summary.svg, curves.svg   every seed of the contrasts' figures, by matplotlib
 
 --again makes reported rows anew, beside those that are there, and shows both: nothing is written.
 --jobs: runs at a time, a thread each.
@@ -90,6 +93,8 @@ class Plan:
     tasks: list = dataclasses.field(default_factory=list)
     contrasts: list = dataclasses.field(default_factory=list)
     grids: dict = dataclasses.field(default_factory=dict)
+    over: dict = dataclasses.field(default_factory=dict)
+    curves: dict = dataclasses.field(default_factory=dict)
     extends: str = ""
     tables: dict = dataclasses.field(default_factory=dict)  # {variant: where its rows lie}
 
@@ -115,7 +120,13 @@ def read_plan(path):
         if not isinstance(values[name], TYPES[name]):
             raise UserError(f"{path}: {name} must be a {TYPES[name].__name__}")
 
-    variants = values.get("variants", {})
+    for variant, keys in values.get("variants", {}).items():
+        if not isinstance(keys, dict) or "base" not in keys:
+            raise UserError(f"{path}: variant {variant} has no base, the config that it alters")
+    over = values.get("over", {})
+    if len(over) > 1 or not all(isinstance(points, list) for points in over.values()):
+        raise UserError(f"{path}: over must be {{key: [values]}}, of one key")
+    variants = at_each_value(values.get("variants", {}), over)
     tables = {}
     if "extends" in values:
         before = read_plan(path.with_name(f"{values['extends']}.py"))
@@ -128,7 +139,8 @@ def read_plan(path):
             raise UserError(f"{path}: {before.table} has a variant {again[0]!r} already")
         tables = before.tables
         variants = before.variants | variants
-        questions = {"contrasts": [], "tasks": []}  # each plan asks its own
+        # each plan asks its own
+        questions = {"contrasts": [], "tasks": [], "over": {}, "curves": {}}
         values = dataclasses.asdict(before) | questions | values
     for name in ("table", "seeds", "tuning_seeds", "variants", "figures"):
         if name not in values:
@@ -140,15 +152,40 @@ def read_plan(path):
     return plan
 
 
+def at_each_value(variants, over):
+    """{name: keys} of every variant at each value of over, {key: [values]}; as it is without."""
+    if not over:
+        return variants
+    (key, points), = over.items()
+    spread = {}
+    for point in points:
+        for name, keys in variants.items():
+            keys = {**keys, key: point}
+            if "teachers" in keys:
+                keys["teachers"] = [at(teacher, point) if teacher in variants else teacher
+                                    for teacher in keys["teachers"]]
+            if keys.get("init") in variants:
+                keys["init"] = at(keys["init"], point)
+            spread[at(name, point)] = keys
+    return spread
+
+
+def at(variant, point):
+    """The name of a variant at a value of the plan's `over`."""
+    return f"{variant}_{point}"
+
+
 def check_plan(plan, path):
     if not re.fullmatch(r"[A-Za-z0-9_-]+", plan.table):
         raise UserError(f"{path}: table = {plan.table!r}: letters, digits, '_' and '-' only")
     for variant, keys in plan.variants.items():
-        if not isinstance(keys, dict) or "base" not in keys:
-            raise UserError(f"{path}: variant {variant} has no base, the config that it alters")
         grid = keys.get("grid", {})
         if not isinstance(grid, dict) and grid not in plan.grids:
             raise UserError(f"{path}: variant {variant}: grids has no {grid!r}")
+    for panel, names in plan.curves.items():
+        for name in names:
+            if not plan.over or at(name, next(iter(plan.over.values()))[0]) not in plan.variants:
+                raise UserError(f"{path}: curves: over spreads no variant {name!r}")
     for one, other, title in plan.contrasts:
         for name in [*one.split(" - "), *other.split(" - ")]:
             if name not in plan.variants:
@@ -158,8 +195,8 @@ def check_plan(plan, path):
 
 
 TYPES = {"table": str, "seeds": list, "tuning_seeds": list, "variants": dict, "figures": dict,
-         "common": dict, "tasks": list, "contrasts": list, "grids": dict,
-         "extends": str}
+         "common": dict, "tasks": list, "contrasts": list, "grids": dict, "over": dict,
+         "curves": dict, "extends": str}
 
 
 # ---------------------------------------------------------------- a run of the plan
@@ -571,18 +608,30 @@ def mean_of(values):
     return form(float(np.mean(there))) if there else "-"
 
 
-def draw(table, found, path):
-    """Every seed and the mean of each figure that a contrast names, a row a variant, as SVG."""
+@contextlib.contextmanager
+def picture(plan, path, rows, columns, size, **shared):
+    """pyplot's axes (rows, columns); what is drawn on them becomes an SVG, the same bytes anew."""
     import matplotlib
     matplotlib.use("svg")
     from matplotlib import pyplot
+    style = {"svg.hashsalt": plan.table, "svg.fonttype": "none", "font.size": 8,
+             "font.family": "sans-serif", "axes.grid": True, "grid.color": "#dddddd"}
+    with matplotlib.rc_context(style):
+        figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, **shared)
+        yield axes
+        for axis in axes.flat:
+            axis.set_axisbelow(True)
+        figure.tight_layout()
+        figure.savefig(path, metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def draw(table, found, path):
+    """Every seed and the mean of each figure that a contrast names, a row a variant, as SVG."""
     titles = [*dict.fromkeys(title for *_, title in table.plan.contrasts)]
     variants = [*table.plan.variants][::-1]  # the first at the top
     size = (1.4 + 2.6 * len(titles), 0.8 + 0.26 * len(variants))
-    style = {"svg.hashsalt": table.plan.table, "svg.fonttype": "none", "font.size": 8,
-             "font.family": "sans-serif", "axes.grid": True, "grid.color": "#dddddd"}
-    with matplotlib.rc_context(style):
-        figure, axes = pyplot.subplots(1, len(titles), figsize=size, sharey=True, squeeze=False)
+    with picture(table.plan, path, 1, len(titles), size, sharey=True) as axes:
         for axis, title in zip(axes[0], titles):
             for row, variant in enumerate(variants):
                 values = [*difference(found["figures"], variant, title).values()]
@@ -591,12 +640,36 @@ def draw(table, found, path):
                     axis.plot(float(np.mean(values)), row, "|", color="#c03020", markersize=12,
                               markeredgewidth=2)
             axis.set_title(title, fontsize=8)
-            axis.set_axisbelow(True)
             axis.margins(y=0.5 / len(variants))
         axes[0][0].set_yticks(range(len(variants)), variants)
-        figure.tight_layout()
-        figure.savefig(path, metadata={"Date": None})
-        pyplot.close(figure)
+
+
+def draw_curves(table, found, path):
+    """The same figures over the values of `over`, a panel for each of the plan's curves, as SVG."""
+    plan = table.plan
+    titles = [*dict.fromkeys(title for *_, title in plan.contrasts)]
+    rows, columns = len(plan.curves), len(titles)
+    (key, points), = plan.over.items()
+    with picture(plan, path, rows, columns, (3.4 * columns, 2.8 * rows), sharey="col") as axes:
+        for row, (panel, names) in zip(axes, plan.curves.items()):
+            for axis, title in zip(row, titles):
+                for i, name in enumerate(names):
+                    draw_curve(axis, found, name, points, title, f"C{i}")
+                axis.set_xscale("log")
+                axis.set_xlabel(key)
+                axis.set_title(f"{panel}: {title}", fontsize=8)
+            row[0].legend()
+
+
+def draw_curve(axis, found, name, points, title, color):
+    """Every seed of a variant at each point, and a line through the means."""
+    means = {}
+    for point in points:
+        values = [*difference(found["figures"], at(name, point), title).values()]
+        axis.plot([point] * len(values), values, "o", color=color, markersize=2)
+        if values:
+            means[point] = float(np.mean(values))
+    axis.plot([*means], [*means.values()], color=color, label=name)
 
 
 def in_brackets(text):
@@ -635,6 +708,8 @@ def main(argv):
         files.write_text(table.folder / "summary.md", as_markdown(table, found))
         if plan.contrasts and importlib.util.find_spec("matplotlib"):
             draw(table, found, table.folder / "summary.svg")
+            if plan.curves:
+                draw_curves(table, found, table.folder / "curves.svg")
         print(f"\n{table.folder / 'summary.md'}\n\n{as_markdown(table, found)}")
     if table.failed:
         raise UserError(f"{len(table.failed)} runs failed: {'; '.join(table.failed)}; the same "

@@ -15,10 +15,10 @@
             with ours in fp64 before it is timed.
     step    one optimizer step of distillation on 32 x 128 tokens, as in distill.py's loop. nano: 4
             layers of d 128 from 6 of 256, paper: 16 of 512 from 24 of 1024; also with the teacher
-            read from the disk (teacher_cache = 64), written before. Its flops beside those
-            of its matrix products run alone, and what its parts take. --peers: Baby Llama's step in
-            transformers, in ours' dtype and in fp32, as it comes and compiled, and the same two
-            with Liger's loss.
+            read from the disk (teacher_cache = 64), written before, and with Muon for AdamW. Its
+            flops beside those of its matrix products run alone, and what its parts take. --peers:
+            Baby Llama's step in transformers, in ours' dtype and in fp32, as it comes and compiled,
+            and the same two with Liger's loss.
     score   log-probabilities of minimal pairs under a random model of the size of step's student:
             BLiMP's first 15 pairs a paradigm (eval/blimp_filtered under $BABYLM_DIR), else
             babytalk's; in fp32 and, where the processor has it, bf16. --peers: minicons, with the
@@ -583,6 +583,8 @@ def step_contenders(args, auto):
              "ours, rollouts": on_rollouts}
     if auto == "float32":
         del kinds["ours, fp32"]
+    else:  # where products in bf16 are slow so is Muon, whatever the dtype
+        kinds["ours, Muon"] = dict(optimizer="muon")
     keys = dict(batch_size=args.batch, block_size=T)
     contenders = {name: (random_step, (sizes, keys | kind, V)) for name, kind in kinds.items()}
     contenders["ours, teacher stored"] = stored_step, (sizes, keys, V)
