@@ -10,6 +10,7 @@ import math
 import multiprocessing
 import pathlib
 import statistics
+import sys
 import time
 
 import torch
@@ -46,15 +47,18 @@ def tried(name, make, *arguments):
     try:
         f = make(*arguments)
         f()
-    except ModuleNotFoundError as error:
-        reason = f"{error.name} is not installed"
     except Exception as error:
-        lines = str(error).splitlines() or [""]
-        reason = f"it fails, {type(error).__name__}: {lines[0]:.200}"
-    else:
-        return f
-    print(f"row {name} skipped: {reason}")
-    return None
+        print(f"row {name} skipped: {reason_of(error)}")
+        return None
+    return f
+
+
+def reason_of(error):
+    """What an exception says, in a line."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed"
+    lines = str(error).splitlines() or [""]
+    return f"it fails, {type(error).__name__}: {lines[0]:.200}"
 
 
 # ---------------------------------------------------------------- time
@@ -156,10 +160,13 @@ def gpu_memory_of(make, arguments, runs):
 def _measure(queue, where, make, arguments, tiny, runs):
     global device
     device = where
-    for each in tiny:
-        make(*each)()  # loads and compiles what is loaded and compiled once
-    f = make(*arguments)
-    before = peak(since_now=bool(tiny))
-    for _ in range(runs):
-        f()
+    try:
+        for each in tiny:
+            make(*each)()  # loads and compiles what is loaded and compiled once
+        f = make(*arguments)
+        before = peak(since_now=bool(tiny))
+        for _ in range(runs):
+            f()
+    except Exception as error:
+        sys.exit(f"memory not measured: {reason_of(error)}")
     queue.put((peak() / 1e9, (peak() - before) / 1e9))
