@@ -113,6 +113,7 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
     (dict(contrasts=[["rkl", "coach", "beauty"]]), "no figure 'beauty'"),
     (dict(variants={"a": 1}, contrasts=[]), "variant a has no base"),
     (dict(over={"tau": 1.0}), "over must be {key: \\[values\\]}, of one key"),
+    (dict(over={"tau": []}), "over must be {key: \\[values\\]}, of one key"),
     (dict(over={"tau": [1.0, 2.0]}), "no variant 'rkl'"),  # they are rkl_1.0 and rkl_2.0 now
     (dict(over={"tau": [1.0]}, contrasts=[], curves={"a": ["none"]}), "no variant 'none'"),
     (dict(curves={"a": ["rkl"]}), "over spreads no variant 'rkl'"),

@@ -367,3 +367,16 @@ def test_memory_is_of_a_fresh_process():
 def test_what_was_done_before_is_forgotten():
     _, added = measure.memory_of(hold, (100,), [(400,), (1,)])
     assert 0.05 < added < 0.25
+
+
+def missing():
+    import no_such_package  # noqa: F401
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_memory_of_what_fails_is_no_number_and_a_line(where, monkeypatch, capfd):
+    """No GPU is needed: it fails before one is asked."""
+    monkeypatch.setattr(measure, "device", torch.device(where))
+    assert all(math.isnan(gb) for gb in measure.memory_of(missing, ()))
+    out, err = capfd.readouterr()
+    assert out + err == "memory not measured: no_such_package is not installed\n"

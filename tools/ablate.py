@@ -124,7 +124,7 @@ def read_plan(path):
         if not isinstance(keys, dict) or "base" not in keys:
             raise UserError(f"{path}: variant {variant} has no base, the config that it alters")
     over = values.get("over", {})
-    if len(over) > 1 or not all(isinstance(points, list) for points in over.values()):
+    if len(over) > 1 or not all(isinstance(points, list) and points for points in over.values()):
         raise UserError(f"{path}: over must be {{key: [values]}}, of one key")
     variants = at_each_value(values.get("variants", {}), over)
     tables = {}

@@ -126,7 +126,8 @@ def memory_of(make, arguments, tiny=(), runs=2):
     """(peak, added) GB of a process of its own that calls make(*arguments)() `runs` times.
 
     added: by the calls, to what make has made. With `tiny`, a list of arguments, make(*each)() is
-    called before that, and both are counted from there on. nan if the process fails.
+    called before that, and both are counted from there on. Where that fails a line says why, and
+    both are nan.
 
     On a GPU it is this process, and what was there before is not counted: its allocator tells what
     each call takes.
@@ -151,7 +152,8 @@ def gpu_memory_of(make, arguments, runs):
         torch.cuda.reset_peak_memory_stats()
         for _ in range(runs):
             f()
-    except torch.OutOfMemoryError:
+    except Exception as error:
+        print(f"memory not measured: {reason_of(error)}")
         return math.nan, math.nan
     highest = torch.cuda.max_memory_allocated()
     return (highest - others) / 1e9, (highest - before) / 1e9
