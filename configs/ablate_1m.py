@@ -7,7 +7,8 @@
 table = "1m"
 tuning_seeds = [100]
 seeds = [0, 1, 2]
-common = {"max_words": 1_000_000, "max_steps": 0, "epochs": 4, "val_every": 200}
+common = {"max_words": 1_000_000, "max_steps": 0, "epochs": 4, "val_every": 200,
+          "d_model": 128, "d_ff": 352}  # the students'
 tasks = ["blimp", "supplement"]
 
 grids = {
@@ -16,26 +17,21 @@ grids = {
 
 variants = {
     "llama": {"base": "llama_nano_1m", "n_layer": 4, "d_model": 192, "d_ff": 512, "grid": "lr"},
-    "rkl": {"base": "rkl_nano_1m", "d_model": 128, "d_ff": 352, "teachers": ["llama"],
-            "grid": "lr"},
-    "fkl": {"base": "fkl_nano_1m", "d_model": 128, "d_ff": 352, "teachers": ["llama"],
-            "grid": "lr"},
-    # no teacher: as many epochs, as many as the challenge allows, as many flops as rkl and its
-    # teacher's training (the challenge does not allow that)
-    "base": {"base": "base_nano_1m", "d_model": 128, "d_ff": 352, "grid": "lr"},
-    "base_10_epochs": {"base": "base_nano_1m", "d_model": 128, "d_ff": 352, "epochs": 10,
-                       "grid": "lr"},
-    "base_compute": {"base": "base_nano_1m", "d_model": 128, "d_ff": 352, "epochs": 13.6,
-                     "grid": "lr"},
+    "rkl": {"base": "rkl_nano_1m", "teachers": ["llama"], "grid": "lr"},
+    "fkl": {"base": "fkl_nano_1m", "teachers": ["llama"], "grid": "lr"},
+
+    # no teacher: as many epochs; as many as the challenge allows; as many flops as rkl and its
+    # teacher's training, which the challenge does not allow
+    "base": {"base": "base_nano_1m", "grid": "lr"},
+    "base_10_epochs": {"base": "base_nano_1m", "epochs": 10, "grid": "lr"},
+    "base_compute": {"base": "base_nano_1m", "epochs": 13.6, "grid": "lr"},
+
+    # two coaches, mean of their logits; then Baby Llama's own recipe (arXiv 2308.02019), fkl_10m's
     "gpt2": {"base": "gpt2_nano", "n_layer": 4, "d_model": 192, "d_ff": 768,
              "grid": {"lr": [1e-3, 2e-3]}},
-    "rkl_two": {"base": "rkl_nano_1m", "d_model": 128, "d_ff": 352, "teachers": ["llama", "gpt2"],
-                "grid": "lr"},
-    "fkl_two": {"base": "fkl_nano_1m", "d_model": 128, "d_ff": 352, "teachers": ["llama", "gpt2"],
-                "grid": "lr"},
-    # Baby Llama's own recipe (arXiv 2308.02019): configs/fkl_10m.py
-    "baby_llama": {"base": "fkl_nano_1m", "d_model": 128, "d_ff": 352,
-                   "teachers": ["llama", "gpt2"], "alpha": 0.5, "tau": 2.0,
+    "rkl_two": {"base": "rkl_nano_1m", "teachers": ["llama", "gpt2"], "grid": "lr"},
+    "fkl_two": {"base": "fkl_nano_1m", "teachers": ["llama", "gpt2"], "grid": "lr"},
+    "baby_llama": {"base": "fkl_nano_1m", "teachers": ["llama", "gpt2"], "alpha": 0.5, "tau": 2.0,
                    "reduction": "sequence", "grid": "lr"},
 }
 

@@ -103,6 +103,12 @@ class Plan:
         """The folder of its runs: the first plan's, whose teachers those that extend it share."""
         return next(iter(self.tables.values()))  # the first plan's variants stand first
 
+    @property
+    def over_points(self):
+        """The values of `over`'s one key."""
+        points, = self.over.values()
+        return points
+
     def points(self, variant):
         """The settings {key: value} of a variant's grid, one dict a point."""
         grid = self.variants[variant].get("grid", {})
@@ -153,7 +159,10 @@ def read_plan(path):
 
 
 def at_each_value(variants, over):
-    """{name: keys} of every variant at each value of over, {key: [values]}; as it is without."""
+    """Variants {name: keys} once at each value of over, {key: [values]}: rkl becomes rkl_1000 ...
+
+    Teachers and init that are variants are those of the same value. Without over all stays.
+    """
     if not over:
         return variants
     (key, points), = over.items()
@@ -184,7 +193,7 @@ def check_plan(plan, path):
             raise UserError(f"{path}: variant {variant}: grids has no {grid!r}")
     for panel, names in plan.curves.items():
         for name in names:
-            if not plan.over or at(name, next(iter(plan.over.values()))[0]) not in plan.variants:
+            if not plan.over or at(name, plan.over_points[0]) not in plan.variants:
                 raise UserError(f"{path}: curves: over spreads no variant {name!r}")
     for one, other, title in plan.contrasts:
         for name in [*one.split(" - "), *other.split(" - ")]:
@@ -610,7 +619,7 @@ def mean_of(values):
 
 @contextlib.contextmanager
 def picture(plan, path, rows, columns, size, **shared):
-    """pyplot's axes (rows, columns); what is drawn on them becomes an SVG, the same bytes anew."""
+    """pyplot's axes (rows, columns), saved as SVG at the end: the same drawing, the same bytes."""
     import matplotlib
     matplotlib.use("svg")
     from matplotlib import pyplot
@@ -649,12 +658,12 @@ def draw_curves(table, found, path):
     plan = table.plan
     titles = [*dict.fromkeys(title for *_, title in plan.contrasts)]
     rows, columns = len(plan.curves), len(titles)
-    (key, points), = plan.over.items()
+    key, = plan.over
     with picture(plan, path, rows, columns, (3.4 * columns, 2.8 * rows), sharey="col") as axes:
         for row, (panel, names) in zip(axes, plan.curves.items()):
             for axis, title in zip(row, titles):
                 for i, name in enumerate(names):
-                    draw_curve(axis, found, name, points, title, f"C{i}")
+                    draw_curve(axis, found, name, plan.over_points, title, f"C{i}")
                 axis.set_xscale("log")
                 axis.set_xlabel(key)
                 axis.set_title(f"{panel}: {title}", fontsize=8)
