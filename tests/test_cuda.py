@@ -2,6 +2,8 @@
 
 Skipped where there is no GPU; `python -m pytest tests/test_cuda.py` on one that has.
 """
+import shutil
+
 import pytest
 import torch
 from test_distill import data_dir, evaluated, tiny, write  # noqa: F401
@@ -11,9 +13,11 @@ import distill
 import eval
 import files
 import losses
+import run
 import stored
 from losses import distillation_loss
 from run import folder_of, load
+from tools import report
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 GPU = dict(device="cuda", dtype="float32")
@@ -134,3 +138,16 @@ def test_scores_are_a_cpus(teacher, tiny):  # noqa: F811
     here = eval.score_sentences(lm, tokenizer, sentences)
     there = eval.score_sentences(lm.to("cuda"), tokenizer, sentences)
     assert (here - there.cpu()).abs().max() < 1e-4
+
+
+def test_a_report_is_the_one_of_a_cpu(demo_runs, tmp_path, monkeypatch):
+    figures = {}
+    for device in ("cuda", "cpu"):
+        folder = tmp_path / device
+        for name in ("llama_demo", "rkl_demo"):
+            shutil.copytree(demo_runs / name, folder / name)
+        monkeypatch.setattr(run, "device_of", lambda config, device=device: torch.device(device))
+        report.write_report([folder / "rkl_demo"])
+        figures[device] = files.read_json(folder / "rkl_demo/modes.json")["figures"]
+    for name in ("ce", "fkl", "rkl", "precision", "recall"):
+        assert abs(figures["cuda"][name] - figures["cpu"][name]) < 1e-3

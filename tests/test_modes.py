@@ -268,6 +268,16 @@ def test_another_text_cannot_be_compared(demo_runs, tmp_path):
         modes.examine([student])
 
 
+def test_a_run_of_a_gpu_is_examined_without_one(demo_runs, tmp_path, monkeypatch):
+    for name in ("llama_demo", "rkl_demo"):
+        shutil.copytree(demo_runs / name, tmp_path / name)
+        path = tmp_path / name / "config.json"
+        files.write_json(path, files.read_json(path) | {"device": "cuda"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (subject, _), = modes.load_all([tmp_path / "rkl_demo"])
+    assert modes.text_of(subject).device.type != "cuda"
+
+
 def test_texts_of_as_many_blocks_are_not_the_same_text(words):
     def found(sequences):
         subject = types.SimpleNamespace(tokenizer=words)

@@ -48,7 +48,7 @@ class Curve:
                 precision = precision.clamp_min(1e-30).log()
             recall = expected / temperature - log_z
             terms = torch.stack([entropy, precision, recall], -1)
-            self.sums[:, t].index_add_(0, number, terms.double().cpu())
+            self.sums[:, t].index_add_(0, number, terms.cpu().double())
 
     def means(self):
         """(temperatures, 3) float64: entropy, precision, recall, nats a token."""

@@ -64,21 +64,22 @@ class Text:
     """What all models of a comparison read: sequences of ids, each one's first as context."""
     sequences: list
     bands: torch.Tensor  # (V,)
-    device: torch.device
+    device: torch.device   # of the models that read it
 
-    def walk(self, forward):
+    def walk(self, forward, device=None):
         """eval.positions of a function ids (B, T) -> (B, T, d), over all of the text."""
         return eval.positions(forward, self.sequences, [1] * len(self.sequences),
-                              writing.BATCH_TOKENS, self.device)
+                              writing.BATCH_TOKENS, device or self.device)
 
 
-def text_of(subject, device):
+def text_of(subject):
     """The Text that a run is measured on.
 
     On babytalk LINES lines drawn from the truth, bands by 20,000 others; else blocks of the
     reported half of the development text, POSITIONS in all, bands by the training text.
     """
-    _, _, tokenizer, config = subject
+    _, model, tokenizer, config = subject
+    device = next(model.parameters()).device
     if config.corpus == "babytalk":
         lines = babytalk.sample(LINES, "modes")
         sequences = [np.array([tokenizer.bos_id, *tokenizer.encode(line)]) for line in lines]
@@ -98,8 +99,14 @@ def text_of(subject, device):
 
 
 def next_word(models, ensemble="logits"):
-    """The function ids (B, T) -> log-probabilities (B, T, V) of one model, or of an ensemble."""
+    """The function ids (B, T) -> log-probabilities (B, T, V) of one model, or of an ensemble.
+
+    ids may be anywhere; what comes is where the models are.
+    """
+    device = next(models[0].parameters()).device
+
     def forward(ids):
+        ids = ids.to(device)
         z = [model.logits(model(ids)).float() for model in models]
         return losses.teacher_log_probs(z, 1.0, ensemble)
     return forward
@@ -131,12 +138,10 @@ def load_all(folders):
     """
     subjects = []
     for folder in folders:
-        folder = pathlib.Path(folder)
-        model, tokenizer, config = run.load(folder)
-        device = run.device_of(config)
-        subjects.append(eval.Subject(folder, model.to(device), tokenizer, config))
-        if folder.resolve() in [s.folder.resolve() for s in subjects[:-1]]:
+        subject = eval.load_subject(folder, eval.Options())
+        if subject.folder.resolve() in [other.folder.resolve() for other in subjects]:
             raise UserError(f"{folder} is given twice")
+        subjects.append(subject)
     return [(subject, coached_for(subject, subjects)) for subject in subjects]
 
 
@@ -211,16 +216,16 @@ class Sums:
             terms[f"p_on_top_{k}_of_p"] = p_of_p[:, :k].sum(-1)
             terms[f"p_on_top_{k}_of_q"] = p_of_q[:, :k].sum(-1)
             terms[f"q_on_top_{k}_of_q"] = q_of_q[:, :k].sum(-1)
-        self.terms.update({name: term.double().sum().item() for name, term in terms.items()})
+        self.terms.update({name: term.cpu().double().sum().item() for name, term in terms.items()})
         self.n += len(label)
 
         band = self.bands[label.cpu()]
-        counted = torch.stack([torch.ones_like(ce_q), ce_q, ce_p]).double().cpu()
+        counted = torch.stack([torch.ones_like(ce_q), ce_q, ce_p]).cpu().double()
         self.in_band.index_add_(1, band, counted)
         confidence, guess = q.max(-1)
         bin = (confidence * BINS).long().clamp_max(BINS - 1).cpu()
         hit = (guess == label).float()
-        counted = torch.stack([torch.ones_like(hit), confidence, hit]).double().cpu()
+        counted = torch.stack([torch.ones_like(hit), confidence, hit]).cpu().double()
         self.in_bin.index_add_(1, bin, counted)
 
     def figures(self):
@@ -318,7 +323,7 @@ def examine(folders):
         config = subject.config
         key = (subject.tokenizer.hash, config.corpus, config.dev, config.longest)
         if key not in texts:
-            texts[key] = text_of(subject, run.device_of(config))
+            texts[key] = text_of(subject)
         founds.append(look_at(subject, coached, texts[key]))
     for one, other in pairs_of(founds):
         against = {kind: compare(curve, other.measured.curves[kind], kind)
@@ -419,7 +424,7 @@ def comparison_words(against):
 
 
 def rule_words(of_rules, n=5):
-    """The rules that lost most of their mass, and most gained, a line each."""
+    """The n rules with the least share of the truth's mass, a line each."""
     for rule in sorted(of_rules, key=lambda rule: rule["q"] / rule["p"])[:n]:
         yield (f"{rule['name']}: {rule['q'] / rule['p']:.2f} of the truth's mass ({rule['q']:.2g} "
                f"for {rule['p']:.2g} uses a line)")

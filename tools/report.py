@@ -357,7 +357,7 @@ def continuation_rows(founds):
     for label, path in writers.values():
         model, tokenizer, _ = run.load(path)
         readers.append((label, model, tokenizer))
-    readers += [(label_of(found, founds), found.subject.model.cpu(), found.subject.tokenizer)
+    readers += [(label_of(found, founds), found.subject.model, found.subject.tokenizer)
                 for found in founds]
     rows = [["prompt", *(label for label, *_ in readers)]]
     for prompt in prompts_of(founds[0].subject):
@@ -512,7 +512,7 @@ def contexts_of(found):
     there the two dialects are modes in the same context; else where the teacher's second word is
     nearest to its first.
     """
-    text = modes.text_of(found.subject, torch.device("cpu"))
+    text = modes.text_of(found.subject)
     if found.subject.config.corpus == "babytalk":
         return dialect_contexts(found.subject.tokenizer, text.sequences)
     tokenizer = found.subject.tokenizer

@@ -91,7 +91,8 @@ class Uses:
     def __init__(self, truth, text):
         self.truth = truth
         self.lines = len(text.sequences)
-        self.chunks = [row[:, 0] for _, row, _ in text.walk(lambda ids: truth.rows(ids)[..., None])]
+        walk = text.walk(lambda ids: truth.rows(ids)[..., None], device="cpu")
+        self.chunks = [row[:, 0] for _, row, _ in walk]
         self.q_of_row = torch.zeros(truth.table.shape)
 
     def log_p(self, i):
