@@ -1,11 +1,13 @@
 """A plan of variants is tuned, trained, reported, and goes on where it was interrupted."""
+import dataclasses
 import json
 import pathlib
+import shlex
 
 import pytest
 
 import files
-from config import UserError
+from config import UserError, parse_args, read_config
 from tools import ablate
 
 TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line",
@@ -65,10 +67,39 @@ def test_a_plan_is_tuned_reported_and_summed_up(folder, capsys):
     assert len(files.read_json_lines(results / "some/tuning.jsonl", "seed")) == 2
 
     # made again from nothing, student and teacher: the same figures, and no row is touched
+    before = {path: path.read_bytes() for path in results.rglob("*.*")}
     ablate.main([*argv, "--again", "--only=rkl", "--seeds=1"])
     assert f"val_ce{row['val_ce']:.4g}{row['val_ce']:.4g}" in capsys.readouterr().out.replace(
         " ", "")
-    assert files.read_json(path)["curve"] == row["curve"]
+    assert {path: path.read_bytes() for path in results.rglob("*.*")} == before
+
+    # one seed's rows are made alone, and the summary has the others still
+    path.unlink()
+    ablate.main([*argv, "--only=rkl", "--seeds=1"])
+    assert files.read_json(results / "some/summary.json") == summary
+
+    # a row's command is the run: its keys but for this machine's
+    config = parse_args(shlex.split(row["command"])[2:])
+    there = read_config(folder / f"out/some/1/{config.name}/config.json")
+    aside = {key: getattr(there, key) for key in ablate.OF_THIS_MACHINE}
+    assert dataclasses.replace(config, **aside) == there
+
+
+@pytest.mark.slow
+def test_ctrl_c_begins_nothing_that_waits(folder):
+    table = ablate.Table(ablate.read_plan(write(folder)), folder / "results")
+    jobs = [table.job("coach", {"lr": 1e-3}, seed, reported=False) for seed in range(8)]
+    ends = ablate.at_once(jobs, 1)
+    next(ends)
+    with pytest.raises(KeyboardInterrupt):
+        ends.throw(KeyboardInterrupt())
+    assert len([*(folder / "out").rglob("best.pt")]) < 8
+
+
+def test_again_tunes_nothing(folder, capsys):
+    ablate.main([write(folder), f"--results={folder / 'results'}", "--again", "--only=coach"])
+    assert "coach: its grid is not whole" in capsys.readouterr().out
+    assert not (folder / "results").exists()
 
 
 @pytest.mark.slow
@@ -117,6 +148,11 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
     (dict(over={"tau": [1.0, 2.0]}), "no variant 'rkl'"),  # they are rkl_1.0 and rkl_2.0 now
     (dict(over={"tau": [1.0]}, contrasts=[], curves={"a": ["none"]}), "no variant 'none'"),
     (dict(curves={"a": ["rkl"]}), "over spreads no variant 'rkl'"),
+    (dict(contrasts=[["rkl", "coach"]]), "is not \\[variant, variant, title\\]"),
+    (dict(variants={"a": {"base": "base_demo", "grid": {"lr": 1e-3}}}), "a grid must be"),
+    (dict(variants={"a": {"base": "base_demo", "grid": {"lr": []}}}), "a grid must be"),
+    (dict(variants={"a": {"base": "rkl_demo", "teachers": "llama_demo"}}), "must be a list"),
+    (dict(extends="plan"), "a plan cannot extend itself"),
 ])
 def test_what_a_plan_cannot_be(folder, changes, words):
     with pytest.raises(UserError, match=words):
@@ -133,7 +169,7 @@ def test_a_plan_over_values_keeps_what_belongs_together_apart(folder):
     assert plan.variants["rkl_300"] == {"base": "rkl_demo", "teachers": ["coach_300", "truth"],
                                         "init": "coach_300", "sentences": 300}
 
-    table = ablate.Table(plan, folder, 1)
+    table = ablate.Table(plan, folder)
     for variant in plan.variants:
         for seed in plan.seeds:
             path = table.path(variant, seed)
@@ -145,9 +181,10 @@ def test_a_plan_over_values_keeps_what_belongs_together_apart(folder):
     assert "all: val_ce" in drawn and "sentences" in drawn and "coach" in drawn
 
 
-def test_seeds_that_are_no_numbers_are_refused(folder):
-    with pytest.raises(UserError, match="--seeds=a,1: whole numbers"):
-        ablate.main([write(folder), "--seeds=a,1"])
+@pytest.mark.parametrize("seeds", ["a,1", "1,7"])
+def test_seeds_that_the_plan_does_not_report_are_refused(folder, seeds):
+    with pytest.raises(UserError, match=f"--seeds={seeds}: the plan reports seeds 0, 1"):
+        ablate.main([write(folder), f"--seeds={seeds}"])
 
 
 def test_a_missing_assignment_is_named(folder):
@@ -185,7 +222,7 @@ def test_a_paired_difference_by_hand():
 
 def test_the_picture_has_every_variant_and_the_contrasts_figures(folder):
     pytest.importorskip("matplotlib")
-    table = ablate.Table(ablate.read_plan(write(folder)), folder, 1)
+    table = ablate.Table(ablate.read_plan(write(folder)), folder)
     for variant, seed, value in (("coach", 0, 1.0), ("coach", 1, 3.0), ("rkl", 0, 2.0)):
         path = table.path(variant, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -221,13 +258,15 @@ def test_a_plan_that_extends_another_has_its_variants_rows_and_settings(folder):
     assert [*plan.variants] == ["coach", "rkl", "rkl_again"] and plan.seeds == [0, 1]
     assert plan.tables == {"coach": "some", "rkl": "some", "rkl_again": "second"}
 
-    table = ablate.Table(plan, folder / "results", 1)
+    table = ablate.Table(plan, folder / "results")
     ablate.append(folder / "results/some/tuning.jsonl",
                   dict(variant="coach", seed=100, settings={"lr": 1e-3}, val_ce=2.0))
+    table.read_tuning()
     with pytest.raises(UserError, match="rkl_again needs coach, which has no settings yet"):
         table.job("rkl_again", {}, 0, True)
     ablate.append(folder / "results/some/tuning.jsonl",
                   dict(variant="coach", seed=100, settings={"lr": 1e-2}, val_ce=1.0))
+    table.read_tuning()
     job = table.job("rkl_again", {}, 0, True)
     assert job.keys["teachers"] == ["coach.lr-0.01"]
     assert pathlib.Path(job.keys["out_dir"]).parts[-2:] == ("some", "0")  # its teacher is there
@@ -249,7 +288,7 @@ def test_contrasts_that_are_not_there_yet_count_in_holms_correction(folder):
     contrasts = [["rkl", "coach", "val_ce"]] * 2 + [["coach", "rkl", "other"]]
     figures = {"val_ce": "val_ce", "other": "eval.other"}
     table = ablate.Table(ablate.read_plan(write(folder, figures=figures, contrasts=contrasts)),
-                         folder, 1)
+                         folder)
     for variant, values in (("coach", (1.0, 3.0)), ("rkl", (2.0, 4.5))):
         for seed, value in enumerate(values):
             path = table.path(variant, seed)

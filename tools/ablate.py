@@ -31,8 +31,8 @@ the development text that chooses; what eval.json says is of the other half, or 
                   summary.json, summary.md  tables, paired differences and what was chosen
                   summary.svg, curves.svg   every seed of the contrasts' figures, by matplotlib
 
---again makes reported rows anew, beside those that are there, and shows both: nothing is written.
---jobs: runs at a time, a thread each.
+--again makes reported rows anew, teachers too, beside those that are there, and shows both: nothing
+in results/ is touched. --jobs: runs at a time, a thread each.
 """
 from config import Arguments, read_early, run_main
 
@@ -44,7 +44,7 @@ def read_args(argv):
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--again", action="store_true", help="make rows anew, beside those kept")
     parser.add_argument("--results", default="results", help="parent folder of the table's")
-    parser.add_argument("--seeds", default="", help="reported seeds; default: the plan's")
+    parser.add_argument("--seeds", default="", help="of the reported seeds only these")
     parser.add_argument("--corpus", default="", help="text of all runs; default: as the plan says")
     parser.add_argument("--dev", default="", help="its development text")
     return parser.parse_args(argv)
@@ -66,6 +66,7 @@ import pathlib
 import platform
 import re
 import shlex
+import time
 
 import numpy as np
 import torch
@@ -116,9 +117,11 @@ class Plan:
         return [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
 
 
-def read_plan(path):
+def read_plan(path, extended_by=()):
     """The Plan of a file; UserError for what is missing, unknown, or names what is not there."""
     path = pathlib.Path(path)
+    if path in extended_by:
+        raise UserError(f"{path}: a plan cannot extend itself")
     values = read_assignments(path)
     for name in values:
         if name not in TYPES:
@@ -129,13 +132,15 @@ def read_plan(path):
     for variant, keys in values.get("variants", {}).items():
         if not isinstance(keys, dict) or "base" not in keys:
             raise UserError(f"{path}: variant {variant} has no base, the config that it alters")
+        if not isinstance(keys.get("teachers", []), list):
+            raise UserError(f"{path}: variant {variant}: teachers must be a list")
     over = values.get("over", {})
     if len(over) > 1 or not all(isinstance(points, list) and points for points in over.values()):
         raise UserError(f"{path}: over must be {{key: [values]}}, of one key")
     variants = at_each_value(values.get("variants", {}), over)
     tables = {}
     if "extends" in values:
-        before = read_plan(path.with_name(f"{values['extends']}.py"))
+        before = read_plan(path.with_name(f"{values['extends']}.py"), [*extended_by, path])
         for name in ("seeds", "tuning_seeds", "common"):
             if name in values:
                 raise UserError(f"{path}: {name} is {before.table}'s, or its rows would not belong "
@@ -189,13 +194,21 @@ def check_plan(plan, path):
         raise UserError(f"{path}: table = {plan.table!r}: letters, digits, '_' and '-' only")
     for variant, keys in plan.variants.items():
         grid = keys.get("grid", {})
-        if not isinstance(grid, dict) and grid not in plan.grids:
-            raise UserError(f"{path}: variant {variant}: grids has no {grid!r}")
+        if isinstance(grid, str):
+            if grid not in plan.grids:
+                raise UserError(f"{path}: variant {variant}: grids has no {grid!r}")
+            grid = plan.grids[grid]
+        if not isinstance(grid, dict) or not all(isinstance(values, list) and values
+                                                 for values in grid.values()):
+            raise UserError(f"{path}: variant {variant}: a grid must be {{key: [values]}}")
     for panel, names in plan.curves.items():
         for name in names:
             if not plan.over or at(name, plan.over_points[0]) not in plan.variants:
                 raise UserError(f"{path}: curves: over spreads no variant {name!r}")
-    for one, other, title in plan.contrasts:
+    for contrast in plan.contrasts:
+        if not isinstance(contrast, list) or len(contrast) != 3:
+            raise UserError(f"{path}: contrasts: {contrast!r} is not [variant, variant, title]")
+        one, other, title = contrast
         for name in [*one.split(" - "), *other.split(" - ")]:
             if name not in plan.variants:
                 raise UserError(f"{path}: contrasts: there is no variant {name!r}")
@@ -211,7 +224,7 @@ TYPES = {"table": str, "seeds": list, "tuning_seeds": list, "variants": dict, "f
 # ---------------------------------------------------------------- a run of the plan
 
 # keys that a row's command leaves out
-OF_THIS_MACHINE = ("out_dir", "data_dir", "corpus", "dev", "baseline", "eval_tokens", "name")
+OF_THIS_MACHINE = ("out_dir", "data_dir", "corpus", "dev", "eval_tokens")
 
 
 class Job:
@@ -248,7 +261,7 @@ class Job:
 
     @property
     def command(self):
-        """What a user would type for the same run."""
+        """What a user would type for the same run, after the commands of its teachers and init."""
         given = []
         for key, value in self.keys.items():
             if key not in OF_THIS_MACHINE:
@@ -289,13 +302,14 @@ def row_of(job, config):
     lines = files.read_metrics(folder / "metrics.jsonl")
     notes = files.read_json(folder / "config.json")
     validations = [line for line in lines if line.get("val_ce")]
-    best = min(validations[1:], key=lambda line: line["val_ce"])
+    best = min((line for line in validations if line["step"]), key=lambda line: line["val_ce"])
     steps, words = distill.trained_for(folder)
     row = dict(variant=job.variant, seed=job.seed, settings=job.settings, val_ce=best["val_ce"],
                val_fkl=best.get("val_fkl"), val_rkl=best.get("val_rkl"),
                best_step=best["step"], steps=int(steps), words=int(words),
                tokens=int(steps) * config.batch_size * config.longest, flops=flops_of(folder),
                teacher_hash=notes["_needs"], dtype=notes["_dtype"],
+               threads=notes["_threads"],
                curve=[[line["step"], line["val_ce"]] for line in validations],
                text=notes["_text"], processor=processor(), versions=notes["_versions"],
                commit=notes["_commit"], command=job.command)
@@ -332,21 +346,44 @@ def processor():
 class Table:
     """A plan, its results on disk, and the processes that make what is missing."""
 
-    def __init__(self, plan, results, jobs, again=False):
+    def __init__(self, plan, results, jobs=1, seeds=None, again=False):
         self.plan = plan
         self.results = pathlib.Path(results)
         self.folder = self.results / plan.table
         self.jobs = jobs
+        self.seeds = seeds or plan.seeds  # that are made here; a summary has all that are there
         self.again = again
-        self.out = OUT.with_name("again") if again else OUT
+        self.out = OUT.with_name("again") / time.strftime("%Y%m%d-%H%M%S") if again else OUT
         self.failed = []
+        self.read_tuning()
 
-    @property
-    def tuning(self):
-        """All lines, those of the plans that it extends too."""
-        tables = dict.fromkeys(self.plan.tables.values())
-        return [line for table in tables
-                for line in files.read_json_lines(self.results / table / "tuning.jsonl", "seed")]
+    def read_tuning(self):
+        """Read what was tuned, of the plans that it extends too, and choose.
+
+        tuned: {point: {seed: val_ce}} of the grid points that are there, a point as `point_of` has
+        it; chosen: {variant: settings} of the variants whose grid is whole.
+        """
+        self.tuned = {}
+        for table in dict.fromkeys(self.plan.tables.values()):
+            for line in files.read_json_lines(self.results / table / "tuning.jsonl", "seed"):
+                of_point = self.tuned.setdefault(point_of(line["variant"], line["settings"]), {})
+                of_point[line["seed"]] = line["val_ce"]
+
+        self.chosen = {}
+        for variant in self.plan.variants:
+            points = self.plan.points(variant)
+            means = [self.mean_tuned(variant, settings) for settings in points]
+            if len(points) == 1:
+                self.chosen[variant] = points[0]
+            elif None not in means:
+                self.chosen[variant] = points[means.index(min(means))]
+
+    def mean_tuned(self, variant, settings):
+        """A grid point's mean val_ce over the tuning seeds; None unless all are there."""
+        of_point = self.tuned.get(point_of(variant, settings), {})
+        if set(self.plan.tuning_seeds) - set(of_point):
+            return None
+        return float(np.mean([of_point[seed] for seed in self.plan.tuning_seeds]))
 
     def rows(self):
         """{variant: {seed: row}} of the reported runs that are there."""
@@ -360,42 +397,16 @@ class Table:
     def path(self, variant, seed):
         return self.results / self.plan.tables[variant] / "rows" / f"{variant}-{seed}.json"
 
-    def val_ces(self, variant, settings):
-        """{seed: val_ce} of a point of the grid on the tuning seeds that are done."""
-        return {row["seed"]: row["val_ce"] for row in self.tuning
-                if row["variant"] == variant and row["settings"] == settings}
-
-    def chosen(self):
-        """{variant: settings} of the variants whose grid is done, in the plan's order."""
-        chosen = {}
-        for variant in self.plan.variants:
-            points = self.plan.points(variant)
-            if len(points) == 1:
-                chosen[variant] = points[0]
-                continue
-            means = [mean_over(self.val_ces(variant, point), self.plan.tuning_seeds)
-                     for point in points]
-            if None not in means:
-                chosen[variant] = points[means.index(min(means))]
-        return chosen
-
     def make(self, variant):
         """Tune a variant and report it, each as far as it is missing."""
-        plan = self.plan
-        if variant not in self.chosen():
-            jobs = [self.job(variant, settings, seed, reported=False)
-                    for seed in plan.tuning_seeds for settings in plan.points(variant)
-                    if seed not in self.val_ces(variant, settings)]
-            for job, row in self.work_on(jobs):
-                line = {key: row[key] for key in ("variant", "seed", "settings", "val_ce",
-                                                  "best_step", "steps", "curve", "command")}
-                append(self.folder / "tuning.jsonl", line)
-        chosen = self.chosen()
-        if variant not in chosen:
+        if variant not in self.chosen and not self.again:
+            self.tune(variant)
+        if variant not in self.chosen:
             print(f"{variant}: its grid is not whole, so nothing is chosen and nothing reported")
             return
-        print(f"{variant}: {chosen[variant] or 'no grid'}")
-        jobs = [self.job(variant, chosen[variant], seed, reported=True) for seed in plan.seeds
+        settings = self.chosen[variant]
+        print(f"{variant}: {settings or 'no grid'}")
+        jobs = [self.job(variant, settings, seed, reported=True) for seed in self.seeds
                 if self.again or not self.path(variant, seed).exists()]
         for job, row in self.work_on(jobs):
             path = self.path(variant, job.seed)
@@ -405,12 +416,23 @@ class Table:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write_json(path, row)
 
+    def tune(self, variant):
+        """Train what is missing of a variant's grid, a line of tuning.jsonl each, and choose."""
+        jobs = [self.job(variant, settings, seed, reported=False)
+                for seed in self.plan.tuning_seeds for settings in self.plan.points(variant)
+                if seed not in self.tuned.get(point_of(variant, settings), {})]
+        for job, row in self.work_on(jobs):
+            line = {key: row[key] for key in ("variant", "seed", "settings", "val_ce",
+                                              "best_step", "steps", "curve", "command")}
+            append(self.results / self.plan.tables[variant] / "tuning.jsonl", line)
+        self.read_tuning()
+
     def job(self, variant, settings, seed, reported):
         for name in self.needs(variant):
-            if name not in self.chosen():
+            if name not in self.chosen:
                 raise UserError(f"{variant} needs {name}, which has no settings yet: run the plan "
                                 f"of {self.plan.tables[name]} first")
-        return Job(self.plan, variant, settings, seed, self.chosen(), self.out, reported)
+        return Job(self.plan, variant, settings, seed, self.chosen, self.out, reported)
 
     def work_on(self, jobs):
         """Yield (job, row) as jobs end; what they need is trained before them, if it is missing."""
@@ -419,7 +441,7 @@ class Table:
         needed = {}
         for job in jobs:
             for name in self.needs(job.variant):
-                need = self.job(name, self.chosen()[name], job.seed, reported=False)
+                need = self.job(name, self.chosen[name], job.seed, reported=False)
                 if not is_finished(folder_of(need.config)):
                     needed[str(need)] = need
         for _ in self.work_on([*needed.values()]):
@@ -459,22 +481,26 @@ def at_once(jobs, n):
     """Yield each Job as it ends, done by one of n processes, and a function: its row, or error."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(n, context) as pool:
-        futures = {pool.submit(work, job, threads=1): job for job in jobs}
-        for future in concurrent.futures.as_completed(futures):
-            yield futures[future], future.result
+        try:
+            futures = {pool.submit(work, job, threads=1): job for job in jobs}
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result
+        except BaseException:  # Ctrl-C too: what waits is not begun, what runs saves itself
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
+
+
+def point_of(variant, settings):
+    """A point of a variant's grid as text, whether it comes from a plan or from JSON."""
+    return f"{variant} {json.dumps(settings, sort_keys=True)}"
 
 
 def append(path, line):
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as f:
         f.write(json.dumps(line) + "\n")
-
-
-def mean_over(values, seeds):
-    """The mean of values {seed: number}; None unless all seeds are there."""
-    if set(seeds) - set(values):
-        return None
-    return float(np.mean([values[seed] for seed in seeds]))
 
 
 # ---------------------------------------------------------------- what it comes to
@@ -544,7 +570,7 @@ def summary(table):
     missing = len(plan.contrasts) - len(ps)  # counted too: half a table must not look better
     for contrast, p in zip(contrasts, holm([*ps, *[1.0] * missing])):
         contrast["p_holm"] = p
-    return dict(table=plan.table, chosen=table.chosen(), figures=figures, contrasts=contrasts)
+    return dict(table=plan.table, chosen=table.chosen, figures=figures, contrasts=contrasts)
 
 
 def difference(figures, text, title):
@@ -604,7 +630,7 @@ def tried(table, found):
     for variant in plan.variants:
         points = plan.points(variant)
         for point in points if len(points) > 1 else ():
-            mean = mean_over(table.val_ces(variant, point), plan.tuning_seeds)
+            mean = table.mean_tuned(variant, point)
             words = ", ".join(f"{key} {value}" for key, value in point.items())
             mark = "chosen" if found["chosen"].get(variant) == point else ""
             rows.append([variant, words, "-" if mean is None else f"{mean:.4f}", mark])
@@ -701,13 +727,13 @@ def main(argv):
             raise UserError(f"--only={name}: the plan has {', '.join(plan.variants)}")
     if args.jobs < 1:
         raise UserError(f"--jobs={args.jobs}: at least 1")
-    if args.seeds:
-        if not args.seeds.replace(",", "").isdecimal():
-            raise UserError(f"--seeds={args.seeds}: whole numbers, with commas between them")
-        plan.seeds = [int(seed) for seed in args.seeds.split(",") if seed]
+    seeds = [seed for seed in args.seeds.split(",") if seed]
+    if not all(seed.isdecimal() and int(seed) in plan.seeds for seed in seeds):
+        raise UserError(f"--seeds={args.seeds}: the plan reports seeds "
+                        f"{', '.join(map(str, plan.seeds))}")
     plan.common |= {key: value for key, value in (("corpus", args.corpus), ("dev", args.dev))
                     if value}
-    table = Table(plan, args.results, args.jobs, args.again)
+    table = Table(plan, args.results, args.jobs, [int(seed) for seed in seeds], args.again)
     for variant in only:
         table.make(variant)
     if not args.again:
