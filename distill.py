@@ -28,7 +28,7 @@ from config import UserError, parse_args, related_config, run_main
 from data import Batches, load_tokenizer, prepare, validation_blocks
 from losses import distillation_loss
 from muon import MuonAdamW, make_muon
-from ranks import RANK, all_gather, all_reduce, in_turn, shard, sum_gradients
+from ranks import RANK, WORLD, all_gather, all_reduce, in_turn, shard, sum_gradients
 from rollouts import Rollout
 from run import (DTYPES, Run, alone, device_of, digests_of_needs, folder_of, has_bf16, is_finished,
                  is_imported, load, model_of, put_weights)
@@ -115,37 +115,37 @@ def rollout_for(student, teachers, x, now, run, batches):
     """The step's Rollout of the whole batch after x's prompts, or None where none is due.
 
     With rollout_every = n those of n steps are written at the first of them that needs one, and
-    wait in run.kept, which a checkpoint keeps. One that has waited is of an older student: what it
-    says of its tokens, log_q, is brought up to date.
+    wait in run.kept, which a checkpoint keeps.
     """
-    step = run.step
-    if not rollouts.is_due(now, step):
+    if not rollouts.is_due(now, run.step):
         return None
-    kept = run.kept
-    if step not in kept.get("rollouts", {}):
-        last = min((step // now.rollout_every + 1) * now.rollout_every, run.steps)
-        prompts = {step: (now, x)}
-        for later in range(step + 1, last):
-            then = run.config.at(later / run.steps)
-            if rollouts.is_due(then, later):
-                prompts[later] = then, batches.batch(later, then)[0]
-        written = write_rollouts(student, teachers, prompts, now, run)
-        kept.update(written=step, rollouts=written)
-    rollout = waiting(kept["rollouts"].pop(step), x, run)
-
+    if run.step not in run.kept.get("rollouts", {}):
+        prompts = due_prompts(x, now, run, batches)
+        run.kept.update(written=run.step,
+                        rollouts=write_rollouts(student, teachers, prompts, now, run))
+    rollout = as_rollout(run.kept["rollouts"].pop(run.step), x, run)
     if now.rollout_every > 1:
-        with run.autocast():
-            parts = [rollouts.log_q_now(student, rollout_i)
-                     for *_, rollout_i in micro_batches(x, x, rollout, now)]
-        log_q = all_gather(torch.cat(parts))
-        age = torch.full((len(x),), step - kept["written"], device=x.device)
-        rollout = rollout._replace(log_q=log_q, drift=rollout.log_q - log_q, age=age)
+        rollout = brought_up_to_date(rollout, student, now, run)
     weights = rollouts.weights_in(now, positions(rollout.y, now))
     return rollout._replace(coefficients=rollouts.policy_coefficients(
         rollout, now.rollout_loss, now.length_norm, weights))
 
 
-def waiting(fields, x, run):
+def due_prompts(x, now, run, batches):
+    """{step: x} of this step and of those up to the next multiple of rollout_every that need one.
+
+    x (B, T): this step's batch.
+    """
+    prompts = {run.step: x}
+    last = min((run.step // now.rollout_every + 1) * now.rollout_every, run.steps)
+    for later in range(run.step + 1, last):
+        then = run.config.at(later / run.steps)
+        if rollouts.is_due(then, later):
+            prompts[later], _ = batches.batch(later, then)
+    return prompts
+
+
+def as_rollout(fields, x, run):
     """The Rollout that was kept for a step on x; UserError where a checkpoint had another thing."""
     tensors = isinstance(fields, (list, tuple)) and all(isinstance(t, torch.Tensor) for t in fields)
     if not tensors or [t.shape for t in fields] != [x.shape] * 5:
@@ -155,13 +155,13 @@ def waiting(fields, x, run):
 
 
 def write_rollouts(student, teachers, prompts, now, run):
-    """{step: the first fields of its Rollout}, of prompts {step: (its schedules' values, x)}.
+    """{step: the first fields of its Rollout}, of prompts {step: x}.
 
-    All are written in one call. Each rank, and each of its micro-batches, writes its own rows.
+    All are written in one call, as `now` says. Each rank, and each of its micro-batches, writes its
+    own rows.
     """
-    x = torch.stack([x for _, x in prompts.values()], 1)  # (B, steps, T)
-    uniforms = torch.stack([rollouts.draws(then, step, x)
-                            for step, (then, x) in prompts.items()], 1)
+    x = torch.stack([*prompts.values()], 1)  # (B, steps, T)
+    uniforms = torch.stack([rollouts.draws(now, step, x) for step, x in prompts.items()], 1)
     mark = {}
     if now.mark == "line":  # `<s>` opens the next line
         mark = dict(mark_after=run.tokenizer.newline_id, mark=run.tokenizer.bos_id)
@@ -174,6 +174,16 @@ def write_rollouts(student, teachers, prompts, now, run):
     whole = [all_gather(torch.cat(field)).unbind(1) for field in zip(*parts)]
     return {step: [field.clone() for field in fields]
             for step, fields in zip(prompts, zip(*whole))}
+
+
+def brought_up_to_date(rollout, student, now, run):
+    """A Rollout that may have waited, and so be of an older student, with today's log_q."""
+    with run.autocast():
+        parts = [rollouts.log_q_now(student, rollout_i)
+                 for *_, rollout_i in micro_batches(rollout.x, rollout.y, rollout, now)]
+    log_q = all_gather(torch.cat(parts))
+    age = torch.full((len(log_q),), run.step - run.kept["written"], device=log_q.device)
+    return rollout._replace(log_q=log_q, drift=rollout.log_q - log_q, age=age)
 
 
 def loss_on_rollout(student, teachers, x, y, rollout, counts, now, run):
@@ -230,7 +240,7 @@ def validate(student, teachers, data, run):
     """
     student.eval()
     blocks = validation_blocks(data.dev, run.config.longest, run.config.val_tokens)  # x, y (n, T)
-    size = run.config.batch_size // run.config.grad_accum
+    size = run.config.batch_size // (WORLD * run.config.grad_accum)  # as in training
     W = student.head.weight
     sums = collections.Counter()
     for x, y in zip(*(block.split(size) for block in blocks)):
@@ -385,7 +395,7 @@ def begin(run, student, optimizer, teachers, data, batches):
     config = run.config
     steps = config.max_steps or max(1, round(config.epochs * batches.per_epoch))
     flops = flops_per_token(student, [] if config.teacher_cache else teachers, config.longest)
-    micro_batch = config.batch_size // config.grad_accum * config.longest
+    micro_batch = config.batch_size // (WORLD * config.grad_accum) * config.longest
     loss_path = losses.path(run.device.type, micro_batch, data.tokenizer.vocab_size)
     run.begin(student, optimizer, data, steps, flops, loss_path)
     going_on = f", from step {run.step}" if run.step else ""

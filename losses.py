@@ -121,6 +121,7 @@ def rkl_gradient(log_q, log_p):
 
 
 DIVERGENCES = {f.__name__: f for f in (fkl, rkl, sym, jsd, skew_fkl, skew_rkl, tvd, akl)}
+FORWARD_KL = ("sym", 1), ("jsd", 0), ("skew_fkl", 0)  # are fkl by another name
 
 # The gradients that training takes in closed form, for autograd's needs more passes over (n, V).
 # Whoever changes a formula above deletes its line here; `closed_gradient` refuses what disagrees.
@@ -180,9 +181,10 @@ def check(divergence, tau, alpha, mix, ensemble, reduction, step_weights):
                                    ("mix", mix, 0, 1)):
         if not low <= value <= high:
             raise ValueError(f"{name} is {value!r}; allowed: {low} to {high}")
-    if mix < 1 and divergence == "fkl":
-        raise ValueError(f"mix is {mix} under fkl: its gradient is mix times the plain one; set "
-                         "alpha instead")
+    name, _, number = divergence.removesuffix(")").partition("(")
+    if mix < 1 and (name == "fkl" or (name, float(number or -1)) in FORWARD_KL):
+        raise ValueError(f"mix is {mix} under {divergence}, forward KL: its gradient is mix times "
+                         "the plain one; set alpha instead")
     linear_weights(step_weights, 2)
 
 
@@ -462,10 +464,7 @@ class ChunkedLoss(torch.autograd.Function):
                 values[:, rows] = terms(z_q, z_ps, labels[rows], weights[:, rows], *scalars)
                 if not form.with_gradient:
                     continue
-                dz = z_q  # overwritten by the gradient to the logits, but for the -1 at the label
-                if form.with_ce:
-                    label = labels[rows].clamp_min(0)
-                    dz[torch.arange(len(dz), device=dz.device), label] -= weights[0, rows].to(dtype)
+                dz = z_q  # overwritten by the gradient to the logits
                 if need_h:
                     grad_h[rows] = dz @ W_low
                 if need_W and dtype == full:
@@ -502,7 +501,7 @@ def same_vocabulary(z_q, z_ps):
 
 
 def chunk_size(N, V, kind="cpu"):
-    """Positions per chunk: some 4M logits, 16 MB in fp32, which a cache holds; at most 64 chunks.
+    """Positions per chunk: some 4M logits, 16 MB in fp32, which a cache holds; some 64 at most.
 
     A GPU takes 16M: to it each chunk is a dozen launches. From the sizes and the device's kind
     alone, so that results do not depend on the machine.
@@ -530,8 +529,7 @@ def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
 
     Of one Stored in z_ps also its k tokens' mass in q and in p (6, n). labels (n,); weights (2, n)
     of CE and D; tau and mix: 0-d tensors. With form.with_gradient z_q is overwritten by the
-    gradient of ce_weight CE + d_weight D to it, without the -1 of CE at the label, which the caller
-    subtracts.
+    gradient of ce_weight CE + d_weight D to it.
     """
     logits = z_q
     z_q = shifted(z_q.to(weights.dtype))
@@ -539,7 +537,7 @@ def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
     masses = []
     gradient = None
 
-    # CE, at tau 1; its gradient to the logits is q less 1 at the label
+    # CE, at tau 1; its gradient to the logits is q, less 1 at the label (below, with the rest)
     log_q = log_softmax(z_q) if form.with_ce or form.at_tau_1 else None
     if form.with_ce:
         ce = -log_q.gather(1, labels.clamp_min(0)[:, None])[:, 0]
@@ -571,8 +569,23 @@ def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
             d = divergence_of(log_q, log_p, mix, form)
 
     if form.with_gradient:
-        logits.copy_(gradient)
+        if form.with_ce:
+            gradient = less_at_label(gradient, labels, weights[0])
+        logits.copy_(gradient)  # rounded here, in low precision, and nowhere before
     return torch.stack([ce, d, entropy_q, entropy_p, *masses])
+
+
+def less_at_label(gradient, labels, weight):
+    """A gradient (n, V) less weight (n,) at each row's label; where that is IGNORE weight is 0.
+
+    Before the gradient is rounded: near 1, where a student is sure, q and 1 would cancel to what
+    the rounding has left. It overwrites gradient.
+    """
+    labels = labels.clamp_min(0)[:, None]
+    if torch.compiler.is_compiling():  # it stays in the fused loop
+        here = torch.arange(gradient.shape[1], device=gradient.device) == labels
+        return torch.where(here, gradient - weight[:, None], gradient)
+    return gradient.scatter_add_(1, labels, -weight[:, None])
 
 
 def log_p_of(z_ps, labels, dtype, tau, form):

@@ -332,7 +332,8 @@ def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     if top_p < 1:
         sorted_z, order = z.sort(dim=-1, descending=True)
         p = sorted_z.softmax(-1)
-        drop = p.cumsum(-1) - p >= top_p  # the mass before reaches top_p; the first is always kept
+        drop = p.cumsum(-1) - p >= top_p  # the mass before reaches top_p
+        drop[:, 0] = False
         z = z.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -math.inf)
     return torch.multinomial(z.softmax(-1), 1, generator=generator)
 

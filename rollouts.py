@@ -25,10 +25,11 @@ import torch.nn.functional as F
 import losses
 from bpe import Tokenizer
 
-# x, y (B, T): as a corpus batch; y is -100 where a position does not count (the prompt, `<s>`, what
-# a teacher does not know). log_q, log_p, log_s (B, T): log-probabilities of y under student,
-# teachers, and what it was drawn from, 0 where y is -100. coefficients: of policy_coefficients.
-# With rollout_every: drift (B, T), log q_old(y) - log q(y), and age (B,), in steps, of q_old.
+# x, y (B, T): as a corpus batch; y is -100 where a position does not count (the prompt, a `<s>`
+# that was given, what a teacher does not know). log_q, log_p, log_s (B, T): log-probabilities of y
+# under student, teachers, and what it was drawn from, 0 where y is -100. coefficients: of
+# policy_coefficients. With rollout_every: drift (B, T), log q_old(y) - log q(y), and age (B,), in
+# steps, of q_old.
 Rollout = collections.namedtuple("Rollout", "x y log_q log_p log_s coefficients drift age",
                                  defaults=[None] * 3)
 
@@ -156,7 +157,8 @@ def rollout_loss(student, teachers, rollout, now, counts, return_stats=False):
     now: a config of numbers. counts: the valid positions of the whole step's rollouts, (T,) under
     reduction "step". Returns the loss, or with return_stats (loss, stats) as distillation_loss.
     """
-    targets = [teacher(rollout.x) for teacher in teachers]
+    asked = now.rollout_loss != "reinforce" or return_stats  # what it needs was written down
+    targets = [teacher(rollout.x) for teacher in teachers] if asked else []
     h = student(rollout.x)
     W = student.head.weight
     if now.rollout_loss == "token":
@@ -164,7 +166,7 @@ def rollout_loss(student, teachers, rollout, now, counts, return_stats=False):
         return losses.distillation_loss(h, W, targets, rollout.y, counts=counts,
                                         return_stats=return_stats, **keys)
     # the one difference between the two: is the first part taken over all tokens, or sampled?
-    exact = weights_in(now, counts) if now.rollout_loss == "single_step" else False
+    exact = weights_in(now, counts) if now.rollout_loss == "single_step" else 0.0
     return sequence_loss(h, W, targets, rollout, exact, now.ensemble, counts.sum(), return_stats)
 
 
@@ -183,14 +185,12 @@ def sequence_loss(h, W, teachers, rollout, exact=1.0, ensemble="logits", counts=
     The trick: -log q(y_t) is the cross-entropy of the sampled token, so the sampled part is a
     cross-entropy whose positions weigh -coefficients_t, and the chunked loss computes both at once.
     h (B, T, d), W, teachers: as in distillation_loss. rollout: its y and coefficients (B, T).
-    exact: False, or the weights of the first part, a number, (T,) or (B, T). return_stats: (loss,
-    stats).
+    exact: the weights of the first part, a number, (T,) or (B, T); 0: the coefficients sample that
+    too, and without teachers nothing is asked of them. return_stats: (loss, stats).
     """
     valid = rollout.y != -100
     ce_weight = (-rollout.coefficients).to(torch.promote_types(h.dtype, torch.float32)) * valid
     d_weight = torch.as_tensor(exact, dtype=ce_weight.dtype, device=h.device) * valid
-    if exact is False and not return_stats:
-        teachers = []  # nothing is asked of them
     n = valid.sum() if counts is None else torch.as_tensor(counts, device=h.device)
     n = n.to(ce_weight.dtype).clamp_min(1)
 
@@ -238,13 +238,19 @@ def repeated(y, n=4):
 
 def failures(line):
     """Sentences that name what goes wrong and what helps, from the figures of a log line."""
+    on_rollouts = "rollout_kl" in line
     if line.get("entropy_p") and line["entropy_q"] < line["entropy_p"] / 3:
+        remedy = "raise alpha, lower lr, or use mix < 1"
+        if on_rollouts:
+            remedy = "raise alpha or rollout_mix, lower lr or on_policy, or use mix < 1"
         yield (f"entropy collapse: the student's entropy is {line['entropy_q']:.3f} nats, the "
-               f"teacher's {line['entropy_p']:.3f}; raise alpha or rollout_mix, lower lr or "
-               "on_policy, or use mix < 1")
+               f"teacher's {line['entropy_p']:.3f}; {remedy}")
     if line.get("rollout_repeated", 0) > 0.5:
         yield (f"repetition: {line['rollout_repeated']:.0%} of the 4-grams of the rollouts were "
                "there before; raise rollout_mix or alpha, or start from a better student (init)")
     if line.get("rollout_weight", 0) > 10:
+        remedy = "rollout_mix (q / s is at most 1 / (1 - rollout_mix))"
+        if line.get("rollout_age"):  # then there is no such bound
+            remedy = "rollout_every, lr or rollout_mix"
         yield (f"exploding weights: q / s reaches {line['rollout_weight']:.0f} in the rollouts; "
-               "lower rollout_mix (q / s is at most 1 / (1 - rollout_mix))")
+               f"lower {remedy}")

@@ -5,6 +5,7 @@ itself: one that is added without an ORACLE fails the first test.
 """
 import inspect
 import math
+import re
 
 import pytest
 import torch
@@ -355,6 +356,12 @@ def test_reverse_kl_to_a_mixed_target_has_the_value_of_the_skewed_one_and_anothe
 
 def test_forward_kl_to_a_mixed_target_is_alpha_in_disguise_and_refused():
     h, W, h_ps, W_ps, labels = inputs()
+    for name in ("sym(1)", "sym(1.0)", "jsd(0)", "skew_fkl(0)"):  # are fkl too
+        with pytest.raises(ValueError, match=re.escape(f"mix is 0.3 under {name}, forward KL")):
+            losses.check(name, 1.0, 0.0, 0.3, "logits", "token", None)
+        log_q, log_p = torch.randn(2, 3, V).log_softmax(-1)
+        assert torch.equal(losses.parse(name)(log_q, log_p), losses.fkl(log_q, log_p))
+    losses.check("sym(0.9)", 1.0, 0.0, 0.3, "logits", "token", None)
     with pytest.raises(ValueError, match="mix is 0.3 under fkl.*alpha"):
         distillation_loss(h, W, heads(h_ps, W_ps), labels, divergence="fkl", mix=0.3)
     mixed = value_and_gradients(lambda h, W: materialised(
@@ -550,6 +557,24 @@ def test_stats_and_autocast():
     for a, b in zip(low, exact):
         assert a.dtype == torch.float32
         assert 1e-5 < (a - b).norm() / b.norm() < 1e-2  # it did run in bf16, and well enough
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_where_a_student_is_sure_bf16_does_not_cancel_its_gradient(mode, monkeypatch):
+    """q - 1 at the label is taken before it is rounded: near 1 bf16 has steps of 2^-8."""
+    monkeypatch.setattr(losses, "mode", mode)
+    labels = torch.arange(V)
+    h = 10 * torch.eye(V)  # logits 10 at the label and 0 elsewhere, exact in bf16
+    W = torch.eye(V)
+
+    def ce(h, W):
+        return distillation_loss(h, W, [], labels)
+    exact = value_and_gradients(ce, h.double(), W.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        low = value_and_gradients(ce, h, W)
+    assert (1 - torch.softmax(h[0], 0)[0]) < 2**-8
+    for a, b in zip(low[1:], exact[1:]):
+        assert (a - b).norm() < 1e-2 * b.norm()
 
 
 def test_no_full_logits_are_alive():

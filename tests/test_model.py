@@ -238,7 +238,7 @@ def test_top_k_and_top_p_keep_the_right_tokens():
     assert draw() == {0, 1, 2, 3, 4}
     assert draw(top_k=2) == {0, 1}
     assert draw(top_p=0.6) == {0, 1}      # 0.4 alone does not reach 0.6
-    assert draw(top_p=0.01) == {0}        # never empty
+    assert draw(top_p=0.01) == draw(top_p=0.0) == {0}  # never empty
     assert draw(top_k=99) == {0, 1, 2, 3, 4}
 
 

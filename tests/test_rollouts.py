@@ -423,8 +423,30 @@ def test_failures_are_named_with_what_to_change():
     for bad, words in ((dict(entropy_q=0.3), ("entropy collapse", "alpha")),
                        (dict(rollout_repeated=0.9), ("repetition", "rollout_mix")),
                        (dict(rollout_weight=50.0), ("exploding weights", "lower rollout_mix"))):
-        message, = rollouts.failures({**good, **bad})
+        message, = rollouts.failures({**good, "rollout_kl": 0.1, **bad})
         assert all(word in message for word in words)
+
+
+def test_what_helps_depends_on_what_is_done():
+    without, = rollouts.failures(dict(entropy_q=0.3, entropy_p=2.1))
+    assert "alpha" in without and "rollout_mix" not in without
+    older, = rollouts.failures(dict(rollout_kl=0.1, rollout_weight=50.0, rollout_age=1.5))
+    assert "lower rollout_every, lr or rollout_mix" in older and "1 / (1" not in older
+
+
+def test_plain_reinforce_asks_no_teacher_again():
+    """What the teachers said of the sampled tokens stands in the rollout."""
+    torch.manual_seed(0)
+    student = LM(ModelConfig(vocab_size=V, n_layer=1, n_head=1, d_model=8, d_ff=8, block_size=T))
+    x = torch.zeros(3, T, dtype=torch.long)
+    y = torch.ones(3, T, dtype=torch.long)
+    rollout = Rollout(x, y, *torch.randn(4, 3, T))
+    now = types.SimpleNamespace(rollout_loss="reinforce", ensemble="logits")
+
+    def nobody(x):
+        raise AssertionError("asked")
+    rollouts.rollout_loss(student, [nobody], rollout, now, torch.tensor(12)).backward()
+    assert student.head.weight.grad.abs().sum() > 0
 
 
 def test_draws_are_a_function_of_seed_and_step():
