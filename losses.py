@@ -343,9 +343,10 @@ def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alph
     d_weight = d_weight * ((1 - alpha) * temperature_factor(divergence, tau))
 
     form = Form(parse(divergence), ensemble, with_ce=not teachers or alpha > 0 or return_stats,
-                with_entropies=return_stats, at_tau_1=tau == 1, mixed=mix < 1, chunk=chunk)
+                with_entropies=return_stats, at_tau_1=tau == 1, mixed=mix < 1)
     labels = labels.masked_fill(~valid, IGNORE)
-    total, terms = weighted_loss(h, W, teachers, labels, (ce_weight, d_weight), form, tau, mix)
+    total, terms = weighted_loss(h, W, teachers, labels, (ce_weight, d_weight), form, tau, mix,
+                                 chunk)
     loss = total * (1 / n)
     if not return_stats:
         return loss
@@ -391,14 +392,13 @@ class Form:
     with_entropies: bool = False
     at_tau_1: bool = True
     mixed: bool = False           # mix < 1
-    chunk: int | None = None      # positions; None: chunk_size
     # what follows is set by weighted_loss
     with_gradient: bool = False
     closed: object = None         # of CLOSED_GRADIENTS; None: autograd
     padded: bool = True           # there may be positions that do not count
 
 
-def weighted_loss(h, W, teachers, labels, weights, form, tau=1.0, mix=1.0):
+def weighted_loss(h, W, teachers, labels, weights, form, tau=1.0, mix=1.0, chunk=None):
     """The sum over positions of ce_weight CE + d_weight D, with gradients to h and W.
 
     h (..., d), labels (...) with IGNORE, weights: (ce_weight, d_weight), each (...) and 0 there.
@@ -413,24 +413,21 @@ def weighted_loss(h, W, teachers, labels, weights, form, tau=1.0, mix=1.0):
     weights = torch.stack([weight.reshape(-1) for weight in weights])  # (2, N)
     valid = labels != IGNORE
     N, V, device = len(labels), len(W), h.device
-    how = path(device.type, N, V)
+    chunk = chunk or chunk_size(N, V, device.type)
     form = dataclasses.replace(
-        form, chunk=form.chunk or chunk_size(N, V, device.type),
-        with_gradient=torch.is_grad_enabled() and (h.requires_grad or W.requires_grad),
+        form, with_gradient=torch.is_grad_enabled() and (h.requires_grad or W.requires_grad),
         closed=None if form.mixed else closed_gradient(form.divergence),
         padded=device.type != "cpu" or not valid.all())  # a GPU is not waited for
     if form.padded:  # what stands there may be anything, also nan
         h = h.masked_fill(~valid[:, None], 0)
 
     scalars = [torch.full((), x, dtype=weights.dtype, device=device) for x in (tau, mix)]
-    terms = functools.partial(chunk_terms, form=form)
-    block = 2**19 // V
-    if form.with_gradient and how == "compiled":
-        terms = compiled_terms(dataclasses.replace(form, chunk=None))
-        block = 2**21 // V
+    compiled = form.with_gradient and path(device.type, N, V) == "compiled"
+    terms = compiled_terms(form) if compiled else functools.partial(chunk_terms, form=form)
     if device.type == "cpu":
-        terms = by_rows(terms, max(1, block))
-    total, values = ChunkedLoss.apply(h, W, teachers, labels, weights, scalars, form, terms)
+        terms = by_rows(terms, max(1, (2**21 if compiled else 2**19) // V))
+    total, values = ChunkedLoss.apply(h, W, teachers, labels, weights, scalars, terms, chunk,
+                                      form.with_gradient)
     values = values.masked_fill(~valid, 0)
     return total, dict(zip(names, values))
 
@@ -443,8 +440,8 @@ class ChunkedLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, h, W, teachers, labels, weights, scalars, form, terms):
-        need_h, need_W = (need and form.with_gradient for need in ctx.needs_input_grad[:2])
+    def forward(ctx, h, W, teachers, labels, weights, scalars, terms, chunk, with_gradient):
+        need_h, need_W = (need and with_gradient for need in ctx.needs_input_grad[:2])
         dtype = product_dtype(h)
         full = weights.dtype
         W_low = W.to(dtype)
@@ -452,17 +449,17 @@ class ChunkedLoss(torch.autograd.Function):
         grad_W = torch.zeros_like(W, dtype=full) if need_W else None
         values = weights.new_zeros(6 if are_stored(teachers) else 4, len(labels))
         # one place for the logits of all chunks: a fresh one each time has to be paged in anew
-        logits = h.new_empty(min(form.chunk, len(labels)), len(W), dtype=dtype)
+        logits = h.new_empty(min(chunk, len(labels)), len(W), dtype=dtype)
 
         with torch.autocast(h.device.type, enabled=False):
-            for start in range(0, len(labels), form.chunk):
-                rows = slice(start, start + form.chunk)
+            for start in range(0, len(labels), chunk):
+                rows = slice(start, start + chunk)
                 h_rows = h[rows].to(dtype)
                 z_q = torch.mm(h_rows, W_low.T, out=logits[:len(h_rows)])  # (n, V)
                 z_ps = [teacher(rows) for teacher in teachers]
                 same_vocabulary(z_q, z_ps)
                 values[:, rows] = terms(z_q, z_ps, labels[rows], weights[:, rows], *scalars)
-                if not form.with_gradient:
+                if not with_gradient:
                     continue
                 dz = z_q  # overwritten by the gradient to the logits
                 if need_h:
@@ -484,7 +481,7 @@ class ChunkedLoss(torch.autograd.Function):
     def backward(ctx, grad, _):
         grads = [None if saved is None else (saved * grad).to(dtype)
                  for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes)]
-        return *grads, *[None] * 6
+        return *grads, *[None] * 7
 
 
 def product_dtype(x):
