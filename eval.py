@@ -1049,10 +1049,8 @@ def evaluate_subject(subject, tasks=(), **options):
     asked = {name: suite.read(name, data, options.limit) for name in exam}  # all, before any work
     other = other_subject(subject, options) if exam else None
 
-    path = folder / "eval.json"
-    results = files.read_json(path) if path.exists() else {}
-    results[slot("val_ce", ["which"], options)] = validated(folder, options.which)
-    files.write_json(path, results)  # where that cannot be, it is said before hours of scoring
+    # where nothing can be written, it is said before hours of scoring
+    keep(folder, slot("val_ce", ["which"], options), validated(folder, options.which))
     answers = {}
     for task in tasks:
         do, heeds = TASKS[task]
@@ -1063,13 +1061,19 @@ def evaluate_subject(subject, tasks=(), **options):
         else:
             result, shown = do(subject, options)
         key = slot(task, heeds, options)
-        results[key] = {name: getattr(options, name) for name in heeds} | result
-        files.write_json(path, results)
+        keep(folder, key, {name: getattr(options, name) for name in heeds} | result)
         weights = f" ({options.which})" if "which" in heeds else ""
         print(f"\n{key} of {folder}{weights}\n{shown}")
     if exam:
         close_exam(subject, other, asked, answers, options)
-    return with_verdicts(folder, results)
+    return with_verdicts(folder)
+
+
+def keep(folder, key, result):
+    """Put a result into eval.json, beside what it holds by now: another eval.py may write there."""
+    path = folder / "eval.json"
+    before = files.read_json(path) if path.exists() else {}
+    files.write_json(path, before | {key: result})
 
 
 def answer_of(subject, name, asked, options):
@@ -1080,8 +1084,9 @@ def answer_of(subject, name, asked, options):
         return answer(name, asked, model, subject.tokenizer, options.seed)
 
 
-def with_verdicts(folder, results):
+def with_verdicts(folder):
     """A run's eval.json with the verdicts that its own books allow; written where there are any."""
+    results = files.read_json(folder / "eval.json")
     log = files.read_metrics(folder / "metrics.jsonl")
     verdicts = signatures.of_run(log, signatures.paradigms(results))
     if verdicts:

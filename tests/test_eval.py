@@ -574,6 +574,20 @@ def test_evaluate_writes_and_merges(babytalk_run, monkeypatch, capsys):
     assert not list(babytalk_run.glob(".*"))  # nothing half written is left
 
 
+def test_what_another_call_writes_meanwhile_is_kept(babytalk_run, monkeypatch):
+    """Two of eval.py on one run, each with hours of its own."""
+    path = babytalk_run / "eval.json"
+    samples = eval.samples
+
+    def slow(*arguments, **more):
+        files.write_json(path, files.read_json(path) | {"blimp": {"accuracy": 0.75}})
+        return samples(*arguments, **more)
+    monkeypatch.setattr(eval, "samples", slow)
+    results = eval.evaluate(babytalk_run, ["sample"])
+    assert set(results) == {"val_ce", "blimp", "sample", "verdicts"}
+    assert files.read_json(path) == results
+
+
 def test_ppl_is_of_the_half_that_did_not_choose(babytalk_run):
     result = eval.evaluate(babytalk_run, ["ppl"])["ppl"]
     model, tokenizer, config = run.load(babytalk_run)
