@@ -876,7 +876,7 @@ def other_text(name, subject):
     with tempfile.TemporaryDirectory() as folder:
         cleaned = write_clean(paths, pathlib.Path(folder), "dev")
         texts = {domain: path.read_bytes().decode() for domain, path in cleaned.items()}
-    return {domain: np.array(subject.tokenizer.encode(text), np.int64)
+    return {domain: subject.tokenizer.encode_lines(text).astype(np.int64)
             for domain, text in texts.items()}
 
 

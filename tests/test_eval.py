@@ -19,6 +19,7 @@ import run
 import suite
 from bpe import Tokenizer, pre_tokens, train_bpe
 from config import UserError, run_main
+from imported import ImportedTokenizer, marked
 from model import LM, ModelConfig
 
 TEXT = "the cat sees the dog near the house\nwho sees the little dog\nthe dogs see a cat\n" * 4
@@ -648,6 +649,21 @@ def test_other_text_of_a_run_that_has_its_own(babytalk_run, tmp_path):
     (tmp_path / "other.txt").write_text("tom sleeps\n" * 9)
     results = eval.evaluate(babytalk_run, ["ppl"], dev=str(tmp_path / "other.txt"))
     assert set(results) == {"val_ce", f"ppl --dev={tmp_path / 'other.txt'}", "verdicts"}
+
+
+def test_other_text_is_encoded_line_by_line_as_training_text_is(make_config, tmp_path):
+    """An imported tokenizer may join a newline to what is before it, which no training text has."""
+    form = json.loads(Tokenizer([(b".", b"\n")]).to_json())
+    form["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\.\n|[\s\S]"
+    tokenizer = ImportedTokenizer(marked(form, "<s>", "</s>", "<pad>"))
+    file = tmp_path / "other.txt"
+    file.write_text("a.\nb.\n")
+    assert len(tokenizer.encode("a.\nb.\n")) == 4
+
+    texts = eval.other_text(str(file), eval.Subject(None, None, tokenizer, make_config()))
+    newline = [tokenizer.newline_id]
+    ids = [*tokenizer.encode("a."), *newline, *tokenizer.encode("b."), *newline]
+    assert texts["other"].tolist() == ids and texts["other"].dtype == np.int64
 
 
 def test_a_gpt2_shorter_than_the_longest_line_is_refused_in_one_line(make_run):
