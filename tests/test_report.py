@@ -4,6 +4,7 @@ import dataclasses
 import html.parser
 import json
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -20,7 +21,7 @@ import distill
 import eval
 import files
 import run
-from config import CONFIGS, UserError, read_config
+from config import CONFIGS, UserError, parse_args, read_config
 from tools import modes, report, writing
 
 NAMES = ["base_demo", "fkl_demo", "rkl_demo"]
@@ -149,6 +150,26 @@ def test_real_text_without_a_truth(text_runs, monkeypatch):
             others = sum(n for _, n in context["tail"][name])
             assert others + len(context["words"]) == V
             assert len(context["logits"][name]) == len(context["words"])
+
+
+@pytest.mark.parametrize("name, keys", [
+    ("rkl_demo", dict(divergence="jsd(0.5)", checkpoints=[0.5], lr=3e-5,
+                      teachers=["llama_demo", "truth"], tau="linear(0: 2, 1: 1)")),
+    ("rkl_stepwise_demo", dict(reduction="token", step_weights=[], baseline="")),
+    ("base_demo", dict(max_steps=7)), ("fkl_demo", {}),
+    ("elsewhere", dict(checkpoints="babylm")),
+])
+def test_a_shell_reads_the_command_and_trains_the_same_run(name, keys, tmp_path, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    file = CONFIGS / f"{name if name != 'elsewhere' else 'base_demo'}.py"
+    config = read_config(file, [*keys.items(), ("name", name)])
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    files.write_json(folder / "config.json", dataclasses.asdict(config))
+
+    python, program, *argv = shlex.split(report.command_of(folder))
+    assert (python, program) == ("python", "distill.py" if config.teachers else "teacher.py")
+    assert parse_args(argv) == config
 
 
 def test_texts_cannot_end_the_script():

@@ -32,6 +32,7 @@ import json
 import math
 import pathlib
 import re
+import shlex
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ import files
 import run
 import signatures
 import suite
-from config import CONFIGS, KEYS, Config, read_config
+from config import CONFIGS, KEYS, command_line, read_config
 from ranks import RANK
 from tools import modes
 
@@ -64,19 +65,16 @@ def has_matplotlib():
 def command_of(folder):
     """What trains the run in `folder` again: its config in configs/, and the keys that differ."""
     config = read_config(folder / "config.json")
-    file = CONFIGS / f"{config.name}.py"
-    base = read_config(file) if file.exists() else Config()
-    aside = {"out_dir", "data_dir", "device", "name"}
-    given = []
-    for key in KEYS:
-        value = getattr(config, key)
-        if key not in aside and value != getattr(base, key):
-            value = ",".join(map(str, value)) if isinstance(value, list) else value
-            given.append(f"--{key}={value!r}" if " " in str(value) else f"--{key}={value}")
-    if not file.exists():
-        return f"python distill.py {folder / 'config.json'}"
     program = "distill.py" if config.teachers else "teacher.py"
-    return " ".join([f"python {program} configs/{config.name}.py", *given])
+    file = CONFIGS / f"{config.name}.py"
+    if not file.exists():
+        return f"python {program} {shlex.quote(str(folder / 'config.json'))}"
+
+    base = read_config(file)
+    aside = {"out_dir", "data_dir", "device", "name"}
+    given = {key: getattr(config, key) for key in KEYS
+             if key not in aside and getattr(config, key) != getattr(base, key)}
+    return f"python {program} configs/{config.name}.py {command_line(given)}".rstrip()
 
 
 def trained_rows(founds):
