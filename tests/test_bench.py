@@ -126,6 +126,19 @@ def test_a_peer_that_is_not_installed_is_said(what, small, capsys):
     assert measured["peer_is"] in others and measured["peer"] > 0
 
 
+@pytest.mark.parametrize("what, package", [("prepare", "tokenizers"), ("bpe", "tokenizers"),
+                                           ("score", "minicons")])
+def test_the_one_peer_of_a_row_that_is_not_installed_is_said(what, package, small, tmp_path,
+                                                             capsys):
+    hide({package}, small)
+    (tmp_path / "t.txt").write_text("the dogs see the cats\n" * 200)
+    small.setattr(bench, "V", 265)
+    bench.main([what, "--peers", f"--data={tmp_path}"])
+    *shown, last = capsys.readouterr().out.splitlines()
+    assert f"row {package} skipped: {package} is not installed" in shown
+    assert json.loads(last)["peer"] is None
+
+
 def test_where_the_processor_has_bf16_all_are_measured_in_it_too(small, last_line):
     small.setattr(bench, "machine", lambda: "bfloat16")
     small.setattr(peers, "LOSSES", {"materialised": peers.materialised})

@@ -5,7 +5,6 @@ reads /proc), on a GPU in this one.
 """
 import functools
 import gc
-import importlib.util
 import math
 import multiprocessing
 import pathlib
@@ -19,10 +18,6 @@ from config import Config
 from run import dtype_of
 
 device = torch.device("cpu")  # where everything is measured; bench.main sets it
-
-
-def is_installed(package):
-    return importlib.util.find_spec(package) is not None
 
 
 def machine():
