@@ -397,6 +397,12 @@ def test_the_truth_measured_against_itself(words):
     assert result["ce"] == about(result["entropy_floor"]) and result["entropy_floor"] > 1
 
 
+def test_a_look_at_one_line_does_not_cut_those_that_are_sampled(words):
+    """Of seed 22 the line drawn from p* is short, and the one that is sampled long."""
+    result = eval.babytalk_truth(true_model(babytalk.Truth(words)), words, n=1, seed=22)
+    assert result["precision"] == 1
+
+
 def test_a_mixture_with_the_uniform_distribution_by_hand(words):
     """q = (1 - e) p* + e / V: every figure from its definition, position by position."""
     truth, e, V, n = babytalk.Truth(words), 0.3, words.vocab_size, 60
