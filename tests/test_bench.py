@@ -186,6 +186,23 @@ def test_without_text_babytalk_is_taken_and_said(small, capsys, tmp_path):
     assert "babytalk instead" in capsys.readouterr().out
 
 
+def test_a_processor_has_a_name_where_there_is_no_proc(monkeypatch, capsys):
+    """On a Mac, say; and where the file names no model, as on an ARM."""
+    monkeypatch.setattr(measure.platform, "processor", lambda: "")
+    monkeypatch.setattr(measure.platform, "machine", lambda: "arm64")
+    for text in ("processor : 0\n", None):
+        def read_text(path, text=text):
+            if text is None:
+                raise FileNotFoundError(path)
+            return text
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "has_bf16", lambda device: False)
+            patch.setattr(measure.pathlib.Path, "read_text", read_text)
+            assert measure.processor() == "arm64"
+            assert measure.machine() == "float32"
+    assert capsys.readouterr().out.count("arm64, ") == 2
+
+
 # ---------------------------------------------------------------- the step
 
 RUN = dict(dtype="float32", corpus="babytalk", sentences=300, mark="line", n_layer=1, n_head=2,
