@@ -21,6 +21,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import signal
 import sys
 import textwrap
@@ -559,18 +560,32 @@ class Arguments(argparse.ArgumentParser):
 
 
 def parse_override(arg):
-    """"--lr=1e-3" -> ("lr", 1e-3)."""
+    """"--lr=1e-3" -> ("lr", 1e-3). A list may lack its brackets: a,b; one alone; empty."""
     name, equals, text = arg[2:].partition("=")
     check(name, getattr(Config(), name, None))  # an unknown key is named before its value
     if not equals:
         raise UserError(f"command line: {arg} has no value; write --{name}=VALUE")
-    if KEYS[name].type == list[str] and not text.startswith("["):
-        return name, [word for word in text.split(",") if word]  # a,b
-    if KEYS[name].type is not str:
+    kind = KEYS[name].type
+    if kind == list[str] and not text.startswith("["):
+        return name, [word for word in text.split(",") if word]
+    if kind == list[float] and not text:
+        return name, []
+    if kind is not str:
         # a schedule is no literal: it stays text
         with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            return name, ast.literal_eval(text)
+            value = ast.literal_eval(text)
+            is_alone = kind == list[float] and type(value) in (int, float)
+            return name, [value] if is_alone else value
     return name, text
+
+
+def command_line(keys):
+    """{key: value} as "--lr=0.001 --teachers=a,b", quoted for a shell; parse_args reads it back."""
+    words = []
+    for name, value in keys.items():
+        text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        words.append(f"--{name}={shlex.quote(text)}")
+    return " ".join(words)
 
 
 def help_text(usage):

@@ -12,7 +12,8 @@
     blimp, supplement, ewok, entity_tracking, comps, global_piqa_parallel, global_piqa_nonparallel,
     wug_adj, wug_past, reading
                        the challenge's tasks, told in suite.py and docs/babylm.md; global_piqa and
-                       wug are two each; suite: those of 2026; --limit: items per paradigm or group
+                       wug are two each; suite: those of 2026;
+                       --limit: items per paradigm or group; reading is always whole
     choice             DIR/choice/*.jsonl: a prefix, options, the right one (MMLU's form)
     babytalk           against the embedded corpus's known truth;       --limit: lines
     curve              BLiMP (on babytalk its own pairs) of each checkpoint by words, chck_10M.pt:
@@ -593,8 +594,9 @@ def against_truth(model, tokenizer, sequences):
     return dict(zip(names, means)), log_q_line
 
 
-def precision(model, tokenizer, n, longest, seed):
-    """The share of n sampled lines that are in the language, which has none beyond `longest`."""
+def precision(model, tokenizer, n, seed):
+    """The share of n sampled lines, cut where the longest one ends, that are in the language."""
+    longest = babytalk.longest_line()
     right = 0
     for i in range(0, n, 1000):
         lines = samples(model, tokenizer, "", min(1000, n - i), longest, seed + i,
@@ -619,8 +621,7 @@ def babytalk_truth(model, tokenizer, n=LINES, seed=0):
     entropy_floor = -log_p.sum().item() / tokens
     ce = -log_q.sum().item() / tokens
     recall = {k: (log_q >= log_p - math.log(k)).double().mean().item() for k in (10, 3)}
-    # no line has twice as many tokens as the longest of many
-    right = precision(model, tokenizer, n, 2 * max(map(len, sequences)), seed)
+    right = precision(model, tokenizer, n, seed)
     on_pairs = minimal_pairs(model, tokenizer, pairs)
     paradigms = {uid: figures["accuracy"] for uid, figures in on_pairs["groups"].items()}
     return dict(entropy_floor=entropy_floor, ce=ce, ce_above_floor=ce - entropy_floor, **means,
@@ -876,7 +877,7 @@ def other_text(name, subject):
     with tempfile.TemporaryDirectory() as folder:
         cleaned = write_clean(paths, pathlib.Path(folder), "dev")
         texts = {domain: path.read_bytes().decode() for domain, path in cleaned.items()}
-    return {domain: np.array(subject.tokenizer.encode(text), np.int64)
+    return {domain: subject.tokenizer.encode_lines(text).astype(np.int64)
             for domain, text in texts.items()}
 
 
@@ -961,6 +962,7 @@ SAMPLING = ("prompt", "n", "temperature", "top_k", "top_p", "seed", "which")
 TASKS = {
     "ppl": Task(ppl_task, (*PART, "dev")),
     **{name: Task(None, (*PART, "dtype")) for name in suite.TASKS},  # `answer` has them
+    "reading": Task(None, ("which", "dtype")),  # whole, whatever the limit
     "babytalk": Task(babytalk_task, (*PART, "seed")),
     "curve": Task(curve_task, ("limit", "seed")),
     "sample": Task(sample_task, SAMPLING),
@@ -1049,10 +1051,8 @@ def evaluate_subject(subject, tasks=(), **options):
     asked = {name: suite.read(name, data, options.limit) for name in exam}  # all, before any work
     other = other_subject(subject, options) if exam else None
 
-    path = folder / "eval.json"
-    results = files.read_json(path) if path.exists() else {}
-    results[slot("val_ce", ["which"], options)] = validated(folder, options.which)
-    files.write_json(path, results)  # where that cannot be, it is said before hours of scoring
+    # where nothing can be written, it is said before hours of scoring
+    keep(folder, slot("val_ce", ["which"], options), validated(folder, options.which))
     answers = {}
     for task in tasks:
         do, heeds = TASKS[task]
@@ -1063,13 +1063,19 @@ def evaluate_subject(subject, tasks=(), **options):
         else:
             result, shown = do(subject, options)
         key = slot(task, heeds, options)
-        results[key] = {name: getattr(options, name) for name in heeds} | result
-        files.write_json(path, results)
+        keep(folder, key, {name: getattr(options, name) for name in heeds} | result)
         weights = f" ({options.which})" if "which" in heeds else ""
         print(f"\n{key} of {folder}{weights}\n{shown}")
     if exam:
         close_exam(subject, other, asked, answers, options)
-    return with_verdicts(folder, results)
+    return with_verdicts(folder)
+
+
+def keep(folder, key, result):
+    """Put a result into eval.json, beside what it holds by now: another eval.py may write there."""
+    path = folder / "eval.json"
+    before = files.read_json(path) if path.exists() else {}
+    files.write_json(path, before | {key: result})
 
 
 def answer_of(subject, name, asked, options):
@@ -1080,8 +1086,9 @@ def answer_of(subject, name, asked, options):
         return answer(name, asked, model, subject.tokenizer, options.seed)
 
 
-def with_verdicts(folder, results):
+def with_verdicts(folder):
     """A run's eval.json with the verdicts that its own books allow; written where there are any."""
+    results = files.read_json(folder / "eval.json")
     log = files.read_metrics(folder / "metrics.jsonl")
     verdicts = signatures.of_run(log, signatures.paradigms(results))
     if verdicts:
@@ -1105,7 +1112,8 @@ def with_remarks(name, answers, subject, limit):
     counts = {"": len(answers.items)}
     if "groups" in result:
         counts = {group: figures["n"] for group, figures in result["groups"].items()}
-    lacks = [] if limit else suite.missing(name, counts)
+    is_part = limit and "limit" in TASKS[name].heeds
+    lacks = [] if is_part else suite.missing(name, counts)
     return {**result, "lacks": lacks} if lacks else result
 
 
@@ -1162,10 +1170,11 @@ def yardsticks(subject, names, options):
     if options.against and not (named / "config.json").exists() and named not in folders:
         folders.append(named)
     columns = []
+    options = dataclasses.replace(options, dtype="float32")  # an n-gram has no other
     for folder in folders:
         saved = files.read_json(folder / "eval.json")
         its = {name: saved[key] for name in names
-               if isinstance(saved.get(key := slot(name, PART, options)), dict)}
+               if isinstance(saved.get(key := slot(name, TASKS[name].heeds, options)), dict)}
         if any(result.get("tokenizer") != subject.tokenizer.hash for result in its.values()):
             if folder == named:
                 raise UserError(f"{folder / 'eval.json'} was taken with another tokenizer than "

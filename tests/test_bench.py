@@ -126,6 +126,19 @@ def test_a_peer_that_is_not_installed_is_said(what, small, capsys):
     assert measured["peer_is"] in others and measured["peer"] > 0
 
 
+@pytest.mark.parametrize("what, package", [("prepare", "tokenizers"), ("bpe", "tokenizers"),
+                                           ("score", "minicons")])
+def test_the_one_peer_of_a_row_that_is_not_installed_is_said(what, package, small, tmp_path,
+                                                             capsys):
+    hide({package}, small)
+    (tmp_path / "t.txt").write_text("the dogs see the cats\n" * 200)
+    small.setattr(bench, "V", 265)
+    bench.main([what, "--peers", f"--data={tmp_path}"])
+    *shown, last = capsys.readouterr().out.splitlines()
+    assert f"row {package} skipped: {package} is not installed" in shown
+    assert json.loads(last)["peer"] is None
+
+
 def test_where_the_processor_has_bf16_all_are_measured_in_it_too(small, last_line):
     small.setattr(bench, "machine", lambda: "bfloat16")
     small.setattr(peers, "LOSSES", {"materialised": peers.materialised})
@@ -171,6 +184,23 @@ def test_without_text_babytalk_is_taken_and_said(small, capsys, tmp_path):
     small.setattr(bench, "BABYLM", tmp_path)
     bench.main(["bpe"])
     assert "babytalk instead" in capsys.readouterr().out
+
+
+def test_a_processor_has_a_name_where_there_is_no_proc(monkeypatch, capsys):
+    """On a Mac, say; and where the file names no model, as on an ARM."""
+    monkeypatch.setattr(measure.platform, "processor", lambda: "")
+    monkeypatch.setattr(measure.platform, "machine", lambda: "arm64")
+    for text in ("processor : 0\n", None):
+        def read_text(path, text=text):
+            if text is None:
+                raise FileNotFoundError(path)
+            return text
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "has_bf16", lambda device: False)
+            patch.setattr(measure.pathlib.Path, "read_text", read_text)
+            assert measure.processor() == "arm64"
+            assert measure.machine() == "float32"
+    assert capsys.readouterr().out.count("arm64, ") == 2
 
 
 # ---------------------------------------------------------------- the step

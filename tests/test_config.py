@@ -3,6 +3,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -129,6 +130,25 @@ def test_keys_that_do(file):
     assert config.Config().longest == 128
     c = config.parse_args([file("lr = 1"), "--step_weights=0.5,2"])
     assert c.step_weights == [0.5, 2.0]
+
+
+def test_a_list_of_numbers_on_the_command_line(file):
+    path = file("lr = 1\ncheckpoints = [3]")
+    for text, value in (("0.001", [0.001]), ("2", [2.0]), ("1,2.5", [1.0, 2.5]), ("", []),
+                        ("[4]", [4.0]), ("babylm", "babylm")):
+        assert config.parse_args([path, f"--checkpoints={text}"]).checkpoints == value
+    refused([path, "--checkpoints=True"], "checkpoints = True", "a list of numbers or 'babylm'")
+    refused([path, "--checkpoints=x"], "checkpoints = 'x'", "a list of numbers or 'babylm'")
+
+
+def test_a_command_line_is_read_back_by_a_shell(file):
+    keys = dict(teachers=["a", "b"], divergence="jsd(0.5)", checkpoints=[0.5], rope_scaling=[],
+                tau="linear(0: 2, 1: 1)", tie=True, lr=1e-05, corpus="it's $here", baseline="",
+                step_weights=[0.5, 2.0], max_steps=3)
+    line = config.command_line(keys)
+    assert line.startswith("--teachers=a,b --divergence='jsd(0.5)' --checkpoints=0.5 ")
+    read = config.parse_args([file("seed = 1"), *shlex.split(line)])
+    assert {key: getattr(read, key) for key in keys} == keys
 
 
 def test_nothing_in_a_config_is_executed(file, tmp_path):

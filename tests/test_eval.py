@@ -19,6 +19,7 @@ import run
 import suite
 from bpe import Tokenizer, pre_tokens, train_bpe
 from config import UserError, run_main
+from imported import ImportedTokenizer, marked
 from model import LM, ModelConfig
 
 TEXT = "the cat sees the dog near the house\nwho sees the little dog\nthe dogs see a cat\n" * 4
@@ -396,6 +397,12 @@ def test_the_truth_measured_against_itself(words):
     assert result["ce"] == about(result["entropy_floor"]) and result["entropy_floor"] > 1
 
 
+def test_a_look_at_one_line_does_not_cut_those_that_are_sampled(words):
+    """Of seed 22 the line drawn from p* is short, and the one that is sampled long."""
+    result = eval.babytalk_truth(true_model(babytalk.Truth(words)), words, n=1, seed=22)
+    assert result["precision"] == 1
+
+
 def test_a_mixture_with_the_uniform_distribution_by_hand(words):
     """q = (1 - e) p* + e / V: every figure from its definition, position by position."""
     truth, e, V, n = babytalk.Truth(words), 0.3, words.vocab_size, 60
@@ -574,6 +581,20 @@ def test_evaluate_writes_and_merges(babytalk_run, monkeypatch, capsys):
     assert not list(babytalk_run.glob(".*"))  # nothing half written is left
 
 
+def test_what_another_call_writes_meanwhile_is_kept(babytalk_run, monkeypatch):
+    """Two of eval.py on one run, each with hours of its own."""
+    path = babytalk_run / "eval.json"
+    samples = eval.samples
+
+    def slow(*arguments, **more):
+        files.write_json(path, files.read_json(path) | {"blimp": {"accuracy": 0.75}})
+        return samples(*arguments, **more)
+    monkeypatch.setattr(eval, "samples", slow)
+    results = eval.evaluate(babytalk_run, ["sample"])
+    assert set(results) == {"val_ce", "blimp", "sample", "verdicts"}
+    assert files.read_json(path) == results
+
+
 def test_ppl_is_of_the_half_that_did_not_choose(babytalk_run):
     result = eval.evaluate(babytalk_run, ["ppl"])["ppl"]
     model, tokenizer, config = run.load(babytalk_run)
@@ -634,6 +655,21 @@ def test_other_text_of_a_run_that_has_its_own(babytalk_run, tmp_path):
     (tmp_path / "other.txt").write_text("tom sleeps\n" * 9)
     results = eval.evaluate(babytalk_run, ["ppl"], dev=str(tmp_path / "other.txt"))
     assert set(results) == {"val_ce", f"ppl --dev={tmp_path / 'other.txt'}", "verdicts"}
+
+
+def test_other_text_is_encoded_line_by_line_as_training_text_is(make_config, tmp_path):
+    """An imported tokenizer may join a newline to what is before it, which no training text has."""
+    form = json.loads(Tokenizer([(b".", b"\n")]).to_json())
+    form["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\.\n|[\s\S]"
+    tokenizer = ImportedTokenizer(marked(form, "<s>", "</s>", "<pad>"))
+    file = tmp_path / "other.txt"
+    file.write_text("a.\nb.\n")
+    assert len(tokenizer.encode("a.\nb.\n")) == 4
+
+    texts = eval.other_text(str(file), eval.Subject(None, None, tokenizer, make_config()))
+    newline = [tokenizer.newline_id]
+    ids = [*tokenizer.encode("a."), *newline, *tokenizer.encode("b."), *newline]
+    assert texts["other"].tolist() == ids and texts["other"].dtype == np.int64
 
 
 def test_a_gpt2_shorter_than_the_longest_line_is_refused_in_one_line(make_run):

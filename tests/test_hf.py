@@ -30,7 +30,7 @@ import run
 import suite
 from config import CONFIGS, UserError, read_config
 from imported import ImportedTokenizer, marked
-from tools import hf
+from tools import card, hf
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("safetensors")
@@ -223,15 +223,22 @@ def test_the_card_says_what_the_runs_files_say(make_run, tmp_path):
     folder = make_run(teachers=["coach", "gone"], lr=1e-3)
     make_run("coach")
     run.Metrics(folder / "metrics.jsonl", 0).write(step=9, words=5000, loss=1.0)
-    files.write_json(folder / "eval.json", {"blimp": {"accuracy": 0.625, "limit": 0},
-                                            "blimp --limit=2": {"accuracy": 1.0, "limit": 2}})
+    files.write_json(folder / "eval.json", {
+        "blimp": {"accuracy": 0.625, "limit": 0},
+        "blimp --limit=2": {"accuracy": 1.0, "limit": 2},
+        "global_piqa_parallel": {"accuracy": 0.375}, "global_piqa_nonparallel": {"accuracy": 0.625},
+        "ppl --limit=200000": {"overall": {"mean_nats_per_byte": 1.25}, "limit": 200_000}})
     hf.export(folder, tmp_path / "hf")
     text = (tmp_path / "hf/README.md").read_text()
     commit = files.read_json(folder / "config.json")["_commit"]
-    for words in ("| BLiMP | 62.5% | 50% |", "| 1,234 | 5,000 | 9 |", "coach", "step 7",
-                  "teacher gone | not known", "lr = 0.001", str(commit or "not known")):
+    for words in ("| BLiMP | 62.5% | 50% |", "| Global PIQA, parallel | 37.5% | 25% |",
+                  "| Global PIQA, nonparallel | 62.5% | 50% |",
+                  "of its first 200,000 tokens a domain | 1.2500 |",
+                  "| 1,234 | 5,000 | 9 |", "coach", "step 7", "teacher gone | not known",
+                  "lr = 0.001", str(commit or "not known")):
         assert words in text, words
     assert "100.0%" not in text  # a look at a part
+    assert set(card.CHANCE) <= {place for _, place, _ in eval.FINAL}
     one_line(hf.export, folder, tmp_path / "hf", words=["hf is there already"])
     one_line(hf.export, folder, tmp_path / "hf2", True, words=["no checkpoints by words"])
 

@@ -159,6 +159,12 @@ def test_pairs_stand_beside_and_another_text_begins_anew(argv, tmp_path):
     assert {*found} - {"val_ce"} == {"blimp"}
 
 
+def test_where_no_task_is_named_it_is_ppl(argv, tmp_path):
+    ngram.main([*argv, "--tasks=", "--limit=200"])
+    found = files.read_json(tmp_path / "out/ngram-5/eval.json")
+    assert {*found} - {"val_ce"} == {"ppl --limit=200"}
+
+
 @pytest.mark.parametrize("more, words", [
     ("--tasks=sample", "task 'sample': an n-gram can be asked for ppl"),
     ("--tasks=none", "task 'none'"), ("--limit=-1", "limit >= 0"), ("--limit=x", "invalid int"),

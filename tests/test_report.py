@@ -4,6 +4,7 @@ import dataclasses
 import html.parser
 import json
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -20,7 +21,7 @@ import distill
 import eval
 import files
 import run
-from config import CONFIGS, UserError, read_config
+from config import CONFIGS, UserError, parse_args, read_config
 from tools import modes, report, writing
 
 NAMES = ["base_demo", "fkl_demo", "rkl_demo"]
@@ -151,6 +152,26 @@ def test_real_text_without_a_truth(text_runs, monkeypatch):
             assert len(context["logits"][name]) == len(context["words"])
 
 
+@pytest.mark.parametrize("name, keys", [
+    ("rkl_demo", dict(divergence="jsd(0.5)", checkpoints=[0.5], lr=3e-5,
+                      teachers=["llama_demo", "truth"], tau="linear(0: 2, 1: 1)")),
+    ("rkl_stepwise_demo", dict(reduction="token", step_weights=[], baseline="")),
+    ("base_demo", dict(max_steps=7)), ("fkl_demo", {}),
+    ("elsewhere", dict(checkpoints="babylm")),
+])
+def test_a_shell_reads_the_command_and_trains_the_same_run(name, keys, tmp_path, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    file = CONFIGS / f"{name if name != 'elsewhere' else 'base_demo'}.py"
+    config = read_config(file, [*keys.items(), ("name", name)])
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    files.write_json(folder / "config.json", dataclasses.asdict(config))
+
+    python, program, *argv = shlex.split(report.command_of(folder))
+    assert (python, program) == ("python", "distill.py" if config.teachers else "teacher.py")
+    assert parse_args(argv) == config
+
+
 def test_texts_cannot_end_the_script():
     rows = [["a"], ["</script><b>"]]
     assert "<b>" not in report.as_html([("table", rows)], {}, False)
@@ -165,6 +186,9 @@ def test_pictures_are_in_the_page_itself():
     tags = Tags()
     tags.feed(svg)
     assert tags.open == []
+    lines = {"$a_b$/rkl": ([0, 1], [0, 1]), "10$": ([0, 1], [1, 0])}
+    svg = report.svg_of(report.Picture("some", [("a", "x", "y", lines, {})]), {})
+    assert ">$a_b$/rkl</text>" in svg and ">10$</text>" in svg
 
 
 def test_yardsticks_of_the_same_tokenizer_stand_beside(tmp_path, capsys):
@@ -362,7 +386,7 @@ def test_no_complaint_no_request_and_no_overflow(written, browser):
     assert browser.do("return document.documentElement.scrollWidth") == 390
 
 
-def test_benchmarks_and_the_learning_curve_are_the_evaluations():
+def test_benchmarks_are_the_evaluations():
     groups = {"a": dict(accuracy=0.5, n=100, field="x", chance=0.5),
               "b": dict(accuracy=0.7, n=100, field="x", chance=0.25),
               "c": dict(accuracy=0.9, n=100, field="y", chance=0.5)}
@@ -378,10 +402,45 @@ def test_benchmarks_and_the_learning_curve_are_the_evaluations():
         ["y", "50.0%", "90.0% (84.1 to 95.9)", "50.0% (40.2 to 59.8)"],
         ["mean", "42.0%", "70.0% (65.0 to 75.0)", "50.0% (45.0 to 55.0)"]]
 
+
+def test_a_field_that_a_run_lacks_is_a_dash():
+    groups = {"a": dict(accuracy=0.5, n=100, field="x", chance=0.5),
+              "b": dict(accuracy=0.9, n=100, field="y", chance=0.25)}
+    whole = dict(groups=groups, accuracy=0.7, interval=[0.65, 0.75], chance=0.375)
+    part = whole | dict(groups={"b": groups["b"]}, accuracy=0.9, interval=[0.84, 0.96])
+    (_, rows), = report.benchmark_blocks([("one", {"blimp": part}), ("two", {"blimp": whole})])[1:]
+    assert rows[1:] == [["y", "25.0%", "90.0% (84.1 to 95.9)", "90.0% (84.1 to 95.9)"],
+                        ["x", "50.0%", "-", "50.0% (40.2 to 59.8)"],
+                        ["mean", "37.5%", "90.0% (84.0 to 96.0)", "70.0% (65.0 to 75.0)"]]
+
+
+def test_an_older_evaluation_without_paradigms_has_no_column():
+    old = {"babytalk": {"precision": 0.5}}
+    paradigm = next(iter(babytalk.PAIRS))
+    new = {"babytalk": {"precision": 0.5, "paradigms": {paradigm: 0.75}}}
+    (_, rows), = report.benchmark_blocks([("old", old), ("new", new)])[1:]
+    assert rows[0] == ["babytalk's minimal pairs", "new"] and [paradigm, "75.0%"] in rows
+    (kind, said), = report.benchmark_blocks([("old", old)])
+    assert kind == "words" and said.startswith("No benchmark")
+
+
+def test_learning_curves_are_the_evaluations_and_a_part_is_called_one():
     points = {"chck_1M": dict(accuracy=0.5, fields={"x": 0.4}),
               "chck_10M": dict(accuracy=0.6, fields={"x": 0.8})}
     evals = [("one", {"curve --limit=9": {"points": points}})]
     (_, picture), (_, rows) = report.learning_blocks(evals)
+    assert picture.caption == "one, curve --limit=9: what it learns when"
+    assert rows[0] == ["one, curve --limit=9: words read", "all", "x"]
     assert rows[1:] == [["1M", "50.0%", "40.0%"], ["10M", "60.0%", "80.0%"]]
     assert picture.panels[0][3] == {"all": ([0, 1], [0.5, 0.6]), "x": ([0, 1], [0.4, 0.8])}
-    assert not report.learning_blocks([("one", {"blimp": blimp})])
+    evals[0][1]["curve"] = {"points": {"chck_1M": dict(accuracy=0.7, fields={"x": 0.7})}}
+    (_, picture), (_, rows) = report.learning_blocks(evals)
+    assert rows == [["one: words read", "all", "x"], ["1M", "70.0%", "70.0%"]]
+    assert not report.learning_blocks([("one", {"val_ce": 2.5})])
+
+
+@pytest.mark.parametrize("divergence, role", [
+    ("fkl", "forward"), ("skew_fkl(0.3)", "forward"), ("rkl", "reverse"), ("jsd(0.5)", "reverse")])
+def test_a_runs_colour_is_of_its_divergence_whatever_the_parameter(divergence, role):
+    config = types.SimpleNamespace(teachers=["coach"], divergence=divergence)
+    assert report.role_of(types.SimpleNamespace(subject=eval.Subject("", "", "", config))) == role

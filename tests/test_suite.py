@@ -483,6 +483,19 @@ def test_a_yardstick_beside_the_run_stands_in_its_table(two_runs, exam, tokenize
     assert "\n" not in str(e.value)
 
 
+def test_reading_is_whole_whatever_the_limit(two_runs, exam, tokenizer, capsys):
+    one, _ = two_runs
+    write_reading(exam / "reading/reading_data.csv")
+    ngram = one.with_name("ngram-5")
+    ngram.mkdir()
+    subject = eval.Subject(ngram, Counts(tokenizer), tokenizer, run.load(one)[2])
+    eval.evaluate_subject(subject, ["reading"], data=str(exam))
+    results = eval.evaluate(one, ["reading"], data=str(exam), limit=2)
+    assert [slot for slot in results if "reading" in slot] == ["reading"]
+    assert results["reading"]["n"] == 60 and results["reading"]["lacks"] == ["items: 60 of 1,726"]
+    assert "ngram-5" in capsys.readouterr().out.rsplit("the tasks of", 1)[1].splitlines()[1]
+
+
 def test_a_run_of_another_tokenizer_is_refused(two_runs, exam, tmp_path, make_config):
     other = folder_of_run(tmp_path / "else/three", Tokenizer([(b"a", b"b")]), make_config)
     with pytest.raises(UserError, match="another tokenizer") as e:

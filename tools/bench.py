@@ -17,8 +17,8 @@
             layers of d 128 from 6 of 256, paper: 16 of 512 from 24 of 1024; also with the teacher
             read from the disk (teacher_cache = 64), written before, and with Muon for AdamW. Its
             flops beside those of its matrix products run alone, and what its parts take. --peers:
-            Baby Llama's step in transformers, in ours' dtype and in fp32, as it comes and compiled,
-            and the same two with Liger's loss.
+            Baby Llama's step in transformers, as it comes and compiled, and the same two with
+            Liger's loss: all in ours' dtype, the first in fp32 too.
     score   log-probabilities of minimal pairs under a random model of the size of step's student:
             BLiMP's first 15 pairs a paradigm (eval/blimp_filtered under $BABYLM_DIR), else
             babytalk's; in fp32 and, where the processor has it, bf16. --peers: minicons, with the
@@ -88,7 +88,7 @@ from bpe import Tokenizer, train_bpe
 from eval import table
 from run import DTYPES, autocast, device_of, dtype_of, gpu_usage, model_of
 from tools import measure, peers
-from tools.measure import is_installed, machine, median_times, memory_of, seconds_alone, tried
+from tools.measure import machine, median_times, memory_of, seconds_alone, tried
 
 ROUNDS = {"nano": 7, "paper": 3}
 V = 16000         # tokens of the vocabulary
@@ -661,9 +661,9 @@ def bench_prepare(args):
         folder = pathlib.Path(folder)
         keys, texts = prepare_inputs(args, folder)
         contenders = {"ours": functools.partial(run_data, keys, folder)}
-        if args.peers and is_installed("tokenizers"):
-            theirs = texts, keys["vocab_size"], folder / "theirs.bin"
-            contenders["tokenizers"] = peers.hf_bpe(*theirs)
+        theirs = texts, keys["vocab_size"], folder / "theirs.bin"
+        if args.peers and (once := tried("tokenizers", peers.hf_bpe, *theirs)):
+            contenders["tokenizers"] = once
         times = median_times(contenders, 3, warm_up=0)
 
         gb = {"ours": memory_of(prepare_run, (keys, folder), runs=1)[0]}
@@ -748,8 +748,9 @@ def bench_bpe(args):
         if args.words:
             data.keep_words(texts, args.words)
         contenders = {"ours": (our_bpe, (texts, vocab_size, folder / "ours.bin"))}
-        if args.peers and is_installed("tokenizers"):
-            contenders["tokenizers"] = peers.hf_bpe, (texts, vocab_size, folder / "theirs.bin")
+        theirs = texts, vocab_size, folder / "theirs.bin"
+        if args.peers and tried("tokenizers", peers.hf_bpe, *theirs):
+            contenders["tokenizers"] = peers.hf_bpe, theirs
         times, parts, merges = bpe_times(contenders)
         gb = {name: memory_of(make, arguments, runs=1)[1]
               for name, (make, arguments) in contenders.items()}
@@ -818,12 +819,13 @@ def bpe_table(times, parts, gb):
 def bench_score(args):
     auto = machine()
     sentences = score_sentences()
-    contenders = {"ours": (our_score, "float32")}
-    if args.peers and is_installed("minicons"):
-        contenders["minicons"] = their_score, "float32"
+    dtypes = {"": "float32"}  # by the end of a row's name
     if auto == "bfloat16":
-        contenders |= {f"{name}, bf16": (make, auto)
-                       for name, (make, _) in contenders.items()}
+        dtypes[", bf16"] = auto
+    contenders = {f"ours{end}": (our_score, dtype) for end, dtype in dtypes.items()}
+    rivals = {}
+    if args.peers:
+        rivals = {f"minicons{end}": (their_score, dtype) for end, dtype in dtypes.items()}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         tokenizer = tokenizer_of(sentences, folder)
@@ -832,10 +834,13 @@ def bench_score(args):
         student = STEP_SIZES[args.size][0]
         arguments = student, vocab_size, folder / "tokenizer.json", sentences
         scorers = {name: make(*arguments, dtype) for name, (make, dtype) in contenders.items()}
+        scorers |= {name: tried(name, make, *arguments, dtype)
+                    for name, (make, dtype) in rivals.items()}
+        scorers = {name: scorer for name, scorer in scorers.items() if scorer}  # that did not fail
         times = median_times(scorers, ROUNDS[args.size])
         sums = {name: scorer() for name, scorer in scorers.items()}
         gb = {name: memory_of(make, (*arguments, dtype))[0]
-              for name, (make, dtype) in contenders.items()}
+              for name, (make, dtype) in (contenders | rivals).items() if name in scorers}
 
     n = len(sentences)
     peer = times.get("minicons")

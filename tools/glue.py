@@ -414,7 +414,7 @@ def read_data(args, tokenizer, length):
 
     UserError for an unknown task, a file that is missing or wrong, no task at all.
     """
-    folder = pathlib.Path(args.data or os.path.join(os.environ.get("BABYLM_DIR", "."), "eval"))
+    folder = pathlib.Path(eval.data_folder(args))
     if (folder / "glue_filtered").is_dir():
         folder = folder / "glue_filtered"
     asked = [name for name in args.tasks.split(",") if name]

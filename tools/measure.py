@@ -3,12 +3,13 @@
 Times are of functions in turn, in one process. Memory is of each in a process of its own (Linux: it
 reads /proc), on a GPU in this one.
 """
+import contextlib
 import functools
 import gc
-import importlib.util
 import math
 import multiprocessing
 import pathlib
+import platform
 import statistics
 import sys
 import time
@@ -21,22 +22,24 @@ from run import dtype_of
 device = torch.device("cpu")  # where everything is measured; bench.main sets it
 
 
-def is_installed(package):
-    return importlib.util.find_spec(package) is not None
-
-
 def machine():
     """Print a line about the processor or GPU; the dtype, by name, that `dtype = auto` is there."""
     dtype = dtype_of(Config(), device)
     if device.type == "cuda":
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
         return dtype
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else "CPU"
     bf16 = "no bf16 instructions" if dtype == "float32" else "bf16 instructions"
-    print(f"{name}, {torch.get_num_threads()} threads, {bf16}, torch {torch.__version__}")
+    print(f"{processor()}, {torch.get_num_threads()} threads, {bf16}, torch {torch.__version__}")
     return dtype
+
+
+def processor():
+    """The processor's name as the system has it."""
+    with contextlib.suppress(OSError):  # Linux alone has this file
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def tried(name, make, *arguments):

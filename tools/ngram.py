@@ -5,8 +5,8 @@
 
 CONFIG and keys are those of the run that they stand beside: they read its training tokens, its
 tokenizer, and the half of the development text that is reported. tasks: eval.py's that need nothing
-but log-probabilities; data and limit: as there. What they say lies in out_dir/ngram-1 and
-out_dir/ngram-5, as a run's: eval.json, config.json, tokenizer.json.
+but log-probabilities, ppl where none is named; data and limit: as there. What they say lies in
+out_dir/ngram-1 and out_dir/ngram-5, as a run's: eval.json, config.json, tokenizer.json.
 
 What a network has beyond the 5-gram it has from more than four tokens back, or from knowing that
 words are alike; what it has beyond the unigram it has from order.
@@ -17,7 +17,7 @@ from config import Arguments, UserError, parse_args, read_early, run_main
 def read_args(argv):
     """What eval.py is asked, and the rest of the command line: CONFIG and its keys."""
     parser = Arguments("-m tools.ngram", __doc__, add_help=False)
-    parser.add_argument("--tasks", default="ppl")
+    parser.add_argument("--tasks", default="")
     parser.add_argument("--data", default="")
     parser.add_argument("--limit", type=int, default=0)
     return parser.parse_known_args(argv)
@@ -164,7 +164,7 @@ def folder_like_a_run(config, order, data):
 def main(argv):
     args, argv = read_args(argv)
     config = parse_args(argv, __doc__)
-    tasks = [name for name in args.tasks.split(",") if name]
+    tasks = [name for name in args.tasks.split(",") if name] or ["ppl"]
     for name in eval.named_tasks(tasks):
         if name in NETWORKS_ALONE:
             raise UserError(f"task {name!r}: an n-gram can be asked for ppl and "

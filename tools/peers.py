@@ -232,21 +232,8 @@ def minicons_score(lm, tokenizer, sentences, device):
 
 def hf_copy(lm):
     """A LlamaForCausalLM with the weights of a model.LM of arch llama."""
+    from tools.hf import to_theirs  # not above: what it imports would count as a peer's memory
     config = lm.config
-    own = lm.state_dict()
-    weights = {"model.embed_tokens.weight": own["embed.weight"],
-               "model.norm.weight": own["norm.weight"],
-               "lm_head.weight": own["head.weight"]}
-    for layer in range(config.n_layer):
-        block = {name: own[f"blocks.{layer}.{name}.weight"]
-                 for name in ("attn.qkv", "attn.proj", "mlp.gate_up", "mlp.proj", "norm1", "norm2")}
-        q, k, v = block["attn.qkv"].chunk(3)
-        gate, up = block["mlp.gate_up"].chunk(2)
-        theirs = {"self_attn.q_proj": q, "self_attn.k_proj": k, "self_attn.v_proj": v,
-                  "self_attn.o_proj": block["attn.proj"], "mlp.gate_proj": gate, "mlp.up_proj": up,
-                  "mlp.down_proj": block["mlp.proj"], "input_layernorm": block["norm1"],
-                  "post_attention_layernorm": block["norm2"]}
-        weights |= {f"model.layers.{layer}.{name}.weight": w for name, w in theirs.items()}
     model = hf_llama(vars(config), config.vocab_size, 2 * config.block_size)
-    model.load_state_dict(weights)
+    model.load_state_dict(to_theirs(lm.state_dict(), config))
     return model

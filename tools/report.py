@@ -32,6 +32,7 @@ import json
 import math
 import pathlib
 import re
+import shlex
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ import files
 import run
 import signatures
 import suite
-from config import CONFIGS, KEYS, Config, read_config
+from config import CONFIGS, KEYS, command_line, read_config
 from ranks import RANK
 from tools import modes
 
@@ -64,19 +65,16 @@ def has_matplotlib():
 def command_of(folder):
     """What trains the run in `folder` again: its config in configs/, and the keys that differ."""
     config = read_config(folder / "config.json")
-    file = CONFIGS / f"{config.name}.py"
-    base = read_config(file) if file.exists() else Config()
-    aside = {"out_dir", "data_dir", "device", "name"}
-    given = []
-    for key in KEYS:
-        value = getattr(config, key)
-        if key not in aside and value != getattr(base, key):
-            value = ",".join(map(str, value)) if isinstance(value, list) else value
-            given.append(f"--{key}={value!r}" if " " in str(value) else f"--{key}={value}")
-    if not file.exists():
-        return f"python distill.py {folder / 'config.json'}"
     program = "distill.py" if config.teachers else "teacher.py"
-    return " ".join([f"python {program} configs/{config.name}.py", *given])
+    file = CONFIGS / f"{config.name}.py"
+    if not file.exists():
+        return f"python {program} {shlex.quote(str(folder / 'config.json'))}"
+
+    base = read_config(file)
+    aside = {"out_dir", "data_dir", "device", "name"}
+    given = {key: getattr(config, key) for key in KEYS
+             if key not in aside and getattr(config, key) != getattr(base, key)}
+    return f"python {program} configs/{config.name}.py {command_line(given)}".rstrip()
 
 
 def trained_rows(founds):
@@ -136,60 +134,78 @@ def benchmark_blocks(evals, beside=()):
     """
     blocks = []
     for name, task in suite.TASKS.items():
-        def has_it(results):
-            return isinstance(results.get(name), dict) and "groups" in results[name]
-        of_task = [(label, results[name]) for label, results in evals if has_it(results)]
-        if not of_task:
-            continue
-        of_task += [(label, results[name]) for label, results in beside if has_it(results)]
-        fields = dict.fromkeys(group["field"] for _, result in of_task
-                               for group in result["groups"].values() if group["field"])
-        rows = [["", "chance", *(label for label, _ in of_task)]]
-        for field in [*fields, None]:
-            chance = chance_of(of_task[0][1], field)
-            rows.append([field or "mean", f"{chance:.1%}",
-                         *(interval_of(result, field) for _, result in of_task)])
-        blocks += [("words", f"{task.title}, with 95% intervals over items."), ("table", rows)]
-    of_truth = [(label, results["babytalk"]["paradigms"]) for label, results in evals
-                if isinstance(results.get("babytalk"), dict)]
+        of_runs = columns_of(name, evals)
+        if of_runs:
+            rows = benchmark_rows(of_runs + columns_of(name, beside))
+            blocks += [("words", f"{task.title}, with 95% intervals over items."), ("table", rows)]
+    of_truth = [(label, its) for label, results in evals if (its := signatures.paradigms(results))]
     if of_truth:
-        rows = [["babytalk's minimal pairs", *(label for label, _ in of_truth)]]
-        for uid in babytalk.PAIRS:
-            rows.append([uid, *(f"{p[uid]:.1%}" if uid in p else "-" for _, p in of_truth)])
         blocks += [("words", "200 pairs a paradigm, by construction; chance is 50%."),
-                   ("table", rows)]
+                   ("table", paradigm_rows(of_truth))]
     return blocks or [("words", "No benchmark has been run: python eval.py RUN --tasks=blimp "
                        "--data=DIR.")]
 
 
-def interval_of(result, field=None):
-    """"68.1% (67.0 to 69.2)": the groups' mean of a field; of none, the task's own."""
-    mean, (low, high) = result["accuracy"], result["interval"]
-    if field:
-        each = [group for group in result["groups"].values() if group["field"] == field]
-        mean = np.mean([group["accuracy"] for group in each])
-        variance = sum(g["accuracy"] * (1 - g["accuracy"]) / g["n"] for g in each) / len(each)**2
-        half = 1.96 * math.sqrt(variance)
-        low, high = max(0, mean - half), min(1, mean + half)
-    return f"{mean:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+def columns_of(name, evals):
+    """[(label, result)] of those that have a task's accuracies by group."""
+    return [(label, results[name]) for label, results in evals
+            if isinstance(results.get(name), dict) and results[name].get("groups")]
 
 
-def chance_of(result, field=None):
-    """What guessing gets of a field, the groups' mean; of none, of the task."""
-    each = [group.get("chance", result["chance"]) for group in result["groups"].values()
-            if group["field"] == field]
-    return np.mean(each) if field else result["chance"]
+def benchmark_rows(columns):
+    """A row a field, then one of the whole task. columns: [(label, result)] of that task."""
+    results = [result for _, result in columns]
+    fields = dict.fromkeys(group["field"] for result in results
+                           for group in result["groups"].values() if group["field"])
+    rows = [["", "chance", *(label for label, _ in columns)]]
+    for field in fields:
+        figures = [of_field(result, field) for result in results]
+        chance = next(its["chance"] for its in figures if its)
+        rows.append([field, f"{chance:.1%}", *map(with_interval, figures)])
+    rows.append(["mean", f"{results[0]['chance']:.1%}", *map(with_interval, results)])
+    return rows
+
+
+def of_field(result, field):
+    """A field's accuracy with its 95% interval, and chance: means of its groups; {} without any."""
+    groups = [group for group in result["groups"].values() if group["field"] == field]
+    if not groups:
+        return {}
+    accuracy = suite.mean(group["accuracy"] for group in groups)
+    variance = sum(g["accuracy"] * (1 - g["accuracy"]) / g["n"] for g in groups) / len(groups)**2
+    half = suite.Z * math.sqrt(variance)
+    return dict(accuracy=accuracy, interval=[max(0.0, accuracy - half), min(1.0, accuracy + half)],
+                chance=suite.mean(group.get("chance", result["chance"]) for group in groups))
+
+
+def with_interval(figures):
+    """"68.1% (67.0 to 69.2)"; "-" where there are none."""
+    if not figures:
+        return "-"
+    low, high = figures["interval"]
+    return f"{figures['accuracy']:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def paradigm_rows(columns):
+    """Babytalk's minimal pairs, a row a paradigm. columns: [(label, {paradigm: accuracy})]."""
+    rows = [["babytalk's minimal pairs", *(label for label, _ in columns)]]
+    for uid in babytalk.PAIRS:
+        rows.append([uid, *(f"{its[uid]:.1%}" if uid in its else "-" for _, its in columns)])
+    return rows
 
 
 def learning_blocks(evals):
     """Minimal pairs by field against words read, of runs that eval.py's curve was asked of."""
     blocks = []
     for label, results in evals:
-        curve = next((result for slot, result in results.items()
-                      if slot.split(" ")[0] == "curve" and result.get("points")), None)
-        if not curve:
+        slots = [slot for slot, result in results.items()
+                 if slot.split(" ")[0] == "curve" and result.get("points")]
+        if not slots:
             continue
-        points = curve["points"]
+        slot = "curve" if "curve" in slots else slots[0]
+        if slot != "curve":  # of a part of the pairs, or of others
+            label = f"{label}, {slot}"
+        points = results[slot]["points"]
         fields = list(next(iter(points.values()))["fields"])
         rows = [[f"{label}: words read", "all", *fields]]
         for name, point in points.items():
@@ -221,7 +237,8 @@ def role_of(found):
     config = found.subject.config
     if not config.teachers:
         return "plain"
-    return "forward" if config.divergence in ("fkl", "skew_fkl") else "reverse"
+    name = config.divergence.partition("(")[0]
+    return "forward" if name in ("fkl", "skew_fkl") else "reverse"
 
 
 def svg_of(picture, colour_of):
@@ -233,7 +250,8 @@ def svg_of(picture, colour_of):
     style = {"svg.fonttype": "none", "svg.hashsalt": picture.caption, "font.size": 9,
              "font.family": "sans-serif", "text.color": ink, "axes.labelcolor": ink,
              "axes.edgecolor": ink, "xtick.color": ink, "ytick.color": ink,
-             "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+             "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+             "text.parse_math": False}  # a folder's name may have a $
     n = len(picture.panels)
     with matplotlib.rc_context(style):
         figure, axes = pyplot.subplots(1, n, figsize=(4.6 * n, 3.3), squeeze=False)
