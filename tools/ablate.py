@@ -63,9 +63,7 @@ import json
 import math
 import multiprocessing
 import pathlib
-import platform
 import re
-import shlex
 import time
 
 import numpy as np
@@ -74,8 +72,9 @@ import torch
 import distill
 import eval
 import files
-from config import CONFIGS, UserError, read_assignments, read_config
+from config import CONFIGS, UserError, command_line, read_assignments, read_config
 from run import folder_of, is_finished, load
+from tools.measure import processor
 
 OUT = pathlib.Path("out/ablate")
 
@@ -262,12 +261,8 @@ class Job:
     @property
     def command(self):
         """What a user would type for the same run, after the commands of its teachers and init."""
-        given = []
-        for key, value in self.keys.items():
-            if key not in OF_THIS_MACHINE:
-                value = ",".join(value) if key == "teachers" else value
-                given.append(f"--{key}={shlex.quote(str(value))}")
-        return f"python distill.py configs/{self.base}.py {' '.join(given)}"
+        given = {key: value for key, value in self.keys.items() if key not in OF_THIS_MACHINE}
+        return f"python distill.py configs/{self.base}.py {command_line(given)}"
 
     def __str__(self):
         return f"{self.keys['name']}, seed {self.seed}"
@@ -330,15 +325,6 @@ def flops_of(folder):
     a_token = 3 * lm.flops(config.longest) + sum(t.flops(config.longest) for t in teachers)
     own = a_token * steps * config.batch_size * config.longest
     return own + sum(flops_of(need) for need in needs)
-
-
-def processor():
-    """The processor's name as the system has it."""
-    with contextlib.suppress(OSError):
-        for line in open("/proc/cpuinfo"):
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 # ---------------------------------------------------------------- all of them
