@@ -217,7 +217,7 @@ def catch_signals():
 # ---------------------------------------------------------------- the books
 
 class Run:
-    """A run that is being trained. It never sees a loss, a teacher or a batch.
+    """A run that is being trained. It computes no loss, and never sees a teacher or a batch.
 
     `Run(config)` refuses what cannot be gone on with; `begin` opens the books, from the last
     checkpoint where there is one; then, a step at a time: goes_on, stepped, save, validated; `end`.
