@@ -285,9 +285,6 @@ class Teacher:
         known = torch.ones(batch, dtype=torch.bool, device=self.lm.embed.weight.device)
         return lambda ids: (step(ids), known)
 
-    def flops(self, T):
-        return self.lm.flops(T)
-
 
 def make_ready(config, data):
     """Train the runs that are missing: teachers, init, baseline; UserError if one does not fit."""

@@ -263,6 +263,10 @@ def test_a_student_comes_to_agree_with_its_teacher(tiny, divergence):
     assert found[0]["val_fkl"] > 0.5
 
 
+def test_the_truth_has_all_that_a_teacher_is_asked_for():
+    assert all(hasattr(babytalk.Truth, name) for name in vars(distill.Teacher))
+
+
 # ---------------------------------------------------------------- metrics.jsonl
 
 def test_metrics_have_the_promised_keys_at_the_promised_steps(tiny):
