@@ -349,7 +349,8 @@ class Run:
         self.bar.update()
         self.keep_by_words()
         if self.step == self.first + 10 and self.steps - self.step > 100:
-            say_how_long(self.config, self.meter.seconds / 10 * (self.steps - self.step))
+            a_step = self.meter.seconds / (self.step - self.meter.start)
+            say_how_long(self.config, a_step * (self.steps - self.step))
         line = {}
         if self.step % self.config.log_every == 0 or self.step == self.steps:
             line = self.log(lr)

@@ -858,6 +858,23 @@ def test_the_clock_is_the_commands_and_does_not_count_what_is_prepared(tiny, mon
     assert files.load_checkpoint(folder / "ckpt.pt")["step"] == 6
 
 
+@pytest.mark.parametrize("log_every", [1, 4, 5, 50])
+def test_what_is_to_go_does_not_depend_on_when_the_log_was_written(
+        tiny, monkeypatch, losses, log_every):
+    now = [0.0]
+    monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
+
+    def take_a_second(call, W, loss):
+        now[0] += 1
+        return loss
+    losses(take_a_second)
+    said = []
+    monkeypatch.setattr(run, "say_how_long", lambda config, seconds: said.append(seconds))
+    for call in range(2):  # the second goes on from step 13
+        trained(tiny("some", max_steps=200, max_minutes=13 / 60, log_every=log_every))
+    assert said == [190, 200 - 23]
+
+
 def test_what_dies_in_a_validation_loses_nothing(tiny, tmp_path, monkeypatch):
     keys = dict(max_steps=20, val_every=10, dropout=0.1)
     whole = trained(tiny("some", **keys))
