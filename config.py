@@ -499,7 +499,11 @@ def read_config(path, overrides=(), early=False):
 
 
 def related_config(config, name):
-    """The Config that trains the missing run `name` beside `config`, with the INHERITED keys."""
+    """The Config that trains the missing run `name` beside `config`, with the INHERITED keys.
+
+    Whatever its file says of `resume`, it goes on where it broke off: a call of less than the whole
+    run would otherwise begin it anew each time.
+    """
     places = [CONFIGS / f"{name}.py"]
     if config.file:  # a user's own configs may lie anywhere, and beside one another
         places.insert(0, config.file.with_name(f"{name}.py"))
@@ -507,7 +511,8 @@ def related_config(config, name):
     if path is None:
         raise UserError(f"run {name!r} is neither in {config.out_dir} nor has it a config "
                         f"{places[0]}; train it first")
-    return read_config(path, [("name", name)] + [(k, getattr(config, k)) for k in INHERITED])
+    inherited = [(key, getattr(config, key)) for key in INHERITED]
+    return read_config(path, [("name", name), ("resume", "auto"), *inherited])
 
 
 # ---------------------------------------------------------------- the command line

@@ -33,7 +33,7 @@ import files
 from config import CONFIGS, KEYS, Config, Stopped, UserError, on_signals, read_config
 from data import load_tokenizer
 from model import LM, ModelConfig
-from ranks import RANK, WORLD, all_reduce, gather, in_turn, join_ranks
+from ranks import RANK, RESTARTS, WORLD, all_reduce, gather, in_turn, join_ranks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -140,8 +140,8 @@ def alone(train):
                 if "DefaultCPUAllocator" in str(e):  # a CPU's has no class of its own
                     raise UserError(out_of_memory(config))
                 if WORLD > 1 and "onnection" in str(e):
-                    raise UserError(f"{config.name}: another rank is gone; the same command goes "
-                                    "on from the last checkpoint")
+                    raise UserError(f"{config.name}: another rank is gone; {same_command(config)} "
+                                    "goes on from the last checkpoint")
                 raise
             finally:
                 on_signals()
@@ -464,16 +464,23 @@ class Run:
         Run.minutes_spent += self.minutes_now()
         if self.stop > 1 or self.step < self.steps:
             why = "interrupted" if self.stop > 1 else "max_minutes is over"
-            said = (f"{self.config.name}: {why} at step {self.step} of {self.steps}; the same "
-                    "command goes on from here")
+            said = (f"{self.config.name}: {why} at step {self.step} of {self.steps}; "
+                    f"{same_command(self.config)} goes on from here")
             if WORLD == 1:
-                argv = [arg for arg in sys.argv if arg != "--resume=no"]
+                argv = sys.argv
+                if self.config.resume == "no":
+                    argv = [*(arg for arg in argv if arg != "--resume=no"), "--resume=auto"]
                 said += f": {shlex.join(['python', *argv])}"
             raise KeyboardInterrupt(self.stop, said) if self.stop > 1 else Stopped(said)
         if RANK == 0:  # of an earlier best.pt, if somebody has looked
             (self.folder / "eval.json").unlink(missing_ok=True)
         print(f"{self.config.name}: {self.steps} steps in "
               f"{self.minutes + self.minutes_now():.1f} minutes; all of it is in {self.folder}")
+
+
+def same_command(config):
+    """In words, the command that goes on with a run: one that says resume = no begins it anew."""
+    return "the same command with --resume=auto" if config.resume == "no" else "the same command"
 
 
 def graph_breaks():
@@ -497,7 +504,7 @@ def say_how_long(config, seconds):
 
 def state_to_go_on_from(config, folder):
     """The last checkpoint, or None for a new run; UserError if damaged, or of another config."""
-    if config.resume == "no":
+    if config.resume == "no" and not RESTARTS:  # a restart goes on with what this command began
         return None
     state, path = files.last_checkpoint(folder)
     if not state and (folder / "best.pt").exists():

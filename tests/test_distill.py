@@ -644,6 +644,45 @@ def test_max_minutes_saves_and_stops_and_the_same_command_goes_on(
     assert same(weights(folder), weights(whole))
 
 
+@pytest.mark.parametrize("keys, arguments", [({}, ["--resume=no"]), (dict(resume="no"), [])])
+def test_a_run_begun_anew_names_the_command_that_goes_on(tiny, tmp_path, command, keys, arguments):
+    """With resume = no the same one would begin anew again, and leave nothing of the checkpoint."""
+    tiny("some", max_steps=3, **keys)
+    path = tmp_path / "configs/some.py"
+    _, out, _ = command(distill.main, path, *arguments, "--max_minutes=1e-9")
+    assert "at step 1 of 3; the same command with --resume=auto goes on from here: " in out
+    named = out.split("python program.py ")[1].split()
+    assert named == [str(path), "--max_minutes=1e-9", "--resume=auto"]
+    assert "at step 2 of 3" in command(distill.main, *named)[1]
+
+
+def test_so_it_does_where_torchrun_knows_the_command(tiny, command, tmp_path, monkeypatch):
+    tiny("some", max_steps=20)
+    monkeypatch.setattr(run, "WORLD", 2)
+    _, out, _ = command(distill.main, tmp_path / "configs/some.py", "--resume=no",
+                        "--max_minutes=1e-9")
+    assert out.endswith("at step 10 of 20; the same command with --resume=auto goes on from here\n")
+
+
+def test_a_restart_by_torchrun_goes_on_whatever_resume_says(tiny, unfinished, monkeypatch, losses):
+    unfinished()
+    monkeypatch.setattr(run, "RESTARTS", 1)
+    calls = losses()
+    trained(tiny("some", resume="no"))
+    assert len(calls) == 5 - 1
+
+
+def test_a_teacher_that_broke_off_is_gone_on_with_though_the_student_begins_anew(
+        tiny, command, tmp_path):
+    tiny("coach", resume="no", max_steps=3)
+    tiny("kid", teachers=["coach"], max_steps=1)
+    argv = [str(tmp_path / "configs/kid.py"), "--resume=no", "--max_minutes=1e-9"]
+    for step in (1, 2):
+        _, out, _ = command(distill.main, *argv)
+        assert out.endswith(f"coach: max_minutes is over at step {step} of 3; the same command "
+                            f"goes on from here: python program.py {' '.join(argv)}\n")
+
+
 def test_checkpoints_come_at_least_every_tenth_of_the_run(tiny, states):
     folder = trained(tiny("some", max_steps=25, val_every=10**6, log_every=10**6))
     steps = [0, *(step for _, step in states)]
