@@ -425,13 +425,20 @@ def show_run(run):
         path = folder.with_name(name) / "eval.json"
         if path.exists():
             trained = dict(zip(("steps", "words"), trained_for(path.parent)))
-            trained["best_step"] = float(files.load_checkpoint(path.with_name("best.pt"))["step"])
-            evals.append((label, {**files.read_json(path), "trained": trained}))
+            best = files.load_checkpoint(path.with_name("best.pt"))
+            trained["best_step"] = float(best.get("step", 0))
+            known = {key: n for key, n in trained.items() if n > 0}  # of an archived run not all is
+            evals.append((label, {**files.read_json(path), "trained": known}))
     print("\n" + eval.final_table(evals))
 
 
 def trained_for(folder):
-    """(steps, words) that the weights in a run's folder have seen, those of its init too."""
+    """(steps, words) that the weights in a run's folder have seen, those of its init too.
+
+    nan where the folder is gone, or the init's; 0 of a run that came without its log.
+    """
+    if not (folder / "config.json").exists():
+        return math.nan, math.nan
     lines = files.read_metrics(folder / "metrics.jsonl")
     words = max((line["words"] for line in lines if "words" in line), default=0)
     steps = max((line["step"] for line in lines), default=0)

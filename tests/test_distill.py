@@ -824,6 +824,25 @@ def test_a_teacher_that_broke_off_is_gone_on_with(tiny, losses, capsys):
     assert run.is_finished(folder)
 
 
+def test_of_an_archived_run_the_table_shows_what_is_known(tiny, capsys):
+    tiny("first")
+    folder = trained(tiny("old", init="first"))
+    best = files.load_checkpoint(folder / "best.pt")
+    del best["step"]
+    files.save_checkpoint(folder / "best.pt", best)
+    for path in [*folder.iterdir(), *folder.with_name("first").iterdir()]:
+        archived = ("config.json", "tokenizer.json", "best.pt", "eval.json")
+        if path.parent != folder or path.name not in archived:
+            path.unlink()
+    capsys.readouterr()
+    trained(tiny("kid", baseline="old", max_steps=2))
+    table = capsys.readouterr().out.split("\n")
+    shown = [row.split()[-2:] for row in table
+             if row.startswith(("steps trained", "words seen", "step of the weights"))]
+    assert [old for old, _ in shown] == ["-"] * 3 and shown[0][1] == shown[2][1] == "2"
+    assert all(math.isnan(n) for n in distill.trained_for(folder))
+
+
 @pytest.mark.parametrize("role", ["teachers", "init"])
 def test_weights_without_a_checkpoint_are_used_as_they_are(tiny, losses, role):
     """Downloaded or archived: config.json, tokenizer.json and best.pt are enough to build on."""
