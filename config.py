@@ -312,6 +312,10 @@ def check_together(config):
         if name and not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name in (".", ".."):
             raise UserError(f"run name {name!r}: only letters, digits, '.', '_' and '-' are "
                             "allowed")
+    for name in ("init", "baseline"):
+        if getattr(config, name) == "truth":
+            raise UserError(f"{name} = 'truth': babytalk's truth is a teacher, and no run; name a "
+                            "run instead")
     if 0 < config.vocab_size < 259:
         raise UserError(f"vocab_size = {config.vocab_size}: the 256 bytes and 3 special tokens are "
                         "always in it; choose 0 or at least 259")

@@ -114,18 +114,14 @@ in_training = []  # the folders of the runs that this process trains, each neede
 def alone(train):
     """Decorates train(config): the only process in the run's folder, its end said in a line.
 
-    Raises UserError while there is another, if the run needs itself, for memory that is not enough,
-    and for a rank that is gone. A run that stops ends those that need it too.
+    Raises UserError while there is another, for memory that is not enough, and for a rank that is
+    gone. A run that stops ends those that need it too.
     """
     @functools.wraps(train)
     def guarded(config):
         folder = folder_of(config)
         if not in_training:
             Run.minutes_spent = 0.0  # a command begins
-        if folder in in_training:
-            circle = [*in_training[in_training.index(folder):], folder]
-            raise UserError(f"{' needs '.join(f.name for f in circle)}: a run cannot need itself; "
-                            "change teachers, init or baseline")
         with locked(folder):
             in_training.append(folder)
             try:
@@ -574,16 +570,18 @@ def set_random_state(states):
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
-def put_weights(lm, weights, path):
-    """Load a state dict into lm; UserError that names the first tensor that does not fit."""
+def put_weights(lm, weights, path, model="the model of its config (another arch or size?)"):
+    """Load a state dict into lm; UserError that names the first tensor that does not fit.
+
+    path, model: whose weights they are, and what they do not fit, for the message.
+    """
     own = lm.state_dict()
     for name in {**own, **weights}:
         a, b = own.get(name), weights.get(name)
         plain = isinstance(b, torch.Tensor) and b.is_floating_point()
         plain = plain and b.layout == torch.strided and not b.is_meta
         if a is None or not plain or a.shape != b.shape:
-            raise UserError(f"{path}: {name} does not fit the model of its config (another arch or "
-                            "size?)")
+            raise UserError(f"{path}: {name} does not fit {model}")
     lm.load_state_dict(weights)
 
 
@@ -625,6 +623,16 @@ def model_of(config, vocab_size):
     return LM(ModelConfig(**fields))
 
 
+def sizes_of(config):
+    """The keys of a config's model on which its weights depend: where they agree, those fit."""
+    names = ("arch", "n_layer", "n_head", "d_model", "d_ff")
+    sizes = {name: getattr(config, name) for name in names}
+    if config.arch == "gpt2":  # each position has a weight
+        return sizes | {"block_size": config.longest}
+    return sizes | {"n_kv_head": config.n_kv_head or config.n_head, "tie": config.tie,
+                    "attn_bias": config.attn_bias, "mlp_bias": config.mlp_bias}
+
+
 def load(path, device="cpu", which="best"):
     """(LM in eval mode on `device`, Tokenizer, Config) of the run folder `path`.
 
@@ -663,12 +671,6 @@ def word_checkpoints(folder):
         with contextlib.suppress(ValueError):
             millions[path.stem] = float(path.stem[len("chck_"):-1])
     return sorted(millions, key=millions.get)
-
-
-def is_imported(folder):
-    """Was the run in `folder` trained elsewhere, and brought here by tools.hf?"""
-    path = pathlib.Path(folder, "config.json")
-    return path.exists() and "_imported" in files.read_json(path)
 
 
 def text_of(folder):

@@ -786,7 +786,13 @@ def test_init_is_where_the_weights_start(tiny, capsys):
     assert same(weights(folder), weights(first, "best.pt"))
     assert lines(folder, "val_ce")[0]["val_ce"] == pytest.approx(
         min(m["val_ce"] for m in lines(first, "val_ce")), rel=1e-5)
-    refused(tiny("third", init="first", d_model=32), "first", "embed.weight does not fit")
+    refused(tiny("third", init="first", d_model=32), "init first does not fit the model of third",
+            "d_model = 16 there, 32 here", str(first / "config.json"))
+    state = files.load_checkpoint(first / "best.pt")
+    state["model"]["norm.weight"] = torch.ones(17)
+    files.save_checkpoint(first / "best.pt", state)
+    refused(tiny("third", init="first"), str(first / "best.pt"),
+            "norm.weight does not fit the model of third; set n_layer", str(first / "config.json"))
     assert not folder.with_name("third").exists()
 
 
@@ -1042,6 +1048,71 @@ def test_a_missing_teacher_without_a_config_is_refused_at_once(tiny, command, tm
     code, _, err = command(distill.main, tmp_path / "configs/kid.py", "--teachers=nobody")
     assert code == 2 and err.count("\n") == 1 and "'nobody'" in err and "nor has it a config" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("keys, words", [
+    (dict(baseline="nobody"), ["run 'nobody'", "nor has it a config"]),
+    (dict(teachers=["coach", "nobody"]), ["run 'nobody'", "nor has it a config"]),
+    (dict(baseline="other", of_other=dict(init="nobody")), ["baseline other: run 'nobody'"]),
+    (dict(baseline="other", of_other=dict(batch_size=10**4)),
+     ["baseline other: the corpus has", "fewer than one batch of 10000 x 16"]),
+    (dict(baseline="other", of_other=dict(optimizer="muon")), ["baseline other", "torch >= 2.9"]),
+    (dict(teachers=["coach", "other"], of_other=dict(arch="gpt2", block_size=8)),
+     ["teacher other is a GPT-2 of block_size 8", "block_size = 16"]),
+    (dict(init="other", of_other=dict(d_model=32, n_layer=2)),
+     ["init other does not fit the model of kid: n_layer = 2 there, 1 here; d_model = 32 there, "
+      "16 here; set these as", "other.py has them"]),
+    (dict(init="other", of_other=dict(arch="gpt2")), ["arch = 'gpt2' there, 'llama' here; set"]),
+    (dict(batch_size=10**4), ["fewer than one batch of 10000 x 16"]),
+    (dict(teacher_cache=10**5, random_offset=False), ["vocabulary", "allowed are 0 to"]),
+    (dict(optimizer="muon"), ["torch >= 2.9"]),
+])
+def test_what_can_be_known_is_refused_before_a_teacher_is_trained(
+        tiny, losses, tmp_path, monkeypatch, keys, words):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    calls = losses()
+    tiny("coach")
+    keys = {"teachers": ["coach"], **keys}
+    tiny("other", **keys.pop("of_other", {}))
+    refused(tiny("kid", **keys), *words)
+    assert not calls and not (tmp_path / "out").exists()
+
+
+def test_so_is_a_development_text_of_less_than_a_block(tiny, losses, tmp_path):
+    (tmp_path / "train.txt").write_text("".join(f"the cat sees {i} dogs.\n" for i in range(3000)))
+    (tmp_path / "dev.txt").write_text("the cat sees 3 dogs.\n")
+    calls = losses()
+    tiny("coach")
+    refused(tiny("kid", teachers=["coach"], corpus=str(tmp_path / "train.txt"), vocab_size=300,
+                 dev=str(tmp_path / "dev.txt")), "the development text has", "one block of 16")
+    assert not calls
+
+
+def test_a_finished_teacher_or_init_too_is_looked_at_before_another_is_trained(tiny, losses):
+    trained(tiny("gpt", arch="gpt2", block_size=8))
+    calls = losses()
+    tiny("coach")
+    refused(tiny("kid", teachers=["coach", "gpt"]), "teacher gpt", "choose --block_size=8")
+    refused(tiny("kid", teachers=["coach"], init="gpt"), "arch = 'gpt2' there, 'llama' here")
+    refused(tiny("kid", teachers=["coach"], init="gpt", arch="gpt2"),
+            "does not fit the model of kid: block_size = 8 there, 16 here")
+    trained(tiny("late", max_minutes=1e-9))
+    tiny("late", lr=0.5)
+    refused(tiny("kid", teachers=["coach"], baseline="late"), "baseline late: ",
+            "holds a run with other settings: lr = 0.01 there, 0.5 here")
+    assert len(calls) == 1
+
+
+def test_what_is_needed_by_several_is_trained_once_and_first(tiny, losses, capsys):
+    tiny("first", max_steps=1)
+    tiny("coach", init="first", max_steps=2)
+    tiny("other", max_steps=3)
+    calls = losses()
+    trained(tiny("kid", teachers=["other", "coach"], init="first", baseline="coach", max_steps=4))
+    assert len(calls) == 3 + 1 + 2 + 4
+    said = [line for line in capsys.readouterr().out.split("\n") if "training it first" in line]
+    assert [line.split()[:2] for line in said] == [["teacher", "other"], ["init", "first"],
+                                                   ["teacher", "coach"]]
 
 
 def test_teacher_py_trains_no_student(tiny, command, tmp_path, losses):
