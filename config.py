@@ -314,6 +314,10 @@ def check_together(config):
         if name and not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name in (".", ".."):
             raise UserError(f"run name {name!r}: only letters, digits, '.', '_' and '-' are "
                             "allowed")
+    for name in ("init", "baseline"):
+        if getattr(config, name) == "truth":
+            raise UserError(f"{name} = 'truth': babytalk's truth is a teacher, and no run; name a "
+                            "run instead")
     if 0 < config.vocab_size < 259:
         raise UserError(f"vocab_size = {config.vocab_size}: the 256 bytes and 3 special tokens are "
                         "always in it; choose 0 or at least 259")
@@ -501,7 +505,11 @@ def read_config(path, overrides=(), early=False):
 
 
 def related_config(config, name):
-    """The Config that trains the missing run `name` beside `config`, with the INHERITED keys."""
+    """The Config that trains the missing run `name` beside `config`, with the INHERITED keys.
+
+    Whatever its file says of `resume`, it goes on where it broke off: a call of less than the whole
+    run would otherwise begin it anew each time.
+    """
     places = [CONFIGS / f"{name}.py"]
     if config.file:  # a user's own configs may lie anywhere, and beside one another
         places.insert(0, config.file.with_name(f"{name}.py"))
@@ -509,7 +517,8 @@ def related_config(config, name):
     if path is None:
         raise UserError(f"run {name!r} is neither in {config.out_dir} nor has it a config "
                         f"{places[0]}; train it first")
-    return read_config(path, [("name", name)] + [(k, getattr(config, k)) for k in INHERITED])
+    inherited = [(key, getattr(config, key)) for key in INHERITED]
+    return read_config(path, [("name", name), ("resume", "auto"), *inherited])
 
 
 # ---------------------------------------------------------------- the command line

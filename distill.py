@@ -24,14 +24,14 @@ import files
 import losses
 import rollouts
 import stored
-from config import UserError, parse_args, related_config, run_main
+from config import UserError, parse_args, read_config, related_config, run_main
 from data import Batches, load_tokenizer, prepare, validation_blocks
 from losses import distillation_loss
-from muon import MuonAdamW, make_muon
+from muon import MuonAdamW, check_muon, make_muon
 from ranks import RANK, WORLD, all_gather, all_reduce, in_turn, shard, sum_gradients
 from rollouts import Rollout
 from run import (DTYPES, Run, alone, device_of, digests_of_needs, folder_of, has_bf16, is_finished,
-                 is_imported, load, model_of, put_weights)
+                 load, model_of, put_weights, sizes_of)
 
 
 @alone
@@ -295,33 +295,68 @@ class Teacher:
         known = torch.ones(batch, dtype=torch.bool, device=self.lm.embed.weight.device)
         return lambda ids: (step(ids), known)
 
-    def flops(self, T):
-        return self.lm.flops(T)
-
 
 def make_ready(config, data):
-    """Train the runs that are missing: teachers, init, baseline; UserError if one does not fit."""
-    if config.corpus == "babytalk":
-        eval.check_babytalk(config, data.tokenizer)  # before hours of training, not after them
+    """Train the runs that are missing: teachers, init, baseline, and those that they need in turn.
+
+    All are looked at first: a mistake in one is a UserError before another has been trained.
+    """
+    runs = missing(config, data)
     if config.optimizer == "muon" and not has_bf16(device_of(config)):
         print(f"{config.name}: optimizer = 'muon' multiplies in bfloat16, which this processor has "
               "no instructions for: a step takes many times as long as with --optimizer=adamw")
+    for name, (role, its) in runs.items():
+        print(f"\n{role} {name} is not there yet: training it first")
+        train(its)
+
+
+def missing(config, data, above=()):
+    """{name: (role, Config)} of the runs to train before config's, each after those it needs.
+
+    Nothing is trained. UserError for what is wrong with config's run or one of those. above: the
+    names of the runs that need config's, each needed by the one before.
+    """
+    check_run(config, data)
+    chain = [*above, config.name]
     needs = [("teacher", name) for name in config.teachers]
     needs += [("init", config.init), ("baseline", config.baseline)]
-    needs = [(role, name) for role, name in needs if name not in ("", "truth")]
-    # whether what was trained elsewhere fits is known before anything is trained
-    needs.sort(key=lambda need: not is_imported(folder_of(config).with_name(need[1])))
+    runs = {}
     for role, name in needs:
-        make_one_ready(name, role, data, config)
+        if name in ("", "truth"):
+            continue
+        if name in chain:
+            circle = [*chain[chain.index(name):], name]
+            raise UserError(f"{' needs '.join(circle)}: a run cannot need itself; change teachers, "
+                            "init or baseline, or choose another --name")
+        folder = folder_of(config).with_name(name)
+        if is_finished(folder):
+            check_agreement(role, folder, config, data)
+            its = read_config(folder / "config.json")
+        else:
+            its = related_config(config, name)
+            try:
+                Run(its).check_corpus(data.train.corpus)  # if it broke off, can it go on?
+                runs |= missing(its, data, chain)
+            except UserError as e:
+                raise UserError(f"{role} {name}: {e}")
+            runs.setdefault(name, (role, its))
+        check_model(role, name, its, config)
+    return runs
 
 
-def make_one_ready(name, role, data, config):
-    folder = folder_of(config).with_name(name)
-    if name == config.name:
-        raise UserError(f"{role} {name} is the run itself; choose another --name")
-    if not is_finished(folder):
-        print(f"\n{role} {name} is not there yet: training it first")
-        train(related_config(config, name))
+def check_run(config, data):
+    """UserError where config's run could not be trained: by the data, by the torch installed."""
+    if config.corpus == "babytalk":
+        eval.check_babytalk(config, data.tokenizer)
+    if config.optimizer == "muon":
+        check_muon()
+    stored.check_k(config.teacher_cache, data.tokenizer.vocab_size)
+    Batches(data.train, config)  # text enough for one, and for a block to validate on
+    validation_blocks(data.dev, config.longest, max_tokens=1)
+
+
+def check_agreement(role, folder, config, data):
+    """UserError where the finished run in `folder` has another text, tokenizer, mark or seed."""
     its = files.read_json(folder / "config.json")
     differ = []
     if "_imported" not in its:  # what was trained elsewhere has read other text
@@ -338,6 +373,21 @@ def make_one_ready(name, role, data, config):
     if differ:
         raise UserError(f"{role} {folder} does not agree with this run: {'; '.join(differ)}; use "
                         f"{remedy}")
+
+
+def check_model(role, name, its, config):
+    """UserError where config's run has no use for the model of a teacher or init, Config `its`."""
+    if role == "teacher" and its.arch == "gpt2" and its.longest < config.longest:
+        raise UserError(f"teacher {name} is a GPT-2 of block_size {its.longest}, too short for "
+                        f"block_size = {config.longest}; choose --block_size={its.longest}, or "
+                        "another teacher")
+    if role == "init":
+        there, here = sizes_of(its), sizes_of(config)
+        differ = [f"{key} = {there[key]!r} there, {here[key]!r} here"
+                  for key in here if key in there and there[key] != here[key]]
+        if differ:
+            raise UserError(f"init {name} does not fit the model of {config.name}: "
+                            f"{'; '.join(differ)}; set these as {its.file} has them")
 
 
 def load_teachers(data, run):
@@ -358,11 +408,7 @@ def load_teacher(name, data, run):
     """The Teacher of a run that is ready; "truth" is babytalk's own."""
     if name == "truth":
         return babytalk.Truth(data.tokenizer)
-    lm, _, its = load(run.folder.with_name(name), run.device)
-    longest = run.config.longest
-    if its.arch == "gpt2" and its.longest < longest:
-        raise UserError(f"teacher {name} is a GPT-2 of block_size {its.longest}, too short for "
-                        f"block_size = {longest}")
+    lm = load(run.folder.with_name(name), run.device)[0]
     lm = lm.to(DTYPES[run.dtype])  # it is only read: half the memory, and no casting every step
     if run.config.compile:
         lm.compile()
@@ -375,8 +421,10 @@ def new_student(data, run):
     torch.manual_seed(config.seed)
     student = model_of(config, data.tokenizer.vocab_size).to(run.device)
     if config.init:
-        folder = run.folder.with_name(config.init)
-        put_weights(student, files.load_checkpoint(folder / "best.pt")["model"], folder)
+        path = run.folder.with_name(config.init) / "best.pt"
+        put_weights(student, files.load_checkpoint(path)["model"], path,
+                    f"the model of {config.name}; set n_layer, d_model and so on as "
+                    f"{path.with_name('config.json')} has them")
     if RANK:
         torch.manual_seed(config.seed + RANK)  # dropout draws anew on each
     if config.compile:
@@ -438,13 +486,20 @@ def show_run(run):
         path = folder.with_name(name) / "eval.json"
         if path.exists():
             trained = dict(zip(("steps", "words"), trained_for(path.parent)))
-            trained["best_step"] = float(files.load_checkpoint(path.with_name("best.pt"))["step"])
-            evals.append((label, {**files.read_json(path), "trained": trained}))
+            best = files.load_checkpoint(path.with_name("best.pt"))
+            trained["best_step"] = float(best.get("step", 0))
+            known = {key: n for key, n in trained.items() if n > 0}  # of an archived run not all is
+            evals.append((label, {**files.read_json(path), "trained": known}))
     print("\n" + eval.final_table(evals))
 
 
 def trained_for(folder):
-    """(steps, words) that the weights in a run's folder have seen, those of its init too."""
+    """(steps, words) that the weights in a run's folder have seen, those of its init too.
+
+    nan where the folder is gone, or the init's; 0 of a run that came without its log.
+    """
+    if not (folder / "config.json").exists():
+        return math.nan, math.nan
     lines = files.read_metrics(folder / "metrics.jsonl")
     words = max((line["words"] for line in lines if "words" in line), default=0)
     steps = max((line["step"] for line in lines), default=0)

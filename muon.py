@@ -74,10 +74,15 @@ def shifted(state, n):
                              for group in state["param_groups"]]}
 
 
-def make_muon(matrices, weight_decay):
-    """torch.optim.Muon of 2-d parameters; UserError where torch is too old to have it."""
+def check_muon():
+    """UserError where torch is too old to have Muon."""
     if not hasattr(torch.optim, "Muon"):
         raise UserError(f"optimizer = 'muon' needs torch >= 2.9, this is {torch.__version__}; "
                         "install a newer torch, or use --optimizer=adamw")
+
+
+def make_muon(matrices, weight_decay):
+    """torch.optim.Muon of 2-d parameters; UserError where torch is too old to have it."""
+    check_muon()
     return torch.optim.Muon(matrices, lr=0.0, weight_decay=weight_decay,
                             adjust_lr_fn="match_rms_adamw")

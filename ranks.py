@@ -16,6 +16,7 @@ from config import UserError
 
 RANK = int(os.environ.get("RANK", 0))
 WORLD = int(os.environ.get("WORLD_SIZE", 1))
+RESTARTS = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))  # --max-restarts: how many it took
 
 
 def join_ranks(config, device):
@@ -30,9 +31,8 @@ def join_ranks(config, device):
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = next(dist.rendezvous("env://"))[0]
-    store = dist.PrefixStore(attempt, store)  # addresses of those that died are still in it
+    store = dist.PrefixStore(str(RESTARTS), store)  # addresses of those that died are still in it
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=RANK,
                             world_size=WORLD, timeout=datetime.timedelta(days=1))
     atexit.register(dist.destroy_process_group)

@@ -33,7 +33,7 @@ import files
 from config import CONFIGS, KEYS, Config, Stopped, UserError, on_signals, read_config
 from data import load_tokenizer
 from model import LM, ModelConfig
-from ranks import RANK, WORLD, all_reduce, gather, in_turn, join_ranks
+from ranks import RANK, RESTARTS, WORLD, all_reduce, gather, in_turn, join_ranks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -114,18 +114,14 @@ in_training = []  # the folders of the runs that this process trains, each neede
 def alone(train):
     """Decorates train(config): the only process in the run's folder, its end said in a line.
 
-    Raises UserError while there is another, if the run needs itself, for memory that is not enough,
-    and for a rank that is gone. A run that stops ends those that need it too.
+    Raises UserError while there is another, for memory that is not enough, and for a rank that is
+    gone. A run that stops ends those that need it too.
     """
     @functools.wraps(train)
     def guarded(config):
         folder = folder_of(config)
         if not in_training:
             Run.minutes_spent = 0.0  # a command begins
-        if folder in in_training:
-            circle = [*in_training[in_training.index(folder):], folder]
-            raise UserError(f"{' needs '.join(f.name for f in circle)}: a run cannot need itself; "
-                            "change teachers, init or baseline")
         with locked(folder):
             in_training.append(folder)
             try:
@@ -140,8 +136,8 @@ def alone(train):
                 if "DefaultCPUAllocator" in str(e):  # a CPU's has no class of its own
                     raise UserError(out_of_memory(config))
                 if WORLD > 1 and "onnection" in str(e):
-                    raise UserError(f"{config.name}: another rank is gone; the same command goes "
-                                    "on from the last checkpoint")
+                    raise UserError(f"{config.name}: another rank is gone; {same_command(config)} "
+                                    "goes on from the last checkpoint")
                 raise
             finally:
                 on_signals()
@@ -217,7 +213,7 @@ def catch_signals():
 # ---------------------------------------------------------------- the books
 
 class Run:
-    """A run that is being trained. It never sees a loss, a teacher or a batch.
+    """A run that is being trained. It computes no loss, and never sees a teacher or a batch.
 
     `Run(config)` refuses what cannot be gone on with; `begin` opens the books, from the last
     checkpoint where there is one; then, a step at a time: goes_on, stepped, save, validated; `end`.
@@ -349,7 +345,8 @@ class Run:
         self.bar.update()
         self.keep_by_words()
         if self.step == self.first + 10 and self.steps - self.step > 100:
-            say_how_long(self.config, self.meter.seconds / 10 * (self.steps - self.step))
+            a_step = self.meter.seconds / (self.step - self.meter.start)
+            say_how_long(self.config, a_step * (self.steps - self.step))
         line = {}
         if self.step % self.config.log_every == 0 or self.step == self.steps:
             line = self.log(lr)
@@ -463,16 +460,23 @@ class Run:
         Run.minutes_spent += self.minutes_now()
         if self.stop > 1 or self.step < self.steps:
             why = "interrupted" if self.stop > 1 else "max_minutes is over"
-            said = (f"{self.config.name}: {why} at step {self.step} of {self.steps}; the same "
-                    "command goes on from here")
+            said = (f"{self.config.name}: {why} at step {self.step} of {self.steps}; "
+                    f"{same_command(self.config)} goes on from here")
             if WORLD == 1:
-                argv = [arg for arg in sys.argv if arg != "--resume=no"]
+                argv = sys.argv
+                if self.config.resume == "no":
+                    argv = [*(arg for arg in argv if arg != "--resume=no"), "--resume=auto"]
                 said += f": {shlex.join(['python', *argv])}"
             raise KeyboardInterrupt(self.stop, said) if self.stop > 1 else Stopped(said)
         if RANK == 0:  # of an earlier best.pt, if somebody has looked
             (self.folder / "eval.json").unlink(missing_ok=True)
         print(f"{self.config.name}: {self.steps} steps in "
               f"{self.minutes + self.minutes_now():.1f} minutes; all of it is in {self.folder}")
+
+
+def same_command(config):
+    """In words, the command that goes on with a run: one that says resume = no begins it anew."""
+    return "the same command with --resume=auto" if config.resume == "no" else "the same command"
 
 
 def graph_breaks():
@@ -496,7 +500,7 @@ def say_how_long(config, seconds):
 
 def state_to_go_on_from(config, folder):
     """The last checkpoint, or None for a new run; UserError if damaged, or of another config."""
-    if config.resume == "no":
+    if config.resume == "no" and not RESTARTS:  # a restart goes on with what this command began
         return None
     state, path = files.last_checkpoint(folder)
     if not state and (folder / "best.pt").exists():
@@ -566,16 +570,18 @@ def set_random_state(states):
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
-def put_weights(lm, weights, path):
-    """Load a state dict into lm; UserError that names the first tensor that does not fit."""
+def put_weights(lm, weights, path, model="the model of its config (another arch or size?)"):
+    """Load a state dict into lm; UserError that names the first tensor that does not fit.
+
+    path, model: whose weights they are, and what they do not fit, for the message.
+    """
     own = lm.state_dict()
     for name in {**own, **weights}:
         a, b = own.get(name), weights.get(name)
         plain = isinstance(b, torch.Tensor) and b.is_floating_point()
         plain = plain and b.layout == torch.strided and not b.is_meta
         if a is None or not plain or a.shape != b.shape:
-            raise UserError(f"{path}: {name} does not fit the model of its config (another arch or "
-                            "size?)")
+            raise UserError(f"{path}: {name} does not fit {model}")
     lm.load_state_dict(weights)
 
 
@@ -617,6 +623,16 @@ def model_of(config, vocab_size):
     return LM(ModelConfig(**fields))
 
 
+def sizes_of(config):
+    """The keys of a config's model on which its weights depend: where they agree, those fit."""
+    names = ("arch", "n_layer", "n_head", "d_model", "d_ff")
+    sizes = {name: getattr(config, name) for name in names}
+    if config.arch == "gpt2":  # each position has a weight
+        return sizes | {"block_size": config.longest}
+    return sizes | {"n_kv_head": config.n_kv_head or config.n_head, "tie": config.tie,
+                    "attn_bias": config.attn_bias, "mlp_bias": config.mlp_bias}
+
+
 def load(path, device="cpu", which="best"):
     """(LM in eval mode on `device`, Tokenizer, Config) of the run folder `path`.
 
@@ -655,12 +671,6 @@ def word_checkpoints(folder):
         with contextlib.suppress(ValueError):
             millions[path.stem] = float(path.stem[len("chck_"):-1])
     return sorted(millions, key=millions.get)
-
-
-def is_imported(folder):
-    """Was the run in `folder` trained elsewhere, and brought here by tools.hf?"""
-    path = pathlib.Path(folder, "config.json")
-    return path.exists() and "_imported" in files.read_json(path)
 
 
 def text_of(folder):

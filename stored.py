@@ -148,16 +148,20 @@ class StoredTeacher:
 
 # ---------------------------------------------------------------- the file
 
+def check_k(k, V):
+    """UserError where not even the vocabulary has so many tokens, and one for all others."""
+    if k >= V:
+        raise UserError(f"teacher_cache = {k}: the vocabulary has {V} tokens; allowed are 0 to "
+                        f"{V - 1}")
+
+
 def open_store(teachers, digests, data, config, dtype):
-    """The StoredTeacher of a run; prints what it takes. UserError for a disk or a k too small.
+    """The StoredTeacher of a run; prints what it takes. UserError for a disk that is too small.
 
     digests: {teacher's name: digest of its weights}; data: what was prepared.
     """
     V = data.tokenizer.vocab_size
     k = config.teacher_cache
-    if k >= V:
-        raise UserError(f"teacher_cache = {k}: the vocabulary has {V} tokens; allowed are 0 to "
-                        f"{V - 1}")
     tokens = hashlib.sha256(data.train.tokens.tobytes()).hexdigest()[:16]
     identity = {"teachers": sorted(digests[name] for name in config.teachers),
                 "ensemble": config.ensemble if len(config.teachers) > 1 else "",

@@ -263,6 +263,10 @@ def test_a_student_comes_to_agree_with_its_teacher(tiny, divergence):
     assert found[0]["val_fkl"] > 0.5
 
 
+def test_the_truth_has_all_that_a_teacher_is_asked_for():
+    assert all(hasattr(babytalk.Truth, name) for name in vars(distill.Teacher))
+
+
 # ---------------------------------------------------------------- metrics.jsonl
 
 def test_metrics_have_the_promised_keys_at_the_promised_steps(tiny):
@@ -640,6 +644,45 @@ def test_max_minutes_saves_and_stops_and_the_same_command_goes_on(
     assert same(weights(folder), weights(whole))
 
 
+@pytest.mark.parametrize("keys, arguments", [({}, ["--resume=no"]), (dict(resume="no"), [])])
+def test_a_run_begun_anew_names_the_command_that_goes_on(tiny, tmp_path, command, keys, arguments):
+    """With resume = no the same one would begin anew again, and leave nothing of the checkpoint."""
+    tiny("some", max_steps=3, **keys)
+    path = tmp_path / "configs/some.py"
+    _, out, _ = command(distill.main, path, *arguments, "--max_minutes=1e-9")
+    assert "at step 1 of 3; the same command with --resume=auto goes on from here: " in out
+    named = out.split("python program.py ")[1].split()
+    assert named == [str(path), "--max_minutes=1e-9", "--resume=auto"]
+    assert "at step 2 of 3" in command(distill.main, *named)[1]
+
+
+def test_so_it_does_where_torchrun_knows_the_command(tiny, command, tmp_path, monkeypatch):
+    tiny("some", max_steps=20)
+    monkeypatch.setattr(run, "WORLD", 2)
+    _, out, _ = command(distill.main, tmp_path / "configs/some.py", "--resume=no",
+                        "--max_minutes=1e-9")
+    assert out.endswith("at step 10 of 20; the same command with --resume=auto goes on from here\n")
+
+
+def test_a_restart_by_torchrun_goes_on_whatever_resume_says(tiny, unfinished, monkeypatch, losses):
+    unfinished()
+    monkeypatch.setattr(run, "RESTARTS", 1)
+    calls = losses()
+    trained(tiny("some", resume="no"))
+    assert len(calls) == 5 - 1
+
+
+def test_a_teacher_that_broke_off_is_gone_on_with_though_the_student_begins_anew(
+        tiny, command, tmp_path):
+    tiny("coach", resume="no", max_steps=3)
+    tiny("kid", teachers=["coach"], max_steps=1)
+    argv = [str(tmp_path / "configs/kid.py"), "--resume=no", "--max_minutes=1e-9"]
+    for step in (1, 2):
+        _, out, _ = command(distill.main, *argv)
+        assert out.endswith(f"coach: max_minutes is over at step {step} of 3; the same command "
+                            f"goes on from here: python program.py {' '.join(argv)}\n")
+
+
 def test_checkpoints_come_at_least_every_tenth_of_the_run(tiny, states):
     folder = trained(tiny("some", max_steps=25, val_every=10**6, log_every=10**6))
     steps = [0, *(step for _, step in states)]
@@ -743,7 +786,13 @@ def test_init_is_where_the_weights_start(tiny, capsys):
     assert same(weights(folder), weights(first, "best.pt"))
     assert lines(folder, "val_ce")[0]["val_ce"] == pytest.approx(
         min(m["val_ce"] for m in lines(first, "val_ce")), rel=1e-5)
-    refused(tiny("third", init="first", d_model=32), "first", "embed.weight does not fit")
+    refused(tiny("third", init="first", d_model=32), "init first does not fit the model of third",
+            "d_model = 16 there, 32 here", str(first / "config.json"))
+    state = files.load_checkpoint(first / "best.pt")
+    state["model"]["norm.weight"] = torch.ones(17)
+    files.save_checkpoint(first / "best.pt", state)
+    refused(tiny("third", init="first"), str(first / "best.pt"),
+            "norm.weight does not fit the model of third; set n_layer", str(first / "config.json"))
     assert not folder.with_name("third").exists()
 
 
@@ -779,6 +828,25 @@ def test_a_teacher_that_broke_off_is_gone_on_with(tiny, losses, capsys):
     assert len(calls) == 3 + 2
     assert "float32 on cpu, loss eager, from step 1" in capsys.readouterr().out
     assert run.is_finished(folder)
+
+
+def test_of_an_archived_run_the_table_shows_what_is_known(tiny, capsys):
+    tiny("first")
+    folder = trained(tiny("old", init="first"))
+    best = files.load_checkpoint(folder / "best.pt")
+    del best["step"]
+    files.save_checkpoint(folder / "best.pt", best)
+    for path in [*folder.iterdir(), *folder.with_name("first").iterdir()]:
+        archived = ("config.json", "tokenizer.json", "best.pt", "eval.json")
+        if path.parent != folder or path.name not in archived:
+            path.unlink()
+    capsys.readouterr()
+    trained(tiny("kid", baseline="old", max_steps=2))
+    table = capsys.readouterr().out.split("\n")
+    shown = [row.split()[-2:] for row in table
+             if row.startswith(("steps trained", "words seen", "step of the weights"))]
+    assert [old for old, _ in shown] == ["-"] * 3 and shown[0][1] == shown[2][1] == "2"
+    assert all(math.isnan(n) for n in distill.trained_for(folder))
 
 
 @pytest.mark.parametrize("role", ["teachers", "init"])
@@ -852,6 +920,23 @@ def test_the_clock_is_the_commands_and_does_not_count_what_is_prepared(tiny, mon
     folder = trained(tiny("kid", teachers=["coach"], max_steps=50, max_minutes=10 / 60))
     assert run.is_finished(folder.with_name("coach"))
     assert files.load_checkpoint(folder / "ckpt.pt")["step"] == 6
+
+
+@pytest.mark.parametrize("log_every", [1, 4, 5, 50])
+def test_what_is_to_go_does_not_depend_on_when_the_log_was_written(
+        tiny, monkeypatch, losses, log_every):
+    now = [0.0]
+    monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
+
+    def take_a_second(call, W, loss):
+        now[0] += 1
+        return loss
+    losses(take_a_second)
+    said = []
+    monkeypatch.setattr(run, "say_how_long", lambda config, seconds: said.append(seconds))
+    for call in range(2):  # the second goes on from step 13
+        trained(tiny("some", max_steps=200, max_minutes=13 / 60, log_every=log_every))
+    assert said == [190, 200 - 23]
 
 
 def test_what_dies_in_a_validation_loses_nothing(tiny, tmp_path, monkeypatch):
@@ -963,6 +1048,71 @@ def test_a_missing_teacher_without_a_config_is_refused_at_once(tiny, command, tm
     code, _, err = command(distill.main, tmp_path / "configs/kid.py", "--teachers=nobody")
     assert code == 2 and err.count("\n") == 1 and "'nobody'" in err and "nor has it a config" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("keys, words", [
+    (dict(baseline="nobody"), ["run 'nobody'", "nor has it a config"]),
+    (dict(teachers=["coach", "nobody"]), ["run 'nobody'", "nor has it a config"]),
+    (dict(baseline="other", of_other=dict(init="nobody")), ["baseline other: run 'nobody'"]),
+    (dict(baseline="other", of_other=dict(batch_size=10**4)),
+     ["baseline other: the corpus has", "fewer than one batch of 10000 x 16"]),
+    (dict(baseline="other", of_other=dict(optimizer="muon")), ["baseline other", "torch >= 2.9"]),
+    (dict(teachers=["coach", "other"], of_other=dict(arch="gpt2", block_size=8)),
+     ["teacher other is a GPT-2 of block_size 8", "block_size = 16"]),
+    (dict(init="other", of_other=dict(d_model=32, n_layer=2)),
+     ["init other does not fit the model of kid: n_layer = 2 there, 1 here; d_model = 32 there, "
+      "16 here; set these as", "other.py has them"]),
+    (dict(init="other", of_other=dict(arch="gpt2")), ["arch = 'gpt2' there, 'llama' here; set"]),
+    (dict(batch_size=10**4), ["fewer than one batch of 10000 x 16"]),
+    (dict(teacher_cache=10**5, random_offset=False), ["vocabulary", "allowed are 0 to"]),
+    (dict(optimizer="muon"), ["torch >= 2.9"]),
+])
+def test_what_can_be_known_is_refused_before_a_teacher_is_trained(
+        tiny, losses, tmp_path, monkeypatch, keys, words):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    calls = losses()
+    tiny("coach")
+    keys = {"teachers": ["coach"], **keys}
+    tiny("other", **keys.pop("of_other", {}))
+    refused(tiny("kid", **keys), *words)
+    assert not calls and not (tmp_path / "out").exists()
+
+
+def test_so_is_a_development_text_of_less_than_a_block(tiny, losses, tmp_path):
+    (tmp_path / "train.txt").write_text("".join(f"the cat sees {i} dogs.\n" for i in range(3000)))
+    (tmp_path / "dev.txt").write_text("the cat sees 3 dogs.\n")
+    calls = losses()
+    tiny("coach")
+    refused(tiny("kid", teachers=["coach"], corpus=str(tmp_path / "train.txt"), vocab_size=300,
+                 dev=str(tmp_path / "dev.txt")), "the development text has", "one block of 16")
+    assert not calls
+
+
+def test_a_finished_teacher_or_init_too_is_looked_at_before_another_is_trained(tiny, losses):
+    trained(tiny("gpt", arch="gpt2", block_size=8))
+    calls = losses()
+    tiny("coach")
+    refused(tiny("kid", teachers=["coach", "gpt"]), "teacher gpt", "choose --block_size=8")
+    refused(tiny("kid", teachers=["coach"], init="gpt"), "arch = 'gpt2' there, 'llama' here")
+    refused(tiny("kid", teachers=["coach"], init="gpt", arch="gpt2"),
+            "does not fit the model of kid: block_size = 8 there, 16 here")
+    trained(tiny("late", max_minutes=1e-9))
+    tiny("late", lr=0.5)
+    refused(tiny("kid", teachers=["coach"], baseline="late"), "baseline late: ",
+            "holds a run with other settings: lr = 0.01 there, 0.5 here")
+    assert len(calls) == 1
+
+
+def test_what_is_needed_by_several_is_trained_once_and_first(tiny, losses, capsys):
+    tiny("first", max_steps=1)
+    tiny("coach", init="first", max_steps=2)
+    tiny("other", max_steps=3)
+    calls = losses()
+    trained(tiny("kid", teachers=["other", "coach"], init="first", baseline="coach", max_steps=4))
+    assert len(calls) == 3 + 1 + 2 + 4
+    said = [line for line in capsys.readouterr().out.split("\n") if "training it first" in line]
+    assert [line.split()[:2] for line in said] == [["teacher", "other"], ["init", "first"],
+                                                   ["teacher", "coach"]]
 
 
 def test_teacher_py_trains_no_student(tiny, command, tmp_path, losses):

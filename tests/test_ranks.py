@@ -164,10 +164,10 @@ def test_a_killed_rank_ends_the_job_and_a_restart_goes_on(tiny):
     assert time.monotonic() - killed < 30
     assert torch.load(tiny / "out/broken/ckpt.pt", weights_only=True)["step"] < 240
 
-    process = start(tiny, 2, "long", "--name=again", restarts=1)
+    process = start(tiny, 2, "long", "--name=again", "--resume=no", restarts=1)
     kill_one(process, tiny, "again")
     out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, out
+    assert process.returncode == 0 and ", from step " in out, out
 
     (a, whole), (b, again) = found(tiny, "whole"), found(tiny, "again")
     assert all(torch.equal(a[key], b[key]) for key in a)

@@ -201,6 +201,26 @@ def test_what_is_no_run_is_named(folder):
     assert run.is_finished(folder)
 
 
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_weights_fit_where_the_sizes_agree(make_config, arch):
+    """And where they do not the shapes are others, or what is made of them."""
+    changes = [dict(n_layer=2), dict(d_model=32), dict(d_ff=16), dict(block_size=8),
+               dict(dropout=0.5), dict(norm_eps=1e-3), dict(block_size="stages(0: 8, 0.5: 16)")]
+    if arch == "llama":
+        changes += [dict(n_kv_head=1), dict(n_kv_head=2), dict(attn_bias=True), dict(mlp_bias=True),
+                    dict(rope_theta=99.0), dict(rope_scaling=[8, 1, 4, 8192])]
+
+    def shapes(config):
+        return {name: w.shape for name, w in run.model_of(config, 259).state_dict().items()}
+    own = make_config(**TINY, arch=arch)
+    for change in changes:
+        other = make_config(**TINY | {"arch": arch} | change)
+        assert (run.sizes_of(other) == run.sizes_of(own)) == (shapes(other) == shapes(own)), change
+    for change in (dict(n_head=1), *([dict(tie=True)] if arch == "llama" else [])):
+        other = make_config(**TINY | {"arch": arch} | change)
+        assert run.sizes_of(other) != run.sizes_of(own) and shapes(other) == shapes(own), change
+
+
 # ---------------------------------------------------------------- device and dtype
 
 def test_devices(make_config, monkeypatch):
@@ -260,7 +280,7 @@ def test_a_folder_is_one_process_own(folder):
     @run.alone
     def train(config):
         assert (folder / ".lock").read_text() == str(os.getpid())
-        one_line(run.alone(train), config, words=["some needs some"])
+        one_line(run.alone(train), config, words=["is being trained by process"])
         return 3
     assert train(read_config(folder / "config.json")) == 3
     assert not (folder / ".lock").exists() and folder.exists() and not run.in_training
