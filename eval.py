@@ -1193,13 +1193,13 @@ def validated(folder, which):
 
     best.pt is of steps after 0: the weights that a run begins with are not its own.
     """
-    lines = [line for line in files.read_metrics(folder / "metrics.jsonl")
-             if isinstance(line.get("val_ce"), float)]
-    if which not in ("best", "last"):
-        return None  # of a checkpoint by words
+    lines = files.read_metrics(folder / "metrics.jsonl")
+    line = None  # of a checkpoint by words
     if which == "best":
-        return min((line["val_ce"] for line in lines if line["step"] > 0), default=None)
-    return lines[-1]["val_ce"] if lines else None
+        line = files.best_line(lines)
+    if which == "last":
+        line = next((line for line in lines[::-1] if isinstance(line.get("val_ce"), float)), None)
+    return line["val_ce"] if line else None
 
 
 def main(argv):

@@ -85,6 +85,12 @@ def read_metrics(path):
     return [line for line in read_json_lines(path) if all(map(is_figure, line, line.values()))]
 
 
+def best_line(lines):
+    """The line of metrics.jsonl's that is best.pt's: of the lowest val_ce after step 0; or None."""
+    validated = [line for line in lines if line["step"] and line.get("val_ce") is not None]
+    return min(validated, key=lambda line: line["val_ce"], default=None)
+
+
 def is_figure(name, value):
     """A whole number where things are counted, else None or a number; of per_step a list of them.
 

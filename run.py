@@ -306,9 +306,8 @@ class Run:
             best = files.load_checkpoint(path)
             if best.get("step", 0) <= self.step and isinstance(best.get("val_ce"), float):
                 return best["val_ce"]
-        lines = files.read_metrics(self.folder / "metrics.jsonl")
-        return min((line["val_ce"] for line in lines if line.get("val_ce") and line["step"]),
-                   default=math.inf)
+        best = files.best_line(files.read_metrics(self.folder / "metrics.jsonl"))
+        return best["val_ce"] if best else math.inf
 
     def autocast(self):
         return autocast(self.dtype, self.device)

@@ -296,8 +296,7 @@ def row_of(job, config):
     folder = folder_of(config)
     lines = files.read_metrics(folder / "metrics.jsonl")
     notes = files.read_json(folder / "config.json")
-    validations = [line for line in lines if line.get("val_ce")]
-    best = min((line for line in validations if line["step"]), key=lambda line: line["val_ce"])
+    best = files.best_line(lines)
     steps, words = distill.trained_for(folder)
     row = dict(variant=job.variant, seed=job.seed, settings=job.settings, val_ce=best["val_ce"],
                val_fkl=best.get("val_fkl"), val_rkl=best.get("val_rkl"),
@@ -305,7 +304,7 @@ def row_of(job, config):
                tokens=int(steps) * config.batch_size * config.longest, flops=flops_of(folder),
                teacher_hash=notes["_needs"], dtype=notes["_dtype"],
                threads=notes["_threads"],
-               curve=[[line["step"], line["val_ce"]] for line in validations],
+               curve=[[line["step"], line["val_ce"]] for line in lines if line.get("val_ce")],
                text=notes["_text"], processor=processor(), versions=notes["_versions"],
                commit=notes["_commit"], command=job.command)
     if job.reported and (folder / "eval.json").exists():

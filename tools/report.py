@@ -83,12 +83,11 @@ def trained_rows(founds):
         folder, model, _, config = found.subject
         notes = files.read_json(folder / "config.json")
         log = files.read_metrics(folder / "metrics.jsonl")
-        validated = [(line["val_ce"], line["step"]) for line in log if line.get("val_ce")]
-        best = min([point for point in validated if point[1]], default=(None, "-"))[1]
+        best = files.best_line(log)
         loss = config.divergence if config.teachers else "cross-entropy"
         rows.append([str(folder), ", ".join(config.teachers) or "none", loss,
                      f"{model.num_params():,}", str(max((l["step"] for l in log), default="-")),
-                     str(best), f"{config.device}, {notes.get('_dtype')}",
+                     str(best["step"] if best else "-"), f"{config.device}, {notes.get('_dtype')}",
                      str(notes.get("_commit") or "-")[:10]])
     return rows
 
