@@ -628,8 +628,8 @@ def sizes_of(config):
     sizes = {name: getattr(config, name) for name in names}
     if config.arch == "gpt2":  # each position has a weight
         return sizes | {"block_size": config.longest}
-    return sizes | {"n_kv_head": config.n_kv_head or config.n_head, "tie": config.tie,
-                    "attn_bias": config.attn_bias, "mlp_bias": config.mlp_bias}
+    return sizes | {"n_kv_head": config.n_kv_head % config.n_head,  # n_head of them are 0, too
+                    "tie": config.tie, "attn_bias": config.attn_bias, "mlp_bias": config.mlp_bias}
 
 
 def load(path, device="cpu", which="best"):

@@ -1062,6 +1062,7 @@ def test_a_missing_teacher_without_a_config_is_refused_at_once(tiny, command, tm
     (dict(init="other", of_other=dict(d_model=32, n_layer=2)),
      ["init other does not fit the model of kid: n_layer = 2 there, 1 here; d_model = 32 there, "
       "16 here; set these as", "other.py has them"]),
+    (dict(init="other", of_other=dict(n_head=4)), ["of kid: n_head = 4 there, 2 here; set these"]),
     (dict(init="other", of_other=dict(arch="gpt2")), ["arch = 'gpt2' there, 'llama' here; set"]),
     (dict(batch_size=10**4), ["fewer than one batch of 10000 x 16"]),
     (dict(teacher_cache=10**5, random_offset=False), ["vocabulary", "allowed are 0 to"]),
