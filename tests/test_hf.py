@@ -221,7 +221,7 @@ def test_other_heads_load_the_trunk_and_the_pipeline_writes(make_run, tmp_path):
 
 def test_the_card_says_what_the_runs_files_say(make_run, tmp_path):
     folder = make_run(teachers=["coach", "gone"], lr=1e-3)
-    make_run("coach")
+    make_run("coach", init="lost")  # so nobody knows what its weights have read in all
     run.Metrics(folder / "metrics.jsonl", 0).write(step=9, words=5000, loss=1.0)
     files.write_json(folder / "eval.json", {
         "blimp": {"accuracy": 0.625, "limit": 0},
@@ -234,7 +234,8 @@ def test_the_card_says_what_the_runs_files_say(make_run, tmp_path):
     for words in ("| BLiMP | 62.5% | 50% |", "| Global PIQA, parallel | 37.5% | 25% |",
                   "| Global PIQA, nonparallel | 62.5% | 50% |",
                   "of its first 200,000 tokens a domain | 1.2500 |",
-                  "| 1,234 | 5,000 | 9 |", "coach", "step 7", "teacher gone | not known",
+                  "| 1,234 | 5,000 | 9 |", "step 7",
+                  "| teacher coach | 1,234 | not known | not known |", "teacher gone | not known",
                   "lr = 0.001", str(commit or "not known")):
         assert words in text, words
     assert "100.0%" not in text  # a look at a part

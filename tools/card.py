@@ -4,6 +4,7 @@
     many words student and teachers read, and eval.json as a table beside chance.
 """
 import dataclasses
+import math
 import pathlib
 
 import eval
@@ -79,7 +80,8 @@ def row_of_words(title, folder):
         return unknown
     steps, words = trained_for(folder)
     unique = f"{its['_words']:,}" if its.get("_words") else "not known"
-    return f"| {title} | {unique} | {words:,.0f} | {steps:,.0f} |"
+    read = ["not known" if math.isnan(n) else f"{n:,.0f}" for n in (words, steps)]
+    return f"| {title} | {unique} | {' | '.join(read)} |"
 
 
 def settings(its):
