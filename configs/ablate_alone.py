@@ -1,0 +1,30 @@
+# Is what a coach gives a student of d 48, where text is scarce, more than a better regularised
+# student has alone? The equal-compute rows of ablate_text again, with a grid that goes on where
+# theirs ended, and reverse KL's with dropout too.
+#     python -m tools.ablate configs/ablate_alone.py --jobs=2
+# What is asked, and was written down before it was run: results/alone/plan.md.
+
+table = "alone"
+extends = "ablate_text"    # its seeds, teachers and rows
+
+variants = {
+    "alone48_1000": {"base": "base_demo", "sentences": 1000, "d_model": 48, "d_ff": 128,
+                     "max_steps": 2880, "lr": 5e-3,
+                     "grid": {"dropout": [0.2, 0.3, 0.4], "weight_decay": [0.0, 0.3]}},
+    "alone48_3000": {"base": "base_demo", "sentences": 3000, "d_model": 48, "d_ff": 128,
+                     "max_steps": 2880, "lr": 5e-3,
+                     "grid": {"dropout": [0.2, 0.3, 0.4], "weight_decay": [0.0, 0.3]}},
+    "coached48_1000": {"base": "rkl_demo", "sentences": 1000, "teachers": ["teacher_1000"],
+                       "d_model": 48, "d_ff": 128, "lr": 5e-3,
+                       "grid": {"dropout": [0.0, 0.1, 0.2]}},
+    "coached48_3000": {"base": "rkl_demo", "sentences": 3000, "teachers": ["teacher_3000"],
+                       "d_model": 48, "d_ff": 128, "lr": 5e-3,
+                       "grid": {"dropout": [0.0, 0.1, 0.2]}},
+}
+
+contrasts = [
+    ["coached48_3000", "alone48_3000", "CE above the floor, nats per token"],
+    ["coached48_1000", "alone48_1000", "CE above the floor, nats per token"],
+    ["coached48_3000", "alone48_3000", "precision"],
+    ["coached48_3000", "rkl48_3000", "CE above the floor, nats per token"],
+]
