@@ -157,7 +157,8 @@ def rollout_loss(student, teachers, rollout, now, counts, return_stats=False):
     now: a config of numbers. counts: the valid positions of the whole step's rollouts, (T,) under
     reduction "step". Returns the loss, or with return_stats (loss, stats) as distillation_loss.
     """
-    asked = now.rollout_loss != "reinforce" or return_stats  # what it needs was written down
+    # what the teachers said of the sampled tokens, all that REINFORCE needs, is in the rollout
+    asked = now.rollout_loss != "reinforce" or return_stats
     targets = [teacher(rollout.x) for teacher in teachers] if asked else []
     h = student(rollout.x)
     W = student.head.weight
@@ -185,8 +186,8 @@ def sequence_loss(h, W, teachers, rollout, exact=1.0, ensemble="logits", counts=
     The trick: -log q(y_t) is the cross-entropy of the sampled token, so the sampled part is a
     cross-entropy whose positions weigh -coefficients_t, and the chunked loss computes both at once.
     h (B, T, d), W, teachers: as in distillation_loss. rollout: its y and coefficients (B, T).
-    exact: the weights of the first part, a number, (T,) or (B, T); 0: the coefficients sample that
-    too, and without teachers nothing is asked of them. return_stats: (loss, stats).
+    exact: the weights of the first part, a number, (T,) or (B, T); with 0, plain REINFORCE, teachers
+    may be []. return_stats: (loss, stats).
     """
     valid = rollout.y != -100
     ce_weight = (-rollout.coefficients).to(torch.promote_types(h.dtype, torch.float32)) * valid
@@ -238,10 +239,9 @@ def repeated(y, n=4):
 
 def failures(line):
     """Sentences that name what goes wrong and what helps, from the figures of a log line."""
-    on_rollouts = "rollout_kl" in line
     if line.get("entropy_p") and line["entropy_q"] < line["entropy_p"] / 3:
         remedy = "raise alpha, lower lr, or use mix < 1"
-        if on_rollouts:
+        if "rollout_kl" in line:  # on rollouts
             remedy = "raise alpha or rollout_mix, lower lr or on_policy, or use mix < 1"
         yield (f"entropy collapse: the student's entropy is {line['entropy_q']:.3f} nats, the "
                f"teacher's {line['entropy_p']:.3f}; {remedy}")

@@ -901,8 +901,9 @@ def test_a_chain_under_max_minutes_gets_through_and_is_the_same(tiny, tmp_path, 
         assert same(weights(tmp_path / "slow" / name), weights(whole.with_name(name)))
 
 
-def test_the_clock_is_the_commands_and_does_not_count_what_is_prepared(tiny, monkeypatch, losses):
-    """What teachers took is taken off; making data and loading are not counted."""
+@pytest.fixture
+def clock(monkeypatch, losses):
+    """[seconds] of a clock on which each loss takes one."""
     now = [0.0]
     monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
 
@@ -910,10 +911,15 @@ def test_the_clock_is_the_commands_and_does_not_count_what_is_prepared(tiny, mon
         now[0] += 1
         return loss
     losses(take_a_second)
+    return now
+
+
+def test_the_clock_is_the_commands_and_does_not_count_what_is_prepared(tiny, monkeypatch, clock):
+    """What teachers took is taken off; making data and loading are not counted."""
     prepare = distill.prepare
 
     def slow(settings):
-        now[0] += 1000
+        clock[0] += 1000
         return prepare(settings)
     monkeypatch.setattr(distill, "prepare", slow)
     tiny("coach", max_steps=4)
@@ -924,14 +930,7 @@ def test_the_clock_is_the_commands_and_does_not_count_what_is_prepared(tiny, mon
 
 @pytest.mark.parametrize("log_every", [1, 4, 5, 50])
 def test_what_is_to_go_does_not_depend_on_when_the_log_was_written(
-        tiny, monkeypatch, losses, log_every):
-    now = [0.0]
-    monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
-
-    def take_a_second(call, W, loss):
-        now[0] += 1
-        return loss
-    losses(take_a_second)
+        tiny, monkeypatch, clock, log_every):
     said = []
     monkeypatch.setattr(run, "say_how_long", lambda config, seconds: said.append(seconds))
     for call in range(2):  # the second goes on from step 13
