@@ -186,8 +186,8 @@ def sequence_loss(h, W, teachers, rollout, exact=1.0, ensemble="logits", counts=
     The trick: -log q(y_t) is the cross-entropy of the sampled token, so the sampled part is a
     cross-entropy whose positions weigh -coefficients_t, and the chunked loss computes both at once.
     h (B, T, d), W, teachers: as in distillation_loss. rollout: its y and coefficients (B, T).
-    exact: the weights of the first part, a number, (T,) or (B, T); with 0, plain REINFORCE, teachers
-    may be []. return_stats: (loss, stats).
+    exact: the weights of the first part, a number, (T,) or (B, T); with 0, plain REINFORCE,
+    teachers may be []. return_stats: (loss, stats).
     """
     valid = rollout.y != -100
     ce_weight = (-rollout.coefficients).to(torch.promote_types(h.dtype, torch.float32)) * valid
