@@ -676,9 +676,14 @@ def draw_curves(table, found, path):
                 for i, name in enumerate(names):
                     draw_curve(axis, found, name, plan.over_points, title, f"C{i}")
                 axis.set_xscale("log")
+                low, high = axis.dataLim.intervaly
+                if 0 < 10 * low < high:
+                    axis.set_yscale("log")
+                    axis.yaxis.set_major_formatter("{x:g}")
+                axis.xaxis.set_major_formatter("{x:,g}")
                 axis.set_xlabel(key)
                 axis.set_title(f"{panel}: {title}", fontsize=8)
-            row[0].legend()
+            row[-1].legend()
 
 
 def draw_curve(axis, found, name, points, title, color):
