@@ -13,6 +13,7 @@ tasks = ["blimp", "supplement"]
 
 grids = {
     "lr": {"lr": [2e-3, 4e-3]},
+    "long": {"lr": [2e-3, 4e-3], "dropout": [0.0, 0.1]},  # for many epochs without a teacher
 }
 
 variants = {
@@ -23,8 +24,8 @@ variants = {
     # no teacher: as many epochs; as many as the challenge allows; as many flops as rkl and its
     # teacher's training, which the challenge does not allow
     "base": {"base": "base_nano_1m", "grid": "lr"},
-    "base_10_epochs": {"base": "base_nano_1m", "epochs": 10, "grid": "lr"},
-    "base_compute": {"base": "base_nano_1m", "epochs": 13.6, "grid": "lr"},
+    "base_10_epochs": {"base": "base_nano_1m", "epochs": 10, "grid": "long"},
+    "base_compute": {"base": "base_nano_1m", "epochs": 13.6, "grid": "long"},
 
     # two coaches, mean of their logits; then Baby Llama's own recipe (arXiv 2308.02019), fkl_10m's
     "gpt2": {"base": "gpt2_nano", "n_layer": 4, "d_model": 192, "d_ff": 768,

@@ -33,6 +33,20 @@ def write(folder, **changes):
     return str(path)
 
 
+def keep_rows(table, val_ce):
+    """Rows as of runs that were made: {variant: [of seed 0, of seed 1, ...]}. What no tuning has
+    chosen stands at its grid's first point."""
+    for variant in table.plan.variants:
+        table.chosen.setdefault(variant, table.plan.points(variant)[0])
+    for variant, values in val_ce.items():
+        needs = [ablate.run_name(name, table.chosen[name]) for name in table.needs(variant)]
+        for seed, value in enumerate(values):
+            path = table.path(variant, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_json(path, dict(val_ce=value, settings=table.chosen[variant],
+                                        teacher_hash=dict.fromkeys(needs, "")))
+
+
 @pytest.mark.slow
 def test_a_plan_is_tuned_reported_and_summed_up(folder, capsys):
     results = folder / "results"
@@ -94,6 +108,28 @@ def test_ctrl_c_begins_nothing_that_waits(folder):
     with pytest.raises(KeyboardInterrupt):
         ends.throw(KeyboardInterrupt())
     assert len([*(folder / "out").rglob("best.pt")]) < 8
+
+
+def test_rows_of_settings_that_are_chosen_no_longer_are_not_there(folder):
+    def tuned(**val_ce_of_lr):
+        for lr, val_ce in val_ce_of_lr.items():
+            ablate.append(folder / "some/tuning.jsonl", dict(
+                variant="coach", seed=100, settings={"lr": float(lr[1:])}, val_ce=val_ce))
+    tuned(_1e3=3.0, _1e2=2.0)
+    grid = {"lr": [1e3, 1e2]}
+    variants = {**PLAN["variants"], "coach": {"base": "base_demo", "grid": grid}}
+    table = ablate.Table(ablate.read_plan(write(folder, variants=variants)), folder)
+    keep_rows(table, {"coach": [1.0, 3.0], "rkl": [2.0, 4.5]})
+    assert [*map(len, table.rows().values())] == [2, 2]
+
+    # the grid grows, another point is chosen: neither its rows nor its student's are of that
+    grid["lr"].append(1e1)
+    plan = ablate.read_plan(write(folder, variants=variants))
+    assert [*map(len, ablate.Table(plan, folder).rows().values())] == [0, 0]
+    tuned(_1e1=2.5)
+    assert [*map(len, ablate.Table(plan, folder).rows().values())] == [2, 2]
+    tuned(_1e1=1.5)
+    assert [*map(len, ablate.Table(plan, folder).rows().values())] == [0, 0]
 
 
 def test_again_tunes_nothing(folder, capsys):
@@ -170,11 +206,7 @@ def test_a_plan_over_values_keeps_what_belongs_together_apart(folder):
                                         "init": "coach_300", "sentences": 300}
 
     table = ablate.Table(plan, folder)
-    for variant in plan.variants:
-        for seed in plan.seeds:
-            path = table.path(variant, seed)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_json(path, {"val_ce": float(seed + len(variant))})
+    keep_rows(table, {variant: [len(variant), len(variant) + 1.0] for variant in plan.variants})
     pytest.importorskip("matplotlib")
     ablate.draw_curves(table, ablate.summary(table), folder / "curves.svg")
     drawn = (folder / "curves.svg").read_text()
@@ -223,10 +255,7 @@ def test_a_paired_difference_by_hand():
 def test_the_picture_has_every_variant_and_the_contrasts_figures(folder):
     pytest.importorskip("matplotlib")
     table = ablate.Table(ablate.read_plan(write(folder)), folder)
-    for variant, seed, value in (("coach", 0, 1.0), ("coach", 1, 3.0), ("rkl", 0, 2.0)):
-        path = table.path(variant, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, dict(val_ce=value))
+    keep_rows(table, {"coach": [1.0, 3.0], "rkl": [2.0]})
     ablate.draw(table, ablate.summary(table), folder / "summary.svg")
     svg = (folder / "summary.svg").read_text()
     assert all(text in svg for text in ("coach", "rkl", "val_ce"))
@@ -271,11 +300,7 @@ def test_a_plan_that_extends_another_has_its_variants_rows_and_settings(folder):
     assert job.keys["teachers"] == ["coach.lr-0.01"]
     assert pathlib.Path(job.keys["out_dir"]).parts[-2:] == ("some", "0")  # its teacher is there
 
-    for variant, figures in (("coach", (1, 2)), ("rkl", (3, 5)), ("rkl_again", (7, 11))):
-        for seed, value in enumerate(figures):
-            path = table.path(variant, seed)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_json(path, dict(val_ce=value))
+    keep_rows(table, {"coach": [1, 2], "rkl": [3, 5], "rkl_again": [7, 11]})
     contrast, = ablate.summary(table)["contrasts"]
     assert contrast["mean"] == ((7 - 1) - (3 - 1) + (11 - 2) - (5 - 2)) / 2
 
@@ -289,11 +314,7 @@ def test_contrasts_that_are_not_there_yet_count_in_holms_correction(folder):
     figures = {"val_ce": "val_ce", "other": "eval.other"}
     table = ablate.Table(ablate.read_plan(write(folder, figures=figures, contrasts=contrasts)),
                          folder)
-    for variant, values in (("coach", (1.0, 3.0)), ("rkl", (2.0, 4.5))):
-        for seed, value in enumerate(values):
-            path = table.path(variant, seed)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_json(path, dict(val_ce=value))
+    keep_rows(table, {"coach": [1.0, 3.0], "rkl": [2.0, 4.5]})
     found = ablate.summary(table)["contrasts"]
     assert len(found) == 2
     assert found[0]["p_holm"] == pytest.approx(min(1.0, 3 * found[0]["p"]))

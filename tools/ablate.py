@@ -22,9 +22,10 @@ PLAN is read as a config is, assignments of literals (configs/ablate_demo.py is 
                   that it made, and what is not assigned here is its
 
 First every point of a variant's grid is trained on every tuning seed; the point with the lowest
-mean val_ce is its settings. Then the reported seeds. What was interrupted goes on, rows that exist
-are skipped, and a run that fails is said and stops no other. val_ce is of best.pt, on the half of
-the development text that chooses; what eval.json says is of the other half, or of the truth.
+mean val_ce is its settings. Then the reported seeds. What was interrupted goes on, a row that exists
+is made anew only where other settings than its own are chosen now (the grid has grown), and a run
+that fails is said and stops no other. val_ce is of best.pt, on the half of the development text
+that chooses; what eval.json says is of the other half, or of the truth.
 
     results/TABLE/tuning.jsonl              every grid point on every tuning seed
                   rows/VARIANT-SEED.json    a reported run: settings, figures, cost, command, commit
@@ -374,10 +375,20 @@ class Table:
         """{variant: {seed: row}} of the reported runs that are there."""
         found = {}
         for variant in self.plan.variants:
-            paths = {seed: self.path(variant, seed) for seed in self.plan.seeds}
-            found[variant] = {seed: files.read_json(path) for seed, path in paths.items()
-                              if path.exists()}
+            of_seed = {seed: self.row(variant, seed) for seed in self.plan.seeds}
+            found[variant] = {seed: row for seed, row in of_seed.items() if row}
         return found
+
+    def row(self, variant, seed):
+        """A reported run's row; None where there is none of what is chosen now, for what it
+        needs too: a grid may have grown since."""
+        path = self.path(variant, seed)
+        if not path.exists():
+            return None
+        row = files.read_json(path)
+        needs = {run_name(name, self.chosen.get(name, {})) for name in self.needs(variant)}
+        is_current = (row["settings"], {*row["teacher_hash"]}) == (self.chosen.get(variant), needs)
+        return row if is_current else None
 
     def path(self, variant, seed):
         return self.results / self.plan.tables[variant] / "rows" / f"{variant}-{seed}.json"
@@ -392,11 +403,11 @@ class Table:
         settings = self.chosen[variant]
         print(f"{variant}: {settings or 'no grid'}")
         jobs = [self.job(variant, settings, seed, reported=True) for seed in self.seeds
-                if self.again or not self.path(variant, seed).exists()]
+                if self.again or not self.row(variant, seed)]
         for job, row in self.work_on(jobs):
             path = self.path(variant, job.seed)
             if self.again:
-                self.compare(row, files.read_json(path) if path.exists() else None)
+                self.compare(row, self.row(variant, job.seed))
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write_json(path, row)
@@ -676,9 +687,14 @@ def draw_curves(table, found, path):
                 for i, name in enumerate(names):
                     draw_curve(axis, found, name, plan.over_points, title, f"C{i}")
                 axis.set_xscale("log")
+                low, high = axis.dataLim.intervaly
+                if 0 < 10 * low < high:
+                    axis.set_yscale("log")
+                    axis.yaxis.set_major_formatter("{x:g}")
+                axis.xaxis.set_major_formatter("{x:,g}")
                 axis.set_xlabel(key)
                 axis.set_title(f"{panel}: {title}", fontsize=8)
-            row[0].legend()
+            row[-1].legend()
 
 
 def draw_curve(axis, found, name, points, title, color):
