@@ -20,6 +20,13 @@ variants = {
     "coached48_3000": {"base": "rkl_demo", "sentences": 3000, "teachers": ["teacher_3000"],
                        "d_model": 48, "d_ff": 128, "lr": 5e-3,
                        "grid": {"dropout": [0.0, 0.1, 0.2]}},
+    # asked after the four of the plan: alone48 ended at its grid's largest weight decay
+    "decayed48_1000": {"base": "base_demo", "sentences": 1000, "d_model": 48, "d_ff": 128,
+                       "max_steps": 2880, "lr": 5e-3,
+                       "grid": {"dropout": [0.1, 0.2, 0.3], "weight_decay": [1.0, 3.0]}},
+    "decayed48_3000": {"base": "base_demo", "sentences": 3000, "d_model": 48, "d_ff": 128,
+                       "max_steps": 2880, "lr": 5e-3,
+                       "grid": {"dropout": [0.1, 0.2, 0.3], "weight_decay": [1.0, 3.0]}},
 }
 
 contrasts = [
@@ -27,4 +34,6 @@ contrasts = [
     ["coached48_1000", "alone48_1000", "CE above the floor, nats per token"],
     ["coached48_3000", "alone48_3000", "precision"],
     ["coached48_3000", "rkl48_3000", "CE above the floor, nats per token"],
+    ["coached48_1000", "decayed48_1000", "CE above the floor, nats per token"],
+    ["coached48_3000", "decayed48_3000", "CE above the floor, nats per token"],
 ]
