@@ -111,24 +111,24 @@ def test_ctrl_c_begins_nothing_that_waits(folder):
 
 
 def test_rows_of_settings_that_are_chosen_no_longer_are_not_there(folder):
-    def tuned(**val_ce_of_lr):
-        for lr, val_ce in val_ce_of_lr.items():
-            ablate.append(folder / "some/tuning.jsonl", dict(
-                variant="coach", seed=100, settings={"lr": float(lr[1:])}, val_ce=val_ce))
-    tuned(_1e3=3.0, _1e2=2.0)
-    grid = {"lr": [1e3, 1e2]}
+    def tune(lr, val_ce):
+        ablate.append(folder / "some/tuning.jsonl",
+                      dict(variant="coach", seed=100, settings={"lr": lr}, val_ce=val_ce))
+    tune(1e-3, 3.0)
+    tune(1e-2, 2.0)
+    grid = {"lr": [1e-3, 1e-2]}
     variants = {**PLAN["variants"], "coach": {"base": "base_demo", "grid": grid}}
     table = ablate.Table(ablate.read_plan(write(folder, variants=variants)), folder)
     keep_rows(table, {"coach": [1.0, 3.0], "rkl": [2.0, 4.5]})
     assert [*map(len, table.rows().values())] == [2, 2]
 
     # the grid grows, another point is chosen: neither its rows nor its student's are of that
-    grid["lr"].append(1e1)
+    grid["lr"].append(1e-1)
     plan = ablate.read_plan(write(folder, variants=variants))
     assert [*map(len, ablate.Table(plan, folder).rows().values())] == [0, 0]
-    tuned(_1e1=2.5)
+    tune(1e-1, 2.5)
     assert [*map(len, ablate.Table(plan, folder).rows().values())] == [2, 2]
-    tuned(_1e1=1.5)
+    tune(1e-1, 1.5)
     assert [*map(len, ablate.Table(plan, folder).rows().values())] == [0, 0]
 
 

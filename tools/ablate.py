@@ -22,10 +22,10 @@ PLAN is read as a config is, assignments of literals (configs/ablate_demo.py is 
                   that it made, and what is not assigned here is its
 
 First every point of a variant's grid is trained on every tuning seed; the point with the lowest
-mean val_ce is its settings. Then the reported seeds. What was interrupted goes on, a row that exists
-is made anew only where other settings than its own are chosen now (the grid has grown), and a run
-that fails is said and stops no other. val_ce is of best.pt, on the half of the development text
-that chooses; what eval.json says is of the other half, or of the truth.
+mean val_ce is its settings. Then the reported seeds. What was interrupted goes on; a row that is
+there is skipped, unless the grid has grown and other settings are chosen now; a run that fails is
+said and stops no other. val_ce is of best.pt, on the half of the development text that chooses;
+what eval.json says is of the other half, or of the truth.
 
     results/TABLE/tuning.jsonl              every grid point on every tuning seed
                   rows/VARIANT-SEED.json    a reported run: settings, figures, cost, command, commit
@@ -381,8 +381,8 @@ class Table:
         return found
 
     def row(self, variant, seed):
-        """A reported run's row; None where there is none of what is chosen now, for what it
-        needs too: a grid may have grown since."""
+        """A reported run's row; None unless it is there, of the settings that are chosen now for
+        this variant and for those that it needs (a grid may have grown since)."""
         path = self.path(variant, seed)
         if not path.exists():
             return None
@@ -692,7 +692,7 @@ def draw_curves(table, found, path):
                     draw_curve(axis, found, name, plan.over_points, title, f"C{i}")
                 axis.set_xscale("log")
                 low, high = axis.dataLim.intervaly
-                if 0 < 10 * low < high:
+                if 0 < 10 * low < high:  # else the small values lie on one line
                     axis.set_yscale("log")
                     axis.yaxis.set_major_formatter("{x:g}")
                 axis.xaxis.set_major_formatter("{x:,g}")
