@@ -75,8 +75,8 @@ import distill
 import eval
 import files
 from config import CONFIGS, UserError, command_line, read_assignments, read_config
-from run import folder_of, is_finished, load
-from tools.measure import processor
+from run import device_of, folder_of, is_finished, load
+from tools.measure import name_of
 
 OUT = pathlib.Path("out/ablate")
 
@@ -307,8 +307,8 @@ def row_of(job, config):
                teacher_hash=notes["_needs"], dtype=notes["_dtype"],
                threads=notes["_threads"],
                curve=[[line["step"], line["val_ce"]] for line in lines if line.get("val_ce")],
-               text=notes["_text"], processor=processor(), versions=notes["_versions"],
-               commit=notes["_commit"], command=job.command)
+               text=notes["_text"], processor=name_of(device_of(config)),
+               versions=notes["_versions"], commit=notes["_commit"], command=job.command)
     if job.reported and (folder / "eval.json").exists():
         row["eval"] = files.read_json(folder / "eval.json")
     return row
@@ -593,8 +593,10 @@ def as_markdown(table, found):
     """summary.md: means of all variants, all seeds of each figure, contrasts, what was tried."""
     plan = table.plan
     rows = table.rows()
-    lines = [f"# {plan.table}", "", f"Means over seeds {plan.seeds}. Settings were chosen on seeds "
-             f"{plan.tuning_seeds}, by val_ce.", ""]
+    tuned = tried(table, found)
+    lines = [f"# {plan.table}", "", f"Means over seeds {plan.seeds}. " + (
+        f"Settings were chosen on seeds {plan.tuning_seeds}, by val_ce." if tuned else
+        "Nothing was tuned."), ""]
     means = [["", *plan.figures, *(title for title, *_ in COSTS)]]
     for variant in plan.variants:
         of_seed = found["figures"][variant]
@@ -619,14 +621,17 @@ def as_markdown(table, found):
              f"{c['mean']:+.4g}", f"{c['interval'][0]:+.4g} to {c['interval'][1]:+.4g}",
              f"{c['p']:.3f}", f"{c['p_holm']:.3f}", str(len(c["seeds"]))]
             for c in found["contrasts"]])
-    lines += ["", "## What was tried", "", "Mean val_ce over the tuning seeds.", ""]
-    return "\n".join([*lines, *markdown(tried(table, found))]) + "\n"
+    if tuned:
+        head = ["variant", "settings", "val_ce", ""]
+        lines += ["", "## What was tried", "", "Mean val_ce over the tuning seeds.", ""]
+        lines += markdown([head, *tuned])
+    return "\n".join(lines) + "\n"
 
 
 def tried(table, found):
     """Every point of every grid, and which was chosen, as rows of texts."""
     plan = table.plan
-    rows = [["variant", "settings", "val_ce", ""]]
+    rows = []
     for variant in plan.variants:
         points = plan.points(variant)
         for point in points if len(points) > 1 else ():

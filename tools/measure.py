@@ -26,11 +26,16 @@ def machine():
     """Print a line about the processor or GPU; the dtype, by name, that `dtype = auto` is there."""
     dtype = dtype_of(Config(), device)
     if device.type == "cuda":
-        print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+        print(f"{name_of(device)}, torch {torch.__version__}")
         return dtype
     bf16 = "no bf16 instructions" if dtype == "float32" else "bf16 instructions"
     print(f"{processor()}, {torch.get_num_threads()} threads, {bf16}, torch {torch.__version__}")
     return dtype
+
+
+def name_of(device):
+    """The name of a torch.device: of its GPU, or of the processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 def processor():
