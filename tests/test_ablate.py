@@ -1,8 +1,12 @@
 """A plan of variants is tuned, trained, reported, and goes on where it was interrupted."""
+import concurrent.futures
+import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import shlex
+import signal
 
 import pytest
 
@@ -100,14 +104,93 @@ def test_a_plan_is_tuned_reported_and_summed_up(folder, capsys):
 
 
 @pytest.mark.slow
-def test_ctrl_c_begins_nothing_that_waits(folder):
-    table = ablate.Table(ablate.read_plan(write(folder)), folder / "results")
-    jobs = [table.job("coach", {"lr": 1e-3}, seed, reported=False) for seed in range(8)]
-    ends = ablate.at_once(jobs, 1)
-    next(ends)
+def test_ctrl_c_begins_nothing_that_waits(folder, monkeypatch):
+    variants = {"alone": {"base": "base_demo"}}
+    plan = ablate.read_plan(write(folder, variants=variants, contrasts=[], seeds=[*range(8)]))
+    table = ablate.Table(plan, folder / "results", jobs=2)
+
+    def interrupt(job, result):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(table, "keep", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        ends.throw(KeyboardInterrupt())
-    assert len([*(folder / "out").rglob("best.pt")]) < 8
+        table.make(["alone"])
+    assert len([*(folder / "out").rglob("best.pt")]) <= 2
+
+
+class Desk(concurrent.futures.Executor):
+    """Takes jobs, and does the one that came first when it is waited for."""
+
+    def __init__(self):
+        self.jobs = {}
+        self.said = []
+        self.done = set()
+
+    def submit(self, f, job, threads):
+        future = concurrent.futures.Future()
+        self.jobs[future] = job
+        self.said.append(f"{job.purpose} {job}")
+        return future
+
+    def wait(self, running, return_when):
+        future = next(iter(self.jobs))
+        job = self.jobs.pop(future)
+        assert future in running
+        if job.variant == "broken":
+            future.set_exception(ValueError("broken"))
+        else:
+            self.done.add(str(job))
+            future.set_result(dict(variant=job.variant, seed=job.seed, settings=job.settings,
+                                   val_ce=job.settings.get("lr", 1.0), best_step=1, steps=1,
+                                   curve=[], command="", teacher_hash=job.keys["teachers"]))
+        self.said.append(f"end {job}")
+        return {future}, ()
+
+
+def test_whatever_is_due_runs_side_by_side(folder, monkeypatch):
+    """Of all variants; but a student after its teachers' settings, and their run of its seed."""
+    desk = Desk()
+    monkeypatch.setattr(ablate, "processes", lambda n: contextlib.nullcontext(desk))
+    monkeypatch.setattr(ablate.concurrent.futures, "wait", desk.wait)
+    monkeypatch.setattr(ablate, "is_finished", lambda path: f"{path.name}, seed {path.parent.name}"
+                        in desk.done)
+    variants = {**PLAN["variants"], "broken": {"base": "base_demo"},
+                "taught": {"base": "rkl_demo", "teachers": ["broken"]}}
+    plan = ablate.read_plan(write(folder, variants=variants, seeds=[0]))
+    table = ablate.Table(plan, folder, jobs=3)
+    table.make([*variants])
+    best = "coach.lr-0.001"
+    assert desk.said == [
+        "tune coach.lr-0.001, seed 100", "tune coach.lr-0.01, seed 100", "report broken, seed 0",
+        f"end {best}, seed 100", "end coach.lr-0.01, seed 100", f"report {best}, seed 0",
+        "end broken, seed 0", f"end {best}, seed 0", "report rkl, seed 0", "end rkl, seed 0"]
+    assert table.failed == ["broken, seed 0"]
+    assert [*map(len, table.rows().values())] == [1, 1, 0, 0]
+
+    # a second time nothing is left but what failed; again makes it all anew, and keeps nothing
+    desk.said.clear()
+    table.make([*PLAN["variants"]])
+    assert desk.said == []
+    desk.done.clear()
+    again = ablate.Table(plan, folder, jobs=3, again=True)
+    before = sorted(folder.rglob("*.json*"))
+    again.make(["rkl"])
+    assert desk.said == [f"need {best}, seed 0", f"end {best}, seed 0", "report rkl, seed 0",
+                         "end rkl, seed 0"]
+    assert sorted(folder.rglob("*.json*")) == before
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_said(folder, monkeypatch):
+    plan = ablate.read_plan(write(folder, variants={"alone": {"base": "base_demo"}}, contrasts=[],
+                                  seeds=[0, 1, 2]))
+    table = ablate.Table(plan, folder, jobs=2)
+    monkeypatch.setattr(ablate, "work", die)
+    with pytest.raises(UserError, match="one of --jobs=2 was killed"):
+        table.make(["alone"])
+
+
+def die(job, threads):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_rows_of_settings_that_are_chosen_no_longer_are_not_there(folder):
@@ -188,6 +271,7 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
     (dict(variants={"a": {"base": "base_demo", "grid": {"lr": 1e-3}}}), "a grid must be"),
     (dict(variants={"a": {"base": "base_demo", "grid": {"lr": []}}}), "a grid must be"),
     (dict(variants={"a": {"base": "rkl_demo", "teachers": "llama_demo"}}), "must be a list"),
+    (dict(tuning_seeds=[]), "coach has a grid, and there are no tuning_seeds"),
     (dict(extends="plan"), "a plan cannot extend itself"),
 ])
 def test_what_a_plan_cannot_be(folder, changes, words):
@@ -292,11 +376,11 @@ def test_a_plan_that_extends_another_has_its_variants_rows_and_settings(folder):
                   dict(variant="coach", seed=100, settings={"lr": 1e-3}, val_ce=2.0))
     table.read_tuning()
     with pytest.raises(UserError, match="rkl_again needs coach, which has no settings yet"):
-        table.job("rkl_again", {}, 0, True)
+        [*table.due(["rkl_again"])]
     ablate.append(folder / "results/some/tuning.jsonl",
                   dict(variant="coach", seed=100, settings={"lr": 1e-2}, val_ce=1.0))
     table.read_tuning()
-    job = table.job("rkl_again", {}, 0, True)
+    job = table.job("rkl_again", {}, 0, "report")
     assert job.keys["teachers"] == ["coach.lr-0.01"]
     assert pathlib.Path(job.keys["out_dir"]).parts[-2:] == ("some", "0")  # its teacher is there
 
@@ -307,6 +391,14 @@ def test_a_plan_that_extends_another_has_its_variants_rows_and_settings(folder):
     (folder / "plan.py").write_text("\n".join([*own, "seeds = [7]"]))
     with pytest.raises(UserError, match="seeds is some's"):
         ablate.read_plan(folder / "plan.py")
+
+
+def test_a_plan_that_tunes_nothing_says_so(folder):
+    plan = ablate.read_plan(write(folder, tuning_seeds=[], contrasts=[],
+                                  variants={"alone": {"base": "base_demo"}}))
+    table = ablate.Table(plan, folder)
+    text = ablate.as_markdown(table, ablate.summary(table))
+    assert "Nothing was tuned." in text and "What was tried" not in text
 
 
 def test_contrasts_that_are_not_there_yet_count_in_holms_correction(folder):

@@ -33,7 +33,8 @@ what eval.json says is of the other half, or of the truth.
                   summary.svg, curves.svg   every seed of the contrasts' figures, by matplotlib
 
 --again makes reported rows anew, teachers too, beside those that are there, and shows both: nothing
-in results/ is touched. --jobs: runs at a time, a thread each.
+in results/ is touched. --jobs: runs at a time, of any variants, a thread each; on a GPU a dozen
+small ones fit, and share it well only under CUDA's MPS (nvidia-cuda-mps-control -d).
 """
 from config import Arguments, read_early, run_main
 
@@ -57,7 +58,6 @@ if __name__ == "__main__":
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import importlib.util
 import itertools
 import json
@@ -202,6 +202,9 @@ def check_plan(plan, path):
         if not isinstance(grid, dict) or not all(isinstance(values, list) and values
                                                  for values in grid.values()):
             raise UserError(f"{path}: variant {variant}: a grid must be {{key: [values]}}")
+        if len(plan.points(variant)) > 1 and not plan.tuning_seeds:
+            raise UserError(f"{path}: variant {variant} has a grid, and there are no tuning_seeds "
+                            "to choose on")
     for panel, names in plan.curves.items():
         for name in names:
             if not plan.over or at(name, plan.over_points[0]) not in plan.variants:
@@ -229,13 +232,18 @@ OF_THIS_MACHINE = ("out_dir", "data_dir", "corpus", "dev", "eval_tokens")
 
 
 class Job:
-    """A run of a variant with some settings on a seed. chosen: {variant: settings} before it."""
+    """A run of a variant with some settings on a seed. chosen: {variant: settings} before it.
 
-    def __init__(self, plan, variant, settings, seed, chosen, out, reported):
+    purpose: "tune", a point of the variant's grid; "report", a row; "need", another's teacher or
+    init, of which only the weights are wanted.
+    """
+
+    def __init__(self, plan, variant, settings, seed, chosen, out, purpose):
         self.variant = variant
         self.settings = settings
         self.seed = seed
-        self.reported = reported
+        self.purpose = purpose
+        reported = purpose == "report"
         keys = {**plan.common, **plan.variants[variant], **settings}
         keys.pop("grid", None)
         self.base = keys.pop("base")
@@ -309,7 +317,7 @@ def row_of(job, config):
                curve=[[line["step"], line["val_ce"]] for line in lines if line.get("val_ce")],
                text=notes["_text"], processor=name_of(device_of(config)),
                versions=notes["_versions"], commit=notes["_commit"], command=job.command)
-    if job.reported and (folder / "eval.json").exists():
+    if job.purpose == "report" and (folder / "eval.json").exists():
         row["eval"] = files.read_json(folder / "eval.json")
     return row
 
@@ -341,6 +349,7 @@ class Table:
         self.seeds = seeds or plan.seeds  # that are made here; a summary has all that are there
         self.again = again
         self.out = OUT.with_name("again") / time.strftime("%Y%m%d-%H%M%S") if again else OUT
+        self.trained = set()  # runs that were found finished
         self.failed = []
         self.read_tuning()
 
@@ -359,10 +368,11 @@ class Table:
         self.chosen = {}
         for variant in self.plan.variants:
             points = self.plan.points(variant)
-            means = [self.mean_tuned(variant, settings) for settings in points]
             if len(points) == 1:
                 self.chosen[variant] = points[0]
-            elif None not in means:
+                continue
+            means = [self.mean_tuned(variant, settings) for settings in points]
+            if None not in means:
                 self.chosen[variant] = points[means.index(min(means))]
 
     def mean_tuned(self, variant, settings):
@@ -394,66 +404,93 @@ class Table:
     def path(self, variant, seed):
         return self.results / self.plan.tables[variant] / "rows" / f"{variant}-{seed}.json"
 
-    def make(self, variant):
-        """Tune a variant and report it, each as far as it is missing."""
-        if variant not in self.chosen and not self.again:
-            self.tune(variant)
-        if variant not in self.chosen:
-            print(f"{variant}: its grid is not whole, so nothing is chosen and nothing reported")
-            return
-        settings = self.chosen[variant]
-        print(f"{variant}: {settings or 'no grid'}")
-        jobs = [self.job(variant, settings, seed, reported=True) for seed in self.seeds
-                if self.again or not self.row(variant, seed)]
-        for job, row in self.work_on(jobs):
-            path = self.path(variant, job.seed)
-            if self.again:
-                self.compare(row, self.row(variant, job.seed))
-            else:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                files.write_json(path, row)
+    def make(self, variants):
+        """Tune and report variants, each as far as it is missing, self.jobs runs at a time."""
+        begun = set()
+        running = {}  # {future: job}
+        with processes(self.jobs) as pool:
+            while True:
+                for job in self.due(variants):
+                    if len(running) == self.jobs:
+                        break
+                    taken = [*self.failed, *map(str, running.values())]
+                    if (str(job), job.purpose) not in begun and str(job) not in taken:
+                        begun.add((str(job), job.purpose))
+                        running[pool.submit(work, job, threads=int(self.jobs > 1))] = job
+                if not running:
+                    break
+                ended, _ = concurrent.futures.wait(running, return_when="FIRST_COMPLETED")
+                for future in ended:
+                    self.keep(running.pop(future), future.result)
+        for variant in variants:
+            if variant not in self.chosen:
+                print(f"{variant}: its grid is not whole, so nothing is chosen and nothing "
+                      "reported")
 
-    def tune(self, variant):
-        """Train what is missing of a variant's grid, a line of tuning.jsonl each, and choose."""
-        jobs = [self.job(variant, settings, seed, reported=False)
-                for seed in self.plan.tuning_seeds for settings in self.plan.points(variant)
-                if seed not in self.tuned.get(point_of(variant, settings), {})]
-        for job, row in self.work_on(jobs):
-            line = {key: row[key] for key in ("variant", "seed", "settings", "val_ce",
-                                              "best_step", "steps", "curve", "command")}
-            append(self.results / self.plan.tables[variant] / "tuning.jsonl", line)
-        self.read_tuning()
+    def due(self, variants):
+        """Yield the jobs that could begin now: of each variant its grid's, then its rows'.
 
-    def job(self, variant, settings, seed, reported):
+        Where one needs a run that is not trained, that comes in its place.
+        """
+        for variant in variants:
+            jobs = []
+            if self.has_settings_for(variant, variants):
+                if variant in self.chosen:
+                    jobs = [self.job(variant, self.chosen[variant], seed, "report")
+                            for seed in self.seeds if self.again or not self.row(variant, seed)]
+                elif not self.again:
+                    jobs = [self.job(variant, settings, seed, "tune")
+                            for seed in self.plan.tuning_seeds
+                            for settings in self.plan.points(variant)
+                            if seed not in self.tuned.get(point_of(variant, settings), {})]
+            for job in jobs:
+                yield from self.untrained(job) or [job]
+
+    def has_settings_for(self, variant, variants):
+        """Are those that it needs tuned? UserError if they are not, nor among variants."""
         for name in self.needs(variant):
-            if name not in self.chosen:
+            if name not in self.chosen and name not in variants:
                 raise UserError(f"{variant} needs {name}, which has no settings yet: run the plan "
                                 f"of {self.plan.tables[name]} first")
-        return Job(self.plan, variant, settings, seed, self.chosen, self.out, reported)
+        return all(name in self.chosen for name in self.needs(variant))
 
-    def work_on(self, jobs):
-        """Yield (job, row) as jobs end; what they need is trained before them, if it is missing."""
-        if not jobs:
+    def untrained(self, job):
+        """The runs to train before a job's own, each once those that it needs itself are there."""
+        jobs = []
+        for name in self.needs(job.variant):
+            need = self.job(name, self.chosen[name], job.seed, "need")
+            if str(need) in self.trained or is_finished(folder_of(need.config)):
+                self.trained.add(str(need))
+            else:
+                jobs += self.untrained(need) or [need]
+        return jobs
+
+    def job(self, variant, settings, seed, purpose):
+        return Job(self.plan, variant, settings, seed, self.chosen, self.out, purpose)
+
+    def keep(self, job, result):
+        """What came of a job, result(): a line of tuning.jsonl, a row, or what went wrong."""
+        try:
+            row = result()
+        except Exception as e:  # one that fails must not stop the rest
+            self.failed.append(str(job))
+            print(f"{job}: {type(e).__name__}: {e}", flush=True)
             return
-        needed = {}
-        for job in jobs:
-            for name in self.needs(job.variant):
-                need = self.job(name, self.chosen[name], job.seed, reported=False)
-                if not is_finished(folder_of(need.config)):
-                    needed[str(need)] = need
-        for _ in self.work_on([*needed.values()]):
-            pass  # only their weights are wanted
-
-        for job, result in one_by_one(jobs) if self.jobs == 1 else at_once(jobs, self.jobs):
-            try:
-                row = result()
-            except Exception as e:  # one that fails must not stop the rest
-                self.failed.append(str(job))
-                print(f"{job}: {type(e).__name__}: {e}", flush=True)
-                continue
-            print(f"{job}: val_ce {row['val_ce']:.4f} at step {row['best_step']} of "
-                  f"{row['steps']}", flush=True)
-            yield job, row
+        print(f"{job}: val_ce {row['val_ce']:.4f} at step {row['best_step']} of {row['steps']}",
+              flush=True)
+        if job.purpose == "tune":
+            line = {key: row[key] for key in ("variant", "seed", "settings", "val_ce",
+                                              "best_step", "steps", "curve", "command")}
+            append(self.results / self.plan.tables[job.variant] / "tuning.jsonl", line)
+            self.read_tuning()
+            if job.variant in self.chosen:
+                print(f"{job.variant}: {self.chosen[job.variant]}", flush=True)
+        elif job.purpose == "report" and self.again:
+            self.compare(row, self.row(job.variant, job.seed))
+        elif job.purpose == "report":
+            path = self.path(job.variant, job.seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_json(path, row)
 
     def needs(self, variant):
         """The variants whose runs this one needs."""
@@ -468,27 +505,37 @@ class Table:
         print(eval.table(rows))
 
 
-def one_by_one(jobs):
-    """Yield each Job and a function that does it, in this process."""
-    for job in jobs:
-        yield job, functools.partial(work, job)
+class Here(concurrent.futures.Executor):
+    """Does what it is given at once, in this process."""
+
+    def submit(self, f, *args, **keys):
+        future = concurrent.futures.Future()
+        try:
+            future.set_result(f(*args, **keys))
+        except Exception as e:  # Ctrl-C is none: it ends the command
+            future.set_exception(e)
+        return future
 
 
-def at_once(jobs, n):
-    """Yield each Job as it ends, done by one of n processes, and a function: its row, or error."""
+@contextlib.contextmanager
+def processes(n):
+    """An executor of n processes; of one, this."""
+    if n == 1:
+        yield Here()
+        return
     # glibc, as it comes, gives each step's memory back to the system: a sixth of a demo step's time
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**32))
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))  # the most that it takes
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(n, context) as pool:
         try:
-            futures = {pool.submit(work, job, threads=1): job for job in jobs}
-            for future in concurrent.futures.as_completed(futures):
-                yield futures[future], future.result
-        except BaseException:  # Ctrl-C too: what waits is not begun, what runs saves itself
+            yield pool
+        except BaseException as e:  # Ctrl-C too: what runs saves itself
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in multiprocessing.active_children():
                 worker.terminate()
+            if isinstance(e, concurrent.futures.BrokenExecutor):
+                raise UserError(f"one of --jobs={n} was killed, most likely for memory: try fewer")
             raise
 
 
@@ -744,8 +791,7 @@ def main(argv):
     plan.common |= {key: value for key, value in (("corpus", args.corpus), ("dev", args.dev))
                     if value}
     table = Table(plan, args.results, args.jobs, [int(seed) for seed in seeds], args.again)
-    for variant in only:
-        table.make(variant)
+    table.make(only)
     if not args.again:
         table.folder.mkdir(parents=True, exist_ok=True)
         found = summary(table)
