@@ -33,8 +33,8 @@ what eval.json says is of the other half, or of the truth.
                   summary.svg, curves.svg   every seed of the contrasts' figures, by matplotlib
 
 --again makes reported rows anew, teachers too, beside those that are there, and shows both: nothing
-in results/ is touched. --jobs: runs at a time, of any variants, a thread each; on a GPU a dozen
-small ones fit, and share it well only under CUDA's MPS (nvidia-cuda-mps-control -d).
+in results/ is touched. --jobs: runs at a time, of any variants, a thread each (a GPU takes many
+small ones: for results/1m up to 23, under CUDA's MPS).
 """
 from config import Arguments, read_early, run_main
 
