@@ -14,8 +14,8 @@ block_size = 128
 batch_size = 32
 max_steps = 0              # as many as the epochs need
 epochs = 3.5
-optimizer = "muon"         # at 400 steps of base_nano it was where AdamW ended by step 250
-lr = 4e-3                  # the last of three tried for base_nano, the best; not tuned here
+optimizer = "muon"         # ahead of AdamW in two trials of base_nano (docs/speed.md)
+lr = 4e-3                  # the last of three in the longer one, the best; not tuned here
 val_every = 500
 
 teachers = ["llama_small"]

@@ -43,7 +43,7 @@ def keep_rows(table, val_ce):
     for variant in table.plan.variants:
         table.chosen.setdefault(variant, table.plan.points(variant)[0])
     for variant, values in val_ce.items():
-        needs = [ablate.run_name(name, table.chosen[name]) for name in table.needs(variant)]
+        needs = [ablate.run_name(name, table.chosen[name]) for name in table.plan.needs(variant)]
         for seed, value in enumerate(values):
             path = table.path(variant, seed)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def test_ctrl_c_begins_nothing_that_waits(folder, monkeypatch):
     plan = ablate.read_plan(write(folder, variants=variants, contrasts=[], seeds=[*range(8)]))
     table = ablate.Table(plan, folder / "results", jobs=2)
 
-    def interrupt(job, result):
+    def interrupt(job, future):
         raise KeyboardInterrupt
     monkeypatch.setattr(table, "keep", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -135,7 +135,7 @@ class Desk(concurrent.futures.Executor):
         future = next(iter(self.jobs))
         job = self.jobs.pop(future)
         assert future in running
-        if job.variant == "broken":
+        if job.variant.startswith("broken"):
             future.set_exception(ValueError("broken"))
         else:
             self.done.add(str(job))
@@ -146,43 +146,64 @@ class Desk(concurrent.futures.Executor):
         return {future}, ()
 
 
-def test_whatever_is_due_runs_side_by_side(folder, monkeypatch):
+def test_whatever_is_due_runs_side_by_side(folder, monkeypatch, capsys):
     """Of all variants; but a student after its teachers' settings, and their run of its seed."""
     desk = Desk()
     monkeypatch.setattr(ablate, "processes", lambda n: contextlib.nullcontext(desk))
     monkeypatch.setattr(ablate.concurrent.futures, "wait", desk.wait)
     monkeypatch.setattr(ablate, "is_finished", lambda path: f"{path.name}, seed {path.parent.name}"
                         in desk.done)
-    variants = {**PLAN["variants"], "broken": {"base": "base_demo"},
-                "taught": {"base": "rkl_demo", "teachers": ["broken"]}}
+    variants = {**PLAN["variants"],
+                "broken": {"base": "base_demo", "no_key_at_all": 1},
+                "taught": {"base": "rkl_demo", "teachers": ["broken"]},
+                "broken_grid": {"base": "base_demo", "grid": {"lr": [1.0, 2.0]}},
+                "near": {"base": "rkl_demo", "init": "broken_grid"},
+                "far": {"base": "rkl_demo", "teachers": ["near"]}}
     plan = ablate.read_plan(write(folder, variants=variants, seeds=[0]))
     table = ablate.Table(plan, folder, jobs=3)
     table.make([*variants])
     best = "coach.lr-0.001"
     assert desk.said == [
         "tune coach.lr-0.001, seed 100", "tune coach.lr-0.01, seed 100", "report broken, seed 0",
-        f"end {best}, seed 100", "end coach.lr-0.01, seed 100", f"report {best}, seed 0",
-        "end broken, seed 0", f"end {best}, seed 0", "report rkl, seed 0", "end rkl, seed 0"]
-    assert table.failed == ["broken, seed 0"]
-    assert [*map(len, table.rows().values())] == [1, 1, 0, 0]
+        f"end {best}, seed 100", "tune broken_grid.lr-1.0, seed 100",
+        "end coach.lr-0.01, seed 100", f"report {best}, seed 0", "end broken, seed 0",
+        "tune broken_grid.lr-2.0, seed 100", "end broken_grid.lr-1.0, seed 100",
+        f"end {best}, seed 0", "report rkl, seed 0", "end broken_grid.lr-2.0, seed 100",
+        "end rkl, seed 0"]
+    assert table.failed == ["broken, seed 0", "broken_grid.lr-1.0, seed 100",
+                            "broken_grid.lr-2.0, seed 100"]
+    assert {v: len(rows) for v, rows in table.rows().items() if rows} == {"coach": 1, "rkl": 1}
+    assert capsys.readouterr().out.splitlines()[-4:] == [
+        "taught, seed 0: not begun, for a run that it needs failed",
+        "broken_grid: its grid is not whole, so nothing is chosen and nothing reported",
+        "near: not begun, for broken_grid has no settings",
+        "far: not begun, for broken_grid has no settings"]
 
-    # a second time nothing is left but what failed; again makes it all anew, and keeps nothing
+    # a second time nothing of what is whole is left
     desk.said.clear()
-    table.make([*PLAN["variants"]])
+    table.make(["coach", "rkl"])
     assert desk.said == []
+
+    # again makes it all anew, teachers too, and keeps nothing
     desk.done.clear()
     again = ablate.Table(plan, folder, jobs=3, again=True)
-    before = sorted(folder.rglob("*.json*"))
+    before = {path: path.read_bytes() for path in folder.rglob("*.json*")}
     again.make(["rkl"])
     assert desk.said == [f"need {best}, seed 0", f"end {best}, seed 0", "report rkl, seed 0",
                          "end rkl, seed 0"]
-    assert sorted(folder.rglob("*.json*")) == before
+    assert {path: path.read_bytes() for path in folder.rglob("*.json*")} == before
+
+    # what one needs that nobody tunes is said before anything is begun
+    desk.said.clear()
+    with pytest.raises(UserError, match="far needs broken_grid, which has no settings yet"):
+        table.make(["far"])
+    assert desk.said == []
 
 
 @pytest.mark.slow
 def test_a_killed_worker_is_said(folder, monkeypatch):
     plan = ablate.read_plan(write(folder, variants={"alone": {"base": "base_demo"}}, contrasts=[],
-                                  seeds=[0, 1, 2]))
+                                  seeds=[0, 1]))
     table = ablate.Table(plan, folder, jobs=2)
     monkeypatch.setattr(ablate, "work", die)
     with pytest.raises(UserError, match="one of --jobs=2 was killed"):
@@ -213,6 +234,15 @@ def test_rows_of_settings_that_are_chosen_no_longer_are_not_there(folder):
     assert [*map(len, ablate.Table(plan, folder).rows().values())] == [2, 2]
     tune(1e-1, 1.5)
     assert [*map(len, ablate.Table(plan, folder).rows().values())] == [0, 0]
+
+
+def test_a_teacher_may_be_a_config_and_no_variant(folder):
+    variants = {"taught": {"base": "rkl_demo", "teachers": ["llama_demo"]}}
+    table = ablate.Table(ablate.read_plan(write(folder, variants=variants, contrasts=[])), folder)
+    path = table.path("taught", 0)
+    path.parent.mkdir(parents=True)
+    files.write_json(path, dict(settings={}, teacher_hash={"llama_demo": "1234"}))
+    assert table.row("taught", 0)
 
 
 def test_again_tunes_nothing(folder, capsys):
@@ -272,6 +302,7 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
     (dict(variants={"a": {"base": "base_demo", "grid": {"lr": []}}}), "a grid must be"),
     (dict(variants={"a": {"base": "rkl_demo", "teachers": "llama_demo"}}), "must be a list"),
     (dict(tuning_seeds=[]), "coach has a grid, and there are no tuning_seeds"),
+    (dict(variants={"a": {"base": "rkl_demo", "teachers": ["a"]}}), "a needs a, which must stand"),
     (dict(extends="plan"), "a plan cannot extend itself"),
 ])
 def test_what_a_plan_cannot_be(folder, changes, words):
@@ -318,7 +349,8 @@ def test_the_plans_that_come_with_the_program_can_be_read():
         for variant in plan.variants:
             chosen = {name: plan.points(name)[0] for name in plan.variants}
             for settings in plan.points(variant):
-                job = ablate.Job(plan, variant, settings, 0, chosen, pathlib.Path("out"), True)
+                job = ablate.Job(plan, variant, settings, 0, chosen, pathlib.Path("out"),
+                                 "report")
                 assert job.config.seed == 0
 
 
@@ -376,7 +408,7 @@ def test_a_plan_that_extends_another_has_its_variants_rows_and_settings(folder):
                   dict(variant="coach", seed=100, settings={"lr": 1e-3}, val_ce=2.0))
     table.read_tuning()
     with pytest.raises(UserError, match="rkl_again needs coach, which has no settings yet"):
-        [*table.due(["rkl_again"])]
+        table.make(["rkl_again"])
     ablate.append(folder / "results/some/tuning.jsonl",
                   dict(variant="coach", seed=100, settings={"lr": 1e-2}, val_ce=1.0))
     table.read_tuning()

@@ -66,6 +66,7 @@ import multiprocessing
 import os
 import pathlib
 import re
+import signal
 import time
 
 import numpy as np
@@ -110,6 +111,12 @@ class Plan:
         """The values of `over`'s one key."""
         points, = self.over.values()
         return points
+
+    def needs(self, variant):
+        """The variants whose runs a variant needs: its teachers and its init."""
+        keys = self.variants[variant]
+        names = [*keys.get("teachers", []), keys.get("init", "")]
+        return [name for name in names if name in self.variants]
 
     def points(self, variant):
         """The settings {key: value} of a variant's grid, one dict a point."""
@@ -205,6 +212,10 @@ def check_plan(plan, path):
         if len(plan.points(variant)) > 1 and not plan.tuning_seeds:
             raise UserError(f"{path}: variant {variant} has a grid, and there are no tuning_seeds "
                             "to choose on")
+        for name in plan.needs(variant):
+            if [*plan.variants].index(name) >= [*plan.variants].index(variant):
+                raise UserError(f"{path}: variant {variant} needs {name}, which must stand before "
+                                "it")
     for panel, names in plan.curves.items():
         for name in names:
             if not plan.over or at(name, plan.over_points[0]) not in plan.variants:
@@ -397,8 +408,8 @@ class Table:
         if not path.exists():
             return None
         row = files.read_json(path)
-        needs = {run_name(name, self.chosen.get(name, {})) for name in self.needs(variant)}
-        is_current = (row["settings"], {*row["teacher_hash"]}) == (self.chosen.get(variant), needs)
+        needs = {run_name(name, self.chosen.get(name, {})) for name in self.plan.needs(variant)}
+        is_current = row["settings"] == self.chosen.get(variant) and needs <= {*row["teacher_hash"]}
         return row if is_current else None
 
     def path(self, variant, seed):
@@ -406,26 +417,38 @@ class Table:
 
     def make(self, variants):
         """Tune and report variants, each as far as it is missing, self.jobs runs at a time."""
+        self.check_needs(variants)
         begun = set()
         running = {}  # {future: job}
+
+        def may_begin(job):  # once each; a run may first be a "need" and then, over, be reported
+            taken = [*self.failed, *map(str, running.values())]
+            return (str(job), job.purpose) not in begun and str(job) not in taken
+
+        threads = 1 if self.jobs > 1 else 0  # 0: as many as torch takes
         with processes(self.jobs) as pool:
             while True:
+                # asked anew whenever a run ends: others may have waited for it
                 for job in self.due(variants):
                     if len(running) == self.jobs:
                         break
-                    taken = [*self.failed, *map(str, running.values())]
-                    if (str(job), job.purpose) not in begun and str(job) not in taken:
+                    if may_begin(job):
                         begun.add((str(job), job.purpose))
-                        running[pool.submit(work, job, threads=int(self.jobs > 1))] = job
+                        running[pool.submit(work, job, threads)] = job
                 if not running:
                     break
                 ended, _ = concurrent.futures.wait(running, return_when="FIRST_COMPLETED")
                 for future in ended:
-                    self.keep(running.pop(future), future.result)
+                    self.keep(running.pop(future), future)
+        self.say_what_is_left(variants, begun)
+
+    def check_needs(self, variants):
+        """UserError where variants need one that is not tuned, and that is not among them."""
         for variant in variants:
-            if variant not in self.chosen:
-                print(f"{variant}: its grid is not whole, so nothing is chosen and nothing "
-                      "reported")
+            for name in self.all_needs(variant):
+                if name not in self.chosen and name not in variants:
+                    raise UserError(f"{variant} needs {name}, which has no settings yet: run the "
+                                    f"plan of {self.plan.tables[name]} first, or name it too")
 
     def due(self, variants):
         """Yield the jobs that could begin now: of each variant its grid's, then its rows'.
@@ -433,45 +456,58 @@ class Table:
         Where one needs a run that is not trained, that comes in its place.
         """
         for variant in variants:
-            jobs = []
-            if self.has_settings_for(variant, variants):
-                if variant in self.chosen:
-                    jobs = [self.job(variant, self.chosen[variant], seed, "report")
-                            for seed in self.seeds if self.again or not self.row(variant, seed)]
-                elif not self.again:
-                    jobs = [self.job(variant, settings, seed, "tune")
-                            for seed in self.plan.tuning_seeds
-                            for settings in self.plan.points(variant)
-                            if seed not in self.tuned.get(point_of(variant, settings), {})]
-            for job in jobs:
-                yield from self.untrained(job) or [job]
+            if all(name in self.chosen for name in self.all_needs(variant)):
+                for job in self.missing(variant):
+                    yield from self.untrained(job) or [job]
 
-    def has_settings_for(self, variant, variants):
-        """Are those that it needs tuned? UserError if they are not, nor among variants."""
-        for name in self.needs(variant):
-            if name not in self.chosen and name not in variants:
-                raise UserError(f"{variant} needs {name}, which has no settings yet: run the plan "
-                                f"of {self.plan.tables[name]} first")
-        return all(name in self.chosen for name in self.needs(variant))
+    def missing(self, variant):
+        """The jobs that a variant, whose needs have their settings, still lacks."""
+        if variant in self.chosen:
+            return [self.job(variant, self.chosen[variant], seed, "report")
+                    for seed in self.seeds if self.again or not self.row(variant, seed)]
+        if self.again:
+            return []
+        return [self.job(variant, settings, seed, "tune")
+                for seed in self.plan.tuning_seeds for settings in self.plan.points(variant)
+                if seed not in self.tuned.get(point_of(variant, settings), {})]
 
     def untrained(self, job):
         """The runs to train before a job's own, each once those that it needs itself are there."""
         jobs = []
-        for name in self.needs(job.variant):
+        for name in self.plan.needs(job.variant):
             need = self.job(name, self.chosen[name], job.seed, "need")
-            if str(need) in self.trained or is_finished(folder_of(need.config)):
-                self.trained.add(str(need))
-            else:
+            if not self.is_trained(need):
                 jobs += self.untrained(need) or [need]
         return jobs
+
+    def is_trained(self, job):
+        with contextlib.suppress(UserError):  # what is wrong with it is said when it is begun
+            if str(job) not in self.trained and is_finished(folder_of(job.config)):
+                self.trained.add(str(job))
+        return str(job) in self.trained
+
+    def say_what_is_left(self, variants, begun):
+        for variant in variants:
+            unknown = [name for name in self.all_needs(variant) if name not in self.chosen]
+            if unknown:
+                print(f"{variant}: not begun, for {unknown[0]} has no settings")
+            elif variant not in self.chosen:
+                print(f"{variant}: its grid is not whole, so nothing is chosen and nothing "
+                      "reported")
+            else:
+                for job in self.missing(variant):
+                    if (str(job), job.purpose) not in begun:
+                        print(f"{job}: not begun, for a run that it needs failed")
 
     def job(self, variant, settings, seed, purpose):
         return Job(self.plan, variant, settings, seed, self.chosen, self.out, purpose)
 
-    def keep(self, job, result):
-        """What came of a job, result(): a line of tuning.jsonl, a row, or what went wrong."""
+    def keep(self, job, future):
+        """What came of a job: a line of tuning.jsonl, a row, or what went wrong."""
         try:
-            row = result()
+            row = future.result()
+        except concurrent.futures.BrokenExecutor:
+            raise
         except Exception as e:  # one that fails must not stop the rest
             self.failed.append(str(job))
             print(f"{job}: {type(e).__name__}: {e}", flush=True)
@@ -492,11 +528,10 @@ class Table:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_json(path, row)
 
-    def needs(self, variant):
-        """The variants whose runs this one needs."""
-        keys = self.plan.variants[variant]
-        names = [*keys.get("teachers", []), keys.get("init", "")]
-        return [name for name in names if name in self.plan.variants]
+    def all_needs(self, variant):
+        """The variants that one needs, and those that they need in turn."""
+        names = self.plan.needs(variant)
+        return names + [far for name in names for far in self.all_needs(name)]
 
     def compare(self, new, old):
         rows = [[f"{new['variant']}, seed {new['seed']}", "kept", "again"]]
@@ -527,15 +562,16 @@ def processes(n):
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**32))
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))  # the most that it takes
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(n, context) as pool:
+    # a terminal's Ctrl-C is for this process: it passes on what lets a run save itself
+    alone = signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    with concurrent.futures.ProcessPoolExecutor(n, context, *alone) as pool:
         try:
             yield pool
-        except BaseException as e:  # Ctrl-C too: what runs saves itself
-            pool.shutdown(wait=False, cancel_futures=True)
+        except concurrent.futures.BrokenExecutor:  # it has ended the others itself
+            raise UserError(f"one of --jobs={n} was killed, most likely for memory: try fewer")
+        except BaseException:
             for worker in multiprocessing.active_children():
                 worker.terminate()
-            if isinstance(e, concurrent.futures.BrokenExecutor):
-                raise UserError(f"one of --jobs={n} was killed, most likely for memory: try fewer")
             raise
 
 
