@@ -301,6 +301,7 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
     (dict(variants={"a": {"base": "base_demo", "grid": {"lr": 1e-3}}}), "a grid must be"),
     (dict(variants={"a": {"base": "base_demo", "grid": {"lr": []}}}), "a grid must be"),
     (dict(variants={"a": {"base": "rkl_demo", "teachers": "llama_demo"}}), "must be a list"),
+    (dict(variants={"a": {"base": "base_demo", "grid": "none"}}), "a: grids has no 'none'"),
     (dict(tuning_seeds=[]), "coach has a grid, and there are no tuning_seeds"),
     (dict(variants={"a": {"base": "rkl_demo", "teachers": ["a"]}}), "a needs a, which must stand"),
     (dict(extends="plan"), "a plan cannot extend itself"),
@@ -423,6 +424,20 @@ def test_a_plan_that_extends_another_has_its_variants_rows_and_settings(folder):
     (folder / "plan.py").write_text("\n".join([*own, "seeds = [7]"]))
     with pytest.raises(UserError, match="seeds is some's"):
         ablate.read_plan(folder / "plan.py")
+
+
+def test_each_plan_has_grids_of_its_own(folder):
+    write(folder, contrasts=[], grids={"lr": {"lr": [1.0]}},
+          variants={"coach": {"base": "base_demo", "grid": "lr"}})
+    second = folder / "second.py"
+    second.write_text("""table = "second"
+extends = "plan"
+grids = {"lr": {"lr": [2.0, 3.0]}}
+variants = {"other": {"base": "base_demo", "grid": "lr"}}
+""")
+    plan = ablate.read_plan(second)
+    assert plan.points("coach") == [{"lr": 1.0}]
+    assert plan.points("other") == [{"lr": 2.0}, {"lr": 3.0}]
 
 
 def test_a_plan_that_tunes_nothing_says_so(folder):

@@ -95,7 +95,6 @@ class Plan:
     common: dict = dataclasses.field(default_factory=dict)
     tasks: list = dataclasses.field(default_factory=list)
     contrasts: list = dataclasses.field(default_factory=list)
-    grids: dict = dataclasses.field(default_factory=dict)
     over: dict = dataclasses.field(default_factory=dict)
     curves: dict = dataclasses.field(default_factory=dict)
     extends: str = ""
@@ -121,7 +120,6 @@ class Plan:
     def points(self, variant):
         """The settings {key: value} of a variant's grid, one dict a point."""
         grid = self.variants[variant].get("grid", {})
-        grid = self.grids[grid] if isinstance(grid, str) else grid
         return [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
 
 
@@ -142,6 +140,7 @@ def read_plan(path, extended_by=()):
             raise UserError(f"{path}: variant {variant} has no base, the config that it alters")
         if not isinstance(keys.get("teachers", []), list):
             raise UserError(f"{path}: variant {variant}: teachers must be a list")
+    spell_grids_out(values.get("variants", {}), values.pop("grids", {}), path)
     over = values.get("over", {})
     if len(over) > 1 or not all(isinstance(points, list) and points for points in over.values()):
         raise UserError(f"{path}: over must be {{key: [values]}}, of one key")
@@ -169,6 +168,16 @@ def read_plan(path, extended_by=()):
     plan = Plan(**{**values, "variants": variants, "tables": tables})
     check_plan(plan, path)
     return plan
+
+
+def spell_grids_out(variants, grids, path):
+    """Put grids[name] where a variant's grid is "name"; UserError where there is none of it."""
+    for variant, keys in variants.items():
+        grid = keys.get("grid")
+        if isinstance(grid, str):
+            if grid not in grids:
+                raise UserError(f"{path}: variant {variant}: grids has no {grid!r}")
+            keys["grid"] = grids[grid]
 
 
 def at_each_value(variants, over):
@@ -202,10 +211,6 @@ def check_plan(plan, path):
         raise UserError(f"{path}: table = {plan.table!r}: letters, digits, '_' and '-' only")
     for variant, keys in plan.variants.items():
         grid = keys.get("grid", {})
-        if isinstance(grid, str):
-            if grid not in plan.grids:
-                raise UserError(f"{path}: variant {variant}: grids has no {grid!r}")
-            grid = plan.grids[grid]
         if not isinstance(grid, dict) or not all(isinstance(values, list) and values
                                                  for values in grid.values()):
             raise UserError(f"{path}: variant {variant}: a grid must be {{key: [values]}}")
