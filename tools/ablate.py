@@ -117,6 +117,11 @@ class Plan:
         names = [*keys.get("teachers", []), keys.get("init", "")]
         return [name for name in names if name in self.variants]
 
+    def all_needs(self, variant):
+        """The same, and those that they need in turn."""
+        names = self.needs(variant)
+        return names + [far for name in names for far in self.all_needs(name)]
+
     def points(self, variant):
         """The settings {key: value} of a variant's grid, one dict a point."""
         grid = self.variants[variant].get("grid", {})
@@ -450,7 +455,7 @@ class Table:
     def check_needs(self, variants):
         """UserError where variants need one that is not tuned, and that is not among them."""
         for variant in variants:
-            for name in self.all_needs(variant):
+            for name in self.plan.all_needs(variant):
                 if name not in self.chosen and name not in variants:
                     raise UserError(f"{variant} needs {name}, which has no settings yet: run the "
                                     f"plan of {self.plan.tables[name]} first, or name it too")
@@ -461,7 +466,7 @@ class Table:
         Where one needs a run that is not trained, that comes in its place.
         """
         for variant in variants:
-            if all(name in self.chosen for name in self.all_needs(variant)):
+            if all(name in self.chosen for name in self.plan.all_needs(variant)):
                 for job in self.missing(variant):
                     yield from self.untrained(job) or [job]
 
@@ -493,7 +498,7 @@ class Table:
 
     def say_what_is_left(self, variants, begun):
         for variant in variants:
-            unknown = [name for name in self.all_needs(variant) if name not in self.chosen]
+            unknown = [name for name in self.plan.all_needs(variant) if name not in self.chosen]
             if unknown:
                 print(f"{variant}: not begun, for {unknown[0]} has no settings")
             elif variant not in self.chosen:
@@ -532,11 +537,6 @@ class Table:
             path = self.path(job.variant, job.seed)
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_json(path, row)
-
-    def all_needs(self, variant):
-        """The variants that one needs, and those that they need in turn."""
-        names = self.plan.needs(variant)
-        return names + [far for name in names for far in self.all_needs(name)]
 
     def compare(self, new, old):
         rows = [[f"{new['variant']}, seed {new['seed']}", "kept", "again"]]
