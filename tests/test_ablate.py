@@ -43,12 +43,21 @@ def keep_rows(table, val_ce):
     for variant in table.plan.variants:
         table.chosen.setdefault(variant, table.plan.points(variant)[0])
     for variant, values in val_ce.items():
-        needs = [ablate.run_name(name, table.chosen[name]) for name in table.plan.needs(variant)]
         for seed, value in enumerate(values):
+            job = table.job(variant, table.chosen[variant], seed, "report")
             path = table.path(variant, seed)
             path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_json(path, dict(val_ce=value, settings=table.chosen[variant],
-                                        teacher_hash=dict.fromkeys(needs, "")))
+            files.write_json(path, dict(variant=variant, seed=seed, settings=job.settings,
+                                        val_ce=value, command=job.command))
+
+
+def keep_tuned(table, lr, val_ce):
+    """A line of tuning.jsonl as of the coach's run with this lr."""
+    job = table.job("coach", {"lr": lr}, 100, "tune")
+    ablate.append(table.results / "some/tuning.jsonl",
+                  dict(variant="coach", seed=100, settings={"lr": lr}, val_ce=val_ce,
+                       command=job.command))
+    table.read_tuning()
 
 
 @pytest.mark.slow
@@ -141,7 +150,7 @@ class Desk(concurrent.futures.Executor):
             self.done.add(str(job))
             future.set_result(dict(variant=job.variant, seed=job.seed, settings=job.settings,
                                    val_ce=job.settings.get("lr", 1.0), best_step=1, steps=1,
-                                   curve=[], command="", teacher_hash=job.keys["teachers"]))
+                                   curve=[], command=job.command))
         self.said.append(f"end {job}")
         return {future}, ()
 
@@ -215,25 +224,51 @@ def die(job, threads):
 
 
 def test_rows_of_settings_that_are_chosen_no_longer_are_not_there(folder):
-    def tune(lr, val_ce):
-        ablate.append(folder / "some/tuning.jsonl",
-                      dict(variant="coach", seed=100, settings={"lr": lr}, val_ce=val_ce))
-    tune(1e-3, 3.0)
-    tune(1e-2, 2.0)
     grid = {"lr": [1e-3, 1e-2]}
-    variants = {**PLAN["variants"], "coach": {"base": "base_demo", "grid": grid}}
-    table = ablate.Table(ablate.read_plan(write(folder, variants=variants)), folder)
+    variants = {"coach": {"base": "base_demo", "grid": grid}, "rkl": PLAN["variants"]["rkl"]}
+
+    def table_of(**changes):
+        plan = ablate.read_plan(write(folder, **{"variants": variants, **changes}))
+        return ablate.Table(plan, folder)
+    table = table_of()
+    keep_tuned(table, 1e-3, 3.0)
+    keep_tuned(table, 1e-2, 2.0)
     keep_rows(table, {"coach": [1.0, 3.0], "rkl": [2.0, 4.5]})
     assert [*map(len, table.rows().values())] == [2, 2]
 
     # the grid grows, another point is chosen: neither its rows nor its student's are of that
     grid["lr"].append(1e-1)
-    plan = ablate.read_plan(write(folder, variants=variants))
-    assert [*map(len, ablate.Table(plan, folder).rows().values())] == [0, 0]
-    tune(1e-1, 2.5)
-    assert [*map(len, ablate.Table(plan, folder).rows().values())] == [2, 2]
-    tune(1e-1, 1.5)
-    assert [*map(len, ablate.Table(plan, folder).rows().values())] == [0, 0]
+    assert [*map(len, table_of().rows().values())] == [0, 0]
+    keep_tuned(table_of(), 1e-1, 2.5)
+    assert [*map(len, table_of().rows().values())] == [2, 2]
+    keep_tuned(table_of(), 1e-1, 1.5)
+    assert [*map(len, table_of().rows().values())] == [0, 0]
+    keep_tuned(table_of(), 1e-1, 2.5)
+
+    # a key of the student's changes: its rows are gone; one of all: what was tuned is too
+    other = {**variants, "rkl": {**variants["rkl"], "alpha": 0.25}}
+    assert [*map(len, table_of(variants=other).rows().values())] == [2, 0]
+    longer = table_of(common=TINY | {"max_steps": 7})
+    assert longer.tuned == {} and [*map(len, longer.rows().values())] == [0, 0]
+    assert [*map(len, table_of().rows().values())] == [2, 2]
+
+
+def test_a_students_grid_is_of_its_teachers_settings(folder):
+    """Where a teacher is chosen anew, so are its students' settings."""
+    variants = {"coach": {"base": "base_demo", "grid": {"lr": [1e-3, 1e-2]}},
+                "rkl": {"base": "rkl_demo", "teachers": ["coach"], "grid": {"alpha": [0.1, 0.2]}}}
+    table = ablate.Table(ablate.read_plan(write(folder, variants=variants)), folder)
+    keep_tuned(table, 1e-3, 1.0)
+    keep_tuned(table, 1e-2, 2.0)
+    for alpha in (0.1, 0.2):
+        job = table.job("rkl", {"alpha": alpha}, 100, "tune")
+        ablate.append(folder / "some/tuning.jsonl",
+                      dict(variant="rkl", seed=100, settings=job.settings, val_ce=alpha,
+                           command=job.command))
+    table.read_tuning()
+    assert table.chosen["rkl"] == {"alpha": 0.1} and not table.missing("coach")[2:]
+    keep_tuned(table, 1e-2, 0.5)
+    assert "rkl" not in table.chosen and len(table.missing("rkl")) == 2
 
 
 def test_a_teacher_may_be_a_config_and_no_variant(folder):
@@ -241,7 +276,8 @@ def test_a_teacher_may_be_a_config_and_no_variant(folder):
     table = ablate.Table(ablate.read_plan(write(folder, variants=variants, contrasts=[])), folder)
     path = table.path("taught", 0)
     path.parent.mkdir(parents=True)
-    files.write_json(path, dict(settings={}, teacher_hash={"llama_demo": "1234"}))
+    command = table.job("taught", {}, 0, "report").command
+    files.write_json(path, dict(variant="taught", seed=0, settings={}, command=command))
     assert table.row("taught", 0)
 
 
@@ -405,14 +441,10 @@ def test_a_plan_that_extends_another_has_its_variants_rows_and_settings(folder):
     assert plan.tables == {"coach": "some", "rkl": "some", "rkl_again": "second"}
 
     table = ablate.Table(plan, folder / "results")
-    ablate.append(folder / "results/some/tuning.jsonl",
-                  dict(variant="coach", seed=100, settings={"lr": 1e-3}, val_ce=2.0))
-    table.read_tuning()
+    keep_tuned(table, 1e-3, 2.0)
     with pytest.raises(UserError, match="rkl_again needs coach, which has no settings yet"):
         table.make(["rkl_again"])
-    ablate.append(folder / "results/some/tuning.jsonl",
-                  dict(variant="coach", seed=100, settings={"lr": 1e-2}, val_ce=1.0))
-    table.read_tuning()
+    keep_tuned(table, 1e-2, 1.0)
     job = table.job("rkl_again", {}, 0, "report")
     assert job.keys["teachers"] == ["coach.lr-0.01"]
     assert pathlib.Path(job.keys["out_dir"]).parts[-2:] == ("some", "0")  # its teacher is there

@@ -22,10 +22,10 @@ PLAN is read as a config is, assignments of literals (configs/ablate_demo.py is 
                   that it made, and what is not assigned here is its
 
 First every point of a variant's grid is trained on every tuning seed; the point with the lowest
-mean val_ce is its settings. Then the reported seeds. What was interrupted goes on; a row that is
-there is skipped, unless the grid has grown and other settings are chosen now; a run that fails is
-said and stops no other. val_ce is of best.pt, on the half of the development text that chooses;
-what eval.json says is of the other half, or of the truth.
+mean val_ce is its settings. Then the reported seeds. What was interrupted goes on; what is there is
+skipped, unless the plan would now make another run of it, with other keys or by teachers of other
+settings; a run that fails is said and stops no other. val_ce is of best.pt, on the half of the
+development text that chooses; what eval.json says is of the other half, or of the truth.
 
     results/TABLE/tuning.jsonl              every grid point on every tuning seed
                   rows/VARIANT-SEED.json    a reported run: settings, figures, cost, command, commit
@@ -66,6 +66,7 @@ import multiprocessing
 import os
 import pathlib
 import re
+import shlex
 import signal
 import time
 
@@ -118,9 +119,9 @@ class Plan:
         return [name for name in names if name in self.variants]
 
     def all_needs(self, variant):
-        """The same, and those that they need in turn."""
+        """The same, and before them those that they need in turn."""
         names = self.needs(variant)
-        return names + [far for name in names for far in self.all_needs(name)]
+        return [far for name in names for far in self.all_needs(name)] + names
 
     def points(self, variant):
         """The settings {key: value} of a variant's grid, one dict a point."""
@@ -378,16 +379,22 @@ class Table:
         """Read what was tuned, of the plans that it extends too, and choose.
 
         tuned: {point: {seed: val_ce}} of the grid points that are there, a point as `point_of` has
-        it; chosen: {variant: settings} of the variants whose grid is whole.
+        it; chosen: {variant: settings} of the variants whose grid is whole, and those they need.
         """
-        self.tuned = {}
+        lines = {}  # by variant
         for table in dict.fromkeys(self.plan.tables.values()):
             for line in files.read_json_lines(self.results / table / "tuning.jsonl", "seed"):
-                of_point = self.tuned.setdefault(point_of(line["variant"], line["settings"]), {})
-                of_point[line["seed"]] = line["val_ce"]
+                lines.setdefault(line["variant"], []).append(line)
 
+        self.tuned = {}
         self.chosen = {}
         for variant in self.plan.variants:
+            if not all(name in self.chosen for name in self.plan.needs(variant)):
+                continue
+            for line in lines.get(variant, []):
+                if self.is_current(line):
+                    of_point = self.tuned.setdefault(point_of(variant, line["settings"]), {})
+                    of_point[line["seed"]] = line["val_ce"]
             points = self.plan.points(variant)
             if len(points) == 1:
                 self.chosen[variant] = points[0]
@@ -395,6 +402,14 @@ class Table:
             means = [self.mean_tuned(variant, settings) for settings in points]
             if None not in means:
                 self.chosen[variant] = points[means.index(min(means))]
+
+    def is_current(self, line):
+        """Is a row or a line of tuning.jsonl of the run that the plan would make now?
+
+        Neither its keys nor the settings of those that it needs may have changed since.
+        """
+        job = self.job(line["variant"], line["settings"], line["seed"], "tune")
+        return keys_in(line.get("command", "")) == keys_in(job.command)
 
     def mean_tuned(self, variant, settings):
         """A grid point's mean val_ce over the tuning seeds; None unless all are there."""
@@ -415,12 +430,10 @@ class Table:
         """A reported run's row; None unless it is there, of the settings that are chosen now for
         this variant and for those that it needs (a grid may have grown since)."""
         path = self.path(variant, seed)
-        if not path.exists():
+        if variant not in self.chosen or not path.exists():
             return None
         row = files.read_json(path)
-        needs = {run_name(name, self.chosen.get(name, {})) for name in self.plan.needs(variant)}
-        is_current = row["settings"] == self.chosen.get(variant) and needs <= {*row["teacher_hash"]}
-        return row if is_current else None
+        return row if row["settings"] == self.chosen[variant] and self.is_current(row) else None
 
     def path(self, variant, seed):
         return self.results / self.plan.tables[variant] / "rows" / f"{variant}-{seed}.json"
@@ -578,6 +591,12 @@ def processes(n):
             for worker in multiprocessing.active_children():
                 worker.terminate()
             raise
+
+
+def keys_in(command):
+    """The config and the keys that a row's command names; a name changes nothing of a run."""
+    return sorted(word for word in shlex.split(command)
+                  if not word.startswith(("--name=", "--baseline=")))
 
 
 def point_of(variant, settings):
