@@ -462,7 +462,8 @@ class Run:
             said = (f"{self.config.name}: {why} at step {self.step} of {self.steps}; "
                     f"{same_command(self.config)} goes on from here")
             if WORLD == 1:
-                argv = sys.argv
+                module = sys.modules["__main__"].__spec__  # of python -m
+                argv = [*(["-m", module.name] if module else sys.argv[:1]), *sys.argv[1:]]
                 if self.config.resume == "no":
                     argv = [*(arg for arg in argv if arg != "--resume=no"), "--resume=auto"]
                 said += f": {shlex.join(['python', *argv])}"

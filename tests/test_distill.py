@@ -3,9 +3,11 @@
 Repeating it, going on with it, and what it refuses.
 """
 import copy
+import importlib.util
 import json
 import math
 import signal
+import sys
 import threading
 
 import pytest
@@ -673,14 +675,16 @@ def test_a_restart_by_torchrun_goes_on_whatever_resume_says(tiny, unfinished, mo
 
 
 def test_a_teacher_that_broke_off_is_gone_on_with_though_the_student_begins_anew(
-        tiny, command, tmp_path):
+        tiny, command, tmp_path, monkeypatch):
     tiny("coach", resume="no", max_steps=3)
     tiny("kid", teachers=["coach"], max_steps=1)
     argv = [str(tmp_path / "configs/kid.py"), "--resume=no", "--max_minutes=1e-9"]
-    for step in (1, 2):
+    by_module = importlib.util.spec_from_loader("tools.some", None)
+    for step, (spec, program) in enumerate([(None, "program.py"), (by_module, "-m tools.some")], 1):
+        monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
         _, out, _ = command(distill.main, *argv)
         assert out.endswith(f"coach: max_minutes is over at step {step} of 3; the same command "
-                            f"goes on from here: python program.py {' '.join(argv)}\n")
+                            f"goes on from here: python {program} {' '.join(argv)}\n")
 
 
 def test_checkpoints_come_at_least_every_tenth_of_the_run(tiny, states):
