@@ -462,8 +462,9 @@ class Run:
             said = (f"{self.config.name}: {why} at step {self.step} of {self.steps}; "
                     f"{same_command(self.config)} goes on from here")
             if WORLD == 1:
-                module = sys.modules["__main__"].__spec__  # of python -m
-                argv = [*(["-m", module.name] if module else sys.argv[:1]), *sys.argv[1:]]
+                module = sys.modules["__main__"].__spec__  # under python -m argv[0] is its file
+                program = ["-m", module.name] if module else sys.argv[:1]
+                argv = [*program, *sys.argv[1:]]
                 if self.config.resume == "no":
                     argv = [*(arg for arg in argv if arg != "--resume=no"), "--resume=auto"]
                 said += f": {shlex.join(['python', *argv])}"

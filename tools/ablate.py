@@ -444,9 +444,9 @@ class Table:
         begun = set()
         running = {}  # {future: job}
 
-        def may_begin(job):  # once each; a run may first be a "need" and then, over, be reported
-            taken = [*self.failed, *map(str, running.values())]
-            return (str(job), job.purpose) not in begun and str(job) not in taken
+        def may_begin(job):  # a run may first be a "need" and later, trained, be reported
+            failed_or_running = [*self.failed, *map(str, running.values())]
+            return (str(job), job.purpose) not in begun and str(job) not in failed_or_running
 
         threads = 1 if self.jobs > 1 else 0  # 0: as many as torch takes
         with processes(self.jobs) as pool:
@@ -559,7 +559,7 @@ class Table:
 
 
 class Here(concurrent.futures.Executor):
-    """Does what it is given at once, in this process."""
+    """Does what is submitted there and then, in this process, with all its threads."""
 
     def submit(self, f, *args, **keys):
         future = concurrent.futures.Future()
@@ -579,10 +579,10 @@ def processes(n):
     # glibc, as it comes, gives each step's memory back to the system: a sixth of a demo step's time
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**32))
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))  # the most that it takes
+    # a terminal sends Ctrl-C to the workers too, and two signals would end a run unsaved
+    deaf = dict(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
     context = multiprocessing.get_context("spawn")
-    # a terminal's Ctrl-C is for this process: it passes on what lets a run save itself
-    alone = signal.signal, (signal.SIGINT, signal.SIG_IGN)
-    with concurrent.futures.ProcessPoolExecutor(n, context, *alone) as pool:
+    with concurrent.futures.ProcessPoolExecutor(n, context, **deaf) as pool:
         try:
             yield pool
         except concurrent.futures.BrokenExecutor:  # it has ended the others itself
@@ -594,7 +594,7 @@ def processes(n):
 
 
 def keys_in(command):
-    """The config and the keys that a row's command names; a name changes nothing of a run."""
+    """The config and the keys of a row's command, but for those that change nothing of its run."""
     return sorted(word for word in shlex.split(command)
                   if not word.startswith(("--name=", "--baseline=")))
 
