@@ -669,15 +669,16 @@ def load(path, device="cpu", which="best"):
         if which not in kept:
             raise UserError(f"{folder} has no checkpoint {which!r}; there are best, last"
                             f"{', '.join(['', *kept])}")
-    if not has_weights(folder):
-        raise UserError(f"{folder} has no weights, neither best.pt nor ckpt.pt; train it first")
+    state = None
     if which == "last":
         state, file = files.last_checkpoint(folder)
-        if not state:
-            raise UserError(f"{folder / 'ckpt.pt'} is missing; use --which=best")
     elif file.exists():
         state = files.load_checkpoint(file)
-    else:
+    if not state and not has_weights(folder):
+        raise UserError(f"{folder} has no weights, neither best.pt nor ckpt.pt; train it first")
+    if not state and which == "last":
+        raise UserError(f"{folder / 'ckpt.pt'} is missing; use --which=best")
+    if not state:
         raise UserError(f"{file} is missing: the run has not been validated yet; train on, or use "
                         "--which=last")
     try:
