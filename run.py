@@ -33,7 +33,7 @@ import files
 from config import CONFIGS, KEYS, Config, Stopped, UserError, on_signals, read_config
 from data import load_tokenizer
 from model import LM, ModelConfig
-from ranks import RANK, RESTARTS, WORLD, all_reduce, gather, in_turn, join_ranks
+from ranks import LAUNCH, RANK, RESTARTS, WORLD, all_reduce, gather, in_turn, join_ranks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -512,7 +512,7 @@ def say_how_long(config, seconds):
 
 def state_to_go_on_from(config, folder):
     """The last checkpoint, or None for a new run; UserError if damaged, or of another config."""
-    if config.resume == "no" and not RESTARTS:  # a restart goes on with what this command began
+    if config.resume == "no" and not is_restart_of(folder):
         return None
     state, path = files.last_checkpoint(folder)
     if not state and (folder / "best.pt").exists():
@@ -536,6 +536,12 @@ def state_to_go_on_from(config, folder):
                         "--resume=no")
     path.replace(folder / "ckpt.pt")  # a damaged one must not take the place of the previous
     return state
+
+
+def is_restart_of(folder):
+    """Has torchrun begun this command again, after it had begun the run that is in the folder?"""
+    path = folder / "config.json"
+    return bool(RESTARTS) and path.exists() and files.read_json(path).get("_launch") == LAUNCH
 
 
 def put_state(state, student, optimizer, scaler, meter, path):
@@ -627,7 +633,7 @@ def write_config(config, dtype, tokenizer, text="", loss_path="eager", needs=Non
         **dataclasses.asdict(config), "_dtype": dtype, "_text": text, "_tokenizer": tokenizer.hash,
         "_vocab_size": tokenizer.vocab_size, "_commit": commit, "_versions": versions,
         "_loss": loss_path, "_threads": torch.get_num_threads(), "_needs": needs or {},
-        "_words": words})
+        "_words": words, "_launch": LAUNCH})
 
 
 # ---------------------------------------------------------------- reading a run

@@ -98,6 +98,8 @@ def real_evaluation(monkeypatch):
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Call a main as from the command line: (exit code, stdout, stderr)."""
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # python program.py
+
     def command(main, *argv):
         monkeypatch.setattr("sys.argv", ["program.py", *map(str, argv)])
         code = 0
@@ -692,6 +694,9 @@ def test_a_restart_by_torchrun_goes_on_whatever_resume_says(tiny, unfinished, mo
     calls = losses()
     trained(tiny("some", resume="no"))
     assert len(calls) == 5 - 1
+    monkeypatch.setattr(run, "LAUNCH", "another")  # that of another command does not
+    trained(tiny("some", resume="no"))
+    assert len(calls) == 5 - 1 + 5
 
 
 def test_a_teacher_that_broke_off_is_gone_on_with_though_the_student_begins_anew(
