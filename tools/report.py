@@ -5,8 +5,9 @@
 writes report.md and report.html into the last RUN's folder: it is who the page is about. The page
 is one file: no server, no request to anywhere, readable on a phone, dark and light. All is measured
 by tools.modes, whose modes.json is written too. matplotlib (optional) draws the curves; without it
-the page has tables and its interactive parts. Where tools.ngram has put its yardsticks beside the
-runs, they stand beside the benchmarks. A demo ends with its own page (`after_training`).
+the page has tables and its interactive parts, and with it a demo ends with its own page
+(`after_training`). Where tools.ngram has put its yardsticks beside the runs, they stand beside the
+benchmarks.
 
 The story is a list of blocks, written once and put into both forms: (kind, content), where kind is
 heading, words, table (rows of texts, the first its head), text (as it stands) or picture (a title,
