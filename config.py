@@ -82,7 +82,7 @@ class Config:
                      "on; empty: no order", ["", "length"])
     # the model
     arch: str = key("llama", "form of the model", ["llama", "gpt2"])
-    n_layer: int = key(16, "layers", low=1)
+    n_layer: int = key(16, "layers", low=1, high=1000)
     n_head: int = key(8, "attention heads a layer", low=1)
     d_model: int = key(512, "width of the residual stream", low=1)
     d_ff: int = key(1024, "width inside the feed-forward block", low=1)
@@ -98,7 +98,8 @@ class Config:
     attn_bias: bool = key(False, "biases in llama's attention (gpt2 always has them)")
     mlp_bias: bool = key(False, "biases in llama's feed-forward block (gpt2 always has them)")
     block_size: int = key(128, "tokens of a training sequence; stages of divisors of the longest "
-                          "cut it, tokens per step stay", low=2, schedule=True)
+                          "cut it, tokens per step stay", low=2, high=2**18,
+                          schedule=True)
     # optimisation
     batch_size: int = key(32, "sequences (of the longest block) of one optimiser step, all "
                           "micro-batches together", low=1)
@@ -515,6 +516,9 @@ def related_config(config, name):
         places.insert(0, config.file.with_name(f"{name}.py"))
     path = next((place for place in places if place.exists()), None)
     if path is None:
+        if pathlib.Path(config.out_dir, name, "config.json").exists():
+            raise UserError(f"run {name!r} in {config.out_dir} is not finished, and there is no "
+                            f"config {places[0]}; finish it with the command that began it")
         raise UserError(f"run {name!r} is neither in {config.out_dir} nor has it a config "
                         f"{places[0]}; train it first")
     inherited = [(key, getattr(config, key)) for key in INHERITED]
@@ -555,6 +559,12 @@ def parse_args(argv, usage="", early=False):
         raise UserError(f"expected one CONFIG, got {len(paths)}: {' '.join(paths) or 'none'}; "
                         "--help shows how")
     return read_config(paths[0], overrides, early)
+
+
+def run_folder(text):
+    """A run's folder as it was typed; one without a name, "." or "..", in full."""
+    path = pathlib.Path(text)
+    return path if path.name not in ("", "..") else path.resolve()
 
 
 class Arguments(argparse.ArgumentParser):

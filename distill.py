@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 import collections
 import math
+import os
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -42,7 +43,7 @@ def train(config):
         return report(run)
 
     data = in_turn(lambda: prepare(config))
-    run.check_corpus(data.train.corpus)
+    run.check_data(data)
     make_ready(config, data)  # the runs that it needs, trained now where they are missing
     teachers, sources = load_teachers(data, run)  # sources: they, or what is stored of them
     student = new_student(data, run)
@@ -307,7 +308,10 @@ def make_ready(config, data):
               "no instructions for: a step takes many times as long as with --optimizer=adamw")
     for name, (role, its) in runs.items():
         print(f"\n{role} {name} is not there yet: training it first")
-        train(its)
+        try:
+            train(its)
+        except UserError as e:
+            raise UserError(f"{e}; {own_command(its)}")
 
 
 def missing(config, data, above=()):
@@ -316,6 +320,11 @@ def missing(config, data, above=()):
     Nothing is trained. UserError for what is wrong with config's run or one of those. above: the
     names of the runs that need config's, each needed by the one before.
     """
+    if above:
+        try:
+            Run(config).check_data(data)  # if it broke off, can it go on?
+        except UserError as e:
+            raise UserError(f"{e}; {own_command(config)}")
     check_run(config, data)
     chain = [*above, config.name]
     needs = [("teacher", name) for name in config.teachers]
@@ -335,13 +344,17 @@ def missing(config, data, above=()):
         else:
             its = related_config(config, name)
             try:
-                Run(its).check_corpus(data.train.corpus)  # if it broke off, can it go on?
                 runs |= missing(its, data, chain)
             except UserError as e:
                 raise UserError(f"{role} {name}: {e}")
             runs.setdefault(name, (role, its))
         check_model(role, name, its, config)
     return runs
+
+
+def own_command(config):
+    """Of a run that another needs: where the options belong that an error names as its remedy."""
+    return f"its own command is python distill.py {os.path.relpath(config.file)}"
 
 
 def check_run(config, data):

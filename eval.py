@@ -29,7 +29,7 @@ import dataclasses
 import os
 import pathlib
 
-from config import Arguments, UserError, read_early, run_main
+from config import Arguments, UserError, read_early, run_folder, run_main
 
 LINES = 10_000  # of babytalk, to be scored and to be sampled
 
@@ -92,7 +92,7 @@ class Options:
 def read_args(argv):
     """The command line as a dict: run, tasks and the fields of Options."""
     parser = Arguments("eval.py", __doc__)
-    parser.add_argument("run", metavar="RUN", help="the run's folder")
+    parser.add_argument("run", metavar="RUN", type=run_folder, help="the run's folder")
     parser.add_argument("--tasks", default="", help="of those above, with commas between them; "
                         "default: babytalk (on that corpus) or ppl, and sample")
     for field in dataclasses.fields(Options):
@@ -107,7 +107,6 @@ if __name__ == "__main__":
 import collections
 import contextlib
 import functools
-import json
 import math
 import shlex
 import tempfile
@@ -1052,7 +1051,8 @@ def evaluate_subject(subject, tasks=(), **options):
     other = other_subject(subject, options) if exam else None
 
     # where nothing can be written, it is said before hours of scoring
-    keep(folder, slot("val_ce", ["which"], options), validated(folder, options.which))
+    path = folder / "eval.json"
+    files.add_to_json(path, {slot("val_ce", ["which"], options): validated(folder, options.which)})
     answers = {}
     for task in tasks:
         do, heeds = TASKS[task]
@@ -1063,19 +1063,13 @@ def evaluate_subject(subject, tasks=(), **options):
         else:
             result, shown = do(subject, options)
         key = slot(task, heeds, options)
-        keep(folder, key, {name: getattr(options, name) for name in heeds} | result)
+        way = {name: getattr(options, name) for name in heeds}
+        files.add_to_json(path, {key: way | result})
         weights = f" ({options.which})" if "which" in heeds else ""
         print(f"\n{key} of {folder}{weights}\n{shown}")
     if exam:
         close_exam(subject, other, asked, answers, options)
     return with_verdicts(folder)
-
-
-def keep(folder, key, result):
-    """Put a result into eval.json, beside what it holds by now: another eval.py may write there."""
-    path = folder / "eval.json"
-    before = files.read_json(path) if path.exists() else {}
-    files.write_json(path, before | {key: result})
 
 
 def answer_of(subject, name, asked, options):
@@ -1093,7 +1087,7 @@ def with_verdicts(folder):
     verdicts = signatures.of_run(log, signatures.paradigms(results))
     if verdicts:
         results["verdicts"] = signatures.kept(results.get("verdicts"), verdicts)
-        files.write_json(folder / "eval.json", results)
+        files.add_to_json(folder / "eval.json", {"verdicts": results["verdicts"]})
     return results
 
 
@@ -1122,7 +1116,7 @@ def other_subject(subject, options):
     if not options.against:
         return None
     folder = pathlib.Path(options.against)
-    if (folder / "eval.json").exists() and not (folder / "config.json").exists():
+    if (folder / "eval.json").exists() and not run.has_weights(folder):
         return None
     other = load_subject(folder, options)
     if other.tokenizer.hash != subject.tokenizer.hash:
@@ -1152,9 +1146,7 @@ def close_exam(subject, other, asked, answers, options):
     if options.predictions:
         said = {suite.TASKS[name].key: its.said for name, its in answers.items()
                 if suite.TASKS[name].key}
-        path = pathlib.Path(options.predictions)  # what else it holds, glue, stays
-        before = files.read_json(path) if path.exists() else {}
-        files.write_text(path, json.dumps(before | said) + "\n")
+        files.add_to_json(pathlib.Path(options.predictions), said)  # what else it has, glue, stays
         print(f"\npredictions of {', '.join(said)}: {options.predictions}")
 
 
@@ -1167,7 +1159,7 @@ def yardsticks(subject, names, options):
     folders = sorted(path.parent for path in subject.folder.parent.glob("ngram-*/eval.json")
                      if path.parent != subject.folder)
     named = pathlib.Path(options.against)
-    if options.against and not (named / "config.json").exists() and named not in folders:
+    if options.against and not run.has_weights(named) and named not in folders:
         folders.append(named)
     columns = []
     options = dataclasses.replace(options, dtype="float32")  # an n-gram has no other

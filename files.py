@@ -45,6 +45,30 @@ def replacing(path, previous=None):
         aside.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def one_at_a_time(folder):
+    """Wait until no other command is in such a block of the same folder: to read, add and write.
+
+    Where nothing can be locked (Windows, some file systems) nothing waits.
+    """
+    descriptor = None
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def add_to_json(path, values):
+    """Put values {key: value} into the JSON object at path, beside what others have put there."""
+    with one_at_a_time(path.parent):
+        write_json(path, (read_json(path) if path.exists() else {}) | values)
+
+
 def write_text(path, text):
     with replacing(path) as f:
         f.write(text.encode())
@@ -129,7 +153,7 @@ def load_checkpoint(path, device="cpu"):
         raise UserError(f"{path}: {e.strerror or e}")
     except Exception as e:  # torch.load raises whatever the damaged bytes lead it to
         raise UserError(f"{path}: not a checkpoint that can be read safely ({type(e).__name__}); "
-                        "remove it, or train anew")
+                        "put a whole copy in its place, or train anew with --resume=no")
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path}: not a checkpoint of this program")
     if any(type(state.get(count, 0)) is not int for count in ("step", "steps")):

@@ -63,6 +63,10 @@ class ImportedTokenizer(Tokenizer):
             self.read(form)
         except (KeyError, TypeError, AttributeError, IndexError) as e:
             raise ValueError(f"damaged, or no tokenizer.json ({type(e).__name__}: {e})") from None
+        try:
+            self.to_json().encode()
+        except UnicodeEncodeError:
+            raise ValueError("a string in it is no text (half of a surrogate pair)") from None
         self.hash = hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()[:16]
 
     def read(self, form):

@@ -229,6 +229,8 @@ def repeated(y, n=4):
 
     y is -100 where there is none. 0 in natural text, near 1 where a student circles.
     """
+    if y.shape[1] < n:
+        return torch.zeros((), device=y.device)
     grams = y.unfold(1, n, 1)  # (B, T - n + 1, n)
     valid = (grams != -100).all(-1)
     same = (grams[:, :, None] == grams[:, None]).all(-1)  # (B, G, G)

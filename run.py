@@ -33,7 +33,7 @@ import files
 from config import CONFIGS, KEYS, Config, Stopped, UserError, on_signals, read_config
 from data import load_tokenizer
 from model import LM, ModelConfig
-from ranks import RANK, RESTARTS, WORLD, all_reduce, gather, in_turn, join_ranks
+from ranks import LAUNCH, RANK, RESTARTS, WORLD, all_reduce, gather, in_turn, join_ranks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -189,7 +189,7 @@ def open_locked(path):
 
 def out_of_memory(config):
     B, n = config.batch_size, config.grad_accum
-    more = next((m for m in range(n + 1, B + 1) if B % m == 0), None)
+    more = next((m for m in range(n + 1, B + 1) if B % (WORLD * m) == 0), None)
     remedy = "a smaller block_size or model"
     if more:
         remedy = f"--grad_accum={more}, or a smaller model"
@@ -238,11 +238,16 @@ class Run:
     def is_finished(self):
         return bool(self.state) and is_finished(self.folder)
 
-    def check_corpus(self, digest):
-        """UserError where the run was begun on another text than the one prepared now."""
-        if self.state and self.state.get("corpus", digest) != digest:
+    def check_data(self, data):
+        """UserError where the run was begun on other text, or with another tokenizer, than now."""
+        if not self.state:
+            return
+        if self.state.get("corpus", data.train.corpus) != data.train.corpus:
             raise UserError(f"{self.folder} was begun on another text than corpus = "
                             f"{self.config.corpus!r} is now; --resume=no trains anew")
+        if self.notes.get("_tokenizer", data.tokenizer.hash) != data.tokenizer.hash:
+            raise UserError(f"{self.folder} was begun with another tokenizer than now; "
+                            f"--tokenizer={self.folder} has its own, --resume=no trains anew")
 
     def begin(self, student, optimizer, data, steps, flops_per_token=0, loss_path="eager"):
         """Open the books for `steps` steps; where there is a checkpoint, all is as it has it.
@@ -302,10 +307,11 @@ class Run:
     def best_so_far(self):
         """The lowest val_ce of the steps so far: best.pt's, or the log's where that is beyond."""
         path = self.folder / "best.pt"
-        if path.exists():
-            best = files.load_checkpoint(path)
-            if best.get("step", 0) <= self.step and isinstance(best.get("val_ce"), float):
-                return best["val_ce"]
+        if not path.exists():  # or it was taken away: the next one is the best there is
+            return math.inf
+        best = files.load_checkpoint(path)
+        if best.get("step", 0) <= self.step and isinstance(best.get("val_ce"), float):
+            return best["val_ce"]
         best = files.best_line(files.read_metrics(self.folder / "metrics.jsonl"))
         return best["val_ce"] if best else math.inf
 
@@ -353,9 +359,12 @@ class Run:
         over = self.over(Run.minutes_spent + self.minutes_now())
         self.stop = self.caught[0] if self.caught else int(over)
         if WORLD > 1:  # they stop together, asked now and then, for asking waits for the device
-            stop = torch.tensor(self.stop, device=self.device)
-            self.stop = int(all_reduce(stop, "MAX")) if self.step % 10 == 0 else 0
+            self.stop = self.largest(self.stop) if self.step % 10 == 0 else 0
         return line
+
+    def largest(self, number):
+        """Of this number the largest that a rank has."""
+        return int(all_reduce(torch.tensor(number, device=self.device), "MAX"))
 
     def log(self, lr):
         """Write the line of the steps since the last one; UserError if too many were skipped."""
@@ -457,6 +466,8 @@ class Run:
         self.bar.close()
         on_signals()
         Run.minutes_spent += self.minutes_now()
+        if self.step == self.steps:  # a signal may have come since: in the last validation
+            self.stop = self.largest(self.caught[0] if self.caught else self.stop)
         if self.stop > 1 or self.step < self.steps:
             why = "interrupted" if self.stop > 1 else "max_minutes is over"
             said = (f"{self.config.name}: {why} at step {self.step} of {self.steps}; "
@@ -501,7 +512,7 @@ def say_how_long(config, seconds):
 
 def state_to_go_on_from(config, folder):
     """The last checkpoint, or None for a new run; UserError if damaged, or of another config."""
-    if config.resume == "no" and not RESTARTS:  # a restart goes on with what this command began
+    if config.resume == "no" and not is_restart_of(folder):
         return None
     state, path = files.last_checkpoint(folder)
     if not state and (folder / "best.pt").exists():
@@ -525,6 +536,12 @@ def state_to_go_on_from(config, folder):
                         "--resume=no")
     path.replace(folder / "ckpt.pt")  # a damaged one must not take the place of the previous
     return state
+
+
+def is_restart_of(folder):
+    """Has torchrun begun this command again, after it had begun the run that is in the folder?"""
+    path = folder / "config.json"
+    return bool(RESTARTS) and path.exists() and files.read_json(path).get("_launch") == LAUNCH
 
 
 def put_state(state, student, optimizer, scaler, meter, path):
@@ -571,8 +588,14 @@ def set_random_state(states):
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
-def put_weights(lm, weights, path, model="the model of its config (another arch or size?)"):
-    """Load a state dict into lm; UserError that names the first tensor that does not fit.
+def put_weights(lm, weights, path, *model):
+    """Load a state dict into lm; UserError as must_fit's."""
+    must_fit(lm, weights, path, *model)
+    lm.load_state_dict(weights)
+
+
+def must_fit(lm, weights, path, model="the model of its config (another arch or size?)"):
+    """UserError that names the first tensor of a state dict that does not fit lm.
 
     path, model: whose weights they are, and what they do not fit, for the message.
     """
@@ -583,7 +606,6 @@ def put_weights(lm, weights, path, model="the model of its config (another arch 
         plain = plain and b.layout == torch.strided and not b.is_meta
         if a is None or not plain or a.shape != b.shape:
             raise UserError(f"{path}: {name} does not fit {model}")
-    lm.load_state_dict(weights)
 
 
 def digests_of_needs(config):
@@ -611,7 +633,7 @@ def write_config(config, dtype, tokenizer, text="", loss_path="eager", needs=Non
         **dataclasses.asdict(config), "_dtype": dtype, "_text": text, "_tokenizer": tokenizer.hash,
         "_vocab_size": tokenizer.vocab_size, "_commit": commit, "_versions": versions,
         "_loss": loss_path, "_threads": torch.get_num_threads(), "_needs": needs or {},
-        "_words": words})
+        "_words": words, "_launch": LAUNCH})
 
 
 # ---------------------------------------------------------------- reading a run
@@ -653,16 +675,32 @@ def load(path, device="cpu", which="best"):
         if which not in kept:
             raise UserError(f"{folder} has no checkpoint {which!r}; there are best, last"
                             f"{', '.join(['', *kept])}")
+    state = None
     if which == "last":
         state, file = files.last_checkpoint(folder)
-    else:
-        state = files.load_checkpoint(file) if file.exists() else None
+    elif file.exists():
+        state = files.load_checkpoint(file)
+    if not state and not has_weights(folder):
+        raise UserError(f"{folder} has no weights, neither best.pt nor ckpt.pt; train it first")
+    if not state and which == "last":
+        raise UserError(f"{folder / 'ckpt.pt'} is missing; use --which=best")
     if not state:
-        raise UserError(f"{folder / 'best.pt'} is missing: the run has not been validated yet; "
-                        "train on, or use --which=last")
+        raise UserError(f"{file} is missing: the run has not been validated yet; train on, or use "
+                        "--which=last")
+    try:
+        with torch.device("meta"):  # takes no memory: a stranger's config may name any size
+            must_fit(model_of(config, tokenizer.vocab_size), state["model"], file)
+    except RuntimeError:  # a size that overflows
+        raise UserError(f"{folder / 'config.json'}: there is no model of these sizes")
     lm = model_of(config, tokenizer.vocab_size)
     put_weights(lm, state["model"], file)
     return lm.to(device).eval(), tokenizer, config
+
+
+def has_weights(folder):
+    """Are there any in a run's folder? An n-gram model's has a config.json and none."""
+    return any(pathlib.Path(folder, name).exists() for name in ("best.pt", "ckpt.pt",
+                                                                "ckpt.prev.pt"))
 
 
 def word_checkpoints(folder):

@@ -10,6 +10,7 @@ import signal
 
 import pytest
 
+import distill
 import files
 from config import UserError, parse_args, read_config
 from tools import ablate
@@ -341,6 +342,8 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
     (dict(tuning_seeds=[]), "coach has a grid, and there are no tuning_seeds"),
     (dict(variants={"a": {"base": "rkl_demo", "teachers": ["a"]}}), "a needs a, which must stand"),
     (dict(extends="plan"), "a plan cannot extend itself"),
+    (dict(contrasts=[["rkl", 3, "val_ce"]]), "is not \\[variant, variant, title\\]"),
+    (dict(variants={3: {"base": "base_demo"}}, contrasts=[]), "variant 3: a name of letters"),
 ])
 def test_what_a_plan_cannot_be(folder, changes, words):
     with pytest.raises(UserError, match=words):
@@ -417,6 +420,24 @@ def test_the_picture_has_every_variant_and_the_contrasts_figures(folder):
 def test_holm_adjusts_the_smallest_most_and_never_out_of_order():
     assert ablate.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert ablate.holm([0.5, 0.6]) == [1.0, 1.0]
+
+
+def test_a_row_counts_all_that_its_run_took_each_run_once(folder, make_config, tmp_path):
+    """first <- kid, of teacher first; kid <- more, of twice the batch and no teacher."""
+    keys = {**TINY, "max_steps": 2}
+    for name, own in (("first", {}), ("kid", dict(teachers=["first"], divergence="rkl")),
+                      ("more", dict(init="kid", batch_size=8, max_steps=3)),
+                      ("last", dict(init="kid", teachers=["first"]))):
+        distill.train(make_config(**{**keys, **own, "name": name}))
+    out = tmp_path / "out"
+    a_token = ablate.load(out / "first")[0].flops(16)
+    first = 2 * 64 * 3 * a_token
+    kid = 2 * 64 * 4 * a_token
+    assert ablate.flops_of(out / "first") == first
+    assert ablate.flops_of(out / "kid") == first + kid
+    assert ablate.flops_of(out / "more") == first + kid + 3 * 128 * 3 * a_token
+    assert ablate.flops_of(out / "last") == first + 2 * kid
+    assert ablate.tokens_of(out / "more") == 2 * 64 + 3 * 128
 
 
 def test_a_row_of_json_is_whole(folder):

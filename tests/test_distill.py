@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ import files
 import model
 import run
 import teacher
+from bpe import Tokenizer
 from config import UserError
 from losses import can_compile
 
@@ -96,6 +98,8 @@ def real_evaluation(monkeypatch):
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Call a main as from the command line: (exit code, stdout, stderr)."""
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # python program.py
+
     def command(main, *argv):
         monkeypatch.setattr("sys.argv", ["program.py", *map(str, argv)])
         code = 0
@@ -646,6 +650,24 @@ def test_max_minutes_saves_and_stops_and_the_same_command_goes_on(
     assert same(weights(folder), weights(whole))
 
 
+def test_a_signal_in_the_last_validation_ends_the_command_too(tiny, tmp_path, command, monkeypatch):
+    tiny("coach", max_steps=2, val_every=10)
+    tiny("kid", teachers=["coach"], max_steps=3)
+    validate = distill.validate
+
+    def interrupted(student, teachers, data, run):
+        if run.step == 2 and run.config.name == "coach":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(student, teachers, data, run)
+    monkeypatch.setattr(distill, "validate", interrupted)
+    path = tmp_path / "configs/kid.py"
+    code, out, err = command(distill.main, path)
+    assert code == 128 + signal.SIGTERM
+    assert "coach: interrupted at step 2 of 2; the same command goes on from here" in out + err
+    assert run.is_finished(tmp_path / "out/coach") and not (tmp_path / "out/kid/ckpt.pt").exists()
+    assert command(distill.main, path)[0] == 0 and run.is_finished(tmp_path / "out/kid")
+
+
 @pytest.mark.parametrize("keys, arguments", [({}, ["--resume=no"]), (dict(resume="no"), [])])
 def test_a_run_begun_anew_names_the_command_that_goes_on(tiny, tmp_path, command, keys, arguments):
     """With resume = no the same one would begin anew again, and leave nothing of the checkpoint."""
@@ -672,6 +694,9 @@ def test_a_restart_by_torchrun_goes_on_whatever_resume_says(tiny, unfinished, mo
     calls = losses()
     trained(tiny("some", resume="no"))
     assert len(calls) == 5 - 1
+    monkeypatch.setattr(run, "LAUNCH", "another")  # that of another command does not
+    trained(tiny("some", resume="no"))
+    assert len(calls) == 5 - 1 + 5
 
 
 def test_a_teacher_that_broke_off_is_gone_on_with_though_the_student_begins_anew(
@@ -737,6 +762,40 @@ def test_going_on_with_another_text_is_refused(tiny, unfinished, tmp_path):
     (tmp_path / "moved").mkdir()
     (tmp_path / "a.txt").rename(tmp_path / "moved/a.txt")  # where it lies does not matter
     assert run.is_finished(trained(tiny("some", corpus=str(tmp_path / "moved/a.txt"), **keys)))
+
+
+def test_going_on_with_another_tokenizer_is_refused(tiny, unfinished, tmp_path):
+    text = "".join(f"the cat sees {i} dogs.\n" for i in range(3000))
+    (tmp_path / "a.txt").write_text(text)
+    Tokenizer([(b"t", b"h"), (b"d", b"o")]).save(tmp_path / "other.json")  # as many tokens
+    keys = dict(corpus=str(tmp_path / "a.txt"), vocab_size=261, mark="half")
+    folder = unfinished(**keys)
+    before = {p: p.read_bytes() for p in folder.iterdir()}
+    other = dict(tokenizer=str(tmp_path / "other.json"), **keys)
+    refused(tiny("some", **other), str(folder), "another tokenizer", f"--tokenizer={folder}")
+    tiny("some", **keys)
+    refused(tiny("kid", teachers=["some"], **other), "teacher some: ", "another tokenizer",
+            "; its own command is python distill.py ", "configs/some.py")
+    assert before == {p: p.read_bytes() for p in folder.iterdir()}
+    assert run.is_finished(trained(tiny("some", **{**other, "tokenizer": str(folder)})))
+
+
+def test_a_best_that_was_taken_away_is_followed_by_the_next(tiny, losses):
+    settings = tiny("some", lr=SPOILED_LATE, grad_clip=0.0, warmup=0, max_steps=20, val_every=4)
+
+    def fail(call, W, loss):
+        if call == 15:  # once
+            raise RuntimeError("the power went off")
+        return loss
+    losses(fail)
+    with pytest.raises(RuntimeError, match="power"):
+        distill.train(settings)
+    folder = run.folder_of(settings)
+    (folder / "best.pt").unlink()
+    distill.train(settings)
+    ce = {m["step"]: m["val_ce"] for m in lines(folder, "val_ce")}
+    assert min(ce, key=ce.get) < 15  # its best is gone
+    assert files.load_checkpoint(folder / "best.pt")["step"] == min([16, 20], key=ce.get)
 
 
 def test_a_checkpoint_that_cannot_be_gone_on_with_is_named(tiny, unfinished):
@@ -1053,6 +1112,12 @@ def test_a_missing_teacher_without_a_config_is_refused_at_once(tiny, command, tm
     assert not (tmp_path / "out").exists()
 
 
+def test_an_unfinished_teacher_without_a_config_is_said_to_be_one(tiny, unfinished, tmp_path):
+    unfinished().rename(tmp_path / "out/mine")
+    refused(tiny("kid", teachers=["mine"]), "run 'mine' in ", "is not finished",
+            "finish it with the command that began it")
+
+
 @pytest.mark.parametrize("keys, words", [
     (dict(baseline="nobody"), ["run 'nobody'", "nor has it a config"]),
     (dict(teachers=["coach", "nobody"]), ["run 'nobody'", "nor has it a config"]),
@@ -1103,7 +1168,8 @@ def test_a_finished_teacher_or_init_too_is_looked_at_before_another_is_trained(t
     trained(tiny("late", max_minutes=1e-9))
     tiny("late", lr=0.5)
     refused(tiny("kid", teachers=["coach"], baseline="late"), "baseline late: ",
-            "holds a run with other settings: lr = 0.01 there, 0.5 here")
+            "holds a run with other settings: lr = 0.01 there, 0.5 here",
+            "; its own command is python distill.py ", "configs/late.py")
     assert len(calls) == 1
 
 
@@ -1516,6 +1582,15 @@ def test_out_of_memory_names_what_needs_less(tiny, monkeypatch, batch_size, grad
     monkeypatch.setattr(distill, "distillation_loss", full)
     refused(tiny("some", batch_size=batch_size, grad_accum=grad_accum), "some: out of memory",
             f"batch_size {batch_size}", f"grad_accum {grad_accum}", words)
+    tiny("coach", batch_size=batch_size, grad_accum=grad_accum)
+    refused(tiny("kid", teachers=["coach"]), "coach: out of memory", words,
+            "; its own command is python distill.py ", "configs/coach.py")
+
+
+def test_out_of_memory_on_several_ranks_names_what_splits_among_them(tiny, monkeypatch):
+    monkeypatch.setattr(run, "WORLD", 2)
+    assert "--grad_accum=4," in run.out_of_memory(tiny("some", batch_size=24, grad_accum=3))
+    assert "a smaller block_size" in run.out_of_memory(tiny("some", batch_size=32, grad_accum=16))
 
 
 def test_no_corpus_is_not_all_text_of_the_folder_one_is_in(tiny, tmp_path, monkeypatch):

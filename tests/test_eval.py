@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import pathlib
 import re
 import types
 
@@ -824,6 +825,13 @@ def test_a_run_may_lie_in_a_folder_of_any_name(babytalk_run, monkeypatch, capsys
     run_main(eval.main)
     assert (moved / "samples.txt").read_text(encoding="utf-8").startswith("caf\ufffd (best)")
     assert "caf\\udce9" in capsys.readouterr().out
+
+
+def test_a_run_may_be_the_folder_one_is_in(babytalk_run, monkeypatch, capsys):
+    monkeypatch.chdir(babytalk_run)
+    eval.main([".", "--tasks=sample"])
+    assert str(babytalk_run) in capsys.readouterr().out
+    assert eval.read_args(["../some/"])["run"] == pathlib.Path("../some")
 
 
 def test_damaged_eval_json_is_named(babytalk_run):

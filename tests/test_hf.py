@@ -465,6 +465,7 @@ ALTERED = {
     "added token": (lambda f: f["added_tokens"].append(dict(
         f["added_tokens"][0], id=330, content="zebra", special=False, lstrip=True)), "zebra"),
     "no vocabulary": (lambda f: f["model"].pop("vocab"), "damaged"),
+    "half a pair": (lambda f: f["decoder"].update(note="\ud800"), "half of a surrogate pair"),
 }
 
 
@@ -476,6 +477,20 @@ def test_a_tokenizer_that_would_encode_otherwise_is_refused_by_name(name, make_s
     files.write_json(folder / "tokenizer.json", form)
     one_line(hf.import_folder, folder, tmp_path / "out/coach",
              words=[ALTERED[name][1], "tokenizer"])
+    assert not (tmp_path / "out/coach").exists()
+
+
+def test_a_pattern_that_leaves_text_out_is_refused_without_the_package(
+        make_stranger, tmp_path, monkeypatch):
+    folder, _ = make_stranger()
+    form = files.read_json(folder / "tokenizer.json")
+    form["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": r" ?\p{L}+|\n"}, "behavior": "Isolated",
+         "invert": False}, {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]}
+    files.write_json(folder / "tokenizer.json", form)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    one_line(hf.import_folder, folder, tmp_path / "out/coach",
+             words=["tokenizer.json", "would not come back from its ids"])
     assert not (tmp_path / "out/coach").exists()
 
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import data
+import distill
 import eval
 import files
-from config import CONFIGS, UserError, read_config
+import run
+from config import CONFIGS, UserError, parse_args, read_config
 from tools import ngram
 
 BOS = 1
@@ -141,7 +143,14 @@ def test_its_folders_are_like_a_runs(argv, tmp_path, capsys):
     assert "ngram-5: counted 0.0" in capsys.readouterr().out
 
 
-def test_pairs_stand_beside_and_another_text_begins_anew(argv, tmp_path):
+def distill_of(argv):
+    config = parse_args([*argv, "--n_layer=1", "--d_model=8", "--n_head=2", "--d_ff=16",
+                         "--max_steps=1", "--eval_tokens=0", "--device=cpu", "--dtype=float32"])
+    distill.train(config)
+    return run.folder_of(config)
+
+
+def test_pairs_stand_beside_and_another_text_begins_anew(argv, tmp_path, capsys):
     ngram.main(argv)
     rows = tmp_path / "eval/blimp_filtered"
     rows.mkdir(parents=True)
@@ -153,6 +162,15 @@ def test_pairs_stand_beside_and_another_text_begins_anew(argv, tmp_path):
     assert {*found[1]} - {"val_ce"} == {*found[5]} - {"val_ce"} == {"ppl", "blimp"}
     assert found[1]["blimp"]["accuracy"] == 0.5  # the same words: a tie
     assert found[5]["blimp"]["accuracy"] == 1
+
+    # beside a run, and asked for by name
+    some = distill_of(argv)
+    eval.main([str(some), "--tasks=blimp", f"--data={rows.parent}",
+               f"--against={tmp_path / 'out/ngram-5'}"])
+    header = capsys.readouterr().out.split("the tasks of")[1]
+    assert "ngram-1" in header and "ngram-5" in header
+    with pytest.raises(UserError, match="neither best.pt nor ckpt.pt"):
+        eval.main([str(tmp_path / "out/ngram-5"), "--tasks=ppl"])
 
     ngram.main([*argv, "--seed=1", "--tasks=blimp", f"--data={rows.parent}"])
     found = files.read_json(tmp_path / "out/ngram-1/eval.json")

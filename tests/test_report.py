@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import html.parser
 import json
+import pathlib
 import re
 import shlex
 import shutil
@@ -114,6 +115,32 @@ def test_a_large_vocabulary_keeps_its_bars(monkeypatch):
         total = inlined.exp().sum() + (counts * (values / 1000 / T).exp()).sum()
         exact = (log_p / T).softmax(-1)[words]
         assert torch.allclose(inlined.exp() / total, exact, atol=1e-3)
+
+
+def test_of_a_large_vocabulary_the_truth_is_there_and_at_its_words(demo_runs, monkeypatch):
+    monkeypatch.setattr(report, "CONTEXTS", 3)
+    monkeypatch.setattr(report, "WHOLE", 100)
+    monkeypatch.setattr(report, "TOP", 5)
+    found, = modes.examine([demo_runs / "rkl_demo"])
+    tokenizer = found.subject.tokenizer
+    truth = babytalk.Truth(tokenizer)
+    data = report.browser_data([found])
+    for context in data["contexts"]:
+        ids = [tokenizer.bos_id, *tokenizer.encode(context["text"])]
+        p = truth.logits(torch.tensor([ids]))[0][0, -1].exp()
+        shown = {context["words"][place]: q for place, q in context["truth"]}
+        assert shown == pytest.approx({i: p[i].item() for i in shown}, abs=1e-5)
+        assert sum(shown.values()) == pytest.approx(1, abs=1e-3)
+        for i in shown:
+            assert data["vocabulary"][i] == tokenizer.decode([i])
+
+
+@pytest.mark.parametrize("names, labels", [
+    (["out/a", "out/b"], ["a", "b"]), (["out/a", "out/2/a"], ["out/a", "2/a"]),
+    (["x/out/a", "y/out/a"], ["x/out/a", "y/out/a"]), (["a", "out/a"], ["a", "out/a"])])
+def test_runs_of_one_name_are_told_apart_by_their_folders(names, labels):
+    folders = [pathlib.Path(name) for name in names]
+    assert [report.short(folder, folders) for folder in folders] == labels
 
 
 @pytest.fixture(scope="module")
@@ -364,6 +391,22 @@ def test_the_two_gaussians(written, browser):
     assert fits()[0]["mean"] == pytest.approx(-0.4 + 0.6, abs=0.01)
     browser.type("share", LEFT * 30)  # the other mode is the larger one now
     assert fits()[1]["mean"] > 1.5
+
+
+@pytest.mark.slow
+def test_a_page_without_a_context_says_so_and_goes_on(written, tmp_path, browser):
+    start, end = "id=\"data\">", "</script>"
+    head, rest = written.read_text().split(start)
+    data, tail = rest.split(end, 1)
+    data = json.dumps(json.loads(data) | {"contexts": [], "note": "There is no context to show"})
+    page = tmp_path / "page.html"
+    page.write_text(head + start + data + end + tail)
+    browser.log("browser")
+    browser.ask("POST", "/url", {"url": page.as_uri()})
+    assert [entry for entry in browser.log("browser") if entry["level"] == "SEVERE"] == []
+    assert browser.do("return document.getElementById('browser-note').textContent").startswith(
+        "There is no context")
+    assert browser.do("return document.querySelectorAll('#fits tr').length") == 3
 
 
 @pytest.mark.slow

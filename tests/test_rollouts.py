@@ -412,6 +412,7 @@ def test_repetition_is_measured():
     circling = torch.tensor([[1, 2, 3, 4] * 6, list(range(24))])
     assert abs(rollouts.repeated(circling) - (21 - 4) / 42) < 1e-6
     assert rollouts.repeated(torch.full((2, 10), -100)) == 0
+    assert rollouts.repeated(torch.ones(2, 3)) == 0  # blocks of less than four
     masked = circling.clone()
     masked[0, :12] = -100  # what does not count is no repetition
     assert rollouts.repeated(masked) < rollouts.repeated(circling)

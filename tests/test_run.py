@@ -1,6 +1,7 @@
 """A run's folder: files are whole or not there, checkpoints are data, device and dtype as asked."""
 import dataclasses
 import json
+import multiprocessing
 import os
 import pathlib
 import pickle
@@ -77,6 +78,23 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     one_line(files.write_json, tmp_path / "nowhere/a.json", {},
              words=["nowhere/a.json", "No such file"])
     assert (tmp_path / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def add_many(path, name):
+    for i in range(30):
+        files.add_to_json(path, {f"{name}-{i}": i})
+
+
+def test_what_several_commands_add_to_a_file_is_all_in_it(tmp_path):
+    context = multiprocessing.get_context("fork")
+    adders = [context.Process(target=add_many, args=(tmp_path / "eval.json", k)) for k in "abc"]
+    for adder in adders:
+        adder.start()
+    for adder in adders:
+        adder.join()
+    assert files.read_json(tmp_path / "eval.json") == {f"{k}-{i}": i for k in "abc"
+                                                       for i in range(30)}
+    assert os.listdir(tmp_path) == ["eval.json"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
@@ -176,6 +194,17 @@ def test_weights_that_do_not_fit_are_named(folder, make_config):
     one_line(run.load, folder, words=["best.pt", "does not fit", "another arch"])
 
 
+@pytest.mark.parametrize("arch, keys, words", [
+    ("llama", dict(d_ff=10**12), "does not fit"), ("gpt2", dict(d_model=2**40), "no model of"),
+    ("gpt2", dict(block_size=2**18), "does not fit"),
+    ("llama", dict(block_size=10**11), "block_size = 100000000000: must be"),
+    ("llama", dict(n_layer=10**9), "n_layer = 1000000000: must be")])
+def test_sizes_in_a_strangers_config_take_no_memory(folder, make_config, arch, keys, words):
+    stored = files.read_json(folder / "config.json")
+    files.write_json(folder / "config.json", {**stored, "arch": arch, **keys})
+    one_line(run.load, folder, words=[words])
+
+
 def test_load_gives_a_model_to_evaluate(folder):
     for which, file in (("best", "best.pt"), ("last", "ckpt.pt")):
         lm, tokenizer, config = run.load(folder, which=which)
@@ -192,6 +221,11 @@ def test_what_is_no_run_is_named(folder):
     (folder / "best.pt").unlink()
     one_line(run.load, folder, words=["best.pt is missing", "--which=last"])
     assert run.load(folder, which="last")
+    (folder / "ckpt.pt").rename(folder / "best.pt")
+    one_line(run.load, folder, "cpu", "last", words=["ckpt.pt is missing", "--which=best"])
+    (folder / "best.pt").rename(folder / "other.pt")
+    one_line(run.load, folder, words=["neither best.pt nor ckpt.pt"])
+    (folder / "other.pt").rename(folder / "ckpt.pt")
     assert not run.is_finished(folder)
     assert not run.is_finished(folder.parent)
     state = files.load_checkpoint(folder / "ckpt.pt")

@@ -142,6 +142,8 @@ def read_plan(path, extended_by=()):
             raise UserError(f"{path}: {name} must be a {TYPES[name].__name__}")
 
     for variant, keys in values.get("variants", {}).items():
+        if not isinstance(variant, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", variant):
+            raise UserError(f"{path}: variant {variant!r}: a name of letters, digits, '_' and '-'")
         if not isinstance(keys, dict) or "base" not in keys:
             raise UserError(f"{path}: variant {variant} has no base, the config that it alters")
         if not isinstance(keys.get("teachers", []), list):
@@ -232,7 +234,8 @@ def check_plan(plan, path):
             if not plan.over or at(name, plan.over_points[0]) not in plan.variants:
                 raise UserError(f"{path}: curves: over spreads no variant {name!r}")
     for contrast in plan.contrasts:
-        if not isinstance(contrast, list) or len(contrast) != 3:
+        is_list = isinstance(contrast, list) and len(contrast) == 3
+        if not is_list or not all(isinstance(text, str) for text in contrast):
             raise UserError(f"{path}: contrasts: {contrast!r} is not [variant, variant, title]")
         one, other, title = contrast
         for name in [*one.split(" - "), *other.split(" - ")]:
@@ -333,7 +336,7 @@ def row_of(job, config):
     row = dict(variant=job.variant, seed=job.seed, settings=job.settings, val_ce=best["val_ce"],
                val_fkl=best.get("val_fkl"), val_rkl=best.get("val_rkl"),
                best_step=best["step"], steps=int(steps), words=int(words),
-               tokens=int(steps) * config.batch_size * config.longest, flops=flops_of(folder),
+               tokens=tokens_of(folder), flops=flops_of(folder),
                teacher_hash=notes["_needs"], dtype=notes["_dtype"],
                threads=notes["_threads"],
                curve=[[line["step"], line["val_ce"]] for line in lines if line.get("val_ce")],
@@ -347,15 +350,38 @@ def row_of(job, config):
 def flops_of(folder):
     """Of all that a run took: its own training, what its teachers said, and their training.
 
-    Rollouts' writing is not in it.
+    So is that of its init, of each run once. Rollouts' writing is not in it.
     """
-    lm, _, config = load(folder)
+    total = 0.0
+    for run in {folder} | all_before(folder):
+        lm, _, config = load(run)
+        teachers = [load(run.with_name(name))[0] for name in config.teachers if name != "truth"]
+        a_token = 3 * lm.flops(config.longest) + sum(t.flops(config.longest) for t in teachers)
+        total += a_token * own_tokens(run, config)
+    return total
+
+
+def all_before(folder):
+    """The folders of the runs that a run needed: teachers, init, and theirs in turn."""
+    config = read_config(folder / "config.json")
+    names = {*config.teachers, config.init} - {"truth", ""}
+    needs = {folder.with_name(name) for name in names}
+    return needs.union(*map(all_before, needs))
+
+
+def own_tokens(folder, config):
+    """How many tokens a run itself was trained on, those of its init not counted."""
     steps, _ = distill.trained_for(folder)
-    needs = [folder.with_name(name) for name in config.teachers if name != "truth"]
-    teachers = [load(need)[0] for need in needs]
-    a_token = 3 * lm.flops(config.longest) + sum(t.flops(config.longest) for t in teachers)
-    own = a_token * steps * config.batch_size * config.longest
-    return own + sum(flops_of(need) for need in needs)
+    if config.init:
+        steps -= distill.trained_for(folder.with_name(config.init))[0]
+    return int(steps) * config.batch_size * config.longest
+
+
+def tokens_of(folder):
+    """How many tokens a run's weights have been trained on, those of its init too."""
+    config = read_config(folder / "config.json")
+    before = tokens_of(folder.with_name(config.init)) if config.init else 0
+    return before + own_tokens(folder, config)
 
 
 # ---------------------------------------------------------------- all of them

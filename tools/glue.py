@@ -23,13 +23,13 @@ are reported*: that flatters, so the last epoch's accuracy stands beside it, and
 import os
 import pathlib
 
-from config import Arguments, UserError, read_early, run_main
+from config import Arguments, UserError, read_early, run_folder, run_main
 
 
 def read_args(argv):
     """The command line; UserError for what is out of range or does not go together."""
     parser = Arguments("-m tools.glue", __doc__)
-    parser.add_argument("run", metavar="RUN", help="the run's folder")
+    parser.add_argument("run", metavar="RUN", type=run_folder, help="the run's folder")
     parser.add_argument("--data", default="", help="folder that holds glue_filtered")
     parser.add_argument("--tasks", default="", help="of those above, with commas between them; "
                         "default: those whose files are there")
@@ -345,16 +345,22 @@ class Book:
 
     def keep(self, name, seed, result, facts):
         """Add a result to a task's; facts: what is the same for all its seeds."""
-        seeds = self.seeds(name, result["digest"])
-        seeds[seed] = result
-        means = {}
-        for key in ("accuracy", "f1", "last"):
-            values = [one[key] for one in seeds.values() if key in one]
-            if values:
-                means[key] = float(np.mean(values))
-                means[f"{key}_spread"] = float(np.std(values, ddof=1)) if values[1:] else None
-        entry = {**means, **facts, "seeds": {str(s): seeds[s] for s in sorted(seeds)}}
-        files.write_json(self.path, {**self.results(), name + self.asked: entry})
+        with files.one_at_a_time(self.path.parent):
+            seeds = {**self.seeds(name, result["digest"]), seed: result}
+            entry = {**means_over(seeds), **facts,
+                     "seeds": {str(seed): seeds[seed] for seed in sorted(seeds)}}
+            files.write_json(self.path, {**self.results(), name + self.asked: entry})
+
+
+def means_over(seeds):
+    """Mean and spread of the figures of {seed: result}."""
+    means = {}
+    for key in ("accuracy", "f1", "last"):
+        values = [one[key] for one in seeds.values() if key in one]
+        if values:
+            means[key] = float(np.mean(values))
+            means[f"{key}_spread"] = float(np.std(values, ddof=1)) if values[1:] else None
+    return means
 
 
 def digest_of(lm, data):
@@ -377,11 +383,12 @@ def read_predictions(path):
 
 def write_predictions(path, predictions):
     """Put predictions {task: "0110..."} into the challenge's file at path, beside what it holds."""
-    whole = read_predictions(path)
-    for name, labels in predictions.items():
-        whole["glue"][name] = {"predictions": [{"id": f"{name}_{i}", "pred": int(label)}
-                                      for i, label in enumerate(labels)]}
-    files.write_text(path, json.dumps(whole) + "\n")
+    with files.one_at_a_time(path.absolute().parent):
+        whole = read_predictions(path)
+        for name, labels in predictions.items():
+            whole["glue"][name] = {"predictions": [{"id": f"{name}_{i}", "pred": int(label)}
+                                                   for i, label in enumerate(labels)]}
+        files.write_text(path, json.dumps(whole) + "\n")
 
 
 def glue_table(entries):

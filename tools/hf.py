@@ -16,13 +16,13 @@ tokenizer would not do as the original does is refused by name. A run that was i
 config.json, tokenizer.json and best.pt: it can teach, be evaluated, be `init`. Students of it take
 its vocabulary: tokenizer = "RUN". Needs the package safetensors.
 """
-from config import Arguments, read_early, run_main
+from config import Arguments, read_early, run_folder, run_main
 
 
 def read_args(argv):
     parser = Arguments("-m tools.hf", __doc__)
     parser.add_argument("what", choices=["export", "import"])
-    parser.add_argument("source", metavar="FROM", help="RUN, or DIR to import")
+    parser.add_argument("source", metavar="FROM", type=run_folder, help="RUN, or DIR to import")
     parser.add_argument("target", metavar="TO", help="DIR, or RUN to import; not there yet")
     parser.add_argument("--checkpoints", action="store_true", help="export those by words, too")
     return parser.parse_args(argv)
@@ -522,6 +522,9 @@ def read_tokenizer(source, form):
         tokenizer = ImportedTokenizer(its)
     except (ValueError, AttributeError, TypeError) as e:
         raise Refused(f"tokenizer.json: {e}")
+    for text in probes(tokenizer):  # its pattern may leave out what it does not match
+        if tokenizer.decode(tokenizer.encode(text)) != text:
+            raise Refused(f"tokenizer.json: {text[:60]!r} would not come back from its ids")
     text = differs_on(tokenizer, path)
     if text is not None:
         raise Refused(f"tokenizer.json: {text[:60]!r} would have other ids than the original gives")

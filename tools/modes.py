@@ -19,12 +19,12 @@ at its positions (`measure`); the command, and its words. Beside it, a subject e
 
 The expectations are exact over the next word, at prefixes of the text.
 """
-from config import Arguments, UserError, read_early, run_main
+from config import Arguments, UserError, read_early, run_folder, run_main
 
 
 def read_args(argv):
     parser = Arguments("-m tools.modes", __doc__)
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=run_folder, help="run folders")
     return parser.parse_args(argv)
 
 
@@ -339,9 +339,9 @@ def keep(found):
     folder = found.subject.folder
     files.write_json(folder / "modes.json", without_nan(found.result))
     path = folder / "eval.json"
-    evaluated = files.read_json(path) if path.exists() else {}
-    evaluated["verdicts"] = signatures.kept(evaluated.get("verdicts"), found.result["verdicts"])
-    files.write_json(path, evaluated)
+    before = files.read_json(path).get("verdicts") if path.exists() else None
+    verdicts = signatures.kept(before, found.result["verdicts"])
+    files.add_to_json(path, {"verdicts": verdicts})
 
 
 def pairs_of(founds):

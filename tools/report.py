@@ -5,19 +5,20 @@
 writes report.md and report.html into the last RUN's folder: it is who the page is about. The page
 is one file: no server, no request to anywhere, readable on a phone, dark and light. All is measured
 by tools.modes, whose modes.json is written too. matplotlib (optional) draws the curves; without it
-the page has tables and its interactive parts. Where tools.ngram has put its yardsticks beside the
-runs, they stand beside the benchmarks. A demo ends with its own page (`after_training`).
+the page has tables and its interactive parts, and with it a demo ends with its own page
+(`after_training`). Where tools.ngram has put its yardsticks beside the runs, they stand beside the
+benchmarks.
 
 The story is a list of blocks, written once and put into both forms: (kind, content), where kind is
 heading, words, table (rows of texts, the first its head), text (as it stands) or picture (a title,
 curves, ...: see `Picture`).
 """
-from config import Arguments, read_early, run_main
+from config import Arguments, read_early, run_folder, run_main
 
 
 def read_args(argv):
     parser = Arguments("-m tools.report", __doc__)
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=run_folder, help="run folders")
     return parser.parse_args(argv)
 
 
@@ -106,9 +107,12 @@ def evaluations(founds):
 
 
 def short(folder, folders):
-    """A run's name, with its folder's where another of folders has the same."""
-    same = sum(other.name == folder.name for other in folders) > 1
-    return f"{folder.parent.name}/{folder.name}" if same else folder.name
+    """A run's name, with as many folders before it as tell it from the others of folders."""
+    parts = folder.parts
+    others = [other.parts for other in folders if other != folder]
+    n = next((n for n in range(1, len(parts)) if parts[-n:] not in [o[-n:] for o in others]),
+             len(parts))
+    return str(pathlib.Path(*parts[-n:]))
 
 
 def label_of(found, founds):
@@ -533,15 +537,15 @@ def contexts_of(found):
     if found.subject.config.corpus == "babytalk":
         return dialect_contexts(found.subject.tokenizer, text.sequences)
     tokenizer = found.subject.tokenizer
-    ambiguous = []
+    clear, flat = [], []  # the teacher has a favourite, or none
     for ids in text.sequences[::8]:
         log_p = found.teacher_forward(torch.as_tensor(ids[:-1])[None].long())[0]
         first, second = log_p.exp().topk(2).values.T
         for t in range(8, len(ids) - 1):
-            if first[t] > 0.1:
-                start = last_line(ids[:t + 1], tokenizer.newline_id)
-                ambiguous.append(((second[t] / first[t]).item(), tuple(ids[start:t + 1])))
-    return distinct_ends(sorted(ambiguous, reverse=True))
+            start = last_line(ids[:t + 1], tokenizer.newline_id)
+            found_here = (second[t] / first[t]).item(), tuple(ids[start:t + 1])
+            (clear if first[t] > 0.1 else flat).append(found_here)
+    return distinct_ends(sorted(clear or flat, reverse=True))
 
 
 def last_line(ids, newline_id):
@@ -580,13 +584,16 @@ def told_of_dialect(state):
                for of_word in joint.values() for d, p in of_word.items() if p)
 
 
-def shown_words(log_ps):
-    """Ids that are inlined of log-probabilities {name: (V,)}: all of a small V, else the likely."""
+def shown_words(log_ps, true=()):
+    """Ids that are inlined of log-probabilities {name: (V,)}: all of a small V, else the likely.
+
+    true: ids that are among them in any case.
+    """
     V = len(next(iter(log_ps.values())))
     if V <= WHOLE:
         return [*range(V)]
     tops = [log_p.topk(TOP).indices for log_p in log_ps.values()]
-    return torch.cat(tops).unique().tolist()
+    return torch.cat([*tops, torch.tensor(true, dtype=torch.long)]).unique().tolist()
 
 
 def histogram(logits):
@@ -617,10 +624,11 @@ def browser_data(founds):
     contexts = [context_data(ids, readers, tokenizer, truth) for ids in contexts_of(lead)]
     used = {i for context in contexts for i in context.get("words") or []}
     V = tokenizer.vocab_size
-    vocabulary = ["<pad>", "<s>", "</s>"] + [
-        tokenizer.encoding.decode([i]) if V <= WHOLE or i in used else "" for i in range(3, V)]
+    vocabulary = [tokenizer.decode([i]) if V <= WHOLE or i in used else "" for i in range(V)]
     note = "Every word of the vocabulary is in these numbers."
-    if V > WHOLE:
+    if not contexts:
+        note = "There is no context to show: the development text's blocks are too short."
+    elif V > WHOLE:
         note = (f"Of {V:,} words the {TOP} likeliest of each model are here, and how the logits of "
                 "the others are spread, so that the bars are right at every temperature; in KL and "
                 "entropy the others count as one word, so both are lower bounds.")
@@ -630,7 +638,9 @@ def browser_data(founds):
 def context_data(ids, readers, tokenizer, truth):
     x = torch.tensor([ids])
     log_ps = {name: forward(x)[0, -1].cpu() for name, forward in readers.items()}
-    words = shown_words(log_ps)
+    p = truth.logits(x)[0][0, -1] if truth else torch.empty(0)
+    inside = (p > babytalk.Truth.FLOOR).nonzero()[:, 0].tolist()
+    words = shown_words(log_ps, inside)
     rest = torch.ones(tokenizer.vocab_size, dtype=torch.bool)
     rest[words] = False
     context = dict(text=tokenizer.decode(ids[1:] if ids[0] == tokenizer.bos_id else ids),
@@ -639,10 +649,8 @@ def context_data(ids, readers, tokenizer, truth):
     if rest.any():
         context["words"] = words
         context["tail"] = {name: histogram(log_p[rest]) for name, log_p in log_ps.items()}
-    if truth:
-        p = truth.logits(x)[0][0, -1]
-        inside = (p > truth.FLOOR).nonzero()[:, 0].tolist()
-        context["truth"] = [[i, round(p[i].exp().item(), 6)] for i in inside]
+    if truth:  # [place in words, p*] of those that may follow
+        context["truth"] = [[words.index(i), round(p[i].exp().item(), 6)] for i in inside]
     return context
 
 
