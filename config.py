@@ -98,8 +98,7 @@ class Config:
     attn_bias: bool = key(False, "biases in llama's attention (gpt2 always has them)")
     mlp_bias: bool = key(False, "biases in llama's feed-forward block (gpt2 always has them)")
     block_size: int = key(128, "tokens of a training sequence; stages of divisors of the longest "
-                          "cut it, tokens per step stay", low=2, high=2**18,
-                          schedule=True)
+                          "cut it, tokens per step stay", low=2, high=2**18, schedule=True)
     # optimisation
     batch_size: int = key(32, "sequences (of the longest block) of one optimiser step, all "
                           "micro-batches together", low=1)

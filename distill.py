@@ -13,6 +13,7 @@ if __name__ == "__main__":
     answer_early(__doc__)
 
 import collections
+import contextlib
 import math
 import os
 
@@ -308,10 +309,8 @@ def make_ready(config, data):
               "no instructions for: a step takes many times as long as with --optimizer=adamw")
     for name, (role, its) in runs.items():
         print(f"\n{role} {name} is not there yet: training it first")
-        try:
+        with naming_its_command(its):
             train(its)
-        except UserError as e:
-            raise UserError(f"{e}; {own_command(its)}")
 
 
 def missing(config, data, above=()):
@@ -321,10 +320,8 @@ def missing(config, data, above=()):
     names of the runs that need config's, each needed by the one before.
     """
     if above:
-        try:
+        with naming_its_command(config):
             Run(config).check_data(data)  # if it broke off, can it go on?
-        except UserError as e:
-            raise UserError(f"{e}; {own_command(config)}")
     check_run(config, data)
     chain = [*above, config.name]
     needs = [("teacher", name) for name in config.teachers]
@@ -352,9 +349,15 @@ def missing(config, data, above=()):
     return runs
 
 
-def own_command(config):
-    """Of a run that another needs: where the options belong that an error names as its remedy."""
-    return f"its own command is python distill.py {os.path.relpath(config.file)}"
+@contextlib.contextmanager
+def naming_its_command(config):
+    """In a UserError about a run that another needs: the options that it names are not those of
+    the command that was typed."""
+    try:
+        yield
+    except UserError as e:
+        file = os.path.relpath(config.file)
+        raise UserError(f"{e}; its own command is python distill.py {file}")
 
 
 def check_run(config, data):
@@ -482,7 +485,7 @@ def show_run(run):
     if run.is_finished:
         print(f"{folder} is finished ({run.steps} steps); --resume=no trains it anew")
     path = folder / "eval.json"
-    results = files.read_json(path) if path.exists() else {}
+    results = files.read_json_or_empty(path)
     limit = 0 if config.corpus == "babytalk" else config.eval_tokens  # its lines are few
     if config.eval_tokens and not eval.is_evaluated(results, config, limit):
         eval.evaluate(folder, device=run.device.type, limit=limit)

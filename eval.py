@@ -1085,10 +1085,7 @@ def with_verdicts(folder):
     results = files.read_json(folder / "eval.json")
     log = files.read_metrics(folder / "metrics.jsonl")
     verdicts = signatures.of_run(log, signatures.paradigms(results))
-    if verdicts:
-        results["verdicts"] = signatures.kept(results.get("verdicts"), verdicts)
-        files.add_to_json(folder / "eval.json", {"verdicts": results["verdicts"]})
-    return results
+    return signatures.keep(folder, verdicts) if verdicts else results
 
 
 def check_folders(exam, data):

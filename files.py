@@ -66,7 +66,7 @@ def one_at_a_time(folder):
 def add_to_json(path, values):
     """Put values {key: value} into the JSON object at path, beside what others have put there."""
     with one_at_a_time(path.parent):
-        write_json(path, (read_json(path) if path.exists() else {}) | values)
+        write_json(path, read_json_or_empty(path) | values)
 
 
 def write_text(path, text):
@@ -89,6 +89,11 @@ def read_json(path):
     except OSError as e:
         raise UserError(f"{path}: {e.strerror}")
     raise UserError(f"{path}: damaged (not a JSON object); move it away")
+
+
+def read_json_or_empty(path):
+    """`read_json`, or {} where there is no such file yet."""
+    return read_json(path) if path.exists() else {}
 
 
 def read_json_lines(path, key="step"):

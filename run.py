@@ -680,13 +680,8 @@ def load(path, device="cpu", which="best"):
         state, file = files.last_checkpoint(folder)
     elif file.exists():
         state = files.load_checkpoint(file)
-    if not state and not has_weights(folder):
-        raise UserError(f"{folder} has no weights, neither best.pt nor ckpt.pt; train it first")
-    if not state and which == "last":
-        raise UserError(f"{folder / 'ckpt.pt'} is missing; use --which=best")
     if not state:
-        raise UserError(f"{file} is missing: the run has not been validated yet; train on, or use "
-                        "--which=last")
+        raise UserError(missing_weights(folder, which))
     try:
         with torch.device("meta"):  # takes no memory: a stranger's config may name any size
             must_fit(model_of(config, tokenizer.vocab_size), state["model"], file)
@@ -695,6 +690,16 @@ def load(path, device="cpu", which="best"):
     lm = model_of(config, tokenizer.vocab_size)
     put_weights(lm, state["model"], file)
     return lm.to(device).eval(), tokenizer, config
+
+
+def missing_weights(folder, which):
+    """What to say of a run whose best or last weights are not there."""
+    if not has_weights(folder):
+        return f"{folder} has no weights, neither best.pt nor ckpt.pt; train it first"
+    if which == "last":
+        return f"{folder / 'ckpt.pt'} is missing; use --which=best"
+    return (f"{folder / 'best.pt'} is missing: the run has not been validated yet; train on, or "
+            "use --which=last")
 
 
 def has_weights(folder):
@@ -715,7 +720,7 @@ def word_checkpoints(folder):
 def text_of(folder):
     """The digest of the text that the run in `folder` was trained on; "" where it is not known."""
     path = pathlib.Path(folder, "config.json")
-    notes = files.read_json(path) if path.exists() else {}
+    notes = files.read_json_or_empty(path)
     return notes.get("_text") or ""
 
 

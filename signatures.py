@@ -11,6 +11,7 @@ lost, instability or collapse; and two that show themselves beside them.
 import collections
 import textwrap
 
+import files
 import rollouts
 
 # found: does the run have it; said: what was found, with the figures
@@ -134,6 +135,16 @@ def kept(before, verdicts):
     """What eval.json has under "verdicts": dicts of Verdicts, and those before of other names."""
     names = [verdict["name"] for verdict in verdicts]
     return [old for old in readable(before) if old["name"] not in names] + verdicts
+
+
+def keep(folder, verdicts):
+    """Put verdicts into the eval.json of a run's folder, as `kept`; all that it holds then."""
+    path = folder / "eval.json"
+    with files.one_at_a_time(folder):
+        results = files.read_json_or_empty(path)
+        results["verdicts"] = kept(results.get("verdicts"), verdicts)
+        files.write_json(path, results)
+    return results
 
 
 def readable(verdicts):

@@ -98,7 +98,7 @@ def settings(its):
 def figures(folder, which):
     """eval.json as a table; "" where nothing has been evaluated of these weights."""
     path = folder / "eval.json"
-    results = files.read_json(path) if path.exists() else {}
+    results = files.read_json_or_empty(path)
     if which != "best":  # their slots are called so
         end = f" --which={which}"
         results = {name.removesuffix(end): result for name, result in results.items()

@@ -334,7 +334,7 @@ class Book:
         self.asked = asked
 
     def results(self):
-        return files.read_json(self.path) if self.path.exists() else {}
+        return files.read_json_or_empty(self.path)
 
     def seeds(self, name, digest):
         """{seed: result} of a task, on the weights and rows of this digest."""
@@ -375,7 +375,7 @@ def digest_of(lm, data):
 
 def read_predictions(path):
     """What the challenge's file at path holds so far; UserError where it is damaged."""
-    whole = files.read_json(path) if path.exists() else {}
+    whole = files.read_json_or_empty(path)
     if not isinstance(whole.setdefault("glue", {}), dict):
         raise UserError(f"{path}: its \"glue\" is no JSON object; move it away")
     return whole

@@ -298,7 +298,7 @@ def look_at(subject, coached, text):
         of_teacher = writing.written_by_truth(tokenizer)
 
     path = folder / "eval.json"
-    evaluated = files.read_json(path) if path.exists() else {}
+    evaluated = files.read_json_or_empty(path)
     accuracies = signatures.paradigms(evaluated)
     log = files.read_metrics(folder / "metrics.jsonl")
     verdicts = signatures.of_student(measured.figures, measured.rules, of_student, of_teacher, log,
@@ -338,10 +338,7 @@ def keep(found):
     """Write modes.json, and the verdicts into eval.json, where the last table finds them."""
     folder = found.subject.folder
     files.write_json(folder / "modes.json", without_nan(found.result))
-    path = folder / "eval.json"
-    before = files.read_json(path).get("verdicts") if path.exists() else None
-    verdicts = signatures.kept(before, found.result["verdicts"])
-    files.add_to_json(path, {"verdicts": verdicts})
+    signatures.keep(folder, found.result["verdicts"])
 
 
 def pairs_of(founds):

@@ -151,7 +151,7 @@ def folder_like_a_run(config, order, data):
     folder = folder_of(config)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
-    there = files.read_json(path) if path.exists() else {}
+    there = files.read_json_or_empty(path)
     here = dict(_text=data.train.corpus, _tokenizer=data.tokenizer.hash, mark=config.mark,
                 seed=config.seed)
     if any(there.get(key) != value for key, value in here.items()):

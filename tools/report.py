@@ -110,9 +110,8 @@ def short(folder, folders):
     """A run's name, with as many folders before it as tell it from the others of folders."""
     parts = folder.parts
     others = [other.parts for other in folders if other != folder]
-    n = next((n for n in range(1, len(parts)) if parts[-n:] not in [o[-n:] for o in others]),
-             len(parts))
-    return str(pathlib.Path(*parts[-n:]))
+    enough = (n for n in range(1, len(parts)) if all(o[-n:] != parts[-n:] for o in others))
+    return str(pathlib.Path(*parts[-next(enough, len(parts)):]))
 
 
 def label_of(found, founds):
@@ -543,8 +542,8 @@ def contexts_of(found):
         first, second = log_p.exp().topk(2).values.T
         for t in range(8, len(ids) - 1):
             start = last_line(ids[:t + 1], tokenizer.newline_id)
-            found_here = (second[t] / first[t]).item(), tuple(ids[start:t + 1])
-            (clear if first[t] > 0.1 else flat).append(found_here)
+            scored = (second[t] / first[t]).item(), tuple(ids[start:t + 1])
+            (clear if first[t] > 0.1 else flat).append(scored)
     return distinct_ends(sorted(clear or flat, reverse=True))
 
 
