@@ -19,7 +19,7 @@ import re
 import numpy as np
 import torch
 
-from config import UserError
+from onecoach.config import UserError
 
 # ---------------------------------------------------------------- the grammar
 

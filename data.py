@@ -12,7 +12,7 @@ of two scorings (lines after `<s>`, full blocks without): none 1.750, half 1.711
 seed, early in training: `python teacher.py configs/base_nano_1m.py --mark=M --max_steps=150`, then
 `python eval.py RUN --tasks=ppl --limit=30000`.
 """
-from config import answer_early
+from onecoach.config import answer_early
 
 if __name__ == "__main__":
     answer_early(__doc__)
@@ -35,9 +35,18 @@ from tqdm import tqdm
 
 import babytalk
 from bpe import PATTERN, Tokenizer, count_pre_tokens, train_bpe
-from config import UserError, parse_args, run_main
-from corpora import ALWAYS, CLEAN, CORPORA, building, clean, in_blocks, read_blocks, resolve
-from imported import ImportedTokenizer
+from onecoach.config import UserError, parse_args, run_main
+from onecoach.corpora import (
+    ALWAYS,
+    CLEAN,
+    CORPORA,
+    building,
+    clean,
+    in_blocks,
+    read_blocks,
+    resolve,
+)
+from onecoach.imported import ImportedTokenizer
 
 
 def load_tokenizer(path):

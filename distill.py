@@ -7,7 +7,7 @@
 Data are prepared and missing teachers are trained first. What comes out lies in out_dir/name (see
 run.py); the last table on the screen shows teacher, baseline and student side by side.
 """
-from config import answer_early
+from onecoach.config import answer_early
 
 if __name__ == "__main__":
     answer_early(__doc__)
@@ -22,18 +22,29 @@ from torch.nn.utils import clip_grad_norm_
 
 import babytalk
 import eval
-import files
 import losses
 import rollouts
-import stored
-from config import UserError, parse_args, read_config, related_config, run_main
 from data import Batches, load_tokenizer, prepare, validation_blocks
 from losses import distillation_loss
-from muon import MuonAdamW, check_muon, make_muon
-from ranks import RANK, WORLD, all_gather, all_reduce, in_turn, shard, sum_gradients
+from onecoach import files, stored
+from onecoach.config import UserError, parse_args, read_config, related_config, run_main
+from onecoach.muon import MuonAdamW, check_muon, make_muon
+from onecoach.ranks import RANK, WORLD, all_gather, all_reduce, in_turn, shard, sum_gradients
+from onecoach.run import (
+    DTYPES,
+    Run,
+    alone,
+    device_of,
+    digests_of_needs,
+    folder_of,
+    has_bf16,
+    is_finished,
+    load,
+    model_of,
+    put_weights,
+    sizes_of,
+)
 from rollouts import Rollout
-from run import (DTYPES, Run, alone, device_of, digests_of_needs, folder_of, has_bf16, is_finished,
-                 load, model_of, put_weights, sizes_of)
 
 
 @alone

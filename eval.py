@@ -29,7 +29,7 @@ import dataclasses
 import os
 import pathlib
 
-from config import Arguments, UserError, read_early, run_folder, run_main
+from onecoach.config import Arguments, UserError, read_early, run_folder, run_main
 
 LINES = 10_000  # of babytalk, to be scored and to be sampled
 
@@ -116,14 +116,11 @@ import torch
 from tqdm import tqdm
 
 import babytalk
-import files
-import run
-import signatures
-import suite
-from corpora import resolve
 from data import prepare, write_clean
 from model import LM
-from suite import SENTENCES, wilson
+from onecoach import files, run, signatures, suite
+from onecoach.corpora import resolve
+from onecoach.suite import SENTENCES, wilson
 
 BATCH_TOKENS = 4096  # padded tokens of a forward pass
 FEW = 512            # tokens that cost little more to read than fewer would

@@ -6,7 +6,7 @@
 It is distill.py's loop with no teachers. distill.py trains the teachers that are missing by itself;
 this is for training one alone.
 """
-from config import UserError, answer_early, parse_args, run_main
+from onecoach.config import UserError, answer_early, parse_args, run_main
 
 if __name__ == "__main__":
     answer_early(__doc__)

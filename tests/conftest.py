@@ -4,7 +4,7 @@ import pathlib
 import pytest
 import torch
 
-import config
+from onecoach import config
 
 torch.set_num_threads(1)  # in models as small as these a second thread only waits
 

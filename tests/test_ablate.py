@@ -11,8 +11,8 @@ import signal
 import pytest
 
 import distill
-import files
-from config import UserError, parse_args, read_config
+from onecoach import files
+from onecoach.config import UserError, parse_args, read_config
 from tools import ablate
 
 TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line",

@@ -13,7 +13,7 @@ import torch
 import babytalk
 from babytalk import DIALECTS, GRAMMAR, LANGUAGE, LEXICON
 from bpe import Tokenizer, pre_tokens, train_bpe
-from config import UserError
+from onecoach.config import UserError
 
 # Every rule of the grammar but those named here, and one word of each class: few enough sentences
 # to write them all down. The words and determiners have two offices each: who, that, them.

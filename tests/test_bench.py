@@ -11,13 +11,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import distill
-import files
 import losses
-import run
-import stored
-from config import UserError
 from data import Batches, prepare
-from run import folder_of
+from onecoach import files, run, stored
+from onecoach.config import UserError
+from onecoach.run import folder_of
 from tools import bench, measure, peers
 
 TINY = (dict(d_model=8, n_layer=2, d_ff=12, n_head=2),

@@ -8,10 +8,19 @@ import unicodedata
 
 import pytest
 import regex
-from tokenizers import Regex, Tokenizer as HF, models, pre_tokenizers, trainers
+from tokenizers import Regex, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as HF
 
-from bpe import (BYTE_ID, PATTERN, SPECIAL, Tokenizer, count_pre_tokens, plain_bpe, pre_tokens,
-                 train_bpe)
+from bpe import (
+    BYTE_ID,
+    PATTERN,
+    SPECIAL,
+    Tokenizer,
+    count_pre_tokens,
+    plain_bpe,
+    pre_tokens,
+    train_bpe,
+)
 
 ODD = ("a b  c\n\n d\t\x1c\x1d\x1e\x1f\x85\u00a0\u2028\u3000x1½²٣é́ß中😀"
        "'s'll it's 'S don't\r\n"

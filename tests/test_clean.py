@@ -14,10 +14,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 import pytest
 
-import corpora
 import data
-from config import UserError
-from corpora import clean, read_blocks
+from onecoach import corpora
+from onecoach.config import UserError
+from onecoach.corpora import clean, read_blocks
 
 # ---------------------------------------------------------------- line by line
 

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-import config
-from config import UserError, value_at
+from onecoach import config
+from onecoach.config import UserError, value_at
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 import distill
-from config import CONFIGS, parse_override, read_config
+from onecoach.config import CONFIGS, parse_override, read_config
 from tools import modes, report, writing
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -11,12 +11,10 @@ from test_losses import NAMES, heads, inputs, value_and_gradients
 
 import distill
 import eval
-import files
 import losses
-import run
-import stored
 from losses import distillation_loss
-from run import folder_of, load
+from onecoach import files, run, stored
+from onecoach.run import folder_of, load
 from tools import report
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -13,13 +13,20 @@ import pytest
 import torch
 
 import babytalk
-import corpora
 import data
 from bpe import BYTE_ID, Tokenizer, pre_tokens
-from config import UserError
-from corpora import ALWAYS, CLEAN, clean, read_blocks
-from data import (Batches, TokenFile, count_words, load_tokenizer, prepare, validation_blocks,
-                  write_tokens)
+from data import (
+    Batches,
+    TokenFile,
+    count_words,
+    load_tokenizer,
+    prepare,
+    validation_blocks,
+    write_tokens,
+)
+from onecoach import corpora
+from onecoach.config import UserError
+from onecoach.corpora import ALWAYS, CLEAN, clean, read_blocks
 
 
 @pytest.fixture

@@ -16,17 +16,15 @@ import torch
 import torch.nn.functional as F
 
 import babytalk
-import config
 import data
 import distill
 import eval
-import files
 import model
-import run
 import teacher
 from bpe import Tokenizer
-from config import UserError
 from losses import can_compile
+from onecoach import config, files, run
+from onecoach.config import UserError
 
 FILES = {"config.json", "ckpt.pt", "ckpt.prev.pt", "best.pt", "tokenizer.json", "metrics.jsonl",
          "eval.json", "samples.txt"}

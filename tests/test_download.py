@@ -13,10 +13,10 @@ import zipfile
 
 import pytest
 
-import corpora
-from config import UserError
-from corpora import CORPORA, DOMAINS, Corpus, resolve
 from data import prepare
+from onecoach import corpora
+from onecoach.config import UserError
+from onecoach.corpora import CORPORA, DOMAINS, Corpus, resolve
 
 TEXT = "the cat sees the dog.\n" * 300
 
@@ -263,7 +263,7 @@ def test_what_is_fetched_is_for_everybody(server, tmp_path):
 
 DIES = """
 import os, pathlib, signal, sys
-from corpora import building
+from onecoach.corpora import building
 with building(pathlib.Path(sys.argv[1])) as aside:
     (aside / "half").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -273,7 +273,7 @@ with building(pathlib.Path(sys.argv[1])) as aside:
 @pytest.mark.skipif(corpora.fcntl is None, reason="no locks on Windows")
 def test_what_a_killed_process_has_left_is_removed(tmp_path):
     """And only that: not what another one is building now."""
-    root = pathlib.Path(corpora.__file__).parent
+    root = pathlib.Path(corpora.__file__).parents[1]
     subprocess.run([sys.executable, "-c", DIES, tmp_path / "a"], cwd=root)
     dead, = tmp_path.iterdir()
     assert dead.name.startswith(".preparing-") and (dead / "half").exists()

@@ -15,13 +15,11 @@ import torch
 import babytalk
 import data
 import eval
-import files
-import run
-import suite
 from bpe import Tokenizer, pre_tokens, train_bpe
-from config import UserError, run_main
-from imported import ImportedTokenizer, marked
 from model import LM, ModelConfig
+from onecoach import files, run, suite
+from onecoach.config import UserError, run_main
+from onecoach.imported import ImportedTokenizer, marked
 
 TEXT = "the cat sees the dog near the house\nwho sees the little dog\nthe dogs see a cat\n" * 4
 SENTENCES = ["the cat sees the dog", "a dog", "who sees the little cat near a house\nthe dog", "x",

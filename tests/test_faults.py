@@ -29,14 +29,11 @@ import torch
 import torch._dynamo  # the optimizer asks for it: a second that would be spent in each process
 from hypothesis import strategies as st
 
-import config
-import corpora
 import data
 import distill
 import eval
-import files
-import run
-from config import UserError
+from onecoach import config, corpora, files, run
+from onecoach.config import UserError
 
 TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line",
             n_layer=1, n_head=2, d_model=16, d_ff=32, block_size=16, batch_size=4, max_steps=12,

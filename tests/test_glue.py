@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 
 import data
-import files
-import run
 from bpe import Tokenizer
-from config import UserError
+from onecoach import files, run
+from onecoach.config import UserError
 from tools import glue
 
 TINY = dict(corpus="babytalk", n_layer=1, n_head=2, d_model=16, d_ff=32, block_size=64)

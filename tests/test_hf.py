@@ -25,18 +25,16 @@ import bpe
 import data
 import distill
 import eval
-import files
-import run
-import suite
-from config import CONFIGS, UserError, read_config
-from imported import ImportedTokenizer, marked
+from onecoach import files, run, suite
+from onecoach.config import CONFIGS, UserError, read_config
+from onecoach.imported import ImportedTokenizer, marked
 from tools import card, hf
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("safetensors")
 from safetensors.torch import load_file, save_file  # noqa: E402
-from tokenizers import AddedToken, Tokenizer as HF, decoders, models  # noqa: E402
-from tokenizers import pre_tokenizers, trainers  # noqa: E402
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers  # noqa: E402  # noqa: E402
+from tokenizers import Tokenizer as HF
 
 transformers.logging.disable_progress_bar()
 

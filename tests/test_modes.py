@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import babytalk
-import files
 from bpe import Tokenizer, pre_tokens, train_bpe
-from config import UserError
 from model import LM, ModelConfig
-from signatures import rare_lost
+from onecoach import files
+from onecoach.config import UserError
+from onecoach.signatures import rare_lost
 from tools import curves, modes, rules, writing
 
 

@@ -1,13 +1,24 @@
 """Muon beside AdamW: who has which weights, what torch's own would do, steps left out, going on."""
 import pytest
 import torch
-from test_distill import (data_dir, evaluated, lines, losses, same, spoiled, states,  # noqa: F401
-                          tiny, trained, weights, without_speed, write)
+from test_distill import (  # noqa: F401
+    data_dir,
+    evaluated,
+    lines,
+    losses,
+    same,
+    spoiled,
+    states,
+    tiny,
+    trained,
+    weights,
+    without_speed,
+    write,
+)
 
 import distill
-import files
-import run
 from model import LM, ModelConfig
+from onecoach import files, run
 
 MUON = dict(optimizer="muon", dropout=0.1)
 

@@ -9,9 +9,8 @@ import pytest
 import data
 import distill
 import eval
-import files
-import run
-from config import CONFIGS, UserError, parse_args, read_config
+from onecoach import files, run
+from onecoach.config import CONFIGS, UserError, parse_args, read_config
 from tools import ngram
 
 BOS = 1

@@ -5,9 +5,9 @@ from test_rollouts import ROWS, SEQUENCES, T, drawn, estimate, logs, mean_and_va
 
 import losses
 import rollouts
-from config import Config
 from distill import Teacher, positions
 from model import LM, ModelConfig
+from onecoach.config import Config
 from rollouts import policy_coefficients
 
 V, B, BLOCK, PROMPT = 11, 4, 12, 5

@@ -20,9 +20,8 @@ import torch
 import babytalk
 import distill
 import eval
-import files
-import run
-from config import CONFIGS, UserError, parse_args, read_config
+from onecoach import files, run
+from onecoach.config import CONFIGS, UserError, parse_args, read_config
 from tools import modes, report, writing
 
 NAMES = ["base_demo", "fkl_demo", "rkl_demo"]

@@ -1,13 +1,24 @@
 """Rollouts of several steps written in one call: what is written, in what order, and going on."""
 import pytest
 import torch
-from test_distill import (ROLLOUTS, data_dir, evaluated, first, lines, same, tiny,  # noqa: F401
-                          trained, weights, without_speed, write)
+from test_distill import (  # noqa: F401
+    ROLLOUTS,
+    data_dir,
+    evaluated,
+    first,
+    lines,
+    same,
+    tiny,
+    trained,
+    weights,
+    without_speed,
+    write,
+)
 
 import distill
-import files
 import rollouts
-from config import UserError
+from onecoach import files
+from onecoach.config import UserError
 
 KEYS = {**ROLLOUTS, "rollout_loss": "single_step", "max_steps": 10}
 

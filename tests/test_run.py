@@ -11,9 +11,8 @@ import pytest
 import torch
 
 import data
-import files
-import run
-from config import UserError, read_config
+from onecoach import files, run
+from onecoach.config import UserError, read_config
 
 TINY = dict(corpus="babytalk", sentences=300, n_layer=1, n_head=2, d_model=16, d_ff=32,
             block_size=16)

@@ -2,7 +2,7 @@
 import pytest
 
 import eval
-import signatures
+from onecoach import signatures
 from tools import rules
 
 SOUND = dict(entropy_q=2.0, entropy_p=2.0, q_on_top_1_of_p=0.4, q_on_top_1_of_q=0.4,

@@ -12,17 +12,27 @@ import types
 import numpy as np
 import pytest
 import torch
-from test_distill import (TINY, data_dir, evaluated, lines, same, tiny, trained,  # noqa: F401
-                          weights, without_speed, write)
+from test_distill import (  # noqa: F401
+    TINY,
+    data_dir,
+    evaluated,
+    lines,
+    same,
+    tiny,
+    trained,
+    weights,
+    without_speed,
+    write,
+)
 from test_losses import NAMES, V, heads, inputs, value_and_gradients
 
 import data
 import distill
 import losses
-import stored
-from config import UserError, read_config
 from losses import Stored, distillation_loss, head, plain_loss, store, teacher_log_probs
 from model import LM, ModelConfig
+from onecoach import stored
+from onecoach.config import UserError, read_config
 
 SETTINGS = [(1.0, 0.0, 1.0), (2.0, 0.5, 1.0), (0.7, 0.3, 0.4)]  # tau, alpha, mix
 

@@ -11,12 +11,10 @@ import torch
 
 import distill
 import eval
-import files
-import run
-import suite
 from bpe import Tokenizer
-from config import UserError
 from model import LM, ModelConfig
+from onecoach import files, run, suite
+from onecoach.config import UserError
 
 
 def row(**values):

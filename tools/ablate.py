@@ -36,7 +36,7 @@ development text that chooses; what eval.json says is of the other half, or of t
 in results/ is touched. --jobs: runs at a time, of any variants, a thread each (a GPU takes many
 small ones: for results/1m up to 23, under CUDA's MPS).
 """
-from config import Arguments, read_early, run_main
+from onecoach.config import Arguments, read_early, run_main
 
 
 def read_args(argv):
@@ -75,9 +75,9 @@ import torch
 
 import distill
 import eval
-import files
-from config import CONFIGS, UserError, command_line, read_assignments, read_config
-from run import device_of, folder_of, is_finished, load
+from onecoach import files
+from onecoach.config import CONFIGS, UserError, command_line, read_assignments, read_config
+from onecoach.run import device_of, folder_of, is_finished, load
 from tools.measure import name_of
 
 OUT = pathlib.Path("out/ablate")

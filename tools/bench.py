@@ -32,7 +32,7 @@ ours_gb, peer_gb, and more; null where no peer was measured. `peer` is of the fa
 `peer_gb` of the one of least memory: peer_is and peer_gb_is name them. A peer that is not installed
 or fails is said, and left out.
 """
-from config import Arguments, Config, UserError, read_early, run_main
+from onecoach.config import Arguments, Config, UserError, read_early, run_main
 
 
 def read_args(argv):
@@ -77,16 +77,14 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 import babytalk
-import corpora
 import data
 import distill
 import eval
 import losses
-import stored
-import suite
 from bpe import Tokenizer, train_bpe
 from eval import table
-from run import DTYPES, autocast, device_of, dtype_of, gpu_usage, model_of
+from onecoach import corpora, stored, suite
+from onecoach.run import DTYPES, autocast, device_of, dtype_of, gpu_usage, model_of
 from tools import measure, peers
 from tools.measure import machine, median_times, memory_of, seconds_alone, tried
 

@@ -8,9 +8,9 @@ import math
 import pathlib
 
 import eval
-import files
-from config import Config
 from distill import trained_for
+from onecoach import files
+from onecoach.config import Config
 
 CHANCE = {  # of a path in eval.json, as eval.FINAL has them: what guessing gives
     "blimp.accuracy": "50%",

@@ -23,7 +23,7 @@ are reported*: that flatters, so the last epoch's accuracy stands beside it, and
 import os
 import pathlib
 
-from config import Arguments, UserError, read_early, run_folder, run_main
+from onecoach.config import Arguments, UserError, read_early, run_folder, run_main
 
 
 def read_args(argv):
@@ -74,9 +74,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import eval
-import files
-import run
-from suite import json_lines
+from onecoach import files, run
+from onecoach.suite import json_lines
 
 # The two texts of a row, from its keys; how many labels; the recipe; what chooses the epoch; rows
 # that TASK.valid.jsonl has in the challenge.

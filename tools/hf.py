@@ -16,7 +16,7 @@ tokenizer would not do as the original does is refused by name. A run that was i
 config.json, tokenizer.json and best.pt: it can teach, be evaluated, be `init`. Students of it take
 its vocabulary: tokenizer = "RUN". Needs the package safetensors.
 """
-from config import Arguments, read_early, run_folder, run_main
+from onecoach.config import Arguments, read_early, run_folder, run_main
 
 
 def read_args(argv):
@@ -42,13 +42,13 @@ import unicodedata
 
 import torch
 
-import files
 from bpe import Tokenizer, astray
-from config import Config, UserError, check_together
-from corpora import building
-from imported import ROLES, ImportedTokenizer, marked
 from model import ModelConfig
-from run import load, word_checkpoints
+from onecoach import files
+from onecoach.config import Config, UserError, check_together
+from onecoach.corpora import building
+from onecoach.imported import ROLES, ImportedTokenizer, marked
+from onecoach.run import load, word_checkpoints
 from tools.card import card
 
 LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")

@@ -16,8 +16,8 @@ import time
 
 import torch
 
-from config import Config
-from run import dtype_of
+from onecoach.config import Config
+from onecoach.run import dtype_of
 
 device = torch.device("cpu")  # where everything is measured; bench.main sets it
 

@@ -19,7 +19,7 @@ at its positions (`measure`); the command, and its words. Beside it, a subject e
 
 The expectations are exact over the next word, at prefixes of the text.
 """
-from config import Arguments, UserError, read_early, run_folder, run_main
+from onecoach.config import Arguments, UserError, read_early, run_folder, run_main
 
 
 def read_args(argv):
@@ -42,11 +42,9 @@ import torch.nn.functional as F
 
 import babytalk
 import eval
-import files
 import losses
-import run
-import signatures
 from data import prepare
+from onecoach import files, run, signatures
 from tools import rules, writing
 from tools.curves import Curve, compare, mass
 

@@ -11,7 +11,7 @@ out_dir/ngram-1 and out_dir/ngram-5, as a run's: eval.json, config.json, tokeniz
 What a network has beyond the 5-gram it has from more than four tokens back, or from knowing that
 words are alike; what it has beyond the unigram it has from order.
 """
-from config import Arguments, UserError, parse_args, read_early, run_main
+from onecoach.config import Arguments, UserError, parse_args, read_early, run_main
 
 
 def read_args(argv):
@@ -34,9 +34,9 @@ import types
 import numpy as np
 
 import eval
-import files
 from data import prepare
-from run import folder_of, write_config
+from onecoach import files
+from onecoach.run import folder_of, write_config
 
 ORDERS = (1, 5)
 AT_ONCE = 1 << 20  # tokens that are scored at a time

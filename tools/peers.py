@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from bpe import CHARACTER, PATTERN, SPECIAL
-from run import DTYPES, autocast
+from onecoach.run import DTYPES, autocast
 from tools import measure
 
 TAU = 2.0

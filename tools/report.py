@@ -13,7 +13,7 @@ The story is a list of blocks, written once and put into both forms: (kind, cont
 heading, words, table (rows of texts, the first its head), text (as it stands) or picture (a title,
 curves, ...: see `Picture`).
 """
-from config import Arguments, read_early, run_folder, run_main
+from onecoach.config import Arguments, read_early, run_folder, run_main
 
 
 def read_args(argv):
@@ -40,12 +40,9 @@ import torch
 
 import babytalk
 import eval
-import files
-import run
-import signatures
-import suite
-from config import CONFIGS, KEYS, command_line, read_config
-from ranks import RANK
+from onecoach import files, run, signatures, suite
+from onecoach.config import CONFIGS, KEYS, command_line, read_config
+from onecoach.ranks import RANK
 from tools import modes
 
 TEMPLATE = pathlib.Path(__file__).with_name("report_page.html")

@@ -12,7 +12,7 @@ import zipfile
 
 import torch
 
-from config import UserError
+from onecoach.config import UserError
 
 
 @contextlib.contextmanager

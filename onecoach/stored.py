@@ -20,11 +20,11 @@ import shutil
 import numpy as np
 import torch
 
-import files
 import losses
-from config import UserError
 from data import stream
-from ranks import in_turn
+from onecoach import files
+from onecoach.config import UserError
+from onecoach.ranks import in_turn
 
 MAGIC = b"onecoach teacher outputs\n"
 AGAIN = "remove it, it will be written again"

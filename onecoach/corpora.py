@@ -23,7 +23,7 @@ import zlib
 
 from tqdm import tqdm
 
-from config import UserError
+from onecoach.config import UserError
 
 try:
     import fcntl

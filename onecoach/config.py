@@ -27,7 +27,7 @@ import sys
 import textwrap
 import threading
 
-CONFIGS = pathlib.Path(__file__).parent / "configs"  # where NAME.py of a missing teacher is
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"  # where NAME.py of a missing teacher is
 
 
 class UserError(Exception):

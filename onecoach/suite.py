@@ -18,7 +18,7 @@ import pathlib
 
 import numpy as np
 
-from config import UserError
+from onecoach.config import UserError
 
 SENTENCES = "sentence_good", "sentence_bad"  # BLiMP's keys
 TIE = 1e-4  # nats: closer than this, fp32 cannot tell two sums apart

@@ -12,7 +12,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from config import UserError
+from onecoach.config import UserError
 
 RANK = int(os.environ.get("RANK", 0))
 WORLD = int(os.environ.get("WORLD_SIZE", 1))

@@ -11,8 +11,8 @@ lost, instability or collapse; and two that show themselves beside them.
 import collections
 import textwrap
 
-import files
 import rollouts
+from onecoach import files
 
 # found: does the run have it; said: what was found, with the figures
 Verdict = collections.namedtuple("Verdict", "name found said")

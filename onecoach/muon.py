@@ -9,7 +9,7 @@ instructions for that it is slow.
 """
 import torch
 
-from config import UserError
+from onecoach.config import UserError
 
 
 class MuonAdamW:

@@ -1,0 +1,1 @@
+"""The machinery: what a run needs around its method. A reader of the method may skip it."""
