@@ -46,17 +46,7 @@ from onecoach.corpora import (
     read_blocks,
     resolve,
 )
-from onecoach.imported import ImportedTokenizer
-
-
-def load_tokenizer(path):
-    """The Tokenizer of a tokenizer.json, or of its folder; UserError if it cannot be read."""
-    try:
-        return ImportedTokenizer.load(path)  # or one of our own
-    except OSError as e:
-        raise UserError(f"tokenizer {e.filename}: {e.strerror}")
-    except ValueError as e:  # it begins with the file
-        raise UserError(f"tokenizer {e}")
+from onecoach.imported import load_tokenizer
 
 
 def read_clean(file):

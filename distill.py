@@ -13,9 +13,7 @@ if __name__ == "__main__":
     answer_early(__doc__)
 
 import collections
-import contextlib
 import math
-import os
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -24,84 +22,41 @@ import babytalk
 import eval
 import losses
 import rollouts
-from data import Batches, load_tokenizer, prepare, validation_blocks
+from data import Batches, prepare, validation_blocks
 from losses import distillation_loss
 from onecoach import files, stored
-from onecoach.config import UserError, parse_args, read_config, related_config, run_main
+from onecoach.config import parse_args, run_main
 from onecoach.muon import MuonAdamW, check_muon, make_muon
-from onecoach.ranks import RANK, WORLD, all_gather, all_reduce, in_turn, shard, sum_gradients
-from onecoach.run import (
-    DTYPES,
-    Run,
-    alone,
-    device_of,
-    digests_of_needs,
-    folder_of,
-    has_bf16,
-    is_finished,
-    load,
-    model_of,
-    put_weights,
-    sizes_of,
-)
-from rollouts import Rollout
+from onecoach.needs import train_missing
+from onecoach.ranks import RANK, WORLD, all_reduce, in_turn, sum_gradients
+from onecoach.run import DTYPES, Run, alone, digests_of_needs, load, model_of, put_weights
+from rollouts import failures, figures
 
 
 @alone
 def train(config):
-    """Train config's student to its last step, or to max_minutes; it leaves all in out_dir/name."""
+    """Train config's student to its last step, or to max_minutes; results are in its folder."""
     run = Run(config)
     if run.is_finished:
         return report(run)
 
     data = in_turn(lambda: prepare(config))
     run.check_data(data)
-    make_ready(config, data)  # the runs that it needs, trained now where they are missing
-    teachers, sources = load_teachers(data, run)  # sources: they, or what is stored of them
+    train_missing(config, data, train, check_run)  # teachers, init, baseline
+    teachers = load_teachers(data, run)
     student = new_student(data, run)
     optimizer = make_optimizer(student, config)
     batches = Batches(data.train, config, run.device)
     begin(run, student, optimizer, teachers, data, batches)  # from the last checkpoint, if any
 
     while run.goes_on():
-        # the schedules' values (progressive training), a batch, what the student writes at times
-        now = config.at(run.progress)
+        now = config.at(run.progress)  # the schedules' values (progressive training)
         x, y = batches.batch(run.step, now)  # (B, T) each
-        for teacher in teachers:
-            y = teacher.labels(x, y)  # -100 where it knows nothing
-        rollout = rollout_for(student, teachers, x, now, run, batches)  # None unless one is due
+        rollout = rollouts.for_step(student, teachers, x, now, run, batches)  # or None
+        lr, norm, skipped, sums = take_step(student, teachers, optimizer, x, y, rollout, now, run)
 
-        # the loss and its gradient; micro-batches are shares of the whole step's, and add up
-        counts = positions(y, now)
-        sums = collections.Counter()
-        for x_i, y_i, rollout_i in micro_batches(x, y, rollout, now):
-            with run.autocast():
-                if rollout is None:
-                    targets = [source(x_i) for source in sources]
-                    out = distillation_loss(student(x_i), student.head.weight, targets, y_i,
-                                            counts=counts, return_stats=run.logs, **now.loss_keys())
-                else:
-                    shares = counts.sum(), positions(rollout.y, now)
-                    out = loss_on_rollout(student, teachers, x_i, y_i, rollout_i, shares, now, run)
-            loss, stats = out if run.logs else (out, {})
-            run.scaler.scale(loss).backward()
-            sums.update(loss=loss.detach(), **stats)
-        sum_gradients(student)
-        sums = {name: all_reduce(total) for name, total in sums.items()}
-
-        # the optimizer's step, which its kernel leaves out where found_inf is 1
-        run.scaler.unscale_(optimizer)
-        norm = clip_grad_norm_(student.parameters(), now.grad_clip or math.inf)
-        skipped = ~(sums["loss"].isfinite() & norm.isfinite())
-        optimizer.found_inf = skipped.float()
-        lr = set_learning_rate(optimizer, now, run)
-        run.scaler.step(optimizer)
-        run.scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-
-        # the books
-        line = run.stepped(lr, norm, skipped, sums | rollouts.figures(rollout))
-        run.say(*rollouts.failures(line))
+        line = run.stepped(lr, norm, skipped, sums | figures(rollout))
+        run.say(*failures(line))
         if run.saves:
             run.save()
         if run.validates:
@@ -110,99 +65,50 @@ def train(config):
     report(run)
 
 
+def take_step(student, teachers, optimizer, x, y, rollout, now, run):
+    """One optimizer step on a batch x, y (B, T), or on the rollout that began with x.
+
+    Returns the learning rate, the gradient's norm before clipping, whether the step was skipped
+    because loss or norm are not finite, and the sums of loss and figures over the whole batch.
+    """
+    # each micro-batch's loss is its share of the whole step's, so gradients add up
+    y = teachers.labels(x, y)  # -100 where a teacher knows nothing
+    counts = rollouts.positions(y, now)
+    sums = collections.Counter()
+    for x_i, y_i, rollout_i in rollouts.micro_batches(x, y, rollout, now):
+        with run.autocast():
+            if rollout is None:
+                out = distillation_loss(student(x_i), student.head.weight, teachers.on_text(x_i),
+                                        y_i, counts=counts, return_stats=run.logs,
+                                        **now.loss_keys())
+            else:
+                shares = counts.sum(), rollouts.positions(rollout.y, now)
+                out = loss_on_rollout(student, teachers, x_i, y_i, rollout_i, shares, now, run)
+        loss, stats = out if run.logs else (out, {})
+        run.scaler.scale(loss).backward()
+        sums.update(loss=loss.detach(), **stats)
+    sum_gradients(student)
+    sums = {name: all_reduce(total) for name, total in sums.items()}
+
+    # the optimizer's kernel leaves the step out where found_inf is 1: the device is not waited for
+    run.scaler.unscale_(optimizer)
+    norm = clip_grad_norm_(student.parameters(), now.grad_clip or math.inf)
+    skipped = ~(sums["loss"].isfinite() & norm.isfinite())
+    optimizer.found_inf = skipped.float()
+    lr = set_learning_rate(optimizer, now, run)
+    run.scaler.step(optimizer)
+    run.scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return lr, norm, skipped, sums
+
+
 # ---------------------------------------------------------------- pieces of a step
-
-def micro_batches(x, y, rollout, now):
-    """This rank's rows in grad_accum micro-batches: x, y and rollout (or None) of each."""
-    tensors = [x, y, *(t for t in rollout or () if t is not None)]
-    for x_i, y_i, *fields in zip(*(shard(t).chunk(now.grad_accum) for t in tensors)):
-        yield x_i, y_i, Rollout(*fields) if fields else None
-
-
-def positions(y, now):
-    """How many positions of labels y (B, T) count: a 0-d tensor; (T,) under reduction "step"."""
-    return (y != -100).sum(0 if now.reduction == "step" else (0, 1))
-
-
-def rollout_for(student, teachers, x, now, run, batches):
-    """The step's Rollout of the whole batch after x's prompts, or None where none is due.
-
-    With rollout_every = n those of n steps are written at the first of them that needs one, and
-    wait in run.kept, which a checkpoint keeps.
-    """
-    if not rollouts.is_due(now, run.step):
-        return None
-    if run.step not in run.kept.get("rollouts", {}):
-        prompts = due_prompts(x, now, run, batches)
-        run.kept.update(written=run.step,
-                        rollouts=write_rollouts(student, teachers, prompts, now, run))
-    rollout = as_rollout(run.kept["rollouts"].pop(run.step), x, run)
-    if now.rollout_every > 1:
-        rollout = brought_up_to_date(rollout, student, now, run)
-    weights = rollouts.weights_in(now, positions(rollout.y, now))
-    return rollout._replace(coefficients=rollouts.policy_coefficients(
-        rollout, now.rollout_loss, now.length_norm, weights))
-
-
-def due_prompts(x, now, run, batches):
-    """{step: x} of this step and of those up to the next multiple of rollout_every that need one.
-
-    x (B, T): this step's batch.
-    """
-    prompts = {run.step: x}
-    last = min((run.step // now.rollout_every + 1) * now.rollout_every, run.steps)
-    for later in range(run.step + 1, last):
-        then = run.config.at(later / run.steps)
-        if rollouts.is_due(then, later):
-            prompts[later], _ = batches.batch(later, then)
-    return prompts
-
-
-def as_rollout(fields, x, run):
-    """The Rollout that was kept for a step on x; UserError where a checkpoint had another thing."""
-    tensors = isinstance(fields, (list, tuple)) and all(isinstance(t, torch.Tensor) for t in fields)
-    if not tensors or [t.shape for t in fields] != [x.shape] * 5:
-        raise UserError(f"{run.folder / 'ckpt.pt'}: the rollouts in it are damaged; train anew "
-                        "with --resume=no")
-    return Rollout(*(t.to(x.device) for t in fields))
-
-
-def write_rollouts(student, teachers, prompts, now, run):
-    """{step: the first fields of its Rollout}, of prompts {step: x}.
-
-    All are written in one call, as `now` says. Each rank, and each of its micro-batches, writes its
-    own rows.
-    """
-    x = torch.stack([*prompts.values()], 1)  # (B, steps, T)
-    uniforms = torch.stack([rollouts.draws(now, step, x) for step, x in prompts.items()], 1)
-    mark = {}
-    if now.mark == "line":  # `<s>` opens the next line
-        mark = dict(mark_after=run.tokenizer.newline_id, mark=run.tokenizer.bos_id)
-    parts = []
-    with run.autocast():
-        for x_i, u_i, _ in micro_batches(x, uniforms, None, now):
-            part = rollouts.sample(student, teachers, x_i.flatten(0, 1), u_i.flatten(0, 1),
-                                   now.rollout_mix, now.ensemble, **mark)
-            parts.append([field.unflatten(0, x_i.shape[:2]) for field in part[:5]])
-    whole = [all_gather(torch.cat(field)).unbind(1) for field in zip(*parts)]
-    return {step: [field.clone() for field in fields]
-            for step, fields in zip(prompts, zip(*whole))}
-
-
-def brought_up_to_date(rollout, student, now, run):
-    """A Rollout that may have waited, and so be of an older student, with today's log_q."""
-    with run.autocast():
-        parts = [rollouts.log_q_now(student, rollout_i)
-                 for *_, rollout_i in micro_batches(rollout.x, rollout.y, rollout, now)]
-    log_q = all_gather(torch.cat(parts))
-    age = torch.full((len(log_q),), run.step - run.kept["written"], device=log_q.device)
-    return rollout._replace(log_q=log_q, drift=rollout.log_q - log_q, age=age)
-
 
 def loss_on_rollout(student, teachers, x, y, rollout, counts, now, run):
     """alpha CE on the corpus rows x, y + (1 - alpha) D on the rollout that they began.
 
-    CE never sees sampled tokens. counts: of the whole step, of corpus and of rollouts.
+    CE never sees sampled tokens. counts: valid positions of the whole step's corpus batch, and of
+    its rollouts.
     """
     ce, ce_stats = 0.0, {}
     if now.alpha > 0 or run.logs:
@@ -265,8 +171,7 @@ def validate(student, teachers, data, run):
             n = (y != -100).sum().item()
             sums["positions"] += n
             sums["ce"] += distillation_loss(h, W, [], y).item() * n
-            for teacher in teachers:
-                y = teacher.labels(x, y)
+            y = teachers.labels(x, y)
             known = (y != -100).sum().item()
             sums["known"] += known
             targets = [teacher(x) for teacher in teachers]
@@ -299,80 +204,57 @@ class Teacher:
         return losses.head(self.lm(x), self.lm.head.weight)
 
     def labels(self, x, y):
-        """Labels y (B, T) with -100 where this teacher knows nothing: it has a say everywhere."""
+        """Labels y (B, T) with -100 where this teacher knows nothing: an LM answers everywhere."""
         return y
 
     def stepper(self, batch, length):
-        """A function: the next ids (B, n) -> logits (B, V) of what comes after, known (B,)."""
+        """A function: the next ids (B, n) -> logits (B, V) for the token after them, known (B,)."""
         step = self.lm.stepper(batch, length)
         known = torch.ones(batch, dtype=torch.bool, device=self.lm.embed.weight.device)
         return lambda ids: (step(ids), known)
 
 
-def make_ready(config, data):
-    """Train the runs that are missing: teachers, init, baseline, and those that they need in turn.
+class Teachers(list):
+    """A run's teachers. With teacher_cache their answers on corpus text come from a file, `store`.
 
-    All are looked at first: a mistake in one is a UserError before another has been trained.
+    On rollouts and in validations the teachers themselves are asked.
     """
-    runs = missing(config, data)
-    if config.optimizer == "muon" and not has_bf16(device_of(config)):
-        print(f"{config.name}: optimizer = 'muon' multiplies in bfloat16, which this processor has "
-              "no instructions for: a step takes many times as long as with --optimizer=adamw")
-    for name, (role, its) in runs.items():
-        print(f"\n{role} {name} is not there yet: training it first")
-        with naming_its_command(its):
-            train(its)
+    store = None
+
+    def on_text(self, x):
+        """The targets of the loss on corpus text x (B, T)."""
+        return [self.store(x)] if self.store else [teacher(x) for teacher in self]
+
+    def labels(self, x, y):
+        """Labels y (B, T) with -100 where one of them knows nothing."""
+        for teacher in self:
+            y = teacher.labels(x, y)
+        return y
 
 
-def missing(config, data, above=()):
-    """{name: (role, Config)} of the runs to train before config's, each after those it needs.
-
-    Nothing is trained. UserError for what is wrong with config's run or one of those. above: the
-    names of the runs that need config's, each needed by the one before.
-    """
-    if above:
-        with naming_its_command(config):
-            Run(config).check_data(data)  # if it broke off, can it go on?
-    check_run(config, data)
-    chain = [*above, config.name]
-    needs = [("teacher", name) for name in config.teachers]
-    needs += [("init", config.init), ("baseline", config.baseline)]
-    runs = {}
-    for role, name in needs:
-        if name in ("", "truth"):
-            continue
-        if name in chain:
-            circle = [*chain[chain.index(name):], name]
-            raise UserError(f"{' needs '.join(circle)}: a run cannot need itself; change teachers, "
-                            "init or baseline, or choose another --name")
-        folder = folder_of(config).with_name(name)
-        if is_finished(folder):
-            check_agreement(role, folder, config, data)
-            its = read_config(folder / "config.json")
-        else:
-            its = related_config(config, name)
-            try:
-                runs |= missing(its, data, chain)
-            except UserError as e:
-                raise UserError(f"{role} {name}: {e}")
-            runs.setdefault(name, (role, its))
-        check_model(role, name, its, config)
-    return runs
+def load_teachers(data, run):
+    """The Teachers of a run; every run that it needs is trained."""
+    config = run.config
+    teachers = Teachers(load_teacher(name, data, run) for name in config.teachers)
+    if config.teacher_cache:
+        digests = digests_of_needs(config)
+        teachers.store = stored.open_store(teachers, digests, data, config, run.dtype)
+    return teachers
 
 
-@contextlib.contextmanager
-def naming_its_command(config):
-    """In a UserError about a run that another needs: the options that it names are not those of
-    the command that was typed."""
-    try:
-        yield
-    except UserError as e:
-        file = os.path.relpath(config.file)
-        raise UserError(f"{e}; its own command is python distill.py {file}")
+def load_teacher(name, data, run):
+    """The Teacher of a run that is finished; "truth" is babytalk's own."""
+    if name == "truth":
+        return babytalk.Truth(data.tokenizer)
+    lm = load(run.folder.with_name(name), run.device)[0]
+    lm = lm.to(DTYPES[run.dtype])  # it is only read: half the memory, and no casts at every step
+    if run.config.compile:
+        lm.compile()
+    return Teacher(lm)
 
 
 def check_run(config, data):
-    """UserError where config's run could not be trained: by the data, by the torch installed."""
+    """Raise UserError if config's run could not be trained on this data, or with this torch."""
     if config.corpus == "babytalk":
         eval.check_babytalk(config, data.tokenizer)
     if config.optimizer == "muon":
@@ -380,66 +262,6 @@ def check_run(config, data):
     stored.check_k(config.teacher_cache, data.tokenizer.vocab_size)
     Batches(data.train, config)  # text enough for one, and for a block to validate on
     validation_blocks(data.dev, config.longest, max_tokens=1)
-
-
-def check_agreement(role, folder, config, data):
-    """UserError where the finished run in `folder` has another text, tokenizer, mark or seed."""
-    its = files.read_json(folder / "config.json")
-    differ = []
-    if "_imported" not in its:  # what was trained elsewhere has read other text
-        differ = [f"{key} = {its.get(key)!r} there, {getattr(config, key)!r} here"
-                  for key in ("mark", "seed") if its.get(key) != getattr(config, key)]
-        if its.get("_text") != data.train.corpus:
-            differ.append(f"its text is another (corpus = {its.get('corpus')!r} there, "
-                          f"{config.corpus!r} here)")
-    remedy = "another --out_dir"
-    if its.get("_tokenizer") != data.tokenizer.hash:
-        difference = data.tokenizer.differs_from(load_tokenizer(folder))
-        differ.append(f"its tokenizer is another ({difference})")
-        remedy = f"--tokenizer={folder}, or another --out_dir"
-    if differ:
-        raise UserError(f"{role} {folder} does not agree with this run: {'; '.join(differ)}; use "
-                        f"{remedy}")
-
-
-def check_model(role, name, its, config):
-    """UserError where config's run has no use for the model of a teacher or init, Config `its`."""
-    if role == "teacher" and its.arch == "gpt2" and its.longest < config.longest:
-        raise UserError(f"teacher {name} is a GPT-2 of block_size {its.longest}, too short for "
-                        f"block_size = {config.longest}; choose --block_size={its.longest}, or "
-                        "another teacher")
-    if role == "init":
-        there, here = sizes_of(its), sizes_of(config)
-        differ = [f"{key} = {there[key]!r} there, {here[key]!r} here"
-                  for key in here if key in there and there[key] != here[key]]
-        if differ:
-            raise UserError(f"init {name} does not fit the model of {config.name}: "
-                            f"{'; '.join(differ)}; set these as {its.file} has them")
-
-
-def load_teachers(data, run):
-    """The run's teachers, and the sources of the targets on corpus text.
-
-    These are the teachers, or with teacher_cache the one file. On rollouts and in validations the
-    teachers are asked, whatever is stored.
-    """
-    config = run.config
-    teachers = [load_teacher(name, data, run) for name in config.teachers]
-    if not config.teacher_cache:
-        return teachers, teachers
-    digests = digests_of_needs(config)
-    return teachers, [stored.open_store(teachers, digests, data, config, run.dtype)]
-
-
-def load_teacher(name, data, run):
-    """The Teacher of a run that is ready; "truth" is babytalk's own."""
-    if name == "truth":
-        return babytalk.Truth(data.tokenizer)
-    lm = load(run.folder.with_name(name), run.device)[0]
-    lm = lm.to(DTYPES[run.dtype])  # it is only read: half the memory, and no casting every step
-    if run.config.compile:
-        lm.compile()
-    return Teacher(lm)
 
 
 def new_student(data, run):
@@ -460,16 +282,16 @@ def new_student(data, run):
 
 
 def flops_per_token(student, teachers, T):
-    """Of a step on corpus text: what MFU counts. Writing a rollout comes on top of it."""
-    read = [teacher.lm.flops(T) for teacher in teachers if isinstance(teacher, Teacher)]
-    return 3 * student.flops(T) + sum(read)
+    """Operations of a step on corpus text, for MFU; a rollout's writing comes on top of them."""
+    asked = [] if teachers.store else [t for t in teachers if isinstance(t, Teacher)]
+    return 3 * student.flops(T) + sum(teacher.lm.flops(T) for teacher in asked)
 
 
 def begin(run, student, optimizer, teachers, data, batches):
     """Open the run's books, from the last checkpoint where there is one, and say what begins."""
     config = run.config
     steps = config.max_steps or max(1, round(config.epochs * batches.per_epoch))
-    flops = flops_per_token(student, [] if config.teacher_cache else teachers, config.longest)
+    flops = flops_per_token(student, teachers, config.longest)
     micro_batch = config.batch_size // (WORLD * config.grad_accum) * config.longest
     loss_path = losses.path(run.device.type, micro_batch, data.tokenizer.vocab_size)
     run.begin(student, optimizer, data, steps, flops, loss_path)
@@ -502,8 +324,11 @@ def show_run(run):
         eval.evaluate(folder, device=run.device.type, limit=limit)
     print(f"{folder} holds best.pt (weights of the lowest val_ce), ckpt.pt (the last), "
           "metrics.jsonl, eval.json, samples.txt; next:\n"
-          f"  python eval.py {folder} --tasks=sample --prompt='...'\n"
-          f"  python eval.py {folder} --tasks=blimp --data=DIR")
+          f"  python eval.py {folder} --tasks=sample --prompt='...'")
+    if config.corpus != "babytalk":
+        print(f"  python eval.py {folder} --tasks=blimp --data=DIR")
+    elif config.teachers and config.baseline:
+        print(f"  python -m tools.report {folder.with_name(config.baseline)} {folder}")
     runs = [(f"teacher {name}", name) for name in config.teachers if name != "truth"]
     if config.baseline:
         runs.append((f"baseline {config.baseline}", config.baseline))
@@ -538,10 +363,7 @@ def trained_for(folder):
 
 
 def main(argv):
-    config = parse_args(argv, __doc__)
-    train(config)
-    from tools import report  # of a room above, entered when all is done: a demo ends with its page
-    report.after_training(config)
+    train(parse_args(argv, __doc__))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the student writes itself, and the gradient of sequence-level reverse KL, top to bottom.
+"""The student's own text, and the gradient of sequence-level reverse KL, told top to bottom.
 
 The identity. J compares whole continuations y of a prompt x, drawn from the student q:
 
@@ -6,13 +6,13 @@ The identity. J compares whole continuations y of a prompt x, drawn from the stu
     c_t = log q(y_t|y_<t) - log p(y_t|y_<t),    R_{t+1} = c_{t+1} + ... + c_T  (0 at t = T)
 
     grad J = sum_t E grad KL(q(.|y_<t) || p(.|y_<t))    single-step: exact over the vocabulary
-           + sum_t E R_{t+1} grad log q(y_t|y_<t)       long-term: what y_t does to later steps
+           + sum_t E R_{t+1} grad log q(y_t|y_<t)       long-term: the effect of y_t on later steps
 
 Plain REINFORCE samples both parts, (c_t + R_{t+1}) grad log q(y_t|y_<t). The single-step
-decomposition (MiniLLM, arXiv 2306.08543, section 2.2) takes the first part as it stands, without
-the noise of y_t. The file follows it: when (`is_due`), what is written (`sample`), what follows
-each token (`policy_coefficients`), the loss (`rollout_loss`; the decomposition is `sequence_loss`),
-what can go wrong (`failures`).
+decomposition (MiniLLM, arXiv 2306.08543, section 2.2) computes the first part exactly, without the
+noise of y_t. The file follows this: sampling (`sample`), the returns (`policy_coefficients`), the
+loss (`rollout_loss`; the decomposition is `sequence_loss`), and last the loop's side: when rollouts
+are due and who writes them (`for_step`).
 
 Rollouts are drawn from s = r p + (1 - r) q, r = rollout_mix (MiniLLM's teacher-mixed sampling).
 """
@@ -24,40 +24,29 @@ import torch.nn.functional as F
 
 import losses
 from bpe import Tokenizer
+from onecoach.config import UserError
+from onecoach.ranks import all_gather, shard
 
-# x, y (B, T): as a corpus batch; y is -100 where a position does not count (the prompt, a `<s>`
-# that was given, what a teacher does not know). log_q, log_p, log_s (B, T): log-probabilities of y
-# under student, teachers, and what it was drawn from, 0 where y is -100. coefficients: of
-# policy_coefficients. With rollout_every: drift (B, T), log q_old(y) - log q(y), and age (B,), in
-# steps, of q_old.
+# x, y (B, T): as a corpus batch; y is -100 at positions without a loss (the prompt, a `<s>` that
+# was given, a position that a teacher does not know). log_q, log_p, log_s (B, T): log-probabilities
+# of y under the student, the teachers and the sampling distribution, 0 where y is -100.
+# coefficients (B, T): see policy_coefficients. With rollout_every: drift (B, T), log q_old(y) -
+# log q(y), and age (B,), in steps, of the student q_old that wrote it.
 Rollout = collections.namedtuple("Rollout", "x y log_q log_p log_s coefficients drift age",
                                  defaults=[None] * 3)
 
 
-# ---------------------------------------------------------------- when, and what is written
-
-def is_due(now, step):
-    """Is this step one of the on_policy share that train on rollouts? Of seed and step alone."""
-    return np.random.default_rng((now.seed, step, 1)).random() < now.on_policy
-
-
-def draws(now, step, x):
-    """(B, T + 1 - prompt_len) uniform numbers, one a token to be written; of seed and step."""
-    B, T = x.shape
-    rng = np.random.default_rng((now.seed, step, 1))
-    rng.random()  # is_due's
-    return torch.from_numpy(rng.random((B, T + 1 - now.prompt_len), dtype=np.float32))
-
+# ---------------------------------------------------------------- sampling
 
 @torch.no_grad()
 def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", mark_after=None,
            mark=Tokenizer.bos_id):
     """Continue the first tokens of each row of x (B, T) to T + 1 tokens drawn from s. -> Rollout.
 
-    uniforms (B, n): the draws, in [0, 1), of the last n tokens; given from outside so that they do
-    not depend on how a batch is cut. mark_after: the token after which `mark`, `<s>`, follows, in a
-    corpus where it opens every line. Student and teachers step together, each with a KV cache: T
-    tokens cost each of them one forward over T.
+    uniforms (B, n): the random numbers in [0, 1) of the last n tokens. The caller draws them, so
+    that they do not depend on how a batch is cut. mark_after: the token after which `mark`, `<s>`,
+    follows, in a corpus that opens every line with it. Student and teachers step together, each
+    with a KV cache: T tokens cost each of them one forward pass over T.
     """
     B, T = x.shape
     prompt_len = T + 1 - uniforms.shape[1]
@@ -68,7 +57,7 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
 
     ids = new = x[:, :prompt_len]
     logs = []
-    counts = []
+    valid = []
     for u in uniforms.to(x.device).unbind(1):
         log_q = student_step(new).float().log_softmax(-1)  # (B, V)
         z_ps, knows = zip(*(step(new) for step in teacher_steps))
@@ -77,7 +66,7 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
         log_p = log_p.clamp_min_(losses.LOG_FLOOR)
 
         # inverse transform sampling: the first token at which the cumulative mass of s is over u
-        share = rollout_mix * known[:, None]  # a teacher that knows nothing has no say
+        share = rollout_mix * known[:, None]  # the student alone where a teacher knows nothing
         q, p = (losses.exp_(log.clone()) for log in (log_q, log_p))
         cdf = q.lerp_(p, share).cumsum(-1)
         new = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True)  # (B, 1)
@@ -90,101 +79,83 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
         log_q, log_p = (log.gather(1, new)[:, 0] for log in (log_q, log_p))
         log_s = torch.where(known, losses.log_mixture(log_p, log_q, rollout_mix), log_q)
         logs.append((log_q, log_p, log_s))
-        counts.append(known & ~marked)
+        valid.append(known & ~marked)
     student.train(was_training)
 
-    def whole(columns):
+    def with_prompt(columns):
         return F.pad(torch.stack(columns, 1), (prompt_len - 1, 0))  # (B, T)
-    counts = whole(counts)
-    y = ids[:, 1:].masked_fill(~counts, -100)
-    return Rollout(ids[:, :-1], y, *(whole(log).masked_fill(~counts, 0) for log in zip(*logs)))
+    valid = with_prompt(valid)
+    y = ids[:, 1:].masked_fill(~valid, -100)
+    logs = [with_prompt(log).masked_fill(~valid, 0) for log in zip(*logs)]
+    return Rollout(ids[:, :-1], y, *logs)
 
 
-@torch.no_grad()
-def log_q_now(student, rollout):
-    """log q(y) (B, T) under the student as it is, of a rollout that it wrote some steps ago."""
-    was_training = student.training
-    student.eval()
-    h = student(rollout.x)
-    student.train(was_training)
-    none = torch.zeros_like(rollout.log_q)
-    _, terms = losses.weighted_loss(h, student.head.weight, [], rollout.y, (none, none),
-                                    losses.Form())
-    return -terms["ce"].view_as(rollout.log_q)
-
-
-# ---------------------------------------------------------------- what follows each token
+# ---------------------------------------------------------------- returns
 
 def policy_coefficients(rollout, rollout_loss="single_step", length_norm=False, weights=1.0):
-    """What multiplies grad log q(y_t|y_<t) in the gradient of J, (B, T), 0 where y is -100.
+    """The factors of grad log q(y_t|y_<t) in the gradient of J, (B, T), 0 where y is -100.
 
     rollout_loss "single_step": w_t R_{t+1}, the long-term part alone; "reinforce": w_t (c_t +
-    R_{t+1}). w_t = q / s, a step: exact where s = q; with rollout_every q is the student's now, s
-    that of the one that wrote. length_norm divides R_{t+1} by the T - t terms that it has (biased;
-    MiniLLM's). The mean over the other sequences of the batch is taken off, a baseline: less
-    variance, no bias. weights: a number or (T,), losses.position_weights: of each
+    R_{t+1}). w_t = q / s, per step: exact if s = q; with rollout_every q is the current student
+    and s is that of the student that wrote. length_norm divides R_{t+1} by its T - t terms (biased;
+    MiniLLM's). A leave-one-out baseline, the mean over the other sequences of the batch, is
+    subtracted: less variance, no bias. weights: a number or (T,), losses.position_weights: of each
     c_t in J, so that `reduction` means the same here as on corpus text.
     """
     valid = rollout.y != -100
     c = (rollout.log_q - rollout.log_p).masked_fill(~valid, 0) * weights
     w = (rollout.log_q - rollout.log_s).exp().masked_fill(~valid, 0)
 
-    # what a token is blamed for: what came after it, in REINFORCE its own cost too
-    value = after(c)  # R_{t+1}
+    value = return_to_go(c)  # R_{t+1}
     if length_norm:
-        value = value / after(valid.long()).clamp_min(1)
+        value = value / return_to_go(valid.long()).clamp_min(1)
     if rollout_loss == "reinforce":
         value = value + c
 
-    # less than the others' mean is to its credit; a row's own value in it would bias the gradient
+    # the row itself is left out of its baseline, or the gradient would be biased
     others = (valid.sum(0) - valid.long()).clamp_min(1)
-    baseline = ((value * valid).sum(0) - value * valid) / others  # of the others, at the same step
+    baseline = ((value * valid).sum(0) - value * valid) / others  # at the same step
     return (w * (value - baseline)).masked_fill(~valid, 0)
 
 
-def after(c):
-    """(B, T): of each position the sum over those after it."""
+def return_to_go(c):
+    """(B, T): for each position the sum of c (B, T) over the positions after it."""
     return c.flip(1).cumsum(1).flip(1) - c
 
 
 # ---------------------------------------------------------------- the loss
 
 def rollout_loss(student, teachers, rollout, now, counts, return_stats=False):
-    """D on a rollout as `rollout_loss` says; its gradient is divided by counts. CE is not in it.
+    """D on a rollout as the key `rollout_loss` says; its gradient is divided by counts.
 
     token: the divergence at each position, as on corpus text (GKD, arXiv 2306.13649).
     reinforce, single_step: the gradient of J (tau and mix act on corpus batches only).
-    now: a config of numbers. counts: the valid positions of the whole step's rollouts, (T,) under
-    reduction "step". Returns the loss, or with return_stats (loss, stats) as distillation_loss.
+    CE is not part of it. now: a config of numbers. counts: the valid positions of the whole step's
+    rollouts, (T,) under reduction "step". Returns the loss, or with return_stats (loss, stats) as
+    distillation_loss does.
     """
-    # what the teachers said of the sampled tokens, all that REINFORCE needs, is in the rollout
-    asked = now.rollout_loss != "reinforce" or return_stats
-    targets = [teacher(rollout.x) for teacher in teachers] if asked else []
+    # REINFORCE needs the teachers at the sampled tokens only: the rollout has that already
+    needs_logits = now.rollout_loss != "reinforce" or return_stats
+    targets = [teacher(rollout.x) for teacher in teachers] if needs_logits else []
     h = student(rollout.x)
     W = student.head.weight
     if now.rollout_loss == "token":
         keys = {**now.loss_keys(), "alpha": 0.0}
         return losses.distillation_loss(h, W, targets, rollout.y, counts=counts,
                                         return_stats=return_stats, **keys)
-    # the one difference between the two: is the first part taken over all tokens, or sampled?
-    exact = weights_in(now, counts) if now.rollout_loss == "single_step" else 0.0
+    # the only difference between the two: is the first part exact over all tokens, or sampled?
+    exact = reduction_weights(now, counts) if now.rollout_loss == "single_step" else 0.0
     return sequence_loss(h, W, targets, rollout, exact, now.ensemble, counts.sum(), return_stats)
-
-
-def weights_in(now, counts):
-    """What c_t weighs in J, by `reduction`; counts: the valid positions of the step's rollouts."""
-    return losses.position_weights(now.reduction, counts.float(), now.step_weights,
-                                   now.longest_block)
 
 
 def sequence_loss(h, W, teachers, rollout, exact=1.0, ensemble="logits", counts=None,
                   return_stats=False):
-    """A scalar whose gradient is that of J at a rollout, divided by counts; its value is no J.
+    """A scalar with the gradient of J at a rollout, divided by counts; its value is not J.
 
         [exact] sum_t grad KL(q(.|y_<t) || p(.|y_<t)) + sum_t coefficients_t grad log q(y_t|y_<t)
 
     The trick: -log q(y_t) is the cross-entropy of the sampled token, so the sampled part is a
-    cross-entropy whose positions weigh -coefficients_t, and the chunked loss computes both at once.
+    cross-entropy with position weights -coefficients_t, and the chunked loss computes both at once.
     h (B, T, d), W, teachers: as in distillation_loss. rollout: its y and coefficients (B, T).
     exact: the weights of the first part, a number, (T,) or (B, T); with 0, plain REINFORCE,
     teachers may be []. return_stats: (loss, stats).
@@ -201,6 +172,122 @@ def sequence_loss(h, W, teachers, rollout, exact=1.0, ensemble="logits", counts=
     if not return_stats:
         return loss
     return loss, {name: term.sum() / n for name, term in terms.items()}
+
+
+def reduction_weights(now, counts):
+    """The weight of each c_t in J under `reduction`; counts: valid positions of the rollouts."""
+    return losses.position_weights(now.reduction, counts.float(), now.step_weights,
+                                   now.longest_block)
+
+
+# ---------------------------------------------------------------- the loop's side
+
+def for_step(student, teachers, x, now, run, batches):
+    """The whole batch's Rollout that continues the prompts of x, or None if none is due.
+
+    With rollout_every = n the rollouts of n steps are written together, at the first of them. They
+    wait in run.kept, which a checkpoint holds.
+    """
+    if not is_due(now, run.step):
+        return None
+    if run.step not in run.kept.get("rollouts", {}):
+        prompts = due_prompts(x, now, run, batches)
+        run.kept.update(written=run.step, rollouts=write(student, teachers, prompts, now, run))
+    rollout = as_rollout(run.kept["rollouts"].pop(run.step), x, run)
+    if now.rollout_every > 1:
+        rollout = refresh_log_q(rollout, student, now, run)
+    weights = reduction_weights(now, positions(rollout.y, now))
+    return rollout._replace(coefficients=policy_coefficients(rollout, now.rollout_loss,
+                                                             now.length_norm, weights))
+
+
+def is_due(now, step):
+    """Does this step train on rollouts, as a share on_policy of them does? By seed and step."""
+    return np.random.default_rng((now.seed, step, 1)).random() < now.on_policy
+
+
+def draws(now, step, x):
+    """(B, T + 1 - prompt_len) uniform random numbers, one per token to write; by seed and step."""
+    B, T = x.shape
+    rng = np.random.default_rng((now.seed, step, 1))
+    rng.random()  # is_due's
+    return torch.from_numpy(rng.random((B, T + 1 - now.prompt_len), dtype=np.float32))
+
+
+def due_prompts(x, now, run, batches):
+    """{step: x} for this step, whose batch is x (B, T), and the due ones to be written with it."""
+    prompts = {run.step: x}
+    end = min((run.step // now.rollout_every + 1) * now.rollout_every, run.steps)
+    for later in range(run.step + 1, end):
+        then = run.config.at(later / run.steps)
+        if is_due(then, later):
+            prompts[later], _ = batches.batch(later, then)
+    return prompts
+
+
+def write(student, teachers, prompts, now, run):
+    """{step: the first five fields of its Rollout} from prompts {step: x}, sampled in one call.
+
+    Each rank, and each of its micro-batches, writes its own rows.
+    """
+    x = torch.stack([*prompts.values()], 1)  # (B, steps, T)
+    uniforms = torch.stack([draws(now, step, x) for step, x in prompts.items()], 1)
+    mark = {}
+    if now.mark == "line":  # `<s>` opens the next line
+        mark = dict(mark_after=run.tokenizer.newline_id, mark=run.tokenizer.bos_id)
+    parts = []
+    with run.autocast():
+        for x_i, u_i, _ in micro_batches(x, uniforms, None, now):
+            part = sample(student, teachers, x_i.flatten(0, 1), u_i.flatten(0, 1),
+                          now.rollout_mix, now.ensemble, **mark)
+            parts.append([field.unflatten(0, x_i.shape[:2]) for field in part[:5]])
+    batch = [all_gather(torch.cat(field)).unbind(1) for field in zip(*parts)]
+    return {step: [field.clone() for field in fields]
+            for step, fields in zip(prompts, zip(*batch))}
+
+
+def as_rollout(fields, x, run):
+    """The Rollout of fields that were kept for a step on x; UserError for a damaged checkpoint."""
+    tensors = isinstance(fields, (list, tuple)) and all(isinstance(t, torch.Tensor) for t in fields)
+    if not tensors or [t.shape for t in fields] != [x.shape] * 5:
+        raise UserError(f"{run.folder / 'ckpt.pt'}: the rollouts in it are damaged; train anew "
+                        "with --resume=no")
+    return Rollout(*(t.to(x.device) for t in fields))
+
+
+def refresh_log_q(rollout, student, now, run):
+    """Recompute log q under the current student; an older one may have written the rollout."""
+    with run.autocast():
+        parts = [current_log_q(student, rollout_i)
+                 for *_, rollout_i in micro_batches(rollout.x, rollout.y, rollout, now)]
+    log_q = all_gather(torch.cat(parts))
+    age = torch.full((len(log_q),), run.step - run.kept["written"], device=log_q.device)
+    return rollout._replace(log_q=log_q, drift=rollout.log_q - log_q, age=age)
+
+
+@torch.no_grad()
+def current_log_q(student, rollout):
+    """log q(y) (B, T) of a rollout under the student as it is now."""
+    was_training = student.training
+    student.eval()
+    h = student(rollout.x)
+    student.train(was_training)
+    none = torch.zeros_like(rollout.log_q)
+    _, terms = losses.weighted_loss(h, student.head.weight, [], rollout.y, (none, none),
+                                    losses.Form())
+    return -terms["ce"].view_as(rollout.log_q)
+
+
+def micro_batches(x, y, rollout, now):
+    """Yield x, y and rollout (or None) of this rank's rows in grad_accum micro-batches."""
+    tensors = [x, y, *(t for t in rollout or () if t is not None)]
+    for x_i, y_i, *fields in zip(*(shard(t).chunk(now.grad_accum) for t in tensors)):
+        yield x_i, y_i, Rollout(*fields) if fields else None
+
+
+def positions(y, now):
+    """The number of valid positions of labels y (B, T): 0-d; (T,) under reduction "step"."""
+    return (y != -100).sum(0 if now.reduction == "step" else (0, 1))
 
 
 # ---------------------------------------------------------------- what the log shows of rollouts

@@ -19,6 +19,7 @@ import numpy as np
 import tiktoken
 
 from bpe import CHARACTER, Tokenizer, astray
+from onecoach.config import UserError
 
 BYTE = {character: b for b, character in CHARACTER.items()}
 ROLES = ("bos", "eos", "pad")
@@ -216,3 +217,13 @@ def ranks_of(model, added):
     if token is not None:
         raise ValueError(f"its token {token!r} is not what its own bytes are merged to")
     return id_of, pairs
+
+
+def load_tokenizer(path):
+    """The Tokenizer of a tokenizer.json, or of its folder; UserError if it cannot be read."""
+    try:
+        return ImportedTokenizer.load(path)  # or one of our own
+    except OSError as e:
+        raise UserError(f"tokenizer {e.filename}: {e.strerror}")
+    except ValueError as e:  # it begins with the file
+        raise UserError(f"tokenizer {e}")

@@ -29,10 +29,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import load_tokenizer
 from model import LM, ModelConfig
 from onecoach import files
 from onecoach.config import CONFIGS, KEYS, Config, Stopped, UserError, on_signals, read_config
+from onecoach.imported import load_tokenizer
 from onecoach.ranks import LAUNCH, RANK, RESTARTS, WORLD, all_reduce, gather, in_turn, join_ranks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -121,7 +121,7 @@ def test_what_is_stored_is_read_as_it_was_written(teacher, tiny):  # noqa: F811
     config = tiny("some", **teacher, teacher_cache=8, random_offset=False, max_steps=3)
     run = distill.Run(config)
     data = distill.prepare(config)
-    teachers, [source] = distill.load_teachers(data, run)
+    source = distill.load_teachers(data, run).store
     assert isinstance(source, stored.StoredTeacher)
     batches = distill.Batches(data.train, config, run.device)
     x, _ = batches.batch(0, config.at(0.0))

@@ -480,10 +480,11 @@ def test_log_q_now_is_of_the_student_asked_on_what_another_wrote():
     student, older = small(1), small(2)
     x = torch.randint(3, 11, (4, 12))
     rollout = rollouts.sample(older, [Teacher(small(3))], x, torch.rand(4, 9))
-    log_q = rollouts.log_q_now(student, rollout)
+    log_q = rollouts.current_log_q(student, rollout)
     exact = student.logits(student(rollout.x)).log_softmax(-1)
     exact = exact.gather(2, rollout.y.clamp_min(0)[..., None])[..., 0]
     due = exact.masked_fill(rollout.y == -100, 0)
     torch.testing.assert_close(log_q, due, rtol=0, atol=1e-5)
-    torch.testing.assert_close(rollouts.log_q_now(older, rollout), rollout.log_q, rtol=0, atol=1e-5)
+    log_q_old = rollouts.current_log_q(older, rollout)
+    torch.testing.assert_close(log_q_old, rollout.log_q, rtol=0, atol=1e-5)
     assert (log_q - rollout.log_q).abs().max() > 0.1

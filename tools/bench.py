@@ -74,13 +74,13 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch.nn.utils import clip_grad_norm_
 
 import babytalk
 import data
 import distill
 import eval
 import losses
+import rollouts
 from bpe import Tokenizer, train_bpe
 from eval import table
 from onecoach import corpora, stored, suite
@@ -326,65 +326,26 @@ class Books:
 
 
 class Step:
-    """A step of distill.train on a batch x, y (B, T): the same pieces, without data and log.
+    """A step of distill.train on one batch x, y (B, T), without data and log. run: a Books."""
 
-    tests/test_bench.py shows that it leaves the same bits. run: a Books.
-    """
-
-    def __init__(self, run, student, teachers, x, y, sources=None):
+    def __init__(self, run, student, teachers, x, y):
         self.run = run
         self.student = student
-        self.teachers = teachers
-        self.sources = sources or teachers  # of the targets, as in distill.train
+        self.teachers = distill.Teachers(teachers)
         self.optimizer = distill.make_optimizer(student, run.config)
         self.x = x
         self.y = y
 
     def __call__(self):
         now = self.run.config.at(self.run.progress)
-        loss = self.gradients(now)
-        self.update(loss, now)
-
-    def gradients(self, now):
-        """The loss, a 0-d tensor; its gradients are where the optimizer looks for them."""
-        run, student, teachers = self.run, self.student, self.teachers
-        x, y = self.x, self.y
-        for teacher in teachers:
-            y = teacher.labels(x, y)
-        rollout = distill.rollout_for(student, teachers, x, now, run, self)  # None unless due
-
-        counts = distill.positions(y, now)
-        total = 0.0
-        for x_i, y_i, rollout_i in distill.micro_batches(x, y, rollout, now):
-            with run.autocast():
-                if rollout is None:
-                    targets = [source(x_i) for source in self.sources]
-                    loss = losses.distillation_loss(student(x_i), student.head.weight, targets, y_i,
-                                                    counts=counts, **now.loss_keys())
-                else:
-                    shares = counts.sum(), distill.positions(rollout.y, now)
-                    loss = distill.loss_on_rollout(student, teachers, x_i, y_i, rollout_i, shares,
-                                                   now, run)
-            run.scaler.scale(loss).backward()
-            total = total + loss.detach()
-        return total
+        rollout = rollouts.for_step(self.student, self.teachers, self.x, now, self.run, self)
+        distill.take_step(self.student, self.teachers, self.optimizer, self.x, self.y, rollout,
+                          now, self.run)
+        self.run.step += 1
 
     def batch(self, step, now):
         """The text of any step, as data.Batches gives it: always the same."""
         return self.x, self.y
-
-    def update(self, loss, now):
-        """The optimizer's step, left out where the loss or the gradient's norm is not finite."""
-        run = self.run
-        run.scaler.unscale_(self.optimizer)
-        norm = clip_grad_norm_(self.student.parameters(), now.grad_clip or math.inf)
-        skipped = ~(loss.isfinite() & norm.isfinite())
-        self.optimizer.found_inf = skipped.float()
-        distill.set_learning_rate(self.optimizer, now, run)
-        run.scaler.step(self.optimizer)
-        run.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        run.step += 1
 
     def parts(self):
         """{part: seconds} of one step, with a clock around each of them."""
@@ -402,9 +363,9 @@ class Step:
         with contextlib.ExitStack() as clocks:
             for owner, name, part in ((distill.Teacher, "__call__", "teacher forward"),
                                       (self.student, "forward", "student forward"),
-                                      (losses, "distillation_loss", "loss and its gradient"),
+                                      (distill, "distillation_loss", "loss and its gradient"),
                                       (torch.Tensor, "backward", "student backward"),
-                                      (self, "update", "optimizer")):
+                                      (self.optimizer, "step", "optimizer")):
                 clock = clocked(getattr(owner, name), part)
                 clocks.enter_context(mock.patch.object(owner, name, clock))
             self()
@@ -412,7 +373,7 @@ class Step:
 
     def flops(self):
         B, T = self.x.shape
-        return B * T * distill.flops_per_token(self.student, self.sources, T)
+        return B * T * distill.flops_per_token(self.student, self.teachers, T)
 
 
 def random_step(sizes, keys, vocab_size):
@@ -454,7 +415,7 @@ def stored_step(sizes, keys, vocab_size):
         source = stored.open_store(step.teachers, {"random": ""}, prepared, config, step.run.dtype)
         with step.run.autocast():
             source(step.x)
-    step.sources = [source]
+    step.teachers.store = source
     return step
 
 
