@@ -13,7 +13,12 @@ import pytest
 import distill
 from onecoach import files
 from onecoach.config import UserError, parse_args, read_config
-from tools import ablate
+from tools.ablate import jobs, pictures
+from tools.ablate import table as tables
+from tools.ablate.__main__ import main
+from tools.ablate.plan import read_plan
+from tools.ablate.summary import as_markdown, holm, paired, summary as summarise, t_tails
+from tools.ablate.table import Table, append
 
 TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line",
             vocab_size=0, n_layer=1, n_head=2, d_model=8, d_ff=16, block_size=16, batch_size=4,
@@ -28,7 +33,7 @@ PLAN = dict(table="some", tuning_seeds=[100], seeds=[0, 1], common=TINY,
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Where a plan is run: everything that it leaves lies in it."""
-    monkeypatch.setattr(ablate, "OUT", tmp_path / "out")
+    monkeypatch.setattr(tables, "OUT", tmp_path / "out")
     return tmp_path
 
 
@@ -55,7 +60,7 @@ def keep_rows(table, val_ce):
 def keep_tuned(table, lr, val_ce):
     """A line of tuning.jsonl as of the coach's run with this lr."""
     job = table.job("coach", {"lr": lr}, 100, "tune")
-    ablate.append(table.results / "some/tuning.jsonl",
+    append(table.results / "some/tuning.jsonl",
                   dict(variant="coach", seed=100, settings={"lr": lr}, val_ce=val_ce,
                        command=job.command))
     table.read_tuning()
@@ -65,7 +70,7 @@ def keep_tuned(table, lr, val_ce):
 def test_a_plan_is_tuned_reported_and_summed_up(folder, capsys):
     results = folder / "results"
     argv = [write(folder), f"--results={results}"]
-    ablate.main(argv)
+    main(argv)
     rows = {path.stem: files.read_json(path) for path in (results / "some/rows").iterdir()}
     assert sorted(rows) == ["coach-0", "coach-1", "rkl-0", "rkl-1"]
     tuning = files.read_json_lines(results / "some/tuning.jsonl", "seed")
@@ -89,35 +94,35 @@ def test_a_plan_is_tuned_reported_and_summed_up(folder, capsys):
     path.unlink()
     kept = (results / "some/rows/rkl-0.json").stat().st_mtime_ns
     capsys.readouterr()
-    ablate.main(argv)
+    main(argv)
     assert files.read_json(path)["curve"] == row["curve"]
     assert (results / "some/rows/rkl-0.json").stat().st_mtime_ns == kept
     assert len(files.read_json_lines(results / "some/tuning.jsonl", "seed")) == 2
 
     # made again from nothing, student and teacher: the same figures, and no row is touched
     before = {path: path.read_bytes() for path in results.rglob("*.*")}
-    ablate.main([*argv, "--again", "--only=rkl", "--seeds=1"])
+    main([*argv, "--again", "--only=rkl", "--seeds=1"])
     assert f"val_ce{row['val_ce']:.4g}{row['val_ce']:.4g}" in capsys.readouterr().out.replace(
         " ", "")
     assert {path: path.read_bytes() for path in results.rglob("*.*")} == before
 
     # one seed's rows are made alone, and the summary has the others still
     path.unlink()
-    ablate.main([*argv, "--only=rkl", "--seeds=1"])
+    main([*argv, "--only=rkl", "--seeds=1"])
     assert files.read_json(results / "some/summary.json") == summary
 
     # a row's command is the run: its keys but for this machine's
     config = parse_args(shlex.split(row["command"])[2:])
     there = read_config(folder / f"out/some/1/{config.name}/config.json")
-    aside = {key: getattr(there, key) for key in ablate.OF_THIS_MACHINE}
+    aside = {key: getattr(there, key) for key in jobs.OF_THIS_MACHINE}
     assert dataclasses.replace(config, **aside) == there
 
 
 @pytest.mark.slow
 def test_ctrl_c_begins_nothing_that_waits(folder, monkeypatch):
     variants = {"alone": {"base": "base_demo"}}
-    plan = ablate.read_plan(write(folder, variants=variants, contrasts=[], seeds=[*range(8)]))
-    table = ablate.Table(plan, folder / "results", jobs=2)
+    plan = read_plan(write(folder, variants=variants, contrasts=[], seeds=[*range(8)]))
+    table = Table(plan, folder / "results", jobs=2)
 
     def interrupt(job, future):
         raise KeyboardInterrupt
@@ -159,9 +164,9 @@ class Desk(concurrent.futures.Executor):
 def test_whatever_is_due_runs_side_by_side(folder, monkeypatch, capsys):
     """Of all variants; but a student after its teachers' settings, and their run of its seed."""
     desk = Desk()
-    monkeypatch.setattr(ablate, "processes", lambda n: contextlib.nullcontext(desk))
-    monkeypatch.setattr(ablate.concurrent.futures, "wait", desk.wait)
-    monkeypatch.setattr(ablate, "is_finished", lambda path: f"{path.name}, seed {path.parent.name}"
+    monkeypatch.setattr(tables, "processes", lambda n: contextlib.nullcontext(desk))
+    monkeypatch.setattr(tables.concurrent.futures, "wait", desk.wait)
+    monkeypatch.setattr(tables, "is_finished", lambda path: f"{path.name}, seed {path.parent.name}"
                         in desk.done)
     variants = {**PLAN["variants"],
                 "broken": {"base": "base_demo", "no_key_at_all": 1},
@@ -169,8 +174,8 @@ def test_whatever_is_due_runs_side_by_side(folder, monkeypatch, capsys):
                 "broken_grid": {"base": "base_demo", "grid": {"lr": [1.0, 2.0]}},
                 "near": {"base": "rkl_demo", "init": "broken_grid"},
                 "far": {"base": "rkl_demo", "teachers": ["near"]}}
-    plan = ablate.read_plan(write(folder, variants=variants, seeds=[0]))
-    table = ablate.Table(plan, folder, jobs=3)
+    plan = read_plan(write(folder, variants=variants, seeds=[0]))
+    table = Table(plan, folder, jobs=3)
     table.make([*variants])
     best = "coach.lr-0.001"
     assert desk.said == [
@@ -196,7 +201,7 @@ def test_whatever_is_due_runs_side_by_side(folder, monkeypatch, capsys):
 
     # again makes it all anew, teachers too, and keeps nothing
     desk.done.clear()
-    again = ablate.Table(plan, folder, jobs=3, again=True)
+    again = Table(plan, folder, jobs=3, again=True)
     before = {path: path.read_bytes() for path in folder.rglob("*.json*")}
     again.make(["rkl"])
     assert desk.said == [f"need {best}, seed 0", f"end {best}, seed 0", "report rkl, seed 0",
@@ -212,10 +217,10 @@ def test_whatever_is_due_runs_side_by_side(folder, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_killed_worker_is_said(folder, monkeypatch):
-    plan = ablate.read_plan(write(folder, variants={"alone": {"base": "base_demo"}}, contrasts=[],
+    plan = read_plan(write(folder, variants={"alone": {"base": "base_demo"}}, contrasts=[],
                                   seeds=[0, 1]))
-    table = ablate.Table(plan, folder, jobs=2)
-    monkeypatch.setattr(ablate, "work", die)
+    table = Table(plan, folder, jobs=2)
+    monkeypatch.setattr(tables, "work", die)
     with pytest.raises(UserError, match="one of --jobs=2 was killed"):
         table.make(["alone"])
 
@@ -229,8 +234,8 @@ def test_rows_of_settings_that_are_chosen_no_longer_are_not_there(folder):
     variants = {"coach": {"base": "base_demo", "grid": grid}, "rkl": PLAN["variants"]["rkl"]}
 
     def table_of(**changes):
-        plan = ablate.read_plan(write(folder, **{"variants": variants, **changes}))
-        return ablate.Table(plan, folder)
+        plan = read_plan(write(folder, **{"variants": variants, **changes}))
+        return Table(plan, folder)
     table = table_of()
     keep_tuned(table, 1e-3, 3.0)
     keep_tuned(table, 1e-2, 2.0)
@@ -258,12 +263,12 @@ def test_a_students_grid_is_of_its_teachers_settings(folder):
     """Where a teacher is chosen anew, so are its students' settings."""
     variants = {"coach": {"base": "base_demo", "grid": {"lr": [1e-3, 1e-2]}},
                 "rkl": {"base": "rkl_demo", "teachers": ["coach"], "grid": {"alpha": [0.1, 0.2]}}}
-    table = ablate.Table(ablate.read_plan(write(folder, variants=variants)), folder)
+    table = Table(read_plan(write(folder, variants=variants)), folder)
     keep_tuned(table, 1e-3, 1.0)
     keep_tuned(table, 1e-2, 2.0)
     for alpha in (0.1, 0.2):
         job = table.job("rkl", {"alpha": alpha}, 100, "tune")
-        ablate.append(folder / "some/tuning.jsonl",
+        append(folder / "some/tuning.jsonl",
                       dict(variant="rkl", seed=100, settings=job.settings, val_ce=alpha,
                            command=job.command))
     table.read_tuning()
@@ -274,7 +279,7 @@ def test_a_students_grid_is_of_its_teachers_settings(folder):
 
 def test_a_teacher_may_be_a_config_and_no_variant(folder):
     variants = {"taught": {"base": "rkl_demo", "teachers": ["llama_demo"]}}
-    table = ablate.Table(ablate.read_plan(write(folder, variants=variants, contrasts=[])), folder)
+    table = Table(read_plan(write(folder, variants=variants, contrasts=[])), folder)
     path = table.path("taught", 0)
     path.parent.mkdir(parents=True)
     command = table.job("taught", {}, 0, "report").command
@@ -283,7 +288,7 @@ def test_a_teacher_may_be_a_config_and_no_variant(folder):
 
 
 def test_again_tunes_nothing(folder, capsys):
-    ablate.main([write(folder), f"--results={folder / 'results'}", "--again", "--only=coach"])
+    main([write(folder), f"--results={folder / 'results'}", "--again", "--only=coach"])
     assert "coach: its grid is not whole" in capsys.readouterr().out
     assert not (folder / "results").exists()
 
@@ -297,14 +302,14 @@ def test_a_plans_text_may_lie_elsewhere_and_no_row_names_the_place(folder):
     variants = {"alone": {"base": "base_demo"}}
     plan = write(folder, variants=variants, seeds=[0], contrasts=[],
                  common=TINY | {"vocab_size": 270})
-    ablate.main([plan, f"--results={folder}", f"--corpus={texts['train']}",
+    main([plan, f"--results={folder}", f"--corpus={texts['train']}",
                  f"--dev={texts['dev']}"])
     row = files.read_json(folder / "some/rows/alone-0.json")
     assert str(folder) not in row["command"]
     other = write(folder, variants=variants, seeds=[0], contrasts=[], table="other",
                   common=TINY | {"vocab_size": 270})
     texts["train"].write_text("a cat sees the dog .\n" * 400)
-    ablate.main([other, f"--results={folder}", f"--corpus={texts['train']}",
+    main([other, f"--results={folder}", f"--corpus={texts['train']}",
                  f"--dev={texts['dev']}"])
     again = files.read_json(folder / "other/rows/alone-0.json")
     assert row["command"] == again["command"] and row["text"] != again["text"]
@@ -316,7 +321,7 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
                 "sound": {"base": "base_demo"}}
     plan = write(folder, variants=variants, seeds=[0], contrasts=[])
     with pytest.raises(UserError, match="1 runs failed: wide, seed 0"):
-        ablate.main([plan, f"--results={folder}", "--jobs=2"])
+        main([plan, f"--results={folder}", "--jobs=2"])
     assert "d_model 7 does not split" in capsys.readouterr().out
     assert [path.name for path in (folder / "some/rows").iterdir()] == ["sound-0.json"]
 
@@ -347,23 +352,23 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
 ])
 def test_what_a_plan_cannot_be(folder, changes, words):
     with pytest.raises(UserError, match=words):
-        ablate.read_plan(write(folder, **changes))
+        read_plan(write(folder, **changes))
 
 
 def test_a_plan_over_values_keeps_what_belongs_together_apart(folder):
     variants = {"coach": {"base": "base_demo"},
                 "rkl": {"base": "rkl_demo", "teachers": ["coach", "truth"], "init": "coach"}}
     contrasts = [["rkl_100", "rkl_300", "val_ce"]]
-    plan = ablate.read_plan(write(folder, variants=variants, contrasts=contrasts,
+    plan = read_plan(write(folder, variants=variants, contrasts=contrasts,
                                   over={"sentences": [100, 300]}, curves={"all": ["rkl", "coach"]}))
     assert [*plan.variants] == ["coach_100", "rkl_100", "coach_300", "rkl_300"]
     assert plan.variants["rkl_300"] == {"base": "rkl_demo", "teachers": ["coach_300", "truth"],
                                         "init": "coach_300", "sentences": 300}
 
-    table = ablate.Table(plan, folder)
+    table = Table(plan, folder)
     keep_rows(table, {variant: [len(variant), len(variant) + 1.0] for variant in plan.variants})
     pytest.importorskip("matplotlib")
-    ablate.draw_curves(table, ablate.summary(table), folder / "curves.svg")
+    pictures.draw_curves(table, summarise(table), folder / "curves.svg")
     drawn = (folder / "curves.svg").read_text()
     assert "all: val_ce" in drawn and "sentences" in drawn and "coach" in drawn
 
@@ -371,25 +376,25 @@ def test_a_plan_over_values_keeps_what_belongs_together_apart(folder):
 @pytest.mark.parametrize("seeds", ["a,1", "1,7"])
 def test_seeds_that_the_plan_does_not_report_are_refused(folder, seeds):
     with pytest.raises(UserError, match=f"--seeds={seeds}: the plan reports seeds 0, 1"):
-        ablate.main([write(folder), f"--seeds={seeds}"])
+        main([write(folder), f"--seeds={seeds}"])
 
 
 def test_a_missing_assignment_is_named(folder):
     path = folder / "plan.py"
     path.write_text("table = 'some'\n")
     with pytest.raises(UserError, match="seeds is missing"):
-        ablate.read_plan(path)
+        read_plan(path)
 
 
 def test_the_plans_that_come_with_the_program_can_be_read():
-    plans = sorted(ablate.CONFIGS.glob("ablate_*.py"))
+    plans = sorted(jobs.CONFIGS.glob("ablate_*.py"))
     assert plans
     for path in plans:
-        plan = ablate.read_plan(path)
+        plan = read_plan(path)
         for variant in plan.variants:
             chosen = {name: plan.points(name)[0] for name in plan.variants}
             for settings in plan.points(variant):
-                job = ablate.Job(plan, variant, settings, 0, chosen, pathlib.Path("out"),
+                job = jobs.Job(plan, variant, settings, 0, chosen, pathlib.Path("out"),
                                  "report")
                 assert job.config.seed == 0
 
@@ -397,12 +402,12 @@ def test_the_plans_that_come_with_the_program_can_be_read():
 # of Student's t, https://www.itl.nist.gov/div898/handbook/eda/section3/eda3672.htm
 @pytest.mark.parametrize("df, t", [(1, 12.706), (2, 4.303), (4, 2.776), (9, 2.262), (30, 2.042)])
 def test_tails_of_t_are_the_tables(df, t):
-    assert ablate.t_tails(df)(t) == pytest.approx(0.05, abs=1e-4)
+    assert t_tails(df)(t) == pytest.approx(0.05, abs=1e-4)
 
 
 def test_a_paired_difference_by_hand():
     # 1, 2, 3: mean 2, deviation 1, error 1 / sqrt(3); t of 2 degrees at 5% is 4.3027
-    mean, (low, high), p = ablate.paired([1.0, 2.0, 3.0])
+    mean, (low, high), p = paired([1.0, 2.0, 3.0])
     assert mean == 2
     assert [2 - low, high - 2] == pytest.approx([4.3027 / 3**0.5] * 2, abs=1e-4)
     assert p == pytest.approx(0.0742, abs=1e-4)
@@ -410,16 +415,16 @@ def test_a_paired_difference_by_hand():
 
 def test_the_picture_has_every_variant_and_the_contrasts_figures(folder):
     pytest.importorskip("matplotlib")
-    table = ablate.Table(ablate.read_plan(write(folder)), folder)
+    table = Table(read_plan(write(folder)), folder)
     keep_rows(table, {"coach": [1.0, 3.0], "rkl": [2.0]})
-    ablate.draw(table, ablate.summary(table), folder / "summary.svg")
+    pictures.draw(table, summarise(table), folder / "summary.svg")
     svg = (folder / "summary.svg").read_text()
     assert all(text in svg for text in ("coach", "rkl", "val_ce"))
 
 
 def test_holm_adjusts_the_smallest_most_and_never_out_of_order():
-    assert ablate.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert ablate.holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
 
 
 def test_a_row_counts_all_that_its_run_took_each_run_once(folder, make_config, tmp_path):
@@ -430,19 +435,19 @@ def test_a_row_counts_all_that_its_run_took_each_run_once(folder, make_config, t
                       ("last", dict(init="kid", teachers=["first"]))):
         distill.train(make_config(**{**keys, **own, "name": name}))
     out = tmp_path / "out"
-    a_token = ablate.load(out / "first")[0].flops(16)
+    a_token = jobs.load(out / "first")[0].flops(16)
     first = 2 * 64 * 3 * a_token
     kid = 2 * 64 * 4 * a_token
-    assert ablate.flops_of(out / "first") == first
-    assert ablate.flops_of(out / "kid") == first + kid
-    assert ablate.flops_of(out / "more") == first + kid + 3 * 128 * 3 * a_token
-    assert ablate.flops_of(out / "last") == first + 2 * kid
-    assert ablate.tokens_of(out / "more") == 2 * 64 + 3 * 128
+    assert jobs.flops_of(out / "first") == first
+    assert jobs.flops_of(out / "kid") == first + kid
+    assert jobs.flops_of(out / "more") == first + kid + 3 * 128 * 3 * a_token
+    assert jobs.flops_of(out / "last") == first + 2 * kid
+    assert jobs.tokens_of(out / "more") == 2 * 64 + 3 * 128
 
 
 def test_a_row_of_json_is_whole(folder):
-    ablate.append(folder / "t/tuning.jsonl", {"a": 1})
-    ablate.append(folder / "t/tuning.jsonl", {"a": 2})
+    append(folder / "t/tuning.jsonl", {"a": 1})
+    append(folder / "t/tuning.jsonl", {"a": 2})
     lines = (folder / "t/tuning.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"a": 1}, {"a": 2}]
 
@@ -457,11 +462,11 @@ def test_a_plan_that_extends_another_has_its_variants_rows_and_settings(folder):
     own = [line for line in text.splitlines()
            if not line.startswith(("seeds", "tuning_seeds", "common", "figures"))]
     (folder / "plan.py").write_text("\n".join(own))
-    plan = ablate.read_plan(folder / "plan.py")
+    plan = read_plan(folder / "plan.py")
     assert [*plan.variants] == ["coach", "rkl", "rkl_again"] and plan.seeds == [0, 1]
     assert plan.tables == {"coach": "some", "rkl": "some", "rkl_again": "second"}
 
-    table = ablate.Table(plan, folder / "results")
+    table = Table(plan, folder / "results")
     keep_tuned(table, 1e-3, 2.0)
     with pytest.raises(UserError, match="rkl_again needs coach, which has no settings yet"):
         table.make(["rkl_again"])
@@ -471,12 +476,12 @@ def test_a_plan_that_extends_another_has_its_variants_rows_and_settings(folder):
     assert pathlib.Path(job.keys["out_dir"]).parts[-2:] == ("some", "0")  # its teacher is there
 
     keep_rows(table, {"coach": [1, 2], "rkl": [3, 5], "rkl_again": [7, 11]})
-    contrast, = ablate.summary(table)["contrasts"]
+    contrast, = summarise(table)["contrasts"]
     assert contrast["mean"] == ((7 - 1) - (3 - 1) + (11 - 2) - (5 - 2)) / 2
 
     (folder / "plan.py").write_text("\n".join([*own, "seeds = [7]"]))
     with pytest.raises(UserError, match="seeds is some's"):
-        ablate.read_plan(folder / "plan.py")
+        read_plan(folder / "plan.py")
 
 
 def test_each_plan_has_grids_of_its_own(folder):
@@ -488,25 +493,25 @@ extends = "plan"
 grids = {"lr": {"lr": [2.0, 3.0]}}
 variants = {"other": {"base": "base_demo", "grid": "lr"}}
 """)
-    plan = ablate.read_plan(second)
+    plan = read_plan(second)
     assert plan.points("coach") == [{"lr": 1.0}]
     assert plan.points("other") == [{"lr": 2.0}, {"lr": 3.0}]
 
 
 def test_a_plan_that_tunes_nothing_says_so(folder):
-    plan = ablate.read_plan(write(folder, tuning_seeds=[], contrasts=[],
+    plan = read_plan(write(folder, tuning_seeds=[], contrasts=[],
                                   variants={"alone": {"base": "base_demo"}}))
-    table = ablate.Table(plan, folder)
-    text = ablate.as_markdown(table, ablate.summary(table))
+    table = Table(plan, folder)
+    text = as_markdown(table, summarise(table))
     assert "Nothing was tuned." in text and "What was tried" not in text
 
 
 def test_contrasts_that_are_not_there_yet_count_in_holms_correction(folder):
     contrasts = [["rkl", "coach", "val_ce"]] * 2 + [["coach", "rkl", "other"]]
     figures = {"val_ce": "val_ce", "other": "eval.other"}
-    table = ablate.Table(ablate.read_plan(write(folder, figures=figures, contrasts=contrasts)),
+    table = Table(read_plan(write(folder, figures=figures, contrasts=contrasts)),
                          folder)
     keep_rows(table, {"coach": [1.0, 3.0], "rkl": [2.0, 4.5]})
-    found = ablate.summary(table)["contrasts"]
+    found = summarise(table)["contrasts"]
     assert len(found) == 2
     assert found[0]["p_holm"] == pytest.approx(min(1.0, 3 * found[0]["p"]))
