@@ -78,9 +78,9 @@ def take_step(student, teachers, optimizer, x, y, rollout, now, run):
     for x_i, y_i, rollout_i in rollouts.micro_batches(x, y, rollout, now):
         with run.autocast():
             if rollout is None:
-                out = distillation_loss(student(x_i), student.head.weight, teachers.on_text(x_i),
-                                        y_i, counts=counts, return_stats=run.logs,
-                                        **now.loss_keys())
+                targets = teachers.on_text(x_i)
+                out = distillation_loss(student(x_i), student.head.weight, targets, y_i,
+                                        counts=counts, return_stats=run.logs, **now.loss_keys())
             else:
                 shares = counts.sum(), rollouts.positions(rollout.y, now)
                 out = loss_on_rollout(student, teachers, x_i, y_i, rollout_i, shares, now, run)

@@ -57,7 +57,7 @@ OWN = {"prepare": {"same", "words", "tokens"},
        "loss": {"peer_is", "peer_gb_is", "seconds", "gb", "gb_at_twice_n", "errors", "dtype",
                 "path"},
        "step": {"peer_is", "peer_gb_is", "roofline", "roofline_square", "gflop", "gflop_per_s",
-                "gflop_per_s_square", "tokens_per_s", "gb", "parts", "dtype", "accum_difference"},
+                "gflop_per_s_square", "tokens_per_s", "gb", "parts", "dtype"},
        "score": {"sentences", "decisions_differ", "sentences_per_s"}}
 PARTS = ["teacher forward", "student forward", "loss and its gradient", "student backward",
          "optimizer"]
@@ -84,7 +84,6 @@ def test_the_last_line_is_json(what, with_peers, last_line, tmp_path):
         assert result["same"] == {"merges": True, "ids": True}
         assert result["words"] <= 9000
     if what == "step":
-        assert result["accum_difference"] < 1e-5
         assert result["roofline"] > 0
         assert [*result["parts"]] == PARTS
 

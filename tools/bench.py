@@ -429,17 +429,6 @@ def rollout_steps(sizes, keys, vocab_size):
     return steps
 
 
-def in_pieces(step, n):
-    """Relative difference between a Step's gradients in n micro-batches and in one."""
-    gradients = []
-    for pieces in (1, n):
-        config = dataclasses.replace(step.run.config, grad_accum=pieces)
-        step.optimizer.zero_grad()
-        step.gradients(config.at(0.0))
-        gradients.append(torch.cat([p.grad.flatten() for p in step.student.parameters()]))
-    return relative(gradients[1], gradients[0])
-
-
 # ---------------------------------------------------------------- what a step has to compute
 
 def step_products(sizes, vocab_size, B, T, training=True):
@@ -498,7 +487,6 @@ def bench_step(args):
     times = median_times(steps, ROUNDS[args.size])
     times[TOGETHER] /= ROLLOUT_EVERY
     parts = median_parts(steps["ours"])
-    difference = in_pieces(steps["ours" if auto == "float32" else "ours, fp32"], 4)
     flops = {name: step.flops() for name, step in steps.items() if isinstance(step, Step)}
     del steps  # a GPU has better uses for its memory
 
@@ -513,7 +501,6 @@ def bench_step(args):
         print_verdict(name, best, times, gb)
     shown = ", ".join(f"{part} {seconds:.3f}" for part, seconds in parts.items())
     print(f"parts of ours, seconds: {shown}")
-    print(f"gradients in 4 pieces against 1, fp32: relative difference {difference:.1e}")
     written = measure.flops(step_products(sizes, V, B, T, training=False))
     print(f"a step on rollouts: {times['ours, rollouts'] / times['ours']:.2f} times the "
           f"teacher-forced one, {times[TOGETHER] / times['ours']:.2f} with rollout_every = "
@@ -526,7 +513,7 @@ def bench_step(args):
     per_second = {name: B * T / seconds for name, seconds in times.items()}
     return dict(what="step", size=args.size, ours=per_second["ours"], ours_gb=gb["ours"],
                 **peer_keys(best, per_second, gb), **near, tokens_per_s=per_second, gb=gb,
-                parts=parts, dtype=auto, accum_difference=float(f"{difference:.1e}"))
+                parts=parts, dtype=auto)
 
 
 def step_contenders(args, auto):
