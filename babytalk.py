@@ -538,3 +538,15 @@ class Truth:
         """ids (B, T) -> log p* of the next token (B, T, V), and where it is defined (B, T) bool."""
         where = self.walk(ids, [{}] * len(ids))
         return self.table[where].to(ids.device), (where > 0).to(ids.device)
+
+
+def check_babytalk(config, tokenizer):
+    """UserError where babytalk's figures could not be taken from a run of this config.
+
+    For training to ask before it begins.
+    """
+    Truth(tokenizer)
+    longest = longest_line()
+    if config.arch == "gpt2" and config.longest < longest:
+        raise UserError(f"babytalk's longest line has {longest} tokens, more than this GPT-2's "
+                        f"block_size = {config.longest} can hold; choose a larger one")

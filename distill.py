@@ -30,7 +30,8 @@ from onecoach.muon import MuonAdamW, check_muon, make_muon
 from onecoach.needs import train_missing
 from onecoach.ranks import RANK, WORLD, all_reduce, in_turn, sum_gradients
 from onecoach.run import DTYPES, Run, alone, digests_of_needs, load, model_of, put_weights
-from rollouts import failures, figures
+from onecoach.signatures import failures, rollout_figures
+from onecoach.tables import final_table
 
 
 @alone
@@ -55,7 +56,7 @@ def train(config):
         rollout = rollouts.for_step(student, teachers, x, now, run, batches)  # or None
         lr, norm, skipped, sums = take_step(student, teachers, optimizer, x, y, rollout, now, run)
 
-        line = run.stepped(lr, norm, skipped, sums | figures(rollout))
+        line = run.stepped(lr, norm, skipped, sums | rollout_figures(rollout))
         run.say(*failures(line))
         if run.saves:
             run.save()
@@ -256,7 +257,7 @@ def load_teacher(name, data, run):
 def check_run(config, data):
     """Raise UserError if config's run could not be trained on this data, or with this torch."""
     if config.corpus == "babytalk":
-        eval.check_babytalk(config, data.tokenizer)
+        babytalk.check_babytalk(config, data.tokenizer)
     if config.optimizer == "muon":
         check_muon()
     stored.check_k(config.teacher_cache, data.tokenizer.vocab_size)
@@ -342,7 +343,7 @@ def show_run(run):
             trained["best_step"] = float(best.get("step", 0))
             known = {key: n for key, n in trained.items() if n > 0}  # of an archived run not all is
             evals.append((label, {**files.read_json(path), "trained": known}))
-    print("\n" + eval.final_table(evals))
+    print("\n" + final_table(evals))
 
 
 def trained_for(folder):

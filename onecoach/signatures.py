@@ -11,7 +11,8 @@ lost, instability or collapse; and two that show themselves beside them.
 import collections
 import textwrap
 
-import rollouts
+import torch
+
 from onecoach import files
 
 # found: does the run have it; said: what was found, with the figures
@@ -60,11 +61,11 @@ def rare_lost(figures, of_rules=()):
 def unstable(log):
     """Instability or collapse, by the lines of metrics.jsonl.
 
-    Thresholds: those of rollouts.failures (entropy under a third of the teacher's, ...); steps
+    Thresholds: those of failures (entropy under a third of the teacher's, ...); steps
     skipped for they were not finite; a last val_ce 0.1 nats over the lowest.
     """
     log = [numbers_of(line) for line in log]
-    said = [f"step {line['step']}: {text}" for line in log for text in rollouts.failures(line)]
+    said = [f"step {line['step']}: {text}" for line in log for text in failures(line)]
     skipped = sum(line.get("skipped", 0) for line in log)
     if skipped:
         said.append(f"{skipped} steps skipped, loss or gradient not finite")
@@ -164,3 +165,58 @@ def words(label, verdicts):
     if absent:
         said.append(f"{label}: no sign of {'; '.join(absent)}")
     return [line for text in said for line in textwrap.wrap(text, 100, subsequent_indent="    ")]
+
+
+# ---------------------------------------------------------------- what the log shows, and warns of
+
+def rollout_figures(rollout):
+    """What the log shows: an estimate of J per position, the largest q / s, the share repeated.
+
+    With rollout_every also the age, in steps, and the drift: an estimate of KL(q_old||q), nats a
+    token.
+    """
+    if rollout is None:
+        return {}
+    valid = rollout.y != -100
+    w = (rollout.log_q - rollout.log_s).masked_fill(~valid, 0).exp()
+    c = (rollout.log_q - rollout.log_p).masked_fill(~valid, 0)
+    shown = {"rollout_kl": (w * valid * c).sum() / valid.sum().clamp_min(1),
+             "rollout_weight": w.amax(), "rollout_repeated": repeated(rollout.y)}
+    if rollout.age is not None:
+        shown["rollout_age"] = rollout.age.float().mean()
+        shown["rollout_drift"] = rollout.drift.sum() / valid.sum().clamp_min(1)
+    return shown
+
+
+def repeated(y, n=4):
+    """Share of the n-grams of continuations y (B, T) that their own row had before. A 0-d tensor.
+
+    y is -100 where there is none. 0 in natural text, near 1 where a student circles.
+    """
+    if y.shape[1] < n:
+        return torch.zeros((), device=y.device)
+    grams = y.unfold(1, n, 1)  # (B, T - n + 1, n)
+    valid = (grams != -100).all(-1)
+    same = (grams[:, :, None] == grams[:, None]).all(-1)  # (B, G, G)
+    same = same & valid[:, :, None] & valid[:, None]
+    before = same.tril(-1).any(-1)
+    return before.sum() / valid.sum().clamp_min(1)
+
+
+def failures(line):
+    """Sentences that name what goes wrong and what helps, from the figures of a log line."""
+    if line.get("entropy_p") and line["entropy_q"] < line["entropy_p"] / 3:
+        remedy = "raise alpha, lower lr, or use mix < 1"
+        if "rollout_kl" in line:  # on rollouts
+            remedy = "raise alpha or rollout_mix, lower lr or on_policy, or use mix < 1"
+        yield (f"entropy collapse: the student's entropy is {line['entropy_q']:.3f} nats, the "
+               f"teacher's {line['entropy_p']:.3f}; {remedy}")
+    if line.get("rollout_repeated", 0) > 0.5:
+        yield (f"repetition: {line['rollout_repeated']:.0%} of the 4-grams of the rollouts were "
+               "there before; raise rollout_mix or alpha, or start from a better student (init)")
+    if line.get("rollout_weight", 0) > 10:
+        remedy = "rollout_mix (q / s is at most 1 / (1 - rollout_mix))"
+        if line.get("rollout_age"):  # then there is no such bound
+            remedy = "rollout_every, lr or rollout_mix"
+        yield (f"exploding weights: q / s reaches {line['rollout_weight']:.0f} in the rollouts; "
+               f"lower {remedy}")

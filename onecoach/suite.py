@@ -6,7 +6,7 @@
 
 A task is a function from a Row to an Item and a line of TASKS. The rules are those of the BabyLM
 challenge of 2026, github.com/babylm-org/babylm-eval; docs/babylm.md tells them. Nothing here knows
-a model: eval.py scores the candidates. Raises UserError for a row that is not what it must be,
+a model: exam.py scores the candidates. Raises UserError for a row that is not what it must be,
 naming file and line.
 """
 import collections

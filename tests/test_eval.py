@@ -17,8 +17,9 @@ import data
 import eval
 from bpe import Tokenizer, pre_tokens, train_bpe
 from model import LM, ModelConfig
-from onecoach import files, run, suite
+from onecoach import files, run, scoring, suite, tables
 from onecoach.config import UserError, run_main
+from onecoach.exam import minimal_pairs
 from onecoach.imported import ImportedTokenizer, marked
 
 TEXT = "the cat sees the dog near the house\nwho sees the little dog\nthe dogs see a cat\n" * 4
@@ -121,7 +122,7 @@ def test_score_does_not_depend_on_batches_order_or_chunks(tokenizer, monkeypatch
     backwards = eval.score_sentences(lm, tokenizer, SENTENCES[::-1])
     assert backwards.flip(0).tolist() == about(whole)
 
-    monkeypatch.setattr(eval, "ROWS", 3)
+    monkeypatch.setattr(scoring, "ROWS", 3)
     seen, logits = [], lm.logits
     monkeypatch.setattr(lm, "logits", lambda h: seen.append(len(h)) or logits(h))
     assert eval.score_sentences(lm, tokenizer, SENTENCES).tolist() == about(whole)
@@ -131,7 +132,7 @@ def test_score_does_not_depend_on_batches_order_or_chunks(tokenizer, monkeypatch
 def test_next_tokens_sum_to_one(tokenizer):
     lm, prefix = small_lm(tokenizer), [1, *tokenizer.encode("the cat")]
     V = tokenizer.vocab_size
-    sums = eval.sum_log_probs(lm, [[*prefix, i] for i in range(V)], [len(prefix)] * V)
+    sums = scoring.sum_log_probs(lm, [[*prefix, i] for i in range(V)], [len(prefix)] * V)
     assert sums.exp().sum().item() == about(1)
 
 
@@ -210,7 +211,7 @@ def test_a_uniform_model_ties_everything(tokenizer):
     for row in rows:
         good, bad = (tokenizer.encode(row[key]) for key in suite.SENTENCES)
         assert len(good) == len(bad)
-    result = eval.minimal_pairs(uniform(tokenizer), tokenizer, rows)
+    result = minimal_pairs(uniform(tokenizer), tokenizer, rows)
     assert (result["accuracy"], result["ties"], result["official_2025"]) == (0.5, 1.0, 1.0)
 
 
@@ -232,7 +233,7 @@ def test_accuracies_ties_means_and_fields():
         ("a", "b", "one", "syntax"), ("a", "c", "one", "syntax"), ("c", "b", "one", "syntax"),
         ("b", "b", "one", "syntax"), ("a", "b", "two", "syntax"),
         ("b", "a", "three", "other"), ("c", "a", "three", "other"))
-    result = eval.minimal_pairs(by_first_token(tokenizer, "abc"), tokenizer, rows)
+    result = minimal_pairs(by_first_token(tokenizer, "abc"), tokenizer, rows)
     one = result["groups"]["one"]
     assert (one["accuracy"], one["ties"], one["official_2025"]) == (0.625, 0.25, 0.75)
     assert (one["n"], one["field"]) == (4, "syntax")
@@ -243,7 +244,7 @@ def test_accuracies_ties_means_and_fields():
     half = 1.96 * math.sqrt(0.625 * 0.375 / 4) / 3
     assert result["interval"] == pytest.approx([accuracy - half, accuracy + half])
 
-    limited = eval.minimal_pairs(by_first_token(tokenizer, "abc"), tokenizer, rows, limit=2)
+    limited = minimal_pairs(by_first_token(tokenizer, "abc"), tokenizer, rows, limit=2)
     sizes = {uid: figures["n"] for uid, figures in limited["groups"].items()}
     assert sizes == {"one": 2, "two": 1, "three": 2}
     assert limited["groups"]["one"]["accuracy"] == 1
@@ -261,7 +262,7 @@ def test_reading_pairs(tmp_path, tokenizer):
         '{"sentence_good": "a", "sentence_bad": "b", "UID": "u", "field": "f"}\r\n')
     items = suite.read_folder(tmp_path, suite.pair)
     assert [(item.group, item.say(0)) for item in items] == [("u", "a"), ("turns", "a:\nb")]
-    result = eval.minimal_pairs(uniform(tokenizer), tokenizer, tmp_path)
+    result = minimal_pairs(uniform(tokenizer), tokenizer, tmp_path)
     assert set(result["groups"]) == {"u", "turns"} and set(result["fields"]) == {"f"}
     assert result["groups"]["turns"]["accuracy"] == 0
 
@@ -508,7 +509,7 @@ def test_samples_of_a_gpt2_end_at_its_block(tokenizer):
 def test_final_table_lines_up_and_leaves_out_what_nobody_measured():
     one = {"babytalk": {"ce_above_floor": 0.0234, "precision": 0.881}, "val_ce": 2.5}
     two = {"babytalk": {"precision": 0.7}, "val_ce": None}
-    shown = eval.final_table([("teacher t", one), ("student s", two), ("empty", {})])
+    shown = tables.final_table([("teacher t", one), ("student s", two), ("empty", {})])
     lines = shown.split("\n")
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
     assert lines[1].split()[-3:] == ["0.0234", "-", "-"]
@@ -518,7 +519,7 @@ def test_final_table_lines_up_and_leaves_out_what_nobody_measured():
 
 def test_the_final_table_leaves_out_what_earlier_versions_kept_of_a_part():
     part = {"babytalk": {"precision": 0.7, "limit": 20}, "ppl": {"which": "last"}, "val_ce": 2.5}
-    lines = eval.final_table([("part", part)]).split("\n")
+    lines = tables.final_table([("part", part)]).split("\n")
     assert len(lines) == 2 and lines[1].endswith("2.5000")
 
 
@@ -686,11 +687,11 @@ def test_a_gpt2_shorter_than_the_longest_line_is_refused_in_one_line(make_run):
 def test_training_can_ask_before_it_begins(make_config, words):
     config = make_config(name="some", arch="gpt2", block_size=19)
     with pytest.raises(UserError, match="longest line"):
-        eval.check_babytalk(config, words)
+        babytalk.check_babytalk(config, words)
     config = make_config(name="some", arch="gpt2", block_size="stages(0: 10, 0.5: 20)")
-    eval.check_babytalk(config, words)
+    babytalk.check_babytalk(config, words)
     with pytest.raises(UserError, match="one token"):
-        eval.check_babytalk(config, tokenizer_of(TEXT, 285))
+        babytalk.check_babytalk(config, tokenizer_of(TEXT, 285))
 
 
 def test_evaluation_is_in_true_fp32_whatever_ran_before(babytalk_run, monkeypatch):
@@ -726,12 +727,12 @@ def test_evaluation_is_in_true_fp32_whatever_ran_before(babytalk_run, monkeypatc
 def test_a_look_never_changes_what_the_final_table_shows(babytalk_run, look, slots, monkeypatch):
     monkeypatch.setattr(eval, "LINES", 50)
     whole = eval.evaluate(babytalk_run)
-    table = eval.final_table([("some", whole)])
+    table = tables.final_table([("some", whole)])
     eval.main([str(babytalk_run), *look])
     results = files.read_json(babytalk_run / "eval.json")
     assert set(slots) < set(results)
     assert {name: results[name] for name in whole} == whole
-    assert eval.final_table([("some", results)]) == table
+    assert tables.final_table([("some", results)]) == table
     if "--limit=20" in look:
         assert results[slots[0]]["lines"] == 20
 
@@ -744,7 +745,7 @@ def test_verdicts_of_a_runs_own_books_are_kept_and_said(babytalk_run, monkeypatc
     results = eval.evaluate(babytalk_run)
     assert [verdict["found"] for verdict in results["verdicts"]] == [True, True]
     assert files.read_json(babytalk_run / "eval.json") == results
-    shown = eval.final_table([("student some", results)])
+    shown = tables.final_table([("student some", results)])
     assert "student some: INSTABILITY OR COLLAPSE: step 1: entropy collapse" in shown
     assert "student some: PARADIGMS LOST: " in shown
 
@@ -862,7 +863,7 @@ def test_curve_tells_every_checkpoint_by_words_in_their_order(babytalk_run, caps
     # each is what that checkpoint's own weights say to the same pairs
     lm, tokenizer, _ = run.load(babytalk_run, which="chck_9M")
     pairs = eval.drawn_from_truth(1, 0)[2]
-    alone = eval.minimal_pairs(lm, tokenizer, pairs, 10)
+    alone = minimal_pairs(lm, tokenizer, pairs, 10)
     assert points["chck_9M"]["accuracy"] == alone["accuracy"]
     assert re.search(rf"^9M +{alone['accuracy']:.1%}", capsys.readouterr().out, re.M)
 

@@ -29,10 +29,11 @@ import torch
 import torch._dynamo  # the optimizer asks for it: a second that would be spent in each process
 from hypothesis import strategies as st
 
+import babytalk
 import data
 import distill
 import eval
-from onecoach import config, corpora, files, run
+from onecoach import config, corpora, exam, files, run
 from onecoach.config import UserError
 
 TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line",
@@ -69,7 +70,7 @@ def command(root, hook, argv):
     eval.evaluate = lambda folder, **_: files.write_json(
         folder / "eval.json", {"babytalk": {}, "sample": {}})
 
-    eval.check_babytalk = lambda *_: None  # which is about it
+    babytalk.check_babytalk = lambda *_: None  # which is about it
     if hook:
         hook(root)
     sys.argv = ["distill.py", *argv]
@@ -509,7 +510,7 @@ def readers(root):
                                    run.Metrics(folder / "metrics.jsonl", 1))),
         "eval.json": (folder / "eval.json", table),
         "benchmark rows": (root / "blimp/a.jsonl",
-                           lambda: eval.minimal_pairs(lm, tokenizer, root / "blimp")),
+                           lambda: exam.minimal_pairs(lm, tokenizer, root / "blimp")),
         "corpus text": (root / "text/childes.train", lambda: [
             corpora.clean(domain, block)
             for domain, path in corpora.resolve(str(root / "text"), root)

@@ -25,7 +25,7 @@ import bpe
 import data
 import distill
 import eval
-from onecoach import files, run, suite
+from onecoach import files, run, suite, tables
 from onecoach.config import CONFIGS, UserError, read_config
 from onecoach.imported import ImportedTokenizer, marked
 from tools import card, hf
@@ -237,7 +237,7 @@ def test_the_card_says_what_the_runs_files_say(make_run, tmp_path):
                   "lr = 0.001", str(commit or "not known")):
         assert words in text, words
     assert "100.0%" not in text  # a look at a part
-    assert set(card.CHANCE) <= {place for _, place, _ in eval.FINAL}
+    assert set(card.CHANCE) <= {place for _, place, _ in tables.FINAL}
     one_line(hf.export, folder, tmp_path / "hf", words=["hf is there already"])
     one_line(hf.export, folder, tmp_path / "hf2", True, words=["no checkpoints by words"])
 

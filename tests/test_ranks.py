@@ -34,10 +34,10 @@ def tiny(tmp_path_factory):
         (folder / f"{name}.py").write_text(text)
 
     (folder / "quick.py").write_text(
-        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport distill, eval\n"
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport babytalk, distill, eval\n"
         "from onecoach import config\n"
         "eval.evaluate = lambda *_, **__: None  # seconds, and tested elsewhere\n"
-        "eval.check_babytalk = lambda *_: None\n"
+        "babytalk.check_babytalk = lambda *_: None\n"
         "config.run_main(distill.main)\n")
     launch(folder, 1, "coach")
     launch(folder, 1, "first")

@@ -14,6 +14,7 @@ import losses
 import rollouts
 from distill import Teacher
 from model import LM, ModelConfig
+from onecoach import signatures
 from rollouts import Rollout, policy_coefficients, sequence_loss
 
 V, T = 4, 4
@@ -290,7 +291,7 @@ def test_positions_that_do_not_count_have_no_part():
         a, b = policy_coefficients(some, **k), policy_coefficients(all_of, **k)
         assert torch.allclose(a[:, valid[0]], b) and not a[:, ~valid[0]].any()
     # on policy the mean of c over what counts is J's sample a position
-    seen = [rollouts.figures(rollout)["rollout_kl"] for rollout in (some, all_of)]
+    seen = [signatures.rollout_figures(rollout)["rollout_kl"] for rollout in (some, all_of)]
     assert torch.allclose(seen[0], seen[1])
     assert torch.allclose(seen[0], (log_q - log_p)[:, valid[0]].mean())
 
@@ -410,28 +411,28 @@ def test_the_truth_rolls_along():
 
 def test_repetition_is_measured():
     circling = torch.tensor([[1, 2, 3, 4] * 6, list(range(24))])
-    assert abs(rollouts.repeated(circling) - (21 - 4) / 42) < 1e-6
-    assert rollouts.repeated(torch.full((2, 10), -100)) == 0
-    assert rollouts.repeated(torch.ones(2, 3)) == 0  # blocks of less than four
+    assert abs(signatures.repeated(circling) - (21 - 4) / 42) < 1e-6
+    assert signatures.repeated(torch.full((2, 10), -100)) == 0
+    assert signatures.repeated(torch.ones(2, 3)) == 0  # blocks of less than four
     masked = circling.clone()
     masked[0, :12] = -100  # what does not count is no repetition
-    assert rollouts.repeated(masked) < rollouts.repeated(circling)
+    assert signatures.repeated(masked) < signatures.repeated(circling)
 
 
 def test_failures_are_named_with_what_to_change():
     good = dict(entropy_q=2.0, entropy_p=2.1, rollout_repeated=0.1, rollout_weight=1.2)
-    assert not list(rollouts.failures(good)) and not list(rollouts.failures({"ce": 1.0}))
+    assert not list(signatures.failures(good)) and not list(signatures.failures({"ce": 1.0}))
     for bad, words in ((dict(entropy_q=0.3), ("entropy collapse", "alpha")),
                        (dict(rollout_repeated=0.9), ("repetition", "rollout_mix")),
                        (dict(rollout_weight=50.0), ("exploding weights", "lower rollout_mix"))):
-        message, = rollouts.failures({**good, "rollout_kl": 0.1, **bad})
+        message, = signatures.failures({**good, "rollout_kl": 0.1, **bad})
         assert all(word in message for word in words)
 
 
 def test_what_helps_depends_on_what_is_done():
-    without, = rollouts.failures(dict(entropy_q=0.3, entropy_p=2.1))
+    without, = signatures.failures(dict(entropy_q=0.3, entropy_p=2.1))
     assert "alpha" in without and "rollout_mix" not in without
-    older, = rollouts.failures(dict(rollout_kl=0.1, rollout_weight=50.0, rollout_age=1.5))
+    older, = signatures.failures(dict(rollout_kl=0.1, rollout_weight=50.0, rollout_age=1.5))
     assert "lower rollout_every, lr or rollout_mix" in older and "1 / (1" not in older
 
 

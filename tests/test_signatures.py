@@ -1,8 +1,7 @@
 """signatures: each failure provoked, a sound run cleared; verdicts kept in eval.json and said."""
 import pytest
 
-import eval
-from onecoach import signatures
+from onecoach import signatures, tables
 from tools import rules
 
 SOUND = dict(entropy_q=2.0, entropy_p=2.0, q_on_top_1_of_p=0.4, q_on_top_1_of_q=0.4,
@@ -79,7 +78,7 @@ def test_the_last_table_says_them_in_words():
     """What is found with its figures, what is not by its name; of a run without any, nothing."""
     found = signatures.of_run([dict(step=1, val_ce=3.0), dict(step=2, val_ce=3.2)],
                               {"filler_gap": 0.9})
-    shown = eval.final_table([("student s", {"val_ce": 3.0, "verdicts": found}),
+    shown = tables.final_table([("student s", {"val_ce": 3.0, "verdicts": found}),
                               ("teacher t", {"val_ce": 2.5})])
     assert shown.split("\n")[-2:] == [
         "student s: INSTABILITY OR COLLAPSE: val_ce 3.200 at the end, 3.000 at step 1",
@@ -96,7 +95,7 @@ def test_nothing_is_said_of_what_is_not_there():
 @pytest.mark.parametrize("verdicts", [
     None, 3, "found", [None], [{}], [{"name": 3, "said": "x"}], [{"name": "x", "found": True}]])
 def test_a_damaged_file_has_no_verdicts(verdicts):
-    assert eval.final_table([("s", {"verdicts": verdicts})]) == eval.final_table([("s", {})])
+    assert tables.final_table([("s", {"verdicts": verdicts})]) == tables.final_table([("s", {})])
     assert signatures.kept(verdicts, []) == []
 
 

@@ -13,8 +13,9 @@ import distill
 import eval
 from bpe import Tokenizer
 from model import LM, ModelConfig
-from onecoach import files, run, suite
+from onecoach import files, run, scoring, suite, tables
 from onecoach.config import UserError
+from onecoach.exam import answer
 
 
 def row(**values):
@@ -255,7 +256,7 @@ def test_what_texts_have_in_common_is_read_once_and_changes_nothing(tokenizer, a
 
 def test_families_hold_each_sequence_once(tokenizer):
     sequences = [[1, *tokenizer.encode(text)] for text in TEXTS]
-    runs = eval.families(sequences, [0, 1, 3, 4, 5, 6])
+    runs = scoring.families(sequences, [0, 1, 3, 4, 5, 6])
     assert sorted(i for _, members in runs for i in members) == [0, 1, 3, 4, 5, 6]
     for P, members in runs:
         assert len({tuple(sequences[i][:P]) for i in members}) == 1 or len(members) == 1
@@ -264,15 +265,15 @@ def test_families_hold_each_sequence_once(tokenizer):
 
 
 def test_batches_hold_little_padding(monkeypatch):
-    monkeypatch.setattr(eval, "FEW", 4)
+    monkeypatch.setattr(scoring, "FEW", 4)
     sequences = [[1] * length for length in (21, 20, 11, 10, 11, 21)]
     waiting = [(0, [i]) for i in range(4)]
-    assert eval.batch_size(waiting, sequences, 1000) == 2  # 20 + 19 tokens, one of padding
-    assert eval.batch_size(waiting[2:], sequences, 1000) == 2
-    assert eval.batch_size(waiting, sequences, 20) == 1
-    assert eval.batch_size([(0, [0]), (3, [1, 5])], sequences, 1000) == 1  # one needs a tree
-    monkeypatch.setattr(eval, "FEW", 1000)
-    assert eval.batch_size(waiting, sequences, 1000) == 4
+    assert scoring.batch_size(waiting, sequences, 1000) == 2  # 20 + 19 tokens, one of padding
+    assert scoring.batch_size(waiting[2:], sequences, 1000) == 2
+    assert scoring.batch_size(waiting, sequences, 20) == 1
+    assert scoring.batch_size([(0, [0]), (3, [1, 5])], sequences, 1000) == 1  # one needs a tree
+    monkeypatch.setattr(scoring, "FEW", 1000)
+    assert scoring.batch_size(waiting, sequences, 1000) == 4
 
 
 def test_log_probabilities_are_those_of_transformers(tokenizer):
@@ -290,7 +291,7 @@ def test_log_probabilities_are_those_of_transformers(tokenizer):
 
 def test_a_gpt2s_context_loses_its_beginning_and_that_is_counted(tokenizer):
     lm = small_lm(tokenizer, "gpt2", block_size=8)
-    sums, tokens, cut = eval.score_all(lm, tokenizer, ["abcdefghij", "j"], ["klm", "klm"])
+    sums, tokens, cut = scoring.score_all(lm, tokenizer, ["abcdefghij", "j"], ["klm", "klm"])
     assert cut == 1 and tokens.tolist() == [3, 3]
     assert sums[0].item() == about(eval.score(lm, tokenizer, ["fghij"], ["klm"]).item(), 1e-5)
     with pytest.raises(UserError, match="9 tokens, longer than this GPT-2's block_size 8"):
@@ -313,10 +314,10 @@ def test_global_piqa_takes_the_mean_a_token_and_choice_both(tokenizer):
     # one b of 2 tokens, against two of 8: worse a token, better in sum
     candidates = [("", "ba"), ("", "bbaaaaaa")]
     items = [suite.Item("g", candidates, 0, id="x"), suite.Item("g", candidates, 1, id="y")]
-    piqa = eval.answer("global_piqa_nonparallel", items, model, tokenizer)
+    piqa = answer("global_piqa_nonparallel", items, model, tokenizer)
     assert piqa.share.tolist() == [0, 1]
     assert piqa.said["x"] == {"predictions": [{"id": "x_0", "pred": "bbaaaaaa"}]}
-    plain = eval.answer("choice", items, model, tokenizer)
+    plain = answer("choice", items, model, tokenizer)
     assert plain.share.tolist() == [1, 0]
     assert plain.result["per_byte"]["accuracy"] == 0.5 == plain.result["accuracy"]
 
@@ -324,7 +325,7 @@ def test_global_piqa_takes_the_mean_a_token_and_choice_both(tokenizer):
 def test_ewok_by_the_rule_of_2026_and_of_2025(tokenizer):
     values = dict(Domain="d", Context1="ba", Context2="aa", Target1="b", Target2="a")
     items = [suite.ewok(row(**values))]
-    answers = eval.answer("ewok", items, Counts(tokenizer), tokenizer)
+    answers = answer("ewok", items, Counts(tokenizer), tokenizer)
     assert answers.result["accuracy"] == 0.5  # " b" after either context is as likely
     assert answers.result["official_2025"] == 0  # " a" is likelier than " b"
     assert answers.said["d"]["predictions"][0]["pred"] in ("ba b", "aa b")
@@ -333,7 +334,7 @@ def test_ewok_by_the_rule_of_2026_and_of_2025(tokenizer):
 def test_wug_correlates_with_people(tokenizer):
     items = [suite.Item("wug_adj_nominalization", [("", "b" * i), ("", "bb")], ratio=-float(i))
              for i in range(1, 7)]
-    answers = eval.answer("wug_adj", items, Counts(tokenizer), tokenizer)
+    answers = answer("wug_adj", items, Counts(tokenizer), tokenizer)
     assert answers.result["rho"] == about(1)
     line = answers.said["wug_adj"]["predictions"][0]
     assert (line["id"], line["pred"]) == ("wug_adj_0", "b")
@@ -363,7 +364,7 @@ def test_reading_is_the_surprisal_of_a_word_and_the_one_before(tokenizer, tmp_pa
     write_reading(tmp_path / "reading/reading_data.csv", prev_item="", item="None", RTgopast="")
     asked = suite.read("reading", tmp_path)
     assert asked[1][1] == ("None", " " + asked[1][1][1].strip()) and asked[2][1] is None
-    answers = eval.answer("reading", asked, Counts(tokenizer), tokenizer)
+    answers = answer("reading", asked, Counts(tokenizer), tokenizer)
     result = answers.result
     assert 0.3 < result["eye_tracking"]["r2"] < 0.95 and not result["eye_tracking"]["at_chance"]
     assert result["measures"]["RTgopast"]["n"] == 59 and result["self_paced"]["n"] == 59
@@ -567,7 +568,7 @@ def test_a_bounded_ppl_has_its_own_line_in_the_last_table():
     def ppl(value):
         return {"overall": {"mean_nats_per_byte": value}}
     evals = [("one", {"ppl --limit=200000": ppl(1.25)}), ("two", {"ppl": ppl(1.5)})]
-    lines = eval.final_table(evals).splitlines()
+    lines = tables.final_table(evals).splitlines()
     assert lines[1].split()[-2:] == ["-", "1.5000"]
     assert "of its first 200,000 tokens a domain" in lines[2]
     assert lines[2].split()[-2:] == ["1.2500", "-"]

@@ -82,9 +82,9 @@ import eval
 import losses
 import rollouts
 from bpe import Tokenizer, train_bpe
-from eval import table
 from onecoach import corpora, stored, suite
 from onecoach.run import DTYPES, autocast, device_of, dtype_of, gpu_usage, model_of
+from onecoach.tables import table
 from tools import measure, peers
 from tools.measure import machine, median_times, memory_of, seconds_alone, tried
 

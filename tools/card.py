@@ -7,12 +7,11 @@ import dataclasses
 import math
 import pathlib
 
-import eval
 from distill import trained_for
-from onecoach import files
+from onecoach import files, tables
 from onecoach.config import Config
 
-CHANCE = {  # of a path in eval.json, as eval.FINAL has them: what guessing gives
+CHANCE = {  # of a path in eval.json, as tables.FINAL has them: what guessing gives
     "blimp.accuracy": "50%",
     "supplement.accuracy": "50%",
     "ewok.accuracy": "50%",
@@ -104,8 +103,8 @@ def figures(folder, which):
         results = {name.removesuffix(end): result for name, result in results.items()
                    if name.endswith(end)}
     rows = []
-    for title, place, form in eval.final_lines([("", results)]):
-        figure = eval.look_up(results, place)
+    for title, place, form in tables.final_lines([("", results)]):
+        figure = tables.look_up(results, place)
         if figure is not None:
             rows.append(f"| {title} | {form.format(figure)} | {CHANCE.get(place, '')} |")
     if not rows:

@@ -75,7 +75,9 @@ import torch.nn.functional as F
 
 import eval
 from onecoach import files, run
-from onecoach.suite import json_lines
+from onecoach.scoring import longest_input
+from onecoach.suite import json_lines, wilson
+from onecoach.tables import table
 
 # The two texts of a row, from its keys; how many labels; the recipe; what chooses the epoch; rows
 # that TASK.valid.jsonl has in the challenge.
@@ -395,7 +397,7 @@ def glue_table(entries):
     rows = [["task", "accuracy", "+- seeds", "95% over items", "the majority's", "last epoch",
              "F1", "+- seeds", "the majority's", "seeds", "rows", "dtype"]]
     for name, entry in entries.items():
-        low, high = eval.wilson(entry["accuracy"], entry["valid_rows"])
+        low, high = wilson(entry["accuracy"], entry["valid_rows"])
         dtypes = sorted({result["dtype"] for result in entry["seeds"].values()})
         rows.append([name, percent(entry, "accuracy"), percent(entry, "accuracy_spread"),
                      f"{low:.1%} to {high:.1%}", percent(entry["majority"], "accuracy"),
@@ -404,7 +406,7 @@ def glue_table(entries):
                      f"{entry['train_rows']} + {entry['valid_rows']}", ", ".join(dtypes)])
     accuracy = np.mean([entry["accuracy"] for entry in entries.values()])
     mixed = np.mean([entry[TASKS[name.split()[0]].chosen_by] for name, entry in entries.items()])
-    return (f"{eval.table(rows)}\nmean of {len(entries)} of the {len(TASKS)} tasks: {accuracy:.1%} "
+    return (f"{table(rows)}\nmean of {len(entries)} of the {len(TASKS)} tasks: {accuracy:.1%} "
             f"accuracy, as the challenge's scoring has it; {mixed:.1%} with F1 for mrpc and qqp, "
             "as its tables\nthe epoch was chosen on the rows that are reported")
 
@@ -447,7 +449,7 @@ def read_data(args, tokenizer, length):
 
 def longest_row(lm, config):
     """Tokens of a row: LONGEST, or a GPT-2's block_size where that is shorter. Says so."""
-    length = int(min(LONGEST, eval.longest_input(lm)))
+    length = int(min(LONGEST, longest_input(lm)))
     if length < LONGEST:
         print(f"rows are cut to {length} tokens, this GPT-2's block_size; the challenge has "
               f"{LONGEST}")

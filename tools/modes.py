@@ -45,6 +45,8 @@ import eval
 import losses
 from data import prepare
 from onecoach import files, run, signatures
+from onecoach.scoring import longest_input, positions
+from onecoach.tables import table
 from tools import rules, writing
 from tools.curves import Curve, compare, mass
 
@@ -65,8 +67,8 @@ class Text:
     device: torch.device   # of the models that read it
 
     def walk(self, forward, device=None):
-        """eval.positions of a function ids (B, T) -> (B, T, d), over all of the text."""
-        return eval.positions(forward, self.sequences, [1] * len(self.sequences),
+        """scoring.positions of a function ids (B, T) -> (B, T, d), over all of the text."""
+        return positions(forward, self.sequences, [1] * len(self.sequences),
                               writing.BATCH_TOKENS, device or self.device)
 
 
@@ -287,7 +289,7 @@ def look_at(subject, coached, text):
     forward = next_word([model])
     measured = measure(forward, teacher, text, truth)
 
-    longest = min(eval.longest_input(reader.model) for reader in (subject, *coaches))
+    longest = min(longest_input(reader.model) for reader in (subject, *coaches))
     longest = None if longest == math.inf else longest
     of_student = writing.written(subject, forward, teacher, longest)
     if coaches:  # of several the first one writes
@@ -448,7 +450,7 @@ def over_seeds(founds):
 
 def show(founds):
     """Print what was found."""
-    print("\n" + eval.table(figure_rows(founds)))
+    print("\n" + table(figure_rows(founds)))
     for found in founds:
         print(f"\n{found.subject.folder}, teacher {found.teacher}")
         for verdict in found.result["verdicts"]:

@@ -40,7 +40,7 @@ import torch
 
 import babytalk
 import eval
-from onecoach import files, run, signatures, suite
+from onecoach import files, run, signatures, suite, tables
 from onecoach.config import CONFIGS, KEYS, command_line, read_config
 from onecoach.ranks import RANK
 from tools import modes
@@ -443,7 +443,7 @@ def blocks_of(founds):
     blocks = [("heading", "What was trained"), ("table", trained_rows(founds)),
               ("text", "\n".join(command_of(found.subject.folder) for found in founds))]
     if evals:
-        blocks += [("heading", "What eval.py says"), ("text", eval.final_table(evals))]
+        blocks += [("heading", "What eval.py says"), ("text", tables.final_table(evals))]
     blocks += [("heading", "Loss and validation")]
     blocks += [("picture", training_picture(founds))]
     blocks += [("heading", "Benchmarks"), *benchmark_blocks(evals, yardsticks(founds))]

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 
 import babytalk
 import eval
-import rollouts
+from onecoach import signatures
+from onecoach.scoring import positions
 from tools import rules
 
 WRITTEN = 500         # texts that each model writes
@@ -34,7 +35,7 @@ def diversity(texts, ended):
     """What texts (lists of ids) are like; ended: a bool each."""
     width = max(map(len, texts))
     y = torch.tensor([[*ids, *[-100] * (width - len(ids))] for ids in texts])
-    repeated = rollouts.repeated(y).item() if width >= 4 else 0.0
+    repeated = signatures.repeated(y).item() if width >= 4 else 0.0
     return dict(**{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)}, repeated=repeated,
                 longest_repeat=max(map(longest_repeat, texts)),
                 mean_length=float(np.mean([len(ids) for ids in texts])),
@@ -45,7 +46,7 @@ def log_likelihood(forward, tokenizer, texts, device):
     """Mean log-probability a token, nats, of texts (lists of ids), each after `<s>`."""
     sequences = [[tokenizer.bos_id, *ids] for ids in texts]
     total = 0.0
-    for _, log_p, label in eval.positions(forward, sequences, [1] * len(texts), BATCH_TOKENS,
+    for _, log_p, label in positions(forward, sequences, [1] * len(texts), BATCH_TOKENS,
                                           device):
         total -= F.nll_loss(log_p, label, reduction="sum").item()
     return total / sum(map(len, texts))

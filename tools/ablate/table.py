@@ -8,8 +8,7 @@ import time
 
 import numpy as np
 
-import eval
-from onecoach import files
+from onecoach import files, tables
 from onecoach.config import UserError
 from onecoach.run import folder_of, is_finished
 from tools.ablate.jobs import Job, processes, work
@@ -213,7 +212,7 @@ class Table:
         rows = [[f"{new['variant']}, seed {new['seed']}", "kept", "again"]]
         for title, path in self.plan.figures.items():
             rows.append([title, *(form(figure(row, path)) for row in (old or {}, new))])
-        print(eval.table(rows))
+        print(tables.table(rows))
 
 
 def keys_in(command):

@@ -1,0 +1,95 @@
+"""The suite asked of a model: its answers to a task, as figures and in the challenge's form."""
+import collections
+import dataclasses
+import os
+
+import numpy as np
+
+from onecoach import suite
+from onecoach.scoring import score_all
+
+# result: for eval.json; share (n,): suite.shares of the items, where there are right ones;
+# said: in the form of a predictions file
+Answers = collections.namedtuple("Answers", "result items share said")
+
+
+def answer(name, asked, model, tokenizer, seed=0):
+    """What a model says to a task of the suite: Answers. asked: what suite.read gives."""
+    task = suite.TASKS[name]
+    do = {"choose": answer_choices, "rank": answer_ranks, "reading": answer_reading}[task.kind]
+    return do(task, asked, model, tokenizer, seed)
+
+
+FIGURE = "accuracy", "interval", "at_chance", "chance", "n"  # what a line of a table wants
+
+
+def answer_choices(task, items, model, tokenizer, seed):
+    # all of them at once, so that those of like length meet in a batch
+    others = [item for item in items if item.candidates_2025]
+    lists = [item.candidates for item in items] + [item.candidates_2025 for item in others]
+    sums, tokens, cut = candidate_scores(model, tokenizer, lists)
+    if task.per == "token":
+        sums = [a / n for a, n in zip(sums, tokens)]
+    of_2025 = {id(item): scores for item, scores in zip(others, sums[len(items):])}
+    scores = sums[:len(items)]
+    right = np.array([item.right for item in items])
+    share = suite.shares(scores, right)
+    share_2025 = None
+    if task.in_2025:
+        old = [of_2025.get(id(item), its) for item, its in zip(items, scores)]
+        share_2025 = suite.shares(old, right) > 0
+    result = suite.accuracies(items, share, task.over, share_2025)
+    if task.per == "byte":
+        sizes = [[len(text.encode("utf-8", "surrogatepass")) for _, text in item.candidates]
+                 for item in items]
+        each = suite.shares([a / np.array(n) for a, n in zip(scores, sizes)], right)
+        per_byte = suite.accuracies(items, each, task.over)
+        result["per_byte"] = {key: per_byte[key] for key in FIGURE}
+    said = suite.predictions(items, suite.chosen(scores, seed))
+    return Answers(result | {"cut": cut}, items, share, said)
+
+
+def answer_ranks(task, items, model, tokenizer, seed):
+    scores, _, cut = candidate_scores(model, tokenizer, [item.candidates for item in items])
+    first = np.exp([its[0] - np.logaddexp.reduce(its) for its in scores])
+    # of the odds, which keep their order where a probability is 0 or 1 to the last digit
+    odds = np.array([its[0] - np.logaddexp.reduce(its[1:]) for its in scores])
+    result = suite.correlation(odds, np.array([item.ratio for item in items]))
+    said = suite.predictions([dataclasses.replace(item, group=task.key) for item in items],
+                             suite.chosen(scores, seed), first)
+    return Answers(result | {"cut": cut}, items, None, said)
+
+
+def answer_reading(task, asked, model, tokenizer, seed):
+    columns, words, before = asked
+    known = [i for i, candidate in enumerate(before) if candidate]
+    lists = [[candidate] for candidate in [*words, *(before[i] for i in known)]]
+    sums, _, cut = candidate_scores(model, tokenizer, lists)
+    surprisal = -np.concatenate(sums)
+    prev_surprisal = np.full(len(words), np.nan)
+    prev_surprisal[known] = surprisal[len(words):]
+    surprisal = surprisal[:len(words)]
+    result = suite.reading_figures(columns, surprisal, prev_surprisal)
+    said = suite.reading_predictions(surprisal, prev_surprisal)
+    return Answers(result | {"cut": cut}, words, None, said)
+
+
+def candidate_scores(model, tokenizer, lists):
+    """Of lists of (prefix, completion): each one's sums (k,) and tokens (k,); contexts cut."""
+    flat = [candidate for candidates in lists for candidate in candidates]
+    sums, tokens, cut = score_all(model, tokenizer, *zip(*flat))
+    ends = np.cumsum([len(candidates) for candidates in lists])[:-1]
+    return np.split(sums.numpy(), ends), np.split(tokens.numpy(), ends), cut
+
+
+def minimal_pairs(model, tokenizer, rows, limit=0):
+    """Which of two sentences is more likely? suite.accuracies of BLiMP's dicts, or a folder's.
+
+    limit: pairs per paradigm, 0 all.
+    """
+    if isinstance(rows, (str, os.PathLike)):
+        items = suite.read_folder(rows, suite.pair)
+    else:
+        items = suite.pairs(rows)
+    items = suite.first_of_each(items, limit)
+    return answer_choices(suite.TASKS["blimp"], items, model, tokenizer, 0).result

@@ -1,0 +1,184 @@
+"""Tables on the screen: a task's groups, tasks side by side, perplexity, runs side by side."""
+from onecoach import signatures, suite
+
+def table(rows):
+    """Rows of texts as lines, the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for first, *others in rows:
+        lines.append("  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]))
+    return "\n".join(lines)
+
+
+MARK = "* no farther from chance than 95% of guesses are"
+
+
+def percent_interval(interval):
+    return f"{interval[0]:.1%} to {interval[1]:.1%}"
+
+
+def groups_table(name, answers):
+    """A task's groups and fields, where it has any."""
+    result = answers.result
+    if "groups" not in result:
+        return summary_table([name], [("", {name: result})])
+    rows = [["group", "accuracy", "95% over items", "ties", "as until 2025", "items"]]
+
+    def row(group, figures):
+        official = figures.get("official_2025")
+        return [group, f"{figures['accuracy']:.1%}", percent_interval(figures["interval"]),
+                f"{figures['ties']:.1%}", "-" if official is None else f"{official:.1%}",
+                str(figures["n"])]
+    rows += [row(group, figures) for group, figures in result["groups"].items()]
+    rows += [[f"mean of {field}", f"{accuracy:.1%}", "", "", "", ""]
+             for field, accuracy in result["fields"].items()]
+    over = suite.TASKS[name].over
+    return table([*rows, row(f"mean over {over}", result)])
+
+
+def lines_of(name, result):
+    """A task's lines in a table of tasks: (title, figures, key of what counts, form)."""
+    title = suite.TASKS[name].title
+    if "rho" in result:
+        return [(f"{title}, Spearman's rho", result, "rho", "{:.3f}")]
+    if "eye_tracking" in result:
+        return [(f"{title}, {part.replace('_', ' ')}, share of R2 left", result[part], "r2",
+                 "{:.2%}") for part in ("eye_tracking", "self_paced")]
+    lines = [(title, result, "accuracy", "{:.1%}")]
+    if "per_byte" in result:
+        lines.append((f"{title}, per byte", result["per_byte"], "accuracy", "{:.1%}"))
+    return lines
+
+
+def summary_table(names, columns):
+    """Tasks as lines. columns: [(label, {task: result})], the first with interval and items.
+
+    The last line is the mean of the accuracies that all of the first's tasks of knowledge have.
+    """
+    results = columns[0][1]
+    rows = [["task", "figure", "95% over items", "chance", "items", *(c[0] for c in columns[1:])]]
+    for name in names:
+        for i, (title, its, key, form) in enumerate(lines_of(name, results[name])):
+            mark = "*" if its["at_chance"] else " "
+            interval = " to ".join(map(form.format, its["interval"]))
+            chance = form.format(its["chance"]) if "chance" in its else "-"
+            row = [title, form.format(its[key]) + mark, interval, chance, f"{its['n']:,}"]
+            for _, others in columns[1:]:
+                figures = lines_of(name, others[name])[i][1] if name in others else None
+                mark = "*" if figures and figures["at_chance"] else " "
+                row.append(form.format(figures[key]) + mark if figures else "- ")
+            rows.append(row)
+    value, tasks = suite.nlp_mean({name: results[name] for name in names})
+    if len(tasks) > 1:
+        row = [f"NLP mean of {len(tasks)} tasks: {', '.join(tasks)}", f"{value:.1%} ", "", "", ""]
+        for _, others in columns[1:]:
+            theirs = suite.nlp_mean({name: others[name] for name in names if name in others})
+            row.append(f"{theirs[0]:.1%} " if theirs[1] == tasks else "- ")
+        rows.append(row)
+    marked = any("*" in cell for row in rows for cell in row[1:])
+    return table(rows) + (f"\n{MARK}" if marked else "")
+
+
+def remarks(name, result):
+    """What must be said of a task's figures: items that lack, contexts that were cut."""
+    said = []
+    if result.get("lacks"):
+        said.append(f"{name} is not whole, or not the challenge's: {'; '.join(result['lacks'])}")
+    if result.get("cut"):
+        said.append(f"{name}: {result['cut']:,} contexts lost their beginning, longer than the "
+                    "GPT-2's block_size")
+    return said
+
+
+def against_table(label, compared):
+    """compared {task: suite.compared}: differences to another run, by task and field."""
+    rows = [[f"against {label}", "difference", "95%, paired", "better", "worse", "McNemar's p"]]
+    for name, figures in compared.items():
+        lines = {name: figures}
+        if len(figures["fields"]) > 1:
+            lines |= {f"  {field}": its for field, its in figures["fields"].items()}
+        for title, its in lines.items():
+            low, high = its["interval"]
+            rows.append([title, f"{its['difference']:+.1%}", f"{low:+.1%} to {high:+.1%}",
+                         str(its["better"]), str(its["worse"]), f"{its['p']:.2g}"])
+    return table(rows)
+
+
+def perplexity_table(result):
+    rows = [["domain", "tokens", "blocks: perplexity", "bits per byte", "lines: perplexity",
+             "bits per byte", "nats per byte"]]
+    whole = "all; nats per byte: mean of both", result["overall"]
+    for name, figures in (*result["domains"].items(), whole):
+        ways = [f"{figures[way][key]:.4g}" for way in ("blocks", "lines")
+                for key in ("perplexity", "bits_per_byte")]
+        mean = f"{figures['mean_nats_per_byte']:.4f}"
+        rows.append([name, str(figures["lines"]["tokens"]), *ways, mean])
+    return table(rows)
+
+
+PPL_TITLE = "other half of development text, nats per byte"
+FINAL = [  # title, where it is in eval.json (trained: distill.py's own), form
+    ("steps trained, those of init too", "trained.steps", "{:,.0f}"),
+    ("words seen, those of init too", "trained.words", "{:,.0f}"),
+    ("step of the weights shown, best.pt", "trained.best_step", "{:,.0f}"),
+    ("CE above the floor, nats per token", "babytalk.ce_above_floor", "{:.4f}"),
+    ("KL(p*||q), nats per token", "babytalk.kl_truth_student", "{:.4f}"),
+    ("KL(q||p*): mass of q outside the language", "babytalk.mass_outside", "{:.4f}"),
+    ("KL(q||p*): inside it, nats per token", "babytalk.kl_inside", "{:.4f}"),
+    ("precision: samples that are in the language", "babytalk.precision", "{:.1%}"),
+    ("recall: truth with q(x) >= p*(x) / 10", "babytalk.recall_10", "{:.1%}"),
+    ("recall: truth with q(x) >= p*(x) / 3", "babytalk.recall_3", "{:.1%}"),
+    ("minimal pairs of babytalk", "babytalk.minimal_pairs", "{:.1%}"),
+    *((task.title, f"{name}.accuracy", "{:.1%}") for name, task in suite.TASKS.items()
+      if task.kind == "choose"),
+    *((f"{task.title}, Spearman's rho", f"{name}.rho", "{:.3f}")
+      for name, task in suite.TASKS.items() if task.kind == "rank"),
+    ("reading, eye tracking", "reading.eye_tracking.r2", "{:.2%}"),
+    ("reading, self paced", "reading.self_paced.r2", "{:.2%}"),
+    (PPL_TITLE, "ppl.overall.mean_nats_per_byte", "{:.4f}"),
+    ("CE that chose best.pt (val_ce), nats per token", "val_ce", "{:.4f}"),
+]
+
+
+def look_up(results, path):
+    """The figure at a path of eval.json, "babytalk.precision"; None where there is none.
+
+    Nor is there one of a part, which earlier versions kept under the bare name.
+    """
+    name, *keys = path.split(".")
+    figure = results.get(name)
+    if isinstance(figure, dict) and "--" not in name and (figure.get("limit")
+                                                          or figure.get("which") == "last"):
+        return None
+    for key in keys:
+        figure = figure.get(key) if isinstance(figure, dict) else None
+    return figure if isinstance(figure, float) else None
+
+
+def final_lines(evals):
+    """FINAL, and a line for each part of the text that ppl was asked of: "ppl --limit=200000"."""
+    parts = {slot for _, results in evals for slot in results
+             if slot.removeprefix("ppl --limit=").isdigit()}
+    parts = sorted(parts, key=lambda slot: int(slot.split("=")[1]), reverse=True)
+    for title, path, form in FINAL:
+        yield title, path, form
+        if title == PPL_TITLE:
+            for part in parts:
+                limit = int(part.split("=")[1])
+                yield (f"{title}, of its first {limit:,} tokens a domain",
+                       f"{part}.overall.mean_nats_per_byte", form)
+
+
+def final_table(evals):
+    """Runs side by side, a line for every figure that one of them has; below, their verdicts.
+
+    evals: [(label, contents of its eval.json)].
+    """
+    rows = [["", *(label for label, _ in evals)]]
+    for title, path, form in final_lines(evals):
+        figures = [look_up(results, path) for _, results in evals]
+        if any(figure is not None for figure in figures):
+            rows.append([title, *("-" if x is None else form.format(x) for x in figures)])
+    said = [line for label, results in evals
+            for line in signatures.words(label, results.get("verdicts"))]
+    return "\n".join([table(rows), *([""] if said else []), *said])
