@@ -28,7 +28,10 @@ import eval
 from onecoach import files, run, suite, tables
 from onecoach.config import CONFIGS, UserError, read_config
 from onecoach.imported import ImportedTokenizer, marked
-from tools import card, hf
+from tools.hf import card, importing
+from tools.hf.__main__ import main as hf_main
+from tools.hf.export import export
+from tools.hf.importing import import_folder
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("safetensors")
@@ -113,13 +116,13 @@ def loaded(folder):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_exported_run_is_the_same_model_and_comes_back_byte_for_byte(shape, make_run, tmp_path):
     folder = make_run(**SHAPES[shape])
-    hf.export(folder, tmp_path / "once")
+    export(folder, tmp_path / "once")
     theirs, tokenizer = loaded(tmp_path / "once")
     same_logits(run.load(folder)[0], theirs)
     assert tokenizer("the dog").input_ids == [1, *run.load(folder)[1].encode("the dog")]
 
-    hf.import_folder(tmp_path / "once", tmp_path / "out/back")
-    hf.export(tmp_path / "out/back", tmp_path / "twice")
+    import_folder(tmp_path / "once", tmp_path / "out/back")
+    export(tmp_path / "out/back", tmp_path / "twice")
     for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
                  "special_tokens_map.json", "generation_config.json"):
         once, twice = ((tmp_path / when / name).read_bytes() for when in ("once", "twice"))
@@ -128,7 +131,7 @@ def test_an_exported_run_is_the_same_model_and_comes_back_byte_for_byte(shape, m
 
 def test_ids_are_ours_and_offsets_are_the_texts(make_run, tmp_path):
     folder = make_run()
-    hf.export(folder, tmp_path / "out/hf")
+    export(folder, tmp_path / "out/hf")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out/hf")
     ours = run.load(folder)[1]
     for text in [*ODD, *random_texts(300)]:
@@ -194,14 +197,14 @@ def test_merges_that_nobody_learned_are_told(merges, token, make_run, tmp_path):
         config = read_config(folder / "config.json")
         weights = random_weights(config, ours)
         files.save_checkpoint(folder / "best.pt", {"model": weights, "step": 1})
-        one_line(hf.export, folder, tmp_path / "hf", words=[repr(token), "tokenizer.json"])
+        one_line(export, folder, tmp_path / "hf", words=[repr(token), "tokenizer.json"])
         assert not (tmp_path / "hf").exists()
 
 
 def test_other_heads_load_the_trunk_and_the_pipeline_writes(make_run, tmp_path):
     for name, keys in (("a", {}), ("b", dict(arch="gpt2"))):
         folder = make_run(name, **keys)
-        hf.export(folder, tmp_path / f"hf-{name}")
+        export(folder, tmp_path / f"hf-{name}")
         classifier = transformers.AutoModelForSequenceClassification.from_pretrained(
             tmp_path / f"hf-{name}", num_labels=3)
         trunk = load_file(tmp_path / f"hf-{name}/model.safetensors")
@@ -226,7 +229,7 @@ def test_the_card_says_what_the_runs_files_say(make_run, tmp_path):
         "blimp --limit=2": {"accuracy": 1.0, "limit": 2},
         "global_piqa_parallel": {"accuracy": 0.375}, "global_piqa_nonparallel": {"accuracy": 0.625},
         "ppl --limit=200000": {"overall": {"mean_nats_per_byte": 1.25}, "limit": 200_000}})
-    hf.export(folder, tmp_path / "hf")
+    export(folder, tmp_path / "hf")
     text = (tmp_path / "hf/README.md").read_text()
     commit = files.read_json(folder / "config.json")["_commit"]
     for words in ("| BLiMP | 62.5% | 50% |", "| Global PIQA, parallel | 37.5% | 25% |",
@@ -238,15 +241,15 @@ def test_the_card_says_what_the_runs_files_say(make_run, tmp_path):
         assert words in text, words
     assert "100.0%" not in text  # a look at a part
     assert set(card.CHANCE) <= {place for _, place, _ in tables.FINAL}
-    one_line(hf.export, folder, tmp_path / "hf", words=["hf is there already"])
-    one_line(hf.export, folder, tmp_path / "hf2", True, words=["no checkpoints by words"])
+    one_line(export, folder, tmp_path / "hf", words=["hf is there already"])
+    one_line(export, folder, tmp_path / "hf2", True, words=["no checkpoints by words"])
 
 
 def test_what_is_missing_is_named(make_run, tmp_path, monkeypatch):
     folder = make_run()
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    one_line(hf.export, folder, tmp_path / "hf", words=["pip install safetensors"])
-    one_line(hf.import_folder, tmp_path, tmp_path / "new", words=["pip install safetensors"])
+    one_line(export, folder, tmp_path / "hf", words=["pip install safetensors"])
+    one_line(import_folder, tmp_path, tmp_path / "new", words=["pip install safetensors"])
 
 
 # ---------------------------------------------------------------- checkpoints by words
@@ -302,7 +305,7 @@ def test_checkpoints_by_words(make_config, tmp_path, monkeypatch):
         assert all(torch.equal(a[k], b[k]) for k in a)
     one_line(run.load, folder, "cpu", "chck_2M", words=["chck_2M", kept[-1]])
 
-    hf.export(folder, tmp_path / "hf", checkpoints=True)
+    export(folder, tmp_path / "hf", checkpoints=True)
     lm = run.load(folder, which=kept[0])[0]
     with torch.no_grad():
         theirs = loaded(tmp_path / "hf" / kept[0])[0](torch.arange(20)[None]).logits
@@ -399,8 +402,8 @@ LLAMA_3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "r
 ])
 def test_a_strangers_folder_becomes_a_run(kind, keys, make_stranger, tmp_path):
     folder, theirs = make_stranger(kind, **keys)
-    assert (folder / hf.INDEX).exists() == ("shard" in keys)
-    hf.import_folder(folder, tmp_path / "out/coach")
+    assert (folder / importing.INDEX).exists() == ("shard" in keys)
+    import_folder(folder, tmp_path / "out/coach")
     lm, tokenizer, config = run.load(tmp_path / "out/coach")
     assert run.is_finished(tmp_path / "out/coach")
     assert "_imported" in files.read_json(tmp_path / "out/coach/config.json")
@@ -416,21 +419,21 @@ def test_a_strangers_folder_becomes_a_run(kind, keys, make_stranger, tmp_path):
 def test_a_tokenizer_is_taken_over_as_it_is(way, make_stranger, tmp_path):
     original = train_gpt2_style(ways_to_split()[way], added=("   ", "[X]"))
     folder, _ = make_stranger(tokenizer=original)
-    hf.import_folder(folder, tmp_path / "out/coach")
+    import_folder(folder, tmp_path / "out/coach")
     ours = run.load(tmp_path / "out/coach")[1]
     original.encode_special_tokens = True
-    for text in [*ODD, "a[X] [X]  [X]b     c", *hf.probes(ours)]:
+    for text in [*ODD, "a[X] [X]  [X]b     c", *importing.probes(ours)]:
         ids = original.encode(text, add_special_tokens=False).ids
         assert ours.encode(text) == ids and ours.decode(ids) == text
         assert ours.token_bytes[ids].sum() == len(text.encode())
     ids = [*ours.encode("a."), ours.newline_id, ours.newline_id, *ours.encode("b"), ours.newline_id]
     assert ours.encode_lines("a.\n\nb\n").tolist() == ids
 
-    hf.export(tmp_path / "out/coach", tmp_path / "back")
+    export(tmp_path / "out/coach", tmp_path / "back")
     again = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
     for text in ODD:
         assert again(text).input_ids == [0, *ours.encode(text)]
-    hf.import_folder(tmp_path / "back", tmp_path / "out/coach2")
+    import_folder(tmp_path / "back", tmp_path / "out/coach2")
     assert run.load(tmp_path / "out/coach2")[1].hash == ours.hash
 
 
@@ -441,7 +444,7 @@ def test_patterns_split_alike_on_every_kind_of_character():
         ours = ImportedTokenizer(marked(form, *3 * ["<|endoftext|>"]))
         theirs = HF.from_str(json.dumps(form))
         rng = random.Random(0)
-        for c in hf.characters()[::7]:
+        for c in importing.characters()[::7]:
             text = "".join(rng.choice(["the", " ", c, c, "12", ".", "\n"]) for _ in range(8))
             assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids, way
 
@@ -473,7 +476,7 @@ def test_a_tokenizer_that_would_encode_otherwise_is_refused_by_name(name, make_s
     form = files.read_json(folder / "tokenizer.json")
     ALTERED[name][0](form)
     files.write_json(folder / "tokenizer.json", form)
-    one_line(hf.import_folder, folder, tmp_path / "out/coach",
+    one_line(import_folder, folder, tmp_path / "out/coach",
              words=[ALTERED[name][1], "tokenizer"])
     assert not (tmp_path / "out/coach").exists()
 
@@ -487,7 +490,7 @@ def test_a_pattern_that_leaves_text_out_is_refused_without_the_package(
          "invert": False}, {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]}
     files.write_json(folder / "tokenizer.json", form)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    one_line(hf.import_folder, folder, tmp_path / "out/coach",
+    one_line(import_folder, folder, tmp_path / "out/coach",
              words=["tokenizer.json", "would not come back from its ids"])
     assert not (tmp_path / "out/coach").exists()
 
@@ -522,7 +525,7 @@ def huge(folder):
 
 def index(folder, name):
     (folder / "model.safetensors").rename(folder / "model-1.safetensors")
-    files.write_json(folder / hf.INDEX, {"weight_map": {"model.norm.weight": name}})
+    files.write_json(folder / importing.INDEX, {"weight_map": {"model.norm.weight": name}})
 
 
 def config_says(**keys):
@@ -537,7 +540,7 @@ BROKEN = {
     "path away": (lambda f: index(f, "/etc/passwd"), "names '/etc/passwd'"),
     "missing shard": (lambda f: index(f, "model-2.safetensors"), "shard model-2.safetensors is"),
     "part of it": (lambda f: index(f, "model-1.safetensors") or edit_json(
-        f / hf.INDEX, weight_map=[]), "weight_map"),
+        f / importing.INDEX, weight_map=[]), "weight_map"),
     "100 GB": (huge, "damaged"),
     "not safetensors": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "damaged"),
     "cut short": (lambda f: (f / "model.safetensors").write_bytes(
@@ -574,7 +577,7 @@ def test_a_broken_or_malicious_folder_is_refused_in_a_line(name, make_stranger, 
     folder, _ = make_stranger()
     change, words = BROKEN[name]
     change(folder)
-    one_line(hf.import_folder, folder, tmp_path / "out/coach", words=[words, str(folder)])
+    one_line(import_folder, folder, tmp_path / "out/coach", words=[words, str(folder)])
     assert not (tmp_path / "out/coach").exists() and not (tmp_path / "executed").exists()
 
 
@@ -584,7 +587,7 @@ def test_a_broken_or_malicious_folder_is_refused_in_a_line(name, make_stranger, 
 def test_a_student_of_an_imported_teacher(kind, make_stranger, make_config, tmp_path):
     """To its end: distilled with rollouts too, exported, loaded by transformers."""
     folder, _ = make_stranger(kind)
-    hf.import_folder(folder, tmp_path / "out/coach")
+    import_folder(folder, tmp_path / "out/coach")
     keys = dict(corpus=text_file(tmp_path), **TINY, batch_size=4, max_steps=6, mark="line",
                 teachers=["coach"], tokenizer=str(tmp_path / "out/coach"), log_every=1,
                 eval_tokens=500, on_policy="stages(0: 0, 0.5: 1)")
@@ -597,7 +600,7 @@ def test_a_student_of_an_imported_teacher(kind, make_stranger, make_config, tmp_
     x, y = data.validation_blocks(prepared.dev, 32)
     assert (y[x == tokenizer.newline_id] == -100).all()  # `<s>`, by another number, is no label
 
-    hf.export(tmp_path / "out/kid", tmp_path / "hf")
+    export(tmp_path / "out/kid", tmp_path / "hf")
     theirs, fast = loaded(tmp_path / "hf")
     with torch.no_grad():
         ids = torch.tensor([fast("the dog sees").input_ids])
@@ -610,7 +613,7 @@ def test_a_student_of_an_imported_teacher(kind, make_stranger, make_config, tmp_
 def test_a_teacher_of_another_vocabulary_is_refused_before_anything_is_trained(
         make_stranger, make_config, tmp_path):
     folder, _ = make_stranger()
-    hf.import_folder(folder, tmp_path / "out/coach")
+    import_folder(folder, tmp_path / "out/coach")
     config = make_config(name="kid", corpus=text_file(tmp_path), vocab_size=270, **TINY,
                          batch_size=4, max_steps=2, teachers=["base_demo", "coach"])
     one_line(distill.train, config, words=[
@@ -657,7 +660,7 @@ def decisions(folder, exported, items):
 
 def test_decisions_on_blimp_are_ours_by_plain_transformers(babylm, make_run, tmp_path):
     folder = make_run(block_size=64)
-    hf.export(folder, tmp_path / "hf")
+    export(folder, tmp_path / "hf")
     items = suite.read("blimp", babylm / "eval")[::700]
     n, level, differ, gap = decisions(folder, tmp_path / "hf", items)
     assert n > 50 and level < 5 and differ == 0 and gap < 1e-3
@@ -667,10 +670,10 @@ def test_the_command(make_run, tmp_path):
     folder = make_run()
     command = [sys.executable, "-m", "tools.hf"]
     done = subprocess.run([*command, "export", folder, tmp_path / "hf"], capture_output=True,
-                          text=True, cwd=hf.pathlib.Path(hf.__file__).parents[1])
+                          text=True, cwd=pathlib.Path(__file__).parents[1])
     assert done.returncode == 0 and "from_pretrained" in done.stdout, done.stderr
-    one_line(hf.main, ["import", "a", "b", "--checkpoints"], words=["export"])
-    one_line(hf.main, ["send", "a", "b"], words=["--help"])
+    one_line(hf_main, ["import", "a", "b", "--checkpoints"], words=["export"])
+    one_line(hf_main, ["send", "a", "b"], words=["--help"])
 
 
 # ---------------------------------------------------------------- all rows
@@ -684,7 +687,7 @@ def main(argv):
                 out_dir=str(root / "out"), data_dir=str(root / "data"), dtype="float32")
     distill.train(read_config(CONFIGS / "base_demo.py", [*keys.items()]))
     folder = root / "out/base_demo"
-    hf.export(folder, root / "hf")
+    export(folder, root / "hf")
     for name in ("blimp", "supplement"):
         items = suite.read(name, texts / "eval")
         n, level, differ, gap = decisions(folder, root / "hf", items)

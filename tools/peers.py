@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from bpe import CHARACTER, PATTERN, SPECIAL
 from onecoach.run import DTYPES, autocast
 from tools import measure
+from tools.hf.weights import to_theirs
 
 TAU = 2.0
 ALPHA = 0.5
@@ -232,7 +233,6 @@ def minicons_score(lm, tokenizer, sentences, device):
 
 def hf_copy(lm):
     """A LlamaForCausalLM with the weights of a model.LM of arch llama."""
-    from tools.hf import to_theirs  # not above: what it imports would count as a peer's memory
     config = lm.config
     model = hf_llama(vars(config), config.vocab_size, 2 * config.block_size)
     model.load_state_dict(to_theirs(lm.state_dict(), config))

@@ -1,37 +1,4 @@
-"""Hugging Face in and out: a run as a folder that transformers loads, such a folder as a run.
-
-    python -m tools.hf export RUN DIR                  its best weights; DIR is not there yet
-    python -m tools.hf export RUN DIR --checkpoints    and DIR/chck_1M ..., a revision each
-    python -m tools.hf import DIR RUN                  of a Llama or GPT-2; RUN is not there yet
-
-Exported are config.json, model.safetensors, generation_config.json, tokenizer.json with its two
-companions, and README.md, the model card. AutoModelForCausalLM and AutoTokenizer load them without
-code of ours, in transformers 4 and 5. The tokenizer puts `<s>` before a text and else gives our own
-ids: its merges are such that tiktoken and Hugging Face agree (bpe.astray), and split_special_tokens
-has it read "<s>" in a text as text.
-
-A stranger's folder is data: weights are read from safetensors alone, and only after all their names
-and shapes are what its config.json says; nothing in it is unpickled or executed. What our model or
-tokenizer would not do as the original does is refused by name. A run that was imported has
-config.json, tokenizer.json and best.pt: it can teach, be evaluated, be `init`. Students of it take
-its vocabulary: tokenizer = "RUN". Needs the package safetensors.
-"""
-from onecoach.config import Arguments, read_early, run_folder, run_main
-
-
-def read_args(argv):
-    parser = Arguments("-m tools.hf", __doc__)
-    parser.add_argument("what", choices=["export", "import"])
-    parser.add_argument("source", metavar="FROM", type=run_folder, help="RUN, or DIR to import")
-    parser.add_argument("target", metavar="TO", help="DIR, or RUN to import; not there yet")
-    parser.add_argument("--checkpoints", action="store_true", help="export those by words, too")
-    return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    read_early(read_args)
-
-import collections
+"""A Hugging Face folder as a run: read as data, refused by name, written whole or not at all."""
 import dataclasses
 import functools
 import hashlib
@@ -40,212 +7,19 @@ import random
 import re
 import unicodedata
 
-import torch
-
-from bpe import Tokenizer, astray
+from bpe import Tokenizer
 from model import ModelConfig
 from onecoach import files
 from onecoach.config import Config, UserError, check_together
 from onecoach.corpora import building
 from onecoach.imported import ROLES, ImportedTokenizer, marked
-from onecoach.run import load, word_checkpoints
-from tools.card import card
+from onecoach.run import load
+from tools.hf.weights import LLAMA3, parts_of, safetensors, to_ours
 
-LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 INDEX = "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
 MOST = 10**7  # no size in a config.json is larger
-
-
-def safetensors():
-    """The package, which nothing else here needs."""
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise UserError("Hugging Face's weights need the package safetensors: pip install "
-                        "safetensors")
-    return safetensors
-
-
-# ---------------------------------------------------------------- the weights' names
-
-# theirs, of `shape`, is part of our tensor: the next rows of it. flip: it is kept transposed there.
-Part = collections.namedtuple("Part", "ours theirs shape flip", defaults=[False])
-
-
-def parts_of(c):
-    """Every Part of the model of a ModelConfig, as transformers names them."""
-    return [*(llama_parts(c) if c.arch == "llama" else gpt2_parts(c))]
-
-
-def llama_parts(c):
-    d, f = c.d_model, c.d_ff
-    kv = d // c.n_head * (c.n_kv_head or c.n_head)
-    yield Part("embed.weight", "model.embed_tokens.weight", (c.vocab_size, d))
-    for i in range(c.n_layer):
-        a, b = f"blocks.{i}.", f"model.layers.{i}."
-        yield Part(a + "norm1.weight", b + "input_layernorm.weight", (d,))
-        yield Part(a + "norm2.weight", b + "post_attention_layernorm.weight", (d,))
-        for ours, theirs, shape, bias in (
-                ("attn.qkv", "self_attn.q_proj", (d, d), c.attn_bias),
-                ("attn.qkv", "self_attn.k_proj", (kv, d), c.attn_bias),
-                ("attn.qkv", "self_attn.v_proj", (kv, d), c.attn_bias),
-                ("attn.proj", "self_attn.o_proj", (d, d), c.attn_bias),
-                ("mlp.gate_up", "mlp.gate_proj", (f, d), c.mlp_bias),
-                ("mlp.gate_up", "mlp.up_proj", (f, d), c.mlp_bias),
-                ("mlp.proj", "mlp.down_proj", (d, f), c.mlp_bias)):
-            yield Part(f"{a}{ours}.weight", f"{b}{theirs}.weight", shape)
-            if bias:
-                yield Part(f"{a}{ours}.bias", f"{b}{theirs}.bias", shape[:1])
-    yield Part("norm.weight", "model.norm.weight", (d,))
-    if not c.tie:
-        yield Part("head.weight", "lm_head.weight", (c.vocab_size, d))
-
-
-def gpt2_parts(c):
-    d, f = c.d_model, c.d_ff
-    yield Part("embed.weight", "transformer.wte.weight", (c.vocab_size, d))
-    yield Part("positions.weight", "transformer.wpe.weight", (c.block_size, d))
-    for i in range(c.n_layer):
-        a, b = f"blocks.{i}.", f"transformer.h.{i}."
-        for ours, theirs, shape in (
-                ("norm1", "ln_1", (d,)), ("attn.qkv", "attn.c_attn", (d, 3 * d)),
-                ("attn.proj", "attn.c_proj", (d, d)), ("norm2", "ln_2", (d,)),
-                ("mlp.up", "mlp.c_fc", (d, f)), ("mlp.proj", "mlp.c_proj", (f, d))):
-            # Conv1D keeps (in, out)
-            yield Part(f"{a}{ours}.weight", f"{b}{theirs}.weight", shape, len(shape) == 2)
-            yield Part(f"{a}{ours}.bias", f"{b}{theirs}.bias", shape[-1:])
-    yield Part("norm.weight", "transformer.ln_f.weight", (d,))
-    yield Part("norm.bias", "transformer.ln_f.bias", (d,))
-
-
-def to_theirs(weights, c):
-    """Our state dict as theirs: {name: tensor}."""
-    theirs = {}
-    start = collections.Counter()  # of each of our tensors the rows that are taken
-    for part in parts_of(c):
-        rows = part.shape[-1] if part.flip else part.shape[0]
-        tensor = weights[part.ours].narrow(0, start[part.ours], rows)
-        theirs[part.theirs] = (tensor.T if part.flip else tensor).contiguous()
-        start[part.ours] += rows
-    return theirs
-
-
-def to_ours(read, c):
-    """Our state dict of theirs. read: name -> tensor."""
-    weights = collections.defaultdict(list)
-    for part in parts_of(c):
-        tensor = read(part.theirs).float()
-        weights[part.ours].append(tensor.T if part.flip else tensor)
-    weights = {name: torch.cat(tensors).contiguous() for name, tensors in weights.items()}
-    weights.setdefault("head.weight", weights["embed.weight"])
-    return weights
-
-
-# ---------------------------------------------------------------- out
-
-def export(folder, target, checkpoints=False):
-    """Write the run in `folder` as a folder `target`, whole or not at all.
-
-    checkpoints: also those by words, each a folder in it. UserError where target is there already.
-    """
-    folder, target = pathlib.Path(folder), pathlib.Path(target)
-    safetensors()
-    if target.exists():
-        raise UserError(f"{target} is there already; remove it, or choose another DIR")
-    kept = word_checkpoints(folder) if checkpoints else []
-    if checkpoints and not kept:
-        raise UserError(f"{folder} has no checkpoints by words; train it with "
-                        "checkpoints = \"babylm\"")
-    with building(target) as aside:
-        export_one(folder, aside, "best")
-        for which in kept:
-            (aside / which).mkdir()
-            export_one(folder, aside / which, which)
-    print(f"{target} holds {', '.join([str(folder), *kept])}; "
-          f"from_pretrained({str(target)!r}) loads it")
-
-
-def export_one(folder, aside, which):
-    lm, tokenizer, _ = load(folder, which=which)
-    token = astray(tokenizer.id_of, tokenizer.merges)
-    if token is not None:
-        raise UserError(f"{folder / 'tokenizer.json'}: its own bytes are not merged to the token "
-                        f"{token!r}; Hugging Face would encode otherwise. Train another one")
-    tensors = to_theirs(lm.state_dict(), lm.config)
-    special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id,
-               "pad_token_id": tokenizer.pad_id}
-    names = tokenizer.tokens()
-    tokens = {name.removesuffix("_id"): names[i].decode() for name, i in special.items()}
-    form = llama_form if lm.config.arch == "llama" else gpt2_form
-
-    safetensors().torch.save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
-    files.write_json(aside / "config.json", {**form(lm.config), **special,
-                                             "torch_dtype": "float32"})
-    files.write_json(aside / "generation_config.json", special)
-    files.write_text(aside / "tokenizer.json", tokenizer.to_json())
-    files.write_json(aside / "special_tokens_map.json", tokens)
-    files.write_json(aside / "tokenizer_config.json", {
-        **tokens,
-        "tokenizer_class": "PreTrainedTokenizerFast",  # 5.x has other names, which 4.x lacks
-        "model_max_length": lm.config.block_size,
-        "clean_up_tokenization_spaces": False,
-        "split_special_tokens": True,  # "<s>" in a text is text, as in bpe.py
-        "padding_side": "right"})
-    files.write_text(aside / "README.md", card(folder, which, lm))
-
-
-def llama_form(c):
-    """config.json of a LlamaForCausalLM."""
-    scaling = None
-    if c.rope_scaling:
-        scaling = {"rope_type": "llama3", **dict(zip(LLAMA3, c.rope_scaling))}
-        scaling[LLAMA3[3]] = int(scaling[LLAMA3[3]])
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": c.vocab_size,
-        "hidden_size": c.d_model,
-        "intermediate_size": c.d_ff,
-        "num_hidden_layers": c.n_layer,
-        "num_attention_heads": c.n_head,
-        "num_key_value_heads": c.n_kv_head or c.n_head,
-        "head_dim": c.d_model // c.n_head,
-        "max_position_embeddings": c.block_size,
-        "hidden_act": "silu",
-        "rms_norm_eps": c.norm_eps or 1e-6,
-        "rope_theta": c.rope_theta,
-        "rope_scaling": scaling,
-        "attention_bias": c.attn_bias,
-        "mlp_bias": c.mlp_bias,
-        "attention_dropout": c.dropout,
-        "initializer_range": 0.02,
-        "tie_word_embeddings": c.tie,
-        "use_cache": True,
-    }
-
-
-def gpt2_form(c):
-    """config.json of a GPT2LMHeadModel."""
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "vocab_size": c.vocab_size,
-        "n_embd": c.d_model,
-        "n_inner": c.d_ff,
-        "n_layer": c.n_layer,
-        "n_head": c.n_head,
-        "n_positions": c.block_size,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": c.norm_eps or 1e-5,
-        "resid_pdrop": c.dropout,
-        "embd_pdrop": c.dropout,
-        "attn_pdrop": c.dropout,
-        "initializer_range": 0.02,
-        "tie_word_embeddings": True,
-        "use_cache": True,
-    }
 
 
 # ---------------------------------------------------------------- in: what the model is
@@ -603,19 +377,3 @@ def characters():
     """Those of Unicode 3.2."""
     kind = unicodedata.ucd_3_2_0.category
     return [c for c in map(chr, range(0x30000)) if kind(c) not in ("Cn", "Cs", "Co")]
-
-
-# ---------------------------------------------------------------- the command
-
-def main(argv):
-    args = read_args(argv)
-    if args.what == "export":
-        export(args.source, args.target, args.checkpoints)
-    elif args.checkpoints:
-        raise UserError("--checkpoints is about export")
-    else:
-        import_folder(args.source, args.target)
-
-
-if __name__ == "__main__":
-    run_main(main)

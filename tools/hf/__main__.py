@@ -1,0 +1,44 @@
+"""Hugging Face in and out: a run as a folder that transformers loads, such a folder as a run.
+
+    python -m tools.hf export RUN DIR                  its best weights; DIR is not there yet
+    python -m tools.hf export RUN DIR --checkpoints    and DIR/chck_1M ..., a revision each
+    python -m tools.hf import DIR RUN                  of a Llama or GPT-2; RUN is not there yet
+
+Exported are config.json, model.safetensors, generation_config.json, tokenizer.json with its two
+companions, and README.md, the model card. AutoModelForCausalLM and AutoTokenizer load them without
+code of ours, in transformers 4 and 5. The tokenizer puts `<s>` before a text and else gives our own
+ids: its merges are such that tiktoken and Hugging Face agree (bpe.astray), and split_special_tokens
+has it read "<s>" in a text as text.
+
+A stranger's folder is data: weights are read from safetensors alone, and only after all their names
+and shapes are what its config.json says; nothing in it is unpickled or executed. What our model or
+tokenizer would not do as the original does is refused by name. A run that was imported has
+config.json, tokenizer.json and best.pt: it can teach, be evaluated, be `init`. Students of it take
+its vocabulary: tokenizer = "RUN". Needs the package safetensors.
+"""
+from onecoach.config import Arguments, UserError, run_folder, run_main
+
+
+def read_args(argv):
+    parser = Arguments("-m tools.hf", __doc__)
+    parser.add_argument("what", choices=["export", "import"])
+    parser.add_argument("source", metavar="FROM", type=run_folder, help="RUN, or DIR to import")
+    parser.add_argument("target", metavar="TO", help="DIR, or RUN to import; not there yet")
+    parser.add_argument("--checkpoints", action="store_true", help="export those by words, too")
+    return parser.parse_args(argv)
+
+
+def main(argv):
+    args = read_args(argv)
+    from tools.hf.export import export
+    from tools.hf.importing import import_folder
+    if args.what == "export":
+        export(args.source, args.target, args.checkpoints)
+    elif args.checkpoints:
+        raise UserError("--checkpoints is about export")
+    else:
+        import_folder(args.source, args.target)
+
+
+if __name__ == "__main__":
+    run_main(main)

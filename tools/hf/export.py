@@ -1,0 +1,113 @@
+"""A run as a folder that transformers loads without code of ours."""
+import pathlib
+
+from bpe import astray
+from onecoach import files
+from onecoach.config import UserError
+from onecoach.corpora import building
+from onecoach.run import load, word_checkpoints
+from tools.hf.card import card
+from tools.hf.weights import LLAMA3, safetensors, to_theirs
+
+
+def export(folder, target, checkpoints=False):
+    """Write the run in `folder` as a folder `target`, whole or not at all.
+
+    checkpoints: also those by words, each a folder in it. UserError where target is there already.
+    """
+    folder, target = pathlib.Path(folder), pathlib.Path(target)
+    safetensors()
+    if target.exists():
+        raise UserError(f"{target} is there already; remove it, or choose another DIR")
+    kept = word_checkpoints(folder) if checkpoints else []
+    if checkpoints and not kept:
+        raise UserError(f"{folder} has no checkpoints by words; train it with "
+                        "checkpoints = \"babylm\"")
+    with building(target) as aside:
+        export_one(folder, aside, "best")
+        for which in kept:
+            (aside / which).mkdir()
+            export_one(folder, aside / which, which)
+    print(f"{target} holds {', '.join([str(folder), *kept])}; "
+          f"from_pretrained({str(target)!r}) loads it")
+
+
+def export_one(folder, aside, which):
+    lm, tokenizer, _ = load(folder, which=which)
+    token = astray(tokenizer.id_of, tokenizer.merges)
+    if token is not None:
+        raise UserError(f"{folder / 'tokenizer.json'}: its own bytes are not merged to the token "
+                        f"{token!r}; Hugging Face would encode otherwise. Train another one")
+    tensors = to_theirs(lm.state_dict(), lm.config)
+    special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id,
+               "pad_token_id": tokenizer.pad_id}
+    names = tokenizer.tokens()
+    tokens = {name.removesuffix("_id"): names[i].decode() for name, i in special.items()}
+    form = llama_form if lm.config.arch == "llama" else gpt2_form
+
+    safetensors().torch.save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
+    files.write_json(aside / "config.json", {**form(lm.config), **special,
+                                             "torch_dtype": "float32"})
+    files.write_json(aside / "generation_config.json", special)
+    files.write_text(aside / "tokenizer.json", tokenizer.to_json())
+    files.write_json(aside / "special_tokens_map.json", tokens)
+    files.write_json(aside / "tokenizer_config.json", {
+        **tokens,
+        "tokenizer_class": "PreTrainedTokenizerFast",  # 5.x has other names, which 4.x lacks
+        "model_max_length": lm.config.block_size,
+        "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,  # "<s>" in a text is text, as in bpe.py
+        "padding_side": "right"})
+    files.write_text(aside / "README.md", card(folder, which, lm))
+
+
+def llama_form(c):
+    """config.json of a LlamaForCausalLM."""
+    scaling = None
+    if c.rope_scaling:
+        scaling = {"rope_type": "llama3", **dict(zip(LLAMA3, c.rope_scaling))}
+        scaling[LLAMA3[3]] = int(scaling[LLAMA3[3]])
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.d_model,
+        "intermediate_size": c.d_ff,
+        "num_hidden_layers": c.n_layer,
+        "num_attention_heads": c.n_head,
+        "num_key_value_heads": c.n_kv_head or c.n_head,
+        "head_dim": c.d_model // c.n_head,
+        "max_position_embeddings": c.block_size,
+        "hidden_act": "silu",
+        "rms_norm_eps": c.norm_eps or 1e-6,
+        "rope_theta": c.rope_theta,
+        "rope_scaling": scaling,
+        "attention_bias": c.attn_bias,
+        "mlp_bias": c.mlp_bias,
+        "attention_dropout": c.dropout,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": c.tie,
+        "use_cache": True,
+    }
+
+
+def gpt2_form(c):
+    """config.json of a GPT2LMHeadModel."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": c.vocab_size,
+        "n_embd": c.d_model,
+        "n_inner": c.d_ff,
+        "n_layer": c.n_layer,
+        "n_head": c.n_head,
+        "n_positions": c.block_size,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": c.norm_eps or 1e-5,
+        "resid_pdrop": c.dropout,
+        "embd_pdrop": c.dropout,
+        "attn_pdrop": c.dropout,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+        "use_cache": True,
+    }
