@@ -4,14 +4,14 @@
     target = mix p_tau + (1 - mix) q_tau,  its q held fixed
     p_tau = softmax(z_p / tau),  q_tau = softmax(z_q / tau)
 
-Page 1, the divergences D: each the line that it is in its paper. `rkl` is the paper's.
-Page 2, `plain_loss`: the whole loss on full logits. This is the definition. `store`: what is kept
-of a teacher that is asked once and read many times.
+Page 1, the divergences D, each as in its paper. `rkl` is this project's.
+Page 2, `plain_loss`: the whole loss on full logits. This is the definition. `TopK`: a teacher that
+is asked once, stored, and read many times.
 Page 3, `distillation_loss`: the same by chunks of positions, as training computes it. Skip it until
 you need it.
 
-Imports nothing of the project: copy it alone. To add a divergence, add one function of (log_q,
-log_p) to DIVERGENCES; its gradient is autograd's.
+This file imports nothing of the project: copy it alone. To add a divergence, add one function of
+(log_q, log_p) to DIVERGENCES; autograd takes its gradient.
 """
 import dataclasses
 import functools
@@ -20,13 +20,17 @@ import math
 import os
 import re
 import shutil
+import typing
 import warnings
 
 import torch
 import torch.nn.functional as F
 
 LOG_FLOOR = -100.0  # of log p inside D: reverse KL to a teacher that says "never" would be infinite
-IGNORE = -100       # the label of a position that does not count
+IGNORE = -100       # the label of a position without a loss
+
+# A divergence's parameter in [0, 1]; one without this annotation may be any number.
+Share = typing.NewType("Share", float)
 
 
 # ================================================================ page 1: the divergences
@@ -42,12 +46,12 @@ def rkl(log_q, log_p):
     return (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
-def sym(log_q, log_p, l=0.5):
+def sym(log_q, log_p, l: Share = 0.5):
     """l KL(p||q) + (1 - l) KL(q||p)."""
     return l * fkl(log_q, log_p) + (1 - l) * rkl(log_q, log_p)
 
 
-def jsd(log_q, log_p, b=0.5):
+def jsd(log_q, log_p, b: Share = 0.5):
     """b KL(p||M) + (1 - b) KL(q||M), M = b p + (1 - b) q (GKD, arXiv 2306.13649, eq. 1).
 
     b = 0 and b = 1 are forward and reverse KL, the limits of jsd / b and jsd / (1 - b).
@@ -60,12 +64,12 @@ def jsd(log_q, log_p, b=0.5):
     return b * fkl(log_m, log_p) + (1 - b) * rkl(log_q, log_m)
 
 
-def skew_fkl(log_q, log_p, l=0.1):
+def skew_fkl(log_q, log_p, l: Share = 0.1):
     """KL(p || l p + (1 - l) q) (DistiLLM, arXiv 2402.03898, eq. 3)."""
     return fkl(log_mixture(log_p, log_q, l), log_p)
 
 
-def skew_rkl(log_q, log_p, l=0.1):
+def skew_rkl(log_q, log_p, l: Share = 0.1):
     """KL(q || (1 - l) p + l q) (DistiLLM, arXiv 2402.03898)."""
     return rkl(log_q, log_mixture(log_p, log_q, 1 - l))
 
@@ -75,7 +79,7 @@ def tvd(log_q, log_p):
     return (log_p.exp() - log_q.exp()).abs().sum(-1) / 2
 
 
-def akl(log_q, log_p, mu=0.5):
+def akl(log_q, log_p, mu: Share = 0.5):
     """Adaptive KL (arXiv 2404.02657): forward KL where the gap is in p's head, reverse in its tail.
 
     Head: p's first token and those with cumulative p <= mu. With g = sum |p - q| over each, held
@@ -105,7 +109,7 @@ def log_mixture(log_a, log_b, share):
 
 
 def fkl_gradient(log_q, log_p):
-    """fkl (n,) and its gradient to the logits, q sum(p) - p; overwrites arguments."""
+    """fkl (n,) and the gradient to the logits, q sum(p) - p; overwrites arguments."""
     d = fkl(log_q, log_p)
     p = exp_(log_p)
     q = exp_(log_q)
@@ -113,7 +117,7 @@ def fkl_gradient(log_q, log_p):
 
 
 def rkl_gradient(log_q, log_p):
-    """rkl (n,) and its gradient to the logits, q (log q - log p - rkl); overwrites arguments."""
+    """rkl (n,) and the gradient to the logits, q (log q - log p - rkl); overwrites arguments."""
     ratio = log_q - log_p
     q = exp_(log_q)
     d = (q * ratio).sum(-1, keepdim=True)
@@ -123,16 +127,16 @@ def rkl_gradient(log_q, log_p):
 DIVERGENCES = {f.__name__: f for f in (fkl, rkl, sym, jsd, skew_fkl, skew_rkl, tvd, akl)}
 FORWARD_KL = ("sym", 1), ("jsd", 0), ("skew_fkl", 0)  # are fkl by another name
 
-# The gradients that training takes in closed form, for autograd's needs more passes over (n, V).
-# Whoever changes a formula above deletes its line here; `closed_gradient` refuses what disagrees.
+# Training takes these gradients in closed form, because autograd needs more passes over (n, V).
+# If you change a formula above, delete its entry here; `closed_gradient` refuses a mismatch.
 CLOSED_GRADIENTS = {fkl: fkl_gradient, rkl: rkl_gradient}
 
 
 @functools.cache
 def closed_gradient(divergence):
-    """The divergence's function in CLOSED_GRADIENTS, or None; looked at once a process.
+    """The divergence's function in CLOSED_GRADIENTS, or None; checked once per process.
 
-    Raises ValueError where it is not value and gradient of the formula.
+    Raises ValueError if it does not give the formula's value and gradient.
     """
     closed = CLOSED_GRADIENTS.get(divergence)
     if closed is None:
@@ -150,28 +154,40 @@ def closed_gradient(divergence):
     return closed
 
 
+def split(divergence):
+    """"jsd(0.5)" -> ("jsd", [0.5]). Raises ValueError for an unknown name or form."""
+    match = re.fullmatch(r"(\w+)(?:\(([^()]+)\))?", divergence)
+    try:
+        name, inside = match.groups()
+        numbers = [float(number) for number in inside.split(",")] if inside else []
+        if name in DIVERGENCES and all(map(math.isfinite, numbers)):
+            return name, numbers
+    except (AttributeError, ValueError):
+        pass
+    raise ValueError(f"divergence is {divergence!r}; allowed: {', '.join(DIVERGENCES)}, with a "
+                     "parameter as in 'jsd(0.5)'")
+
+
 @functools.cache
 def parse(divergence):
-    """"jsd(0.5)" -> a function of (log_q, log_p). ValueError for an unknown name or parameter."""
-    name, _, number = divergence.removesuffix(")").partition("(")
-    well_formed = re.fullmatch(r"\w+(\(\d*\.?\d+(e-?\d+)?\))?", divergence)
-    if not well_formed or name not in DIVERGENCES:
-        raise ValueError(f"divergence is {divergence!r}; allowed: {', '.join(DIVERGENCES)}, with a "
-                         "parameter as in 'jsd(0.5)'")
+    """"jsd(0.5)" -> a function of (log_q, log_p). Raises ValueError for one that is not allowed."""
+    name, numbers = split(divergence)
     function = DIVERGENCES[name]
-    if not number:
+    if not numbers:
         return function
-    parameters = [*inspect.signature(function).parameters][2:]
-    if not parameters:
-        raise ValueError(f"divergence is {divergence!r}; {name} has no parameter")
-    value = float(number)
-    if not 0 <= value <= 1:
-        raise ValueError(f"divergence is {divergence!r}; {name}'s {parameters[0]} lies in [0, 1]")
-    return lambda log_q, log_p: function(log_q, log_p, value)
+    parameters = [*inspect.signature(function).parameters.values()][2:]
+    if len(numbers) > len(parameters):
+        raise ValueError(f"divergence is {divergence!r}; {name} has {len(parameters) or 'no'} "
+                         f"parameter{'s' * (len(parameters) > 1)}")
+    for parameter, number in zip(parameters, numbers):
+        if parameter.annotation is Share and not 0 <= number <= 1:
+            raise ValueError(f"divergence is {divergence!r}; {name}'s {parameter.name} lies in "
+                             "[0, 1]")
+    return lambda log_q, log_p: function(log_q, log_p, *numbers)
 
 
 def check(divergence, tau, alpha, mix, ensemble, reduction, step_weights):
-    """Raises ValueError for a word that is not known and a number out of range."""
+    """Raise ValueError for an unknown word or a number out of range."""
     parse(divergence)
     for name, word, allowed in (("ensemble", ensemble, ("logits", "probs")),
                                 ("reduction", reduction, ("token", "sequence", "step"))):
@@ -181,8 +197,8 @@ def check(divergence, tau, alpha, mix, ensemble, reduction, step_weights):
                                    ("mix", mix, 0, 1)):
         if not low <= value <= high:
             raise ValueError(f"{name} is {value!r}; allowed: {low} to {high}")
-    name, _, number = divergence.removesuffix(")").partition("(")
-    if mix < 1 and (name == "fkl" or (name, float(number or -1)) in FORWARD_KL):
+    name, numbers = split(divergence)
+    if mix < 1 and (name == "fkl" or (name, *numbers) in FORWARD_KL):
         raise ValueError(f"mix is {mix} under {divergence}, forward KL: its gradient is mix times "
                          "the plain one; set alpha instead")
     linear_weights(step_weights, 2)
@@ -191,16 +207,16 @@ def check(divergence, tau, alpha, mix, ensemble, reduction, step_weights):
 # ================================================================ page 2: the loss, plainly
 
 def plain_loss(z_q, z_ps, labels, divergence="rkl", tau=1.0, alpha=0.0, mix=1.0, ensemble="logits"):
-    """The loss of the first lines of this file, by autograd: the definition of what trains.
+    """The loss at the top of this file, by autograd: the definition that training follows.
 
-    z_q: the student's logits (N, V). z_ps: a list of the teachers', or of one Stored. labels (N,),
-    -100 where a position does not count. Returns a scalar, the mean over the positions that count.
+    z_q: the student's logits (N, V). z_ps: a list of the teachers', or of one TopK. labels (N,),
+    -100 at positions without a loss. Returns a scalar, the mean over the valid positions.
     """
     valid = labels != IGNORE
     log_q = F.log_softmax(z_q[valid] / tau, -1)
     z_ps = [z_p[valid] for z_p in z_ps]
-    if are_stored(z_ps):
-        log_q = with_tail(log_q, z_ps[0].ids)
+    if is_top_k(z_ps):
+        log_q = with_remainder(log_q, z_ps[0].ids)
         log_p = z_ps[0].log_probs(log_q.dtype)
     else:
         log_p = teacher_log_probs(z_ps, tau, ensemble).clamp_min(LOG_FLOOR)
@@ -211,7 +227,7 @@ def plain_loss(z_q, z_ps, labels, divergence="rkl", tau=1.0, alpha=0.0, mix=1.0,
 
 
 def teacher_log_probs(z_ps, tau, ensemble):
-    """log p_tau (n, V) of one or several teachers' logits: of their mean, or of the p's mean."""
+    """log p_tau (n, V) from the mean of the teachers' logits, or from the mean of their p_tau."""
     if len(z_ps) == 1 and isinstance(tau, float) and tau == 1:  # a division by 1 is a pass too
         return log_softmax(shifted(z_ps[0]))
     if len(z_ps) == 1 or ensemble == "logits":  # a mean of logits is a geometric mean of the p's
@@ -221,59 +237,59 @@ def teacher_log_probs(z_ps, tau, ensemble):
 
 
 @dataclasses.dataclass
-class Stored:
-    """What is kept of a teacher at n positions: its k likeliest tokens, and one for all others.
+class TopK:
+    """A teacher at n positions: its k most likely tokens, and the remainder as one more.
 
-    ids (n, k) int64, and log_p (n, k + 1), log p_tau of these and, last, of the rest together: the
-    tail. Small enough for a disk in 16 bits. In D the student's tokens are put together likewise:
-    by the data processing inequality that is a lower bound of D on all V tokens (of akl, which is
-    no f-divergence, an estimate), exact at k = V - 1. Without the tail reverse KL would have the
-    student take its mass away from the k. A Stored stands where a teacher stands: asked for rows,
-    it gives theirs.
+    ids (n, k) int64; log_p (n, k + 1): log p_tau of these tokens and, last, of all the others
+    together. Small enough to store in 16 bits. D then compares p and q on the k tokens and the
+    remainder. By the data processing inequality that is a lower bound of D on all V tokens, exact
+    at k = V - 1 (akl is no f-divergence: there it is an estimate). Without the remainder reverse
+    KL would make the student take mass away from the k. A TopK is used like a teacher: called with
+    rows it gives theirs.
     """
     ids: torch.Tensor
     log_p: torch.Tensor
 
     def __getitem__(self, rows):
-        return Stored(self.ids[rows], self.log_p[rows])
+        return TopK(self.ids[rows], self.log_p[rows])
 
     __call__ = __getitem__
 
     def log_probs(self, dtype):
-        """log p_tau (n, k + 1); what 16 bits have rounded has the sum 1 again."""
+        """log p_tau (n, k + 1), renormalised after its rounding to 16 bits."""
         return log_softmax(self.log_p.to(dtype)).clamp_min(LOG_FLOOR)
 
 
-def store(log_p, k):
-    """Stored of log p_tau (n, V): an ensemble is stored as the mixture that it is. 0 < k < V."""
+def top_k(log_p, k):
+    """The TopK of log p_tau (n, V), 0 < k < V; of an ensemble that is the mixture's."""
     ids = log_p.topk(k).indices
-    return Stored(ids, with_tail(log_p, ids))
+    return TopK(ids, with_remainder(log_p, ids))
 
 
-def with_tail(z, ids):
-    """z (n, V) on the tokens ids (n, k) and on one that stands for all others: (n, k + 1).
+def with_remainder(z, ids):
+    """z (n, V) at the tokens ids (n, k) and for all the others together: (n, k + 1).
 
-    Of logits, logits of the same softmax; of log-probabilities, these.
+    Logits give logits of the same softmax, log-probabilities give log-probabilities.
     """
-    tail = z.scatter(1, ids, -math.inf).logsumexp(1, keepdim=True)
-    return torch.cat([z.gather(1, ids), tail], 1)
+    remainder = z.scatter(1, ids, -math.inf).logsumexp(1, keepdim=True)
+    return torch.cat([z.gather(1, ids), remainder], 1)
 
 
-def are_stored(teachers):
-    """Is it a Stored instead of functions or logits? Raises ValueError for one among several."""
-    stored = [isinstance(teacher, Stored) for teacher in teachers]
+def is_top_k(teachers):
+    """Is this one TopK, instead of functions or logits? Raises ValueError for one among several."""
+    stored = [isinstance(teacher, TopK) for teacher in teachers]
     if any(stored) and len(stored) > 1:
-        raise ValueError("a Stored stands alone: of several teachers it is their mixture")
+        raise ValueError("a TopK must be the only teacher: it holds the mixture of several")
     return any(stored)
 
 
 def temperature_factor(divergence, tau):
-    """tau^2 keeps D's gradient of one size at any tau (Hinton, arXiv 1503.02531); of tvd's, tau."""
+    """tau^2 keeps the size of D's gradient at any tau (Hinton, arXiv 1503.02531); for tvd tau."""
     return tau if divergence == "tvd" else tau**2
 
 
 def linear_weights(step_weights, T, **kind):
-    """(T,) weights in a straight line from the first of step_weights to the last, of mean 1."""
+    """(T,) weights, linear from the first of step_weights to the last, with mean 1."""
     step_weights = step_weights or (1.0, 1.0)
     if len(step_weights) != 2 or min(step_weights) < 0 or sum(step_weights) <= 0:
         raise ValueError(f"step_weights is {step_weights!r}; allowed: two numbers >= 0, not both 0")
@@ -281,14 +297,14 @@ def linear_weights(step_weights, T, **kind):
 
 
 # ================================================================ page 3: the same by chunks
-# No (N, V) tensor ever exists: logits and gradient are of one chunk of positions at a time. It
-# tells the story from the outside in: the loss, the walk over the chunks, the terms of a chunk.
+# No (N, V) tensor ever exists: logits and their gradient are computed for one chunk of positions at
+# a time. From the outside in: the loss, the walk over the chunks, the terms of a chunk.
 
 def head(h, W):
-    """A teacher as the loss takes it, of its hidden states h (..., d) and its head W (V, d):
+    """A teacher for the loss, from its hidden states h (..., d) and its head W (V, d):
 
-    a function of rows (a slice of the positions) that gives their logits (n, V). The products run
-    in the ambient autocast's dtype; both are cast to it here, once.
+    a function of rows (a slice of the positions) that returns their logits (n, V). The products
+    run in the ambient autocast's dtype; h and W are cast to it here, once.
     """
     dtype = product_dtype(h)
     h = h.reshape(-1, h.shape[-1]).to(dtype)
@@ -299,16 +315,16 @@ def head(h, W):
 def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alpha=0.0, mix=1.0,
                       ensemble="logits", reduction="token", step_weights=None, T=None, counts=None,
                       ignore_index=IGNORE, chunk=None, return_stats=False):
-    """alpha CE + (1 - alpha) tau^2 D (tau for tvd) of a student's states; gradients to h and W.
+    """alpha CE + (1 - alpha) tau^2 D (tau for tvd) from hidden states; gradients to h and W.
 
     h: (N, d) or (B, T, d), the student's last hidden states. W: (V, d), its head.
     teachers: a list of functions, rows (a slice of the N or B T positions) -> logits (n, V), as
-        `head` makes them; several are an ensemble; none: cross-entropy alone. Or of one Stored of
-        all the positions, made at this tau.
-    labels: (N,) or (B, T), ignore_index where a position does not count.
+        `head` makes them; several are an ensemble; none: cross-entropy alone. Or a list of one TopK
+        that holds all the positions, made at this tau.
+    labels: (N,) or (B, T), ignore_index at positions without a loss.
     divergence: a name in DIVERGENCES, with a parameter as in "jsd(0.5)".
-    tau, alpha, mix: as in the first lines of this file (mix: arXiv 2410.22081). CE is the mean over
-        valid positions, always at tau 1.
+    tau, alpha, mix: as at the top of this file (mix: arXiv 2410.22081). CE is the mean over valid
+        positions, always at tau 1.
     ensemble: the mean of the teachers' "logits" (arXiv 2308.02019) or of their "probs".
     reduction, of D only: "token" mean over valid positions; "sequence" that times T, the longest
         block of the run: Baby Llama's batchmean on (B, T, V) (arXiv 2308.02019); "step" the mean
@@ -316,15 +332,15 @@ def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alph
         from the first step to the last, scaled to mean 1; steps without a position are left out.
     T: for "sequence", default labels.shape[1].
     counts: valid positions of the whole optimiser step, so that micro-batches add up: a number, or
-        (T,) for "step"; default: those of these labels.
+        (T,) for "step"; default: the valid positions of these labels.
     chunk: positions per chunk (default `chunk_size`).
     Follows the ambient autocast: products in its dtype, softmax and sums in fp32.
 
     Returns the scalar loss; with return_stats (loss, {"ce" and, with teachers, "divergence",
     "entropy_q", "entropy_p", and for reduction "step" "per_step" (T,)}), detached: sums over these
-    positions divided by counts, at tau, before tau^2 and reduction. Of a Stored all are over its
-    k + 1 tokens, and "mass_q" and "mass_p" are what lies in the k.
-    Raises ValueError for words not known, numbers out of range, heads of two vocabularies, a Stored
+    positions divided by counts, at tau, before tau^2 and reduction. With a TopK all are over its
+    k + 1 tokens, and "mass_q" and "mass_p" are the mass of the k.
+    Raises ValueError for unknown words, numbers out of range, heads of two vocabularies, a TopK
     among several, "sequence" without T and "step" on (N, d).
     """
     check(divergence, tau, alpha, mix, ensemble, reduction, step_weights)
@@ -333,7 +349,7 @@ def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alph
     valid = labels != ignore_index
     d_weight = valid.to(torch.promote_types(h.dtype, torch.float32))
 
-    # positions of the whole step: all is divided by their number n, at the very end
+    # n, the positions of the whole step, divides the sum once, at the very end
     if counts is None:  # counted on the device: a GPU is never waited for
         counts = d_weight.sum(0) if reduction == "step" else d_weight.sum()
     counts = torch.as_tensor(counts, dtype=d_weight.dtype, device=h.device)
@@ -359,7 +375,7 @@ def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alph
 
 
 def check_shapes(steps, reduction, T, counts):
-    """Raises ValueError where the time steps are not known that reduction needs."""
+    """Raise ValueError if reduction needs time steps that are not known."""
     if steps is None and (reduction == "step" or reduction == "sequence" and T is None):
         need = "(B, T, d)" if reduction == "step" else "T, the run's longest block"
         raise ValueError(f"reduction {reduction!r} on (N, d) needs {need}")
@@ -370,10 +386,11 @@ def check_shapes(steps, reduction, T, counts):
 
 
 def position_weights(reduction, counts, step_weights=None, T=None):
-    """What D at a position weighs in the sum that is divided by all positions: a number or (T,).
+    """The weight of D at a position, before the division by all positions: a number or (T,).
 
     counts: the valid positions of the whole step, under "step" (T,). token: 1. sequence: T. step:
-    each time step's own mean counts, by a straight line of weights; steps without any are left out.
+    the mean of the time steps' own means, with linear weights; steps without positions are left
+    out.
     """
     if reduction != "step":
         return T if reduction == "sequence" else 1.0
@@ -385,70 +402,71 @@ def position_weights(reduction, counts, step_weights=None, T=None):
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What is computed of a chunk: fixed for all chunks of a call, and for a compiled graph."""
+    """The terms to compute for a chunk: fixed for all chunks of a call and for a compiled graph."""
     divergence: object = rkl      # a function of (log_q, log_p)
     ensemble: str = "logits"
     with_ce: bool = True
     with_entropies: bool = False
     at_tau_1: bool = True
     mixed: bool = False           # mix < 1
-    # what follows is set by weighted_loss
+    # weighted_loss sets the rest
     with_gradient: bool = False
-    closed: object = None         # of CLOSED_GRADIENTS; None: autograd
-    padded: bool = True           # there may be positions that do not count
+    closed: object = None         # a function of CLOSED_GRADIENTS; None: autograd
+    padded: bool = True           # there may be positions without a loss
 
 
 def weighted_loss(h, W, teachers, labels, weights, form, tau=1.0, mix=1.0, chunk=None):
     """The sum over positions of ce_weight CE + d_weight D, with gradients to h and W.
 
-    h (..., d), labels (...) with IGNORE, weights: (ce_weight, d_weight), each (...) and 0 there.
-    Returns the sum and {"ce", "divergence", "entropy_q", "entropy_p"}, of a Stored "mass_q" and
-    "mass_p" too, (N,) each: what was found at every position, 0 where it was not asked for.
+    h (..., d), labels (...) with IGNORE; weights: (ce_weight, d_weight), each (...), 0 at IGNORE.
+    Returns the sum and the terms {"ce", "divergence", "entropy_q", "entropy_p"}, with a TopK also
+    "mass_q" and "mass_p", each (N,): their values at every position, 0 if form does not ask.
     """
     names = ["ce", "divergence", "entropy_q", "entropy_p"]
-    if are_stored(teachers):
+    if is_top_k(teachers):
         names += ["mass_q", "mass_p"]
     h = h.reshape(-1, h.shape[-1])
     labels = labels.reshape(-1)
     weights = torch.stack([weight.reshape(-1) for weight in weights])  # (2, N)
     valid = labels != IGNORE
     N, V, device = len(labels), len(W), h.device
-    chunk = chunk or chunk_size(N, V, device.type)
     form = dataclasses.replace(
         form, with_gradient=torch.is_grad_enabled() and (h.requires_grad or W.requires_grad),
         closed=None if form.mixed else closed_gradient(form.divergence),
-        padded=device.type != "cpu" or not valid.all())  # a GPU is not waited for
-    if form.padded:  # what stands there may be anything, also nan
+        padded=device.type != "cpu" or not valid.all())  # on a GPU all() would wait for the device
+    if form.padded:  # hidden states there may be anything, nan too
         h = h.masked_fill(~valid[:, None], 0)
 
     scalars = [torch.full((), x, dtype=weights.dtype, device=device) for x in (tau, mix)]
     compiled = form.with_gradient and path(device.type, N, V) == "compiled"
     terms = compiled_terms(form) if compiled else functools.partial(chunk_terms, form=form)
-    if device.type == "cpu":
-        terms = by_rows(terms, max(1, (2**21 if compiled else 2**19) // V))
+    chunk = chunk or chunk_size(N, V, device.type)
+    block = chunk
+    if device.type == "cpu":  # the logits of so many rows stay in a processor's cache
+        block = max(1, (2**21 if compiled else 2**19) // V)
     total, values = ChunkedLoss.apply(h, W, teachers, labels, weights, scalars, terms, chunk,
-                                      form.with_gradient)
+                                      block, form.with_gradient)
     values = values.masked_fill(~valid, 0)
     return total, dict(zip(names, values))
 
 
 class ChunkedLoss(torch.autograd.Function):
-    """The walk over the chunks; the gradient is computed on the way, while logits are at hand.
+    """The walk over the chunks. It computes the gradient on the way, from the logits at hand.
 
-    Backward only scales it. The gradient is of the sum, not divided by the number of positions: its
-    entries are of order one, safe in fp16 too.
+    Backward only scales it. The gradient is that of the sum, not divided by the number of
+    positions: its entries are of order one, safe in fp16 too.
     """
 
     @staticmethod
-    def forward(ctx, h, W, teachers, labels, weights, scalars, terms, chunk, with_gradient):
+    def forward(ctx, h, W, teachers, labels, weights, scalars, terms, chunk, block, with_gradient):
         need_h, need_W = (need and with_gradient for need in ctx.needs_input_grad[:2])
         dtype = product_dtype(h)
         full = weights.dtype
         W_low = W.to(dtype)
         grad_h = torch.zeros_like(h, dtype=full) if need_h else None
         grad_W = torch.zeros_like(W, dtype=full) if need_W else None
-        values = weights.new_zeros(6 if are_stored(teachers) else 4, len(labels))
-        # one place for the logits of all chunks: a fresh one each time has to be paged in anew
+        values = weights.new_zeros(6 if is_top_k(teachers) else 4, len(labels))
+        # all chunks share one buffer of logits: fresh memory would have to be paged in each time
         logits = h.new_empty(min(chunk, len(labels)), len(W), dtype=dtype)
 
         with torch.autocast(h.device.type, enabled=False):
@@ -458,17 +476,21 @@ class ChunkedLoss(torch.autograd.Function):
                 z_q = torch.mm(h_rows, W_low.T, out=logits[:len(h_rows)])  # (n, V)
                 z_ps = [teacher(rows) for teacher in teachers]
                 same_vocabulary(z_q, z_ps)
-                values[:, rows] = terms(z_q, z_ps, labels[rows], weights[:, rows], *scalars)
+                for i in range(0, len(z_q), block):
+                    part = slice(i, i + block)
+                    here = slice(start + i, min(start + i + block, start + len(z_q)))
+                    values[:, here] = terms(z_q[part], [z_p[part] for z_p in z_ps], labels[here],
+                                            weights[:, here], *scalars)
                 if not with_gradient:
                     continue
-                dz = z_q  # overwritten by the gradient to the logits
+                dz = z_q  # terms overwrote it by the gradient to the logits
                 if need_h:
                     grad_h[rows] = dz @ W_low
                 if need_W and dtype == full:
                     grad_W.addmm_(dz.T, h_rows)
                 elif need_W:
                     grad_W += dz.T @ h_rows
-                del z_ps  # or the next chunk's would be made beside them
+                del z_ps  # or two chunks' would be in memory at once
             total = weights[0] @ values[0] + weights[1] @ values[1]
 
         ctx.save_for_backward(grad_h, grad_W)
@@ -481,51 +503,39 @@ class ChunkedLoss(torch.autograd.Function):
     def backward(ctx, grad, _):
         grads = [None if saved is None else (saved * grad).to(dtype)
                  for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes)]
-        return *grads, *[None] * 7
+        return *grads, *[None] * 8
 
 
 def product_dtype(x):
-    """What matrix products run in: the ambient autocast's dtype, or x's own."""
+    """The dtype of matrix products: the ambient autocast's, or x's own."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def same_vocabulary(z_q, z_ps):
     for z_p in z_ps:
-        if not isinstance(z_p, Stored) and z_p.shape != z_q.shape:
+        if not isinstance(z_p, TopK) and z_p.shape != z_q.shape:
             raise ValueError(f"a teacher gives logits {tuple(z_p.shape)} where the student's are "
                              f"{tuple(z_q.shape)}: both need the same positions and vocabulary")
 
 
 def chunk_size(N, V, kind="cpu"):
-    """Positions per chunk: some 4M logits, 16 MB in fp32, which a cache holds; some 64 at most.
+    """Positions per chunk: about 4M logits, 16 MB in fp32, and about 64 chunks at most.
 
-    A GPU takes 16M: to it each chunk is a dozen launches. From the sizes and the device's kind
-    alone, so that results do not depend on the machine.
+    On a GPU 16M, because each chunk is a dozen launches. It depends on the sizes and the kind of
+    device alone, so that results do not depend on the machine.
     """
     logits = 2**24 if kind == "cuda" else 2**22
     return max(16, max(logits // V, N // 64) // 16 * 16)
 
 
-def by_rows(terms, block):
-    """terms on `block` rows at a time, which a processor's cache holds; no row sees another."""
-    def on_chunk(z_q, z_ps, labels, weights, *scalars):
-        values = []
-        for start in range(0, len(z_q), block):
-            rows = slice(start, start + block)
-            values.append(terms(z_q[rows], [z_p[rows] for z_p in z_ps], labels[rows],
-                                weights[:, rows], *scalars))
-        return torch.cat(values, 1)
-    return on_chunk
-
-
 # ---------------------------------------------------------------- the terms of a chunk
 
 def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
-    """CE, D, entropy of q_tau and of p_tau (4, n) of logits z_q and each of z_ps (n, V).
+    """CE, D, entropy of q_tau and of p_tau (4, n) from logits z_q and each of z_ps (n, V).
 
-    Of one Stored in z_ps also its k tokens' mass in q and in p (6, n). labels (n,); weights (2, n)
-    of CE and D; tau and mix: 0-d tensors. With form.with_gradient z_q is overwritten by the
+    With a TopK in z_ps also the mass of its k tokens in q and in p: (6, n). labels (n,); weights
+    (2, n) of CE and D; tau and mix: 0-d tensors. With form.with_gradient z_q is overwritten by the
     gradient of ce_weight CE + d_weight D to it.
     """
     logits = z_q
@@ -534,7 +544,7 @@ def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
     masses = []
     gradient = None
 
-    # CE, at tau 1; its gradient to the logits is q, less 1 at the label (below, with the rest)
+    # CE, at tau 1; the gradient to the logits is q, minus 1 at the label (below, with the rest)
     log_q = log_softmax(z_q) if form.with_ce or form.at_tau_1 else None
     if form.with_ce:
         ce = -log_q.gather(1, labels.clamp_min(0)[:, None])[:, 0]
@@ -542,114 +552,117 @@ def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
             q = exp_(log_q.clone() if form.at_tau_1 else log_q)
             gradient = q.mul_(weights[0, :, None])
 
-    # D, at tau, on all V tokens or on a Stored's k and its tail
+    # D, at tau, on all V tokens, or on the top k and the remainder
     if z_ps:
-        stored = z_ps[0] if are_stored(z_ps) else None
+        top = z_ps[0] if is_top_k(z_ps) else None
         z_tau = log_q if form.at_tau_1 else z_q / tau
-        if stored:
-            log_p = stored.log_probs(weights.dtype)
-            log_q, others = put_together(z_tau, stored.ids)
+        if top:
+            log_p = top.log_probs(weights.dtype)
+            log_q, shares = top_k_of_student(z_tau, top.ids)
             masses = [-log[:, -1].expm1() for log in (log_q, log_p)]
         else:
-            log_p = log_p_of(z_ps, labels, weights.dtype, tau, form)
+            log_p = floored_log_p(z_ps, labels, weights.dtype, tau, form)
             log_q = z_tau if form.at_tau_1 else log_softmax(z_tau)
         if form.with_entropies:
             entropy_q = -(log_q.exp() * log_q).sum(-1)
             entropy_p = -(log_p.exp() * log_p).sum(-1)
+
         if form.with_gradient:
-            d, d_gradient = value_and_gradient(log_q, log_p, mix, form)
+            if form.closed:
+                d, d_gradient = form.closed(log_q, log_p)
+            else:
+                d, d_gradient = gradient_by_autograd(log_q, log_p, mix, form)
             d_gradient.mul_((weights[1] / tau)[:, None])  # it was to z_q / tau
-            if stored:
-                d_gradient = spread(d_gradient, others, stored.ids)
+            if top:
+                d_gradient = spread(d_gradient, shares, top.ids)
             gradient = d_gradient if gradient is None else gradient.add_(d_gradient)
         else:
-            d = divergence_of(log_q, log_p, mix, form)
+            d = mixed_divergence(log_q, log_p, mix, form)
 
     if form.with_gradient:
         if form.with_ce:
-            gradient = less_at_label(gradient, labels, weights[0])
-        logits.copy_(gradient)  # rounded here, in low precision, and nowhere before
+            gradient = subtract_at_label(gradient, labels, weights[0])
+        logits.copy_(gradient)  # low precision rounds it here, and nowhere before
     return torch.stack([ce, d, entropy_q, entropy_p, *masses])
 
 
-def less_at_label(gradient, labels, weight):
-    """A gradient (n, V) less weight (n,) at each row's label; where that is IGNORE weight is 0.
+def subtract_at_label(gradient, labels, weight):
+    """Subtract weight (n,) from gradient (n, V) at each row's label; weight is 0 at IGNORE.
 
-    Before the gradient is rounded: near 1, where a student is sure, q and 1 would cancel to what
-    the rounding has left. It overwrites gradient.
+    It must come before the gradient is rounded: if the student is sure, q is near 1, and q - 1
+    would be what rounding has left of it. It overwrites gradient.
     """
     labels = labels.clamp_min(0)[:, None]
-    if torch.compiler.is_compiling():  # it stays in the fused loop
+    if torch.compiler.is_compiling():  # a comparison stays in the fused loop
         here = torch.arange(gradient.shape[1], device=gradient.device) == labels
         return torch.where(here, gradient - weight[:, None], gradient)
     return gradient.scatter_add_(1, labels, -weight[:, None])
 
 
-def log_p_of(z_ps, labels, dtype, tau, form):
-    """log p_tau (n, V) of logits in any dtype, which may be nan where a position does not count."""
+def floored_log_p(z_ps, labels, dtype, tau, form):
+    """log p_tau (n, V), at least LOG_FLOOR; the logits may be nan at positions without a loss."""
     z_ps = [z_p.to(dtype) for z_p in z_ps]
     log_p = teacher_log_probs(z_ps, 1.0 if form.at_tau_1 else tau, form.ensemble)
     log_p = log_p.clamp_min_(LOG_FLOOR)
     return log_p.masked_fill_((labels == IGNORE)[:, None], 0) if form.padded else log_p
 
 
-def put_together(z, ids):
-    """log q (n, k + 1), as `with_tail`, of logits z (n, V), and the softmax of all others (n, V).
+def top_k_of_student(z, ids):
+    """log q (n, k + 1), as `with_remainder`, from logits z (n, V), which it overwrites.
 
-    That is 0 at ids. It overwrites z.
+    Also the shares of the other tokens in the remainder, a softmax (n, V) that is 0 at ids.
     """
     z_k = z.gather(1, ids)
     z = z.scatter_(1, ids, -math.inf)
-    top = z.amax(1, keepdim=True)
-    others = exp_(z.sub_(top))
-    total = others.sum(1, keepdim=True)
-    return log_softmax(torch.cat([z_k, top + total.log()], 1)), others.div_(total)
+    largest = z.amax(1, keepdim=True)
+    shares = exp_(z.sub_(largest))
+    total = shares.sum(1, keepdim=True)
+    return log_softmax(torch.cat([z_k, largest + total.log()], 1)), shares.div_(total)
 
 
-def spread(gradient, others, ids):
-    """A gradient to the k + 1 logits of `with_tail`, (n, k + 1), as one to all (n, V).
+def spread(gradient, shares, ids):
+    """Turn a gradient to the k + 1 logits of `with_remainder` into one to all: (n, V).
 
-    The tail's goes to the others by their shares, a softmax (n, V), which is overwritten.
+    The remainder's part goes to its tokens by their shares (n, V), which it overwrites.
     """
-    return others.mul_(gradient[:, -1:]).scatter_(1, ids, gradient[:, :-1])
+    return shares.mul_(gradient[:, -1:]).scatter_(1, ids, gradient[:, :-1])
 
 
-def divergence_of(log_q, log_p, mix, form):
-    """D (n,) of q against mix p + (1 - mix) q, the target's q held fixed."""
+def mixed_divergence(log_q, log_p, mix, form):
+    """D (n,) of q against mix p + (1 - mix) q, with the target's q held fixed."""
     target = log_mixture(log_p, log_q.detach(), mix) if form.mixed else log_p
     return form.divergence(log_q, target)
 
 
-def value_and_gradient(log_q, log_p, mix, form):
-    """D (n,), and the gradient of its sum to the logits behind log_q, alike. Overwrites log_q."""
-    if form.closed:
-        return form.closed(log_q, log_p)
+def gradient_by_autograd(log_q, log_p, mix, form):
+    """D (n,) and the gradient of its sum to the logits behind log_q (n, V); overwrites log_q."""
     if torch.compiler.is_compiling():  # one fused graph; run eagerly it is slower than autograd
-        d, vjp = torch.func.vjp(lambda log_q: divergence_of(log_q, log_p, mix, form), log_q)
+        d, vjp = torch.func.vjp(lambda log_q: mixed_divergence(log_q, log_p, mix, form), log_q)
         gradient = vjp(torch.ones_like(d))[0]
     else:
         log_q = log_q.detach().requires_grad_()
         with torch.enable_grad():
-            d = divergence_of(log_q, log_p, mix, form)
+            d = mixed_divergence(log_q, log_p, mix, form)
             gradient = torch.autograd.grad(d.sum(), log_q)[0]
     q = exp_(log_q.detach())
-    return d.detach(), gradient.addcmul_(q, gradient.sum(-1, keepdim=True), value=-1)  # log_softmax
+    # through log_softmax: g - q sum(g)
+    return d.detach(), gradient.addcmul_(q, gradient.sum(-1, keepdim=True), value=-1)
 
 
 def shifted(z):
-    """z less its largest, where what follows is compiled: several log_softmax then share that."""
+    """Subtract each row's maximum if compiled: then several log_softmax share that one pass."""
     return z - z.amax(-1, keepdim=True) if torch.compiler.is_compiling() else z
 
 
 def log_softmax(z):
-    """log of softmax over V of shifted logits."""
+    """log softmax over V of shifted logits."""
     if torch.compiler.is_compiling():  # written out, the fused loop keeps two numbers per row
         return z - z.exp().sum(-1, keepdim=True).log()
     return F.log_softmax(z, -1)
 
 
 def exp_(log):
-    """exp in place, by way of 2^x: torch's exp on a CPU can take three times as long."""
+    """exp in place, as a power of 2: torch's exp on a CPU can take three times as long."""
     return log.mul_(1 / math.log(2)).exp2_()
 
 
@@ -659,9 +672,9 @@ mode = "auto"  # "eager" or "compiled" overrules `path`
 
 
 def path(kind, N, V):
-    """"compiled" or "eager": how the terms of N positions and V tokens run on a device's kind.
+    """How the terms of N positions and V tokens run on a kind of device: "compiled" or "eager".
 
-    Compiling takes seconds, so it is done where there is enough to win: from 2^24 logits on.
+    Compiling takes seconds, so it pays from 2^24 logits on.
     """
     if mode != "auto":
         return mode
@@ -670,7 +683,7 @@ def path(kind, N, V):
 
 @functools.cache
 def can_compile(kind):
-    """Is there what torch.compile needs, a C++ compiler on a CPU, Triton on a GPU? It is tried."""
+    """Try torch.compile: it needs a C++ compiler on a CPU, Triton on a GPU."""
     if kind not in ("cpu", "cuda"):
         return False
     if kind == "cpu" and not shutil.which(os.environ.get("CXX") or "g++"):
@@ -686,7 +699,7 @@ def can_compile(kind):
 
 @functools.cache
 def compiled_terms(form):
-    """chunk_terms of this form as one fused graph; sizes are left open: it compiles once."""
+    """chunk_terms of this form as one fused graph; sizes are dynamic, so it compiles once."""
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(64, dynamo.recompile_limit)  # it counts across forms
     return torch.compile(functools.partial(chunk_terms, form=form), dynamic=True)

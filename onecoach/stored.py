@@ -61,7 +61,7 @@ class StoredTeacher:
 
     @torch.no_grad()
     def __call__(self, x):
-        """ids (B, T), chunks of the token file, each whole -> losses.Stored of the B T positions.
+        """ids (B, T), chunks of the token file, each whole -> losses.TopK of the B T positions.
 
         UserError for a record that is not what was written.
         """
@@ -69,7 +69,7 @@ class StoredTeacher:
         if not self.records["digest"][chunks].all():
             self.write(chunks, self.compute(x))
         ids, log_p = self.read(chunks)
-        return losses.Stored(ids.to(x.device), log_p.to(x.device))
+        return losses.TopK(ids.to(x.device), log_p.to(x.device))
 
     def written(self):
         """How many chunks are there."""
@@ -105,7 +105,7 @@ class StoredTeacher:
             for start in range(0, n, size):
                 z_ps = [teacher(slice(start, start + size)).float() for teacher in teachers]
                 log_p = losses.teacher_log_probs(z_ps, self.tau, self.ensemble)
-                part = losses.store(log_p.clamp_min(losses.LOG_FLOOR), self.k)
+                part = losses.top_k(log_p.clamp_min(losses.LOG_FLOOR), self.k)
                 parts.append((part.ids.cpu(), part.log_p.half().cpu()))
             ids, log_p = (torch.cat(part).view(len(x), -1).numpy() for part in zip(*parts))
         return ids.astype(self.record["ids"].base), log_p

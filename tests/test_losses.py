@@ -653,3 +653,22 @@ def test_words_not_known_are_refused():
     for name, value in (("tau", 0.0), ("alpha", 1.5), ("mix", -0.1), ("tau", math.nan)):
         with pytest.raises(ValueError, match=f"{name} is"):
             distillation_loss(h, W, heads(h_ps, W_ps), labels, **{name: value})
+
+
+def test_a_new_divergence_may_have_any_parameters(monkeypatch):
+    """Renyi's has an order of any size, the alpha-beta divergence has two."""
+    def renyi(log_q, log_p, order):
+        return (order * log_q + (1 - order) * log_p).logsumexp(-1) / (order - 1)
+
+    def scaled(log_q, log_p, a=1.0, b=0.0):
+        return a * losses.rkl(log_q, log_p) + b
+    monkeypatch.setitem(DIVERGENCES, "renyi", renyi)
+    monkeypatch.setitem(DIVERGENCES, "scaled", scaled)
+    log_q, log_p = torch.randn(2, 5, 7, dtype=torch.float64).log_softmax(-1)
+    order_2 = (log_q.exp()**2 / log_p.exp()).sum(-1).log()
+    torch.testing.assert_close(parse("renyi(2)")(log_q, log_p), order_2)
+    torch.testing.assert_close(parse("scaled(-3, 0.5)")(log_q, log_p),
+                               0.5 - 3 * losses.rkl(log_q, log_p))
+    for wrong in ("renyi(2, 3)", "renyi(nan)", "renyi()", "renyi(2", "scaled(1,)"):
+        with pytest.raises(ValueError, match="divergence is"):
+            parse(wrong)

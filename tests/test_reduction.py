@@ -5,10 +5,10 @@ from test_rollouts import ROWS, SEQUENCES, T, drawn, estimate, logs, mean_and_va
 
 import losses
 import rollouts
-from distill import Teacher, positions
+from distill import Teacher
 from model import LM, ModelConfig
 from onecoach.config import Config
-from rollouts import policy_coefficients
+from rollouts import policy_coefficients, positions
 
 V, B, BLOCK, PROMPT = 11, 4, 12, 5
 
@@ -40,7 +40,7 @@ def gradient_of(written, **keys):
     student, teacher, rollout = written
     now = Config(block_size=BLOCK, tau=1.0, divergence="rkl", prompt_len=PROMPT, **keys).at(0.0)
     counts = positions(rollout.y, now)
-    weights = rollouts.weights_in(now, counts)
+    weights = rollouts.reduction_weights(now, counts)
     coefficients = policy_coefficients(rollout, now.rollout_loss, now.length_norm, weights)
     rollout = rollout._replace(coefficients=coefficients)
     return gradient(student, rollouts.rollout_loss(student, [teacher], rollout, now, counts))

@@ -29,7 +29,7 @@ from test_losses import NAMES, V, heads, inputs, value_and_gradients
 import data
 import distill
 import losses
-from losses import Stored, distillation_loss, head, plain_loss, store, teacher_log_probs
+from losses import TopK, distillation_loss, head, plain_loss, teacher_log_probs, top_k
 from model import LM, ModelConfig
 from onecoach import stored
 from onecoach.config import UserError, read_config
@@ -38,9 +38,9 @@ SETTINGS = [(1.0, 0.0, 1.0), (2.0, 0.5, 1.0), (0.7, 0.3, 0.4)]  # tau, alpha, mi
 
 
 def kept(h_ps, W_ps, k, tau=1.0, ensemble="logits"):
-    """The Stored of teachers' states and heads."""
+    """The TopK of teachers' states and heads."""
     z_ps = [h_p @ W_p.T for h_p, W_p in zip(h_ps, W_ps)]
-    return store(teacher_log_probs(z_ps, tau, ensemble), k)
+    return top_k(teacher_log_probs(z_ps, tau, ensemble), k)
 
 
 # ---------------------------------------------------------------- the loss
@@ -96,10 +96,10 @@ def test_the_tail_of_a_sharp_teacher_is_kept_exactly_and_16_bits_keep_it():
     z = torch.zeros(4, 1000, dtype=torch.float64)
     z[:, 7] = 20.0
     log_p = z.log_softmax(-1)
-    stored = store(log_p, 8)
+    stored = top_k(log_p, 8)
     tail = math.log(992) - math.log(999 + math.exp(20))
     assert (stored.log_p[:, -1] - tail).abs().max() < 1e-9
-    half = Stored(stored.ids, stored.log_p.half()).log_probs(torch.float32)
+    half = TopK(stored.ids, stored.log_p.half()).log_probs(torch.float32)
     assert half.exp().sum(-1) == pytest.approx(torch.ones(4), abs=1e-6)
     assert (half[:, -1] - tail).abs().max() < 0.01
 
@@ -110,7 +110,7 @@ def test_an_ensemble_is_stored_as_its_mixture(ensemble):
     exact = distillation_loss(h, W, heads(h_ps, W_ps), labels, tau=2.0, ensemble=ensemble)
     stored = kept(h_ps, W_ps, V - 1, 2.0, ensemble)
     assert (distillation_loss(h, W, [stored], labels, tau=2.0) - exact).abs() < 1e-12
-    with pytest.raises(ValueError, match="stands alone"):
+    with pytest.raises(ValueError, match="the only teacher"):
         distillation_loss(h, W, [stored, head(h_ps[0], W_ps[0])], labels)
 
 
@@ -135,7 +135,7 @@ def test_a_student_far_off_has_a_finite_loss_and_gradient(where):
     """All of its mass in the tail, or none of it: in fp32, also under a mixed target."""
     z_q = torch.full((2, V), 0.0)
     z_q[:, :2] = where * 4
-    stored = store(torch.arange(V).flip(0).float().expand(2, V).log_softmax(-1), 2)
+    stored = top_k(torch.arange(V).flip(0).float().expand(2, V).log_softmax(-1), 2)
     labels = torch.tensor([0, V - 1])
     for divergence in NAMES:
         for mix in (1.0, 0.5):
@@ -307,7 +307,7 @@ def test_what_is_read_is_the_mixture_at_tau(small, tmp_path):
     x = batches(store)[3]
     out = store(x)
     z_ps = [teacher.lm.logits(teacher.lm(x)).flatten(0, 1) for teacher in store.teachers]
-    exact = losses.store(teacher_log_probs(z_ps, 2.0, "probs"), 5)
+    exact = losses.top_k(teacher_log_probs(z_ps, 2.0, "probs"), 5)
     assert torch.equal(out.ids, exact.ids)
     assert (out.log_p.float() - exact.log_p).abs().max() < 4e-3  # of up to 8 nats, in 11 bits
     again = small(tmp_path)(x.flip(0))  # any order, any batch: by the chunk
