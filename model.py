@@ -81,24 +81,23 @@ class KVCache:
         return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
 
 
-def attend(q, k, v, dropout=0.0, mask=None):
+def attend(q, k, v, dropout=0.0):
     """Causal attention (arXiv 1706.03762, eq. 1). -> (B, H, T, head_dim), as the queries q.
 
     k and v (B, H, S, head_dim) may be longer: the queries are those of the last T positions.
-    mask (B, 1, T, S), true where a query looks: all that is before it, if there is none.
     """
     T, S = q.shape[2], k.shape[2]
-    if T == 1 and mask is None:  # a text's next token looks at all of it, in the cache's own dtype
+    if T == 1:  # a text's next token looks at all of it, in the cache's own dtype
         with torch.autocast(q.device.type, enabled=False):
             y = F.scaled_dot_product_attention(q.to(k.dtype), k, v, dropout_p=dropout)
         return y.to(q.dtype)
     k, v = k.to(q.dtype), v.to(q.dtype)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and S <= 256:
-        return attend_bf16_cpu(q, k, v, dropout, mask)
-    if mask is None and T == S:
+        return attend_bf16_cpu(q, k, v, dropout)
+    if T == S:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
-    if mask is None:  # is_causal would align the T queries with the first keys, not the last
-        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+    # is_causal would align the T queries with the first keys, not the last
+    mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 
@@ -114,7 +113,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(c.d_model, width, bias=bias)
         self.proj = nn.Linear(c.d_model, c.d_model, bias=bias)
 
-    def forward(self, x, rope, cache, mask):
+    def forward(self, x, rope, cache):
         (B, T, d), H, K = x.shape, self.n_head, self.n_kv_head
 
         # one product for queries, keys and values of all heads
@@ -130,7 +129,7 @@ class Attention(nn.Module):
 
         if K < H:  # arXiv 2305.13245: each of them is for H / K heads of queries
             k, v = (t.repeat_interleave(H // K, dim=1) for t in (k, v))
-        y = attend(q, k, v, self.dropout if self.training else 0.0, mask)
+        y = attend(q, k, v, self.dropout if self.training else 0.0)
         return self.proj(y.transpose(1, 2).reshape(B, T, d))
 
 
@@ -181,8 +180,8 @@ class Block(nn.Module):
         self.mlp = SwiGLU(c) if c.arch == "llama" else GELU(c)
         self.drop = nn.Dropout(c.dropout)
 
-    def forward(self, x, rope, cache, mask):
-        x = x + self.drop(self.attn(self.norm1(x), rope, cache, mask))
+    def forward(self, x, rope, cache):
+        x = x + self.drop(self.attn(self.norm1(x), rope, cache))
         return x + self.drop(self.mlp(self.norm2(x)))
 
 
@@ -191,8 +190,6 @@ class Block(nn.Module):
 class LM(nn.Module):
     """A language model. forward: ids (B, T) -> hidden states after the last norm (B, T, d).
 
-    A row may hold several texts that begin alike, their beginning once: then `tree` is each
-    token's place in its own text (B, T), and what each looks at (B, 1, T, T), true or false.
     The head's matrix (V, d) is `lm.head.weight`; with `tie` (always for gpt2) the embedding's own.
     Raises ValueError where the sizes do not fit, or a GPT-2 input is longer than block_size.
     """
@@ -235,30 +232,27 @@ class LM(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
-    def forward(self, ids, cache=None, tree=None):
+    def forward(self, ids, cache=None):
         start = 0 if cache is None else cache.pos
         end = start + ids.shape[1]
-        place, mask = (slice(start, end), None) if tree is None else tree
         x = self.embed(ids)  # (B, T, d)
         rope = None
         if self.positions is not None:
-            if tree is None and end > self.config.block_size:
+            if end > self.config.block_size:
                 raise ValueError(f"{end} tokens are longer than this GPT-2's block_size "
                                  f"{self.config.block_size}")
-            x = x + self.positions.weight[place]
+            x = x + self.positions.weight[start:end]
         else:
             if end > self.cos.shape[0]:  # longer than the model was trained on: the angles go on
                 c = self.config
                 cos, sin = rope_table(self.cos.shape[1], 2 * end, c.rope_theta, c.rope_scaling)
                 self.cos = cos.to(self.cos.device)
                 self.sin = sin.to(self.sin.device)
-            rope = self.cos[place], self.sin[place]  # (T, head_dim)
-            if tree is not None:
-                rope = [angle[:, None] for angle in rope]  # (B, 1, T, head_dim)
+            rope = self.cos[start:end], self.sin[start:end]  # (T, head_dim)
 
         x = self.drop(x)
         for block in self.blocks:
-            x = block(x, rope, cache, mask)
+            x = block(x, rope, cache)
         if cache is not None:
             cache.pos = end
         return self.norm(x)
@@ -340,14 +334,10 @@ def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
 
 # ---------------------------------------------------------------- the same numbers, faster on a CPU
 
-def attend_bf16_cpu(q, k, v, dropout, mask):
+def attend_bf16_cpu(q, k, v, dropout):
     """`attend` by plain products: for short texts in bf16, torch's kernel takes twice the time."""
     (B, H, T, head_dim), S = q.shape, k.shape[2]
-    if mask is None:
-        bias = torch.full((T, S), -math.inf, dtype=q.dtype).triu(1 + S - T)
-    else:
-        bias = torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, -math.inf)
-    bias = bias.expand(B, H, T, S).flatten(0, 1)
+    bias = torch.full((T, S), -math.inf, dtype=q.dtype).triu(1 + S - T).expand(B * H, T, S)
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))
     z = torch.baddbmm(bias, q, k.mT, alpha=head_dim**-0.5)
     return (F.dropout(z.softmax(-1), dropout) @ v).view(B, H, T, head_dim)

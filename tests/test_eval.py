@@ -699,9 +699,9 @@ def test_evaluation_is_in_true_fp32_whatever_ran_before(babytalk_run, monkeypatc
     seen = []
     forward = LM.forward
 
-    def spy(self, *arguments, **tree):
+    def spy(self, *arguments):
         seen.append(torch.get_float32_matmul_precision())
-        return forward(self, *arguments, **tree)
+        return forward(self, *arguments)
     monkeypatch.setattr(LM, "forward", spy)
     before = torch.get_float32_matmul_precision()
     try:

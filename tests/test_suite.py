@@ -240,42 +240,6 @@ def small_lm(tokenizer, arch="llama", block_size=64, seed=0):
 TEXTS = ["the cat sat", "the cat sits", "the cat", "the dog", "a", "the cat sat down", "the cat s"]
 
 
-@pytest.mark.parametrize("arch", ["llama", "gpt2"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_what_texts_have_in_common_is_read_once_and_changes_nothing(tokenizer, arch, dtype):
-    lm = small_lm(tokenizer, arch).to(dtype)
-    read, forward = [], lm.forward
-    lm.forward = lambda ids, **tree: read.append(ids.numel()) or forward(ids, **tree)
-    together = eval.score_sentences(lm, tokenizer, TEXTS)
-    tokens = sum(len(text) for text in TEXTS)
-    assert sum(read) < 0.7 * tokens
-    alone = torch.cat([eval.score_sentences(lm, tokenizer, [text]) for text in TEXTS])
-    tolerance = 1e-5 if dtype == torch.float64 else 0.5
-    assert together.tolist() == about(alone.tolist(), tolerance)
-
-
-def test_families_hold_each_sequence_once(tokenizer):
-    sequences = [[1, *tokenizer.encode(text)] for text in TEXTS]
-    runs = scoring.families(sequences, [0, 1, 3, 4, 5, 6])
-    assert sorted(i for _, members in runs for i in members) == [0, 1, 3, 4, 5, 6]
-    for P, members in runs:
-        assert len({tuple(sequences[i][:P]) for i in members}) == 1 or len(members) == 1
-        assert len(members) == 1 or P < min(len(sequences[i]) for i in members)
-    assert max(len(members) for _, members in runs) > 2
-
-
-def test_batches_hold_little_padding(monkeypatch):
-    monkeypatch.setattr(scoring, "FEW", 4)
-    sequences = [[1] * length for length in (21, 20, 11, 10, 11, 21)]
-    waiting = [(0, [i]) for i in range(4)]
-    assert scoring.batch_size(waiting, sequences, 1000) == 2  # 20 + 19 tokens, one of padding
-    assert scoring.batch_size(waiting[2:], sequences, 1000) == 2
-    assert scoring.batch_size(waiting, sequences, 20) == 1
-    assert scoring.batch_size([(0, [0]), (3, [1, 5])], sequences, 1000) == 1  # one needs a tree
-    monkeypatch.setattr(scoring, "FEW", 1000)
-    assert scoring.batch_size(waiting, sequences, 1000) == 4
-
-
 def test_log_probabilities_are_those_of_transformers(tokenizer):
     pytest.importorskip("transformers")
     from tools import peers
