@@ -1,4 +1,4 @@
-"""A run of a plan: trained, evaluated, its row; in this process or in others."""
+"""A run of a plan is trained and evaluated and becomes a row, in this process or in others."""
 import concurrent.futures
 import contextlib
 import multiprocessing
@@ -15,15 +15,14 @@ from onecoach.config import CONFIGS, UserError, command_line, read_config
 from onecoach.run import device_of, folder_of, is_finished, load
 from tools.measure import name_of
 
-# keys that a row's command leaves out
-OF_THIS_MACHINE = ("out_dir", "data_dir", "corpus", "dev", "eval_tokens")
+MACHINE_KEYS = ("out_dir", "data_dir", "corpus", "dev", "eval_tokens")  # not in a row's command
 
 
 class Job:
-    """A run of a variant with some settings on a seed. chosen: {variant: settings} before it.
+    """A run of a variant with some settings on a seed.
 
-    purpose: "tune", a point of the variant's grid; "report", a row; "need", another's teacher or
-    init, of which only the weights are wanted.
+    chosen: {variant: settings} of the variants that it needs. purpose: "tune", a point of the
+    variant's grid; "report", a row; "need", the teacher or init of another job.
     """
 
     def __init__(self, plan, variant, settings, seed, chosen, out, purpose):
@@ -36,17 +35,17 @@ class Job:
         keys.pop("grid", None)
         self.base = keys.pop("base")
 
-        def run_of(name):
+        def run(name):
             return run_name(name, chosen[name]) if name in plan.variants else name
-        keys["teachers"] = [run_of(name) for name in keys.get("teachers", [])]
+        keys["teachers"] = [run(name) for name in keys.get("teachers", [])]
         if "init" in keys:
-            keys["init"] = run_of(keys["init"])
+            keys["init"] = run(keys["init"])
         self.keys = {
             **keys,
             "name": run_name(variant, settings),
             "seed": seed,
-            "out_dir": str(out / plan.runs / str(seed)),
-            "data_dir": str(out / plan.runs / "data"),
+            "out_dir": str(out / plan.folder / str(seed)),
+            "data_dir": str(out / plan.folder / "data"),
             "baseline": "",
             "eval_tokens": keys.get("eval_tokens", 200_000) if reported else 0,
         }
@@ -58,8 +57,8 @@ class Job:
 
     @property
     def command(self):
-        """What a user would type for the same run, after the commands of its teachers and init."""
-        given = {key: value for key, value in self.keys.items() if key not in OF_THIS_MACHINE}
+        """The command of the same run, to be typed after those of its teachers and init."""
+        given = {key: value for key, value in self.keys.items() if key not in MACHINE_KEYS}
         return f"python distill.py configs/{self.base}.py {command_line(given)}"
 
     def __str__(self):
@@ -67,14 +66,14 @@ class Job:
 
 
 def run_name(variant, settings):
-    """"rkl" and {"lr": 0.01} -> "rkl.lr-0.01": a run's name may hold no other signs."""
+    """Return a run's name: "rkl" and {"lr": 0.01} -> "rkl.lr-0.01"."""
     parts = [f"{key}-{re.sub('[^A-Za-z0-9.]+', '-', str(value)).strip('-')}"
              for key, value in settings.items()]
     return ".".join([variant, "_".join(parts)]) if parts else variant
 
 
 def work(job, threads=0):
-    """Train and evaluate a Job; its row, a dict. What it says goes into a file beside its run."""
+    """Train and evaluate a Job and return its row; what is printed goes into NAME.log."""
     if threads:
         torch.set_num_threads(threads)
     config = job.config
@@ -86,11 +85,11 @@ def work(job, threads=0):
             raise UserError("stopped before its last step; the same command goes on")
         if job.tasks:
             eval.evaluate(folder, job.tasks)
-    return row_of(job, config)
+    return make_row(job, config)
 
 
-def row_of(job, config):
-    """What results/ keeps of a run that is there: no weights."""
+def make_row(job, config):
+    """Return what results/ keeps of a finished run: everything but the weights."""
     folder = folder_of(config)
     lines = files.read_metrics(folder / "metrics.jsonl")
     notes = files.read_json(folder / "config.json")
@@ -99,9 +98,8 @@ def row_of(job, config):
     row = dict(variant=job.variant, seed=job.seed, settings=job.settings, val_ce=best["val_ce"],
                val_fkl=best.get("val_fkl"), val_rkl=best.get("val_rkl"),
                best_step=best["step"], steps=int(steps), words=int(words),
-               tokens=tokens_of(folder), flops=flops_of(folder),
-               teacher_hash=notes["_needs"], dtype=notes["_dtype"],
-               threads=notes["_threads"],
+               tokens=tokens_seen(folder), flops=total_flops(folder),
+               teacher_hash=notes["_needs"], dtype=notes["_dtype"], threads=notes["_threads"],
                curve=[[line["step"], line["val_ce"]] for line in lines if line.get("val_ce")],
                text=notes["_text"], processor=name_of(device_of(config)),
                versions=notes["_versions"], commit=notes["_commit"], command=job.command)
@@ -110,64 +108,68 @@ def row_of(job, config):
     return row
 
 
-def flops_of(folder):
-    """Of all that a run took: its own training, what its teachers said, and their training.
+# ---------------------------------------------------------------- the cost of a run
 
-    So is that of its init, of each run once. Rollouts' writing is not in it.
+def total_flops(folder):
+    """Count a run's training, its teachers' forward passes, and the training of teachers and init.
+
+    Each run counts once. The writing of rollouts is not counted.
     """
     total = 0.0
-    for run in {folder} | all_before(folder):
+    for run in {folder} | ancestors(folder):
         lm, _, config = load(run)
         teachers = [load(run.with_name(name))[0] for name in config.teachers if name != "truth"]
-        a_token = 3 * lm.flops(config.longest) + sum(t.flops(config.longest) for t in teachers)
-        total += a_token * own_tokens(run, config)
+        per_token = 3 * lm.flops(config.longest) + sum(t.flops(config.longest) for t in teachers)
+        total += per_token * own_tokens(run, config)
     return total
 
 
-def all_before(folder):
-    """The folders of the runs that a run needed: teachers, init, and theirs in turn."""
+def ancestors(folder):
+    """Return the folders of all runs that a run needed: teachers, init, and theirs in turn."""
     config = read_config(folder / "config.json")
     names = {*config.teachers, config.init} - {"truth", ""}
     needs = {folder.with_name(name) for name in names}
-    return needs.union(*map(all_before, needs))
+    return needs.union(*map(ancestors, needs))
 
 
 def own_tokens(folder, config):
-    """How many tokens a run itself was trained on, those of its init not counted."""
+    """Count the tokens that a run itself was trained on, without its init's."""
     steps, _ = distill.trained_for(folder)
     if config.init:
         steps -= distill.trained_for(folder.with_name(config.init))[0]
     return int(steps) * config.batch_size * config.longest
 
 
-def tokens_of(folder):
-    """How many tokens a run's weights have been trained on, those of its init too."""
+def tokens_seen(folder):
+    """Count the tokens that a run's weights were trained on, with its init's."""
     config = read_config(folder / "config.json")
-    before = tokens_of(folder.with_name(config.init)) if config.init else 0
+    before = tokens_seen(folder.with_name(config.init)) if config.init else 0
     return before + own_tokens(folder, config)
 
 
-class Here(concurrent.futures.Executor):
-    """Does what is submitted there and then, in this process, with all its threads."""
+# ---------------------------------------------------------------- processes
+
+class InProcess(concurrent.futures.Executor):
+    """Runs what is submitted at once, in this process, with all its threads."""
 
     def submit(self, f, *args, **keys):
         future = concurrent.futures.Future()
         try:
             future.set_result(f(*args, **keys))
-        except Exception as e:  # Ctrl-C is none: it ends the command
+        except Exception as e:  # Ctrl-C is not one: it ends the command
             future.set_exception(e)
         return future
 
 
 @contextlib.contextmanager
 def processes(n):
-    """An executor of n processes; of one, this."""
+    """Yield an executor of n processes; for n = 1 of this one."""
     if n == 1:
-        yield Here()
+        yield InProcess()
         return
-    # glibc, as it comes, gives each step's memory back to the system: a sixth of a demo step's time
+    # by default glibc gives each step's memory back to the system, a sixth of a demo step's time
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**32))
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))  # the most that it takes
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))  # the largest that it allows
     # a terminal sends Ctrl-C to the workers too, and two signals would end a run unsaved
     deaf = dict(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
     context = multiprocessing.get_context("spawn")

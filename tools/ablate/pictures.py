@@ -1,15 +1,15 @@
-"""The figures of a table drawn, every seed a point, by matplotlib."""
+"""Pictures of a table's figures, every seed a point, by matplotlib."""
 import contextlib
 
 import numpy as np
 
-from tools.ablate.plan import at
+from tools.ablate.plan import over_name
 from tools.ablate.summary import difference
 
 
 @contextlib.contextmanager
 def picture(plan, path, rows, columns, size, **shared):
-    """pyplot's axes (rows, columns), saved as SVG at the end: the same drawing, the same bytes."""
+    """Yield pyplot's axes (rows, columns); save them as SVG, the same drawing as the same bytes."""
     import matplotlib
     matplotlib.use("svg")
     from matplotlib import pyplot
@@ -25,15 +25,15 @@ def picture(plan, path, rows, columns, size, **shared):
         pyplot.close(figure)
 
 
-def draw(table, found, path):
-    """Every seed and the mean of each figure that a contrast names, a row a variant, as SVG."""
+def draw(table, content, path):
+    """Draw every seed and the mean of each contrast's figure, a row per variant, as SVG."""
     titles = [*dict.fromkeys(title for *_, title in table.plan.contrasts)]
     variants = [*table.plan.variants][::-1]  # the first at the top
     size = (1.4 + 2.6 * len(titles), 0.8 + 0.26 * len(variants))
     with picture(table.plan, path, 1, len(titles), size, sharey=True) as axes:
         for axis, title in zip(axes[0], titles):
             for row, variant in enumerate(variants):
-                values = [*difference(found["figures"], variant, title).values()]
+                values = [*difference(content["figures"], variant, title).values()]
                 axis.plot(values, [row] * len(values), "o", color="#888888", markersize=3)
                 if values:
                     axis.plot(float(np.mean(values)), row, "|", color="#c03020", markersize=12,
@@ -43,17 +43,17 @@ def draw(table, found, path):
         axes[0][0].set_yticks(range(len(variants)), variants)
 
 
-def draw_curves(table, found, path):
-    """The same figures over the values of `over`, a panel for each of the plan's curves, as SVG."""
+def draw_curves(table, content, path):
+    """Draw the same figures over the values of `over`, a panel for each of the plan's curves."""
     plan = table.plan
     titles = [*dict.fromkeys(title for *_, title in plan.contrasts)]
     rows, columns = len(plan.curves), len(titles)
-    key, = plan.over
+    (key, points), = plan.over.items()
     with picture(plan, path, rows, columns, (3.4 * columns, 2.8 * rows), sharey="col") as axes:
         for row, (panel, names) in zip(axes, plan.curves.items()):
             for axis, title in zip(row, titles):
                 for i, name in enumerate(names):
-                    draw_curve(axis, found, name, plan.over_points, title, f"C{i}")
+                    draw_curve(axis, content, name, points, title, f"C{i}")
                 axis.set_xscale("log")
                 low, high = axis.dataLim.intervaly
                 if 0 < 10 * low < high:  # else the small values lie on one line
@@ -65,11 +65,11 @@ def draw_curves(table, found, path):
             row[-1].legend()
 
 
-def draw_curve(axis, found, name, points, title, color):
-    """Every seed of a variant at each point, and a line through the means."""
+def draw_curve(axis, content, name, points, title, color):
+    """Draw every seed of a variant at each point, and a line through the means."""
     means = {}
     for point in points:
-        values = [*difference(found["figures"], at(name, point), title).values()]
+        values = [*difference(content["figures"], over_name(name, point), title).values()]
         axis.plot([point] * len(values), values, "o", color=color, markersize=2)
         if values:
             means[point] = float(np.mean(values))

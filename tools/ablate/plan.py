@@ -1,15 +1,14 @@
-"""A plan: the variants of a table, read from its file and checked."""
+"""A plan: the variants of a table, read from a file and checked whole before anything is run."""
 import dataclasses
 import itertools
 import pathlib
-import re
 
-from onecoach.config import UserError, read_assignments
+from onecoach.config import CONFIGS, UserError, read_assignments, read_config
 
 
 @dataclasses.dataclass
 class Plan:
-    """What a plan's file assigns; see the head of this file."""
+    """The assignments of a plan's file; `python -m tools.ablate --help` explains them."""
     table: str
     seeds: list
     tuning_seeds: list
@@ -18,155 +17,168 @@ class Plan:
     common: dict = dataclasses.field(default_factory=dict)
     tasks: list = dataclasses.field(default_factory=list)
     contrasts: list = dataclasses.field(default_factory=list)
+    grids: dict = dataclasses.field(default_factory=dict)
     over: dict = dataclasses.field(default_factory=dict)
     curves: dict = dataclasses.field(default_factory=dict)
     extends: str = ""
-    tables: dict = dataclasses.field(default_factory=dict)  # {variant: where its rows lie}
+    tables: dict = dataclasses.field(default_factory=dict)  # {variant: the table of its rows}
 
     @property
-    def runs(self):
-        """The folder of its runs: the first plan's, whose teachers those that extend it share."""
-        return next(iter(self.tables.values()))  # the first plan's variants stand first
-
-    @property
-    def over_points(self):
-        """The values of `over`'s one key."""
-        points, = self.over.values()
-        return points
+    def folder(self):
+        """The folder name of its runs: the first plan's, whose teachers the others share."""
+        return next(iter(self.tables.values()))  # the first plan's variants come first
 
     def needs(self, variant):
-        """The variants whose runs a variant needs: its teachers and its init."""
+        """Return the variants that a variant needs: its teachers and init."""
         keys = self.variants[variant]
         names = [*keys.get("teachers", []), keys.get("init", "")]
         return [name for name in names if name in self.variants]
 
     def all_needs(self, variant):
-        """The same, and before them those that they need in turn."""
+        """Return the same with the needs of those, each after its own."""
         names = self.needs(variant)
         return [far for name in names for far in self.all_needs(name)] + names
 
     def points(self, variant):
-        """The settings {key: value} of a variant's grid, one dict a point."""
+        """Return the settings {key: value} of a variant's grid, a dict for each point."""
         grid = self.variants[variant].get("grid", {})
         return [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
 
 
-def read_plan(path, extended_by=()):
-    """The Plan of a file; UserError for what is missing, unknown, or names what is not there."""
-    path = pathlib.Path(path)
-    if path in extended_by:
-        raise UserError(f"{path}: a plan cannot extend itself")
-    values = read_assignments(path)
-    for name in values:
-        if name not in TYPES:
-            raise UserError(f"{path}: unknown {name!r}; a plan assigns {', '.join(TYPES)}")
-        if not isinstance(values[name], TYPES[name]):
-            raise UserError(f"{path}: {name} must be a {TYPES[name].__name__}")
+ASSIGNED = {field.name: field.type for field in dataclasses.fields(Plan) if field.name != "tables"}
+REQUIRED = ("table", "seeds", "tuning_seeds", "variants", "figures")
+SHARED = ("seeds", "tuning_seeds", "common")  # a plan that extends another has the other's
+OWN = ("tasks", "contrasts", "grids", "over", "curves")  # and never takes these from it
 
-    for variant, keys in values.get("variants", {}).items():
-        if not isinstance(variant, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", variant):
-            raise UserError(f"{path}: variant {variant!r}: a name of letters, digits, '_' and '-'")
-        if not isinstance(keys, dict) or "base" not in keys:
-            raise UserError(f"{path}: variant {variant} has no base, the config that it alters")
-        if not isinstance(keys.get("teachers", []), list):
-            raise UserError(f"{path}: variant {variant}: teachers must be a list")
-    spell_grids_out(values.get("variants", {}), values.pop("grids", {}), path)
-    over = values.get("over", {})
-    if len(over) > 1 or not all(isinstance(points, list) and points for points in over.values()):
-        raise UserError(f"{path}: over must be {{key: [values]}}, of one key")
-    variants = at_each_value(values.get("variants", {}), over)
-    tables = {}
+
+def read_plan(path):
+    """Return the Plan of a file; UserError for what is missing, unknown or misspelt in it."""
+    path = pathlib.Path(path)
+    values = read_assignments(path)
+    before = None
     if "extends" in values:
-        before = read_plan(path.with_name(f"{values['extends']}.py"), [*extended_by, path])
-        for name in ("seeds", "tuning_seeds", "common"):
+        before = read_plan(path.with_name(f"{values['extends']}.py"))
+    try:
+        return make_plan(values, before)
+    except UserError as e:
+        raise UserError(f"{path}: {e}")
+
+
+def make_plan(values, before):
+    """Return the Plan of a file's assignments and, where it extends one, of the Plan `before`."""
+    for name, value in values.items():
+        if name not in ASSIGNED:
+            raise UserError(f"unknown {name!r}; a plan assigns {', '.join(ASSIGNED)}")
+        if not isinstance(value, ASSIGNED[name]):
+            raise UserError(f"{name} must be a {ASSIGNED[name].__name__}")
+
+    tables = {}
+    if before:
+        for name in SHARED:
             if name in values:
-                raise UserError(f"{path}: {name} is {before.table}'s, or its rows would not belong "
-                                "beside these")
-        again = [*set(variants) & set(before.variants)]
-        if again:
-            raise UserError(f"{path}: {before.table} has a variant {again[0]!r} already")
+                raise UserError(f"{name} comes from {before.table}: with another its rows would "
+                                "not compare with these")
+        inherited = {name: value for name, value in vars(before).items() if name not in OWN}
+        values = inherited | {"variants": {}} | values
         tables = before.tables
-        variants = before.variants | variants
-        # each plan asks its own
-        questions = {"contrasts": [], "tasks": [], "over": {}, "curves": {}}
-        values = dataclasses.asdict(before) | questions | values
-    for name in ("table", "seeds", "tuning_seeds", "variants", "figures"):
+    for name in REQUIRED:
         if name not in values:
-            raise UserError(f"{path}: {name} is missing; python -m tools.ablate --help says what "
-                            "it is")
-    tables = tables | {name: values["table"] for name in variants if name not in tables}
-    plan = Plan(**{**values, "variants": variants, "tables": tables})
-    check_plan(plan, path)
+            raise UserError(f"{name} is missing; python -m tools.ablate --help explains it")
+
+    plan = Plan(**values)
+    for name, keys in plan.variants.items():
+        check_keys(name, keys, plan)
+    plan.variants = spread_out(plan.variants, plan.over)
+    for name in plan.variants:
+        if name in tables:
+            raise UserError(f"{tables[name]} has a variant {name!r} already")
+    plan.tables = tables | {name: plan.table for name in plan.variants}
+    if before:
+        plan.variants = before.variants | plan.variants
+    check_names(plan)
     return plan
 
 
-def spell_grids_out(variants, grids, path):
-    """Put grids[name] where a variant's grid is "name"; UserError where there is none of it."""
-    for variant, keys in variants.items():
-        grid = keys.get("grid")
-        if isinstance(grid, str):
-            if grid not in grids:
-                raise UserError(f"{path}: variant {variant}: grids has no {grid!r}")
-            keys["grid"] = grids[grid]
+def check_keys(name, keys, plan):
+    """Write out the grid that a variant names; UserError where one of its runs has no config."""
+    if not isinstance(keys, dict) or "base" not in keys:
+        raise UserError(f"variant {name} has no base, the config that it changes")
+    if isinstance(keys.get("grid"), str):
+        if keys["grid"] not in plan.grids:
+            raise UserError(f"variant {name}: grids has no {keys['grid']!r}")
+        keys["grid"] = plan.grids[keys["grid"]]
+    spaces = [keys.get("grid", {}), plan.over]
+    if not all(map(is_space, spaces)) or len(plan.over) > 1:
+        raise UserError(f"variant {name}: a grid must be {{key: [values]}}, and so must over, of "
+                        "one key")
+
+    fixed = {**plan.common, **keys}
+    fixed.pop("grid", None)
+    path = CONFIGS / f"{fixed.pop('base')}.py"
+    varied = spaces[0] | spaces[1]
+    for values in itertools.product(*varied.values()):
+        try:
+            read_config(path, [*fixed.items(), *zip(varied, values)])
+        except UserError as e:
+            raise UserError(f"variant {name}: {str(e).removeprefix('command line: ')}")
 
 
-def at_each_value(variants, over):
-    """Variants {name: keys} once at each value of over, {key: [values]}: rkl becomes rkl_1000 ...
+def spread_out(variants, over):
+    """Return each variant once for every value of `over`, {key: [values]} of one key or empty.
 
-    Teachers and init that are variants are those of the same value. Without over all stays.
+    "rkl" becomes "rkl_1000", "rkl_3000", ...; a teacher or init that is a variant is the one of
+    the same value.
     """
     if not over:
         return variants
-    (key, points), = over.items()
+
+    def renamed(name, value):
+        return over_name(name, value) if name in variants else name
+    (key, values), = over.items()
     spread = {}
-    for point in points:
+    for value in values:
         for name, keys in variants.items():
-            keys = {**keys, key: point}
+            keys = {**keys, key: value}
             if "teachers" in keys:
-                keys["teachers"] = [at(teacher, point) if teacher in variants else teacher
-                                    for teacher in keys["teachers"]]
-            if keys.get("init") in variants:
-                keys["init"] = at(keys["init"], point)
-            spread[at(name, point)] = keys
+                keys["teachers"] = [renamed(teacher, value) for teacher in keys["teachers"]]
+            if "init" in keys:
+                keys["init"] = renamed(keys["init"], value)
+            spread[over_name(name, value)] = keys
     return spread
 
 
-def at(variant, point):
-    """The name of a variant at a value of the plan's `over`."""
-    return f"{variant}_{point}"
+def is_space(space):
+    """Whether it has the form {key: [values]}."""
+    return isinstance(space, dict) and all(isinstance(values, list) and values
+                                           for values in space.values())
 
 
-def check_plan(plan, path):
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", plan.table):
-        raise UserError(f"{path}: table = {plan.table!r}: letters, digits, '_' and '-' only")
-    for variant, keys in plan.variants.items():
-        grid = keys.get("grid", {})
-        if not isinstance(grid, dict) or not all(isinstance(values, list) and values
-                                                 for values in grid.values()):
-            raise UserError(f"{path}: variant {variant}: a grid must be {{key: [values]}}")
+def over_name(variant, value):
+    """Return the name of a variant at a value of `over`: "rkl", 1000 -> "rkl_1000"."""
+    return f"{variant}_{value}"
+
+
+def check_names(plan):
+    """Raise UserError where a plan names a variant or figure that it does not have."""
+    order = [*plan.variants]
+    for variant in order:
         if len(plan.points(variant)) > 1 and not plan.tuning_seeds:
-            raise UserError(f"{path}: variant {variant} has a grid, and there are no tuning_seeds "
-                            "to choose on")
+            raise UserError(f"variant {variant} has a grid, and there are no tuning_seeds to "
+                            "choose on")
         for name in plan.needs(variant):
-            if [*plan.variants].index(name) >= [*plan.variants].index(variant):
-                raise UserError(f"{path}: variant {variant} needs {name}, which must stand before "
-                                "it")
-    for panel, names in plan.curves.items():
-        for name in names:
-            if not plan.over or at(name, plan.over_points[0]) not in plan.variants:
-                raise UserError(f"{path}: curves: over spreads no variant {name!r}")
+            if order.index(name) >= order.index(variant):
+                raise UserError(f"variant {variant} needs {name}, which must come before it")
+
+    values = [*plan.over.values()]
+    for name in itertools.chain(*plan.curves.values()):
+        if not values or over_name(name, values[0][0]) not in plan.variants:
+            raise UserError(f"curves: over has no variant {name!r}")
     for contrast in plan.contrasts:
-        is_list = isinstance(contrast, list) and len(contrast) == 3
-        if not is_list or not all(isinstance(text, str) for text in contrast):
-            raise UserError(f"{path}: contrasts: {contrast!r} is not [variant, variant, title]")
+        if [type(text) for text in contrast] != [str, str, str]:
+            raise UserError(f"contrasts: {contrast!r} is not [variant, variant, title]")
         one, other, title = contrast
         for name in [*one.split(" - "), *other.split(" - ")]:
             if name not in plan.variants:
-                raise UserError(f"{path}: contrasts: there is no variant {name!r}")
+                raise UserError(f"contrasts: there is no variant {name!r}")
         if title not in plan.figures:
-            raise UserError(f"{path}: contrasts: there is no figure {title!r}")
-
-
-TYPES = {"table": str, "seeds": list, "tuning_seeds": list, "variants": dict, "figures": dict,
-         "common": dict, "tasks": list, "contrasts": list, "grids": dict, "over": dict,
-         "curves": dict, "extends": str}
+            raise UserError(f"contrasts: there is no figure {title!r}")

@@ -1,46 +1,35 @@
-"""What a table's rows come to: means, paired differences, what was tried."""
-import math
-
+"""The summary of a table: means, paired differences, the points that were tried."""
 import numpy as np
 
+from onecoach.config import UserError
 
-def figure(row, path):
-    """The number at "eval.babytalk.precision" of a row; None where there is none."""
+try:
+    from scipy import stats
+except ModuleNotFoundError:
+    raise UserError("a table's intervals and p values need the package scipy: pip install scipy")
+
+
+def look_up(row, path):
+    """Return the number at "eval.babytalk.precision" of a row; None where there is none."""
     for key in path.split("."):
         row = row.get(key) if isinstance(row, dict) else None
     return row if isinstance(row, (int, float)) else None
 
 
-def form(number):
-    return "-" if number is None else f"{number:.4g}"
-
+# ---------------------------------------------------------------- statistics
 
 def paired(differences):
-    """Mean, 95% interval and two-sided p of Student's t for paired differences, two or more."""
+    """Return mean, 95% interval and two-sided p of Student's t, for two differences or more."""
     d = np.array(differences)
-    n = len(d)
-    error = d.std(ddof=1) / math.sqrt(n)
-    tails = t_tails(n - 1)
-    p = tails(abs(d.mean()) / error) if error else float(d.mean() == 0)
-    low, high = 0.0, 1e4  # the t whose tails hold 5%, by halving
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if tails(middle) > 0.05 else (low, middle)
-    return float(d.mean()), [float(d.mean() - low * error), float(d.mean() + low * error)], p
-
-
-def t_tails(df):
-    """t >= 0 -> P(|T| > t), Student's with df degrees of freedom.
-
-    With t = sqrt(df) tan(a) its density becomes cos(a)^(df - 1), which is summed up here.
-    """
-    a = np.linspace(0, np.pi / 2, 100_001)
-    area = np.concatenate([[0], np.cumsum(np.cos((a[1:] + a[:-1]) / 2)**(df - 1))])
-    return lambda t: float(1 - np.interp(math.atan(t / math.sqrt(df)), a, area) / area[-1])
+    mean = float(d.mean())
+    error = float(stats.sem(d))
+    half = float(stats.t.ppf(0.975, len(d) - 1)) * error
+    p = 2 * float(stats.t.sf(abs(mean) / error, len(d) - 1)) if error else float(mean == 0)
+    return mean, [mean - half, mean + half], p
 
 
 def holm(ps):
-    """Holm's (1979) adjusted p of each: with them the chance of any false one stays under 5%."""
+    """Return Holm's (1979) adjusted p values: the chance of any false one stays under 5%."""
     order = np.argsort(ps)
     adjusted = np.empty(len(ps))
     largest = 0.0
@@ -50,13 +39,12 @@ def holm(ps):
     return adjusted.tolist()
 
 
-def summary(table):
-    """{variants, contrasts, chosen} of what is there."""
+def summarise(table):
+    """Return {table, chosen, figures, contrasts}: the content of summary.json."""
     plan = table.plan
-    rows = table.rows()
-    figures = {variant: {title: {seed: figure(row, path) for seed, row in of_seed.items()}
+    figures = {variant: {title: {seed: look_up(row, path) for seed, row in by_seed.items()}
                          for title, path in plan.figures.items()}
-               for variant, of_seed in rows.items()}
+               for variant, by_seed in table.rows().items()}
     contrasts = []
     for one, other, title in plan.contrasts:
         a, b = (difference(figures, text, title) for text in (one, other))
@@ -65,6 +53,7 @@ def summary(table):
             mean, interval, p = paired([a[seed] - b[seed] for seed in seeds])
             contrasts.append(dict(one=one, other=other, figure=title, seeds=seeds, mean=mean,
                                   interval=interval, p=p))
+
     ps = [contrast["p"] for contrast in contrasts]
     missing = len(plan.contrasts) - len(ps)  # counted too: half a table must not look better
     for contrast, p in zip(contrasts, holm([*ps, *[1.0] * missing])):
@@ -73,14 +62,16 @@ def summary(table):
 
 
 def difference(figures, text, title):
-    """{seed: figure} of a variant, or of "one - other" where both have the seed."""
-    one, *rest = [figures[variant][title] for variant in text.split(" - ")]
+    """Return {seed: figure} of a variant, or of "one - other" where both have the seed."""
+    one, *others = [figures[variant][title] for variant in text.split(" - ")]
     values = {seed: value for seed, value in one.items() if value is not None}
-    for other in rest:
+    for other in others:
         values = {seed: value - other[seed] for seed, value in values.items()
                   if other.get(seed) is not None}
     return values
 
+
+# ---------------------------------------------------------------- summary.md
 
 COSTS = [("steps", "steps", 1),  # title, key of a row, unit
          ("step of best.pt", "best_step", 1),
@@ -88,70 +79,76 @@ COSTS = [("steps", "steps", 1),  # title, key of a row, unit
          ("training, with its teachers', TFLOP", "flops", 1e12)]
 
 
-def as_markdown(table, found):
-    """summary.md: means of all variants, all seeds of each figure, contrasts, what was tried."""
+def as_markdown(table, content):
+    """Return summary.md: means of all variants, each figure's seeds, contrasts, tuning."""
     plan = table.plan
     rows = table.rows()
-    tuned = tried(table, found)
-    lines = [f"# {plan.table}", "", f"Means over seeds {plan.seeds}. " + (
-        f"Settings were chosen on seeds {plan.tuning_seeds}, by val_ce." if tuned else
-        "Nothing was tuned."), ""]
+    tuned = tuned_points(table, content["chosen"])
+    settings = "Nothing was tuned."
+    if tuned:
+        settings = f"Settings were chosen on seeds {plan.tuning_seeds}, by val_ce."
+    lines = [f"# {plan.table}", "", f"Means over seeds {plan.seeds}. {settings}", ""]
+
     means = [["", *plan.figures, *(title for title, *_ in COSTS)]]
-    for variant in plan.variants:
-        of_seed = found["figures"][variant]
+    for variant, figures in content["figures"].items():
         costs = [{seed: row[key] / unit for seed, row in rows[variant].items()}
                  for _, key, unit in COSTS]
-        means.append([variant, *(mean_of(values) for values in (*of_seed.values(), *costs))])
+        means.append([variant, *(mean_digits(values) for values in (*figures.values(), *costs))])
     lines += markdown(means)
 
     for title in plan.figures:
-        lines += ["", f"## {title}", ""]
-        lines += markdown([["", "mean", *(f"seed {seed}" for seed in plan.seeds)]] + [
-            [variant, mean_of(of_seed[title]), *(form(of_seed[title].get(seed))
-                                                 for seed in plan.seeds)]
-            for variant, of_seed in found["figures"].items()])
+        by_seed = [["", "mean", *(f"seed {seed}" for seed in plan.seeds)]]
+        for variant, figures in content["figures"].items():
+            values = figures[title]
+            by_seed.append([variant, mean_digits(values),
+                            *(digits(values.get(seed)) for seed in plan.seeds)])
+        lines += ["", f"## {title}", "", *markdown(by_seed)]
 
-    if found["contrasts"]:
+    if content["contrasts"]:
         lines += ["", "## Contrasts", "", f"Paired over seeds; {len(plan.contrasts)} were named "
-                  f"before anything was run, {len(found['contrasts'])} are here; p by Student's "
+                  f"before anything was run, {len(content['contrasts'])} are here; p by Student's "
                   "t, Holm's over all that were named.", ""]
-        lines += markdown([["", "difference", "95% over seeds", "p", "p, Holm", "seeds"]] + [
-            [f"{in_brackets(c['one'])} - {in_brackets(c['other'])}: {c['figure']}",
-             f"{c['mean']:+.4g}", f"{c['interval'][0]:+.4g} to {c['interval'][1]:+.4g}",
-             f"{c['p']:.3f}", f"{c['p_holm']:.3f}", str(len(c["seeds"]))]
-            for c in found["contrasts"]])
+        lines += markdown([["", "difference", "95% over seeds", "p", "p, Holm", "seeds"],
+                           *map(contrast_cells, content["contrasts"])])
     if tuned:
-        head = ["variant", "settings", "val_ce", ""]
         lines += ["", "## What was tried", "", "Mean val_ce over the tuning seeds.", ""]
-        lines += markdown([head, *tuned])
+        lines += markdown([["variant", "settings", "val_ce", ""], *tuned])
     return "\n".join(lines) + "\n"
 
 
-def tried(table, found):
-    """Every point of every grid, and which was chosen, as rows of texts."""
-    plan = table.plan
-    rows = []
-    for variant in plan.variants:
-        points = plan.points(variant)
+def contrast_cells(contrast):
+    one, other = (f"({text})" if " - " in text else text
+                  for text in (contrast["one"], contrast["other"]))
+    low, high = contrast["interval"]
+    return [f"{one} - {other}: {contrast['figure']}", f"{contrast['mean']:+.4g}",
+            f"{low:+.4g} to {high:+.4g}", f"{contrast['p']:.3f}", f"{contrast['p_holm']:.3f}",
+            str(len(contrast["seeds"]))]
+
+
+def tuned_points(table, chosen):
+    """Return the cells of every point of every grid, with a mark at the chosen ones."""
+    cells = []
+    for variant in table.plan.variants:
+        points = table.plan.points(variant)
         for point in points if len(points) > 1 else ():
             mean = table.mean_tuned(variant, point)
             words = ", ".join(f"{key} {value}" for key, value in point.items())
-            mark = "chosen" if found["chosen"].get(variant) == point else ""
-            rows.append([variant, words, "-" if mean is None else f"{mean:.4f}", mark])
-    return rows
+            cells.append([variant, words, "-" if mean is None else f"{mean:.4f}",
+                          "chosen" if chosen.get(variant) == point else ""])
+    return cells
 
 
-def mean_of(values):
-    """The mean of {seed: figure or None}, as text."""
-    there = [value for value in values.values() if value is not None]
-    return form(float(np.mean(there))) if there else "-"
+def digits(number):
+    return "-" if number is None else f"{number:.4g}"
 
 
-def in_brackets(text):
-    return f"({text})" if " - " in text else text
+def mean_digits(values):
+    """Return the mean of {seed: figure or None}, as text."""
+    known = [value for value in values.values() if value is not None]
+    return digits(float(np.mean(known))) if known else "-"
 
 
 def markdown(rows):
-    """Rows of texts as a table; the first is its head."""
+    """Return the lines of a table of texts; the first row is its head."""
     head, *body = [[text.replace("|", "\\|") for text in row] for row in rows]
     return ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body]]

@@ -1,4 +1,4 @@
-"""All runs of a plan: what is there, what is due, and what was chosen."""
+"""The table of a plan: which runs are finished, which are due, and which settings were chosen."""
 import concurrent.futures
 import contextlib
 import json
@@ -12,31 +12,33 @@ from onecoach import files, tables
 from onecoach.config import UserError
 from onecoach.run import folder_of, is_finished
 from tools.ablate.jobs import Job, processes, work
-from tools.ablate.summary import figure, form
+from tools.ablate.summary import digits, look_up
 
 OUT = pathlib.Path("out/ablate")
 
 
 class Table:
-    """A plan, its results on disk, and the processes that make what is missing."""
+    """A plan with its results on disk, and the processes that make what is missing."""
 
     def __init__(self, plan, results, jobs=1, seeds=None, again=False):
         self.plan = plan
         self.results = pathlib.Path(results)
         self.folder = self.results / plan.table
         self.jobs = jobs
-        self.seeds = seeds or plan.seeds  # that are made here; a summary has all that are there
+        self.seeds = seeds or plan.seeds  # the seeds to make; a summary has all that are there
         self.again = again
         self.out = OUT.with_name("again") / time.strftime("%Y%m%d-%H%M%S") if again else OUT
-        self.trained = set()  # runs that were found finished
+        self.trained = set()  # runs known to be finished
         self.failed = []
         self.read_tuning()
 
-    def read_tuning(self):
-        """Read what was tuned, of the plans that it extends too, and choose.
+    # ------------------------------------------------------------ results on disk
 
-        tuned: {point: {seed: val_ce}} of the grid points that are there, a point as `point_of` has
-        it; chosen: {variant: settings} of the variants whose grid is whole, and those they need.
+    def read_tuning(self):
+        """Read tuning.jsonl, of the plans that it extends too, and choose settings.
+
+        tuned: {point: {seed: val_ce}}; chosen: {variant: settings} of the variants whose grid is
+        complete, and the grids of all that they need.
         """
         lines = {}  # by variant
         for table in dict.fromkeys(self.plan.tables.values()):
@@ -50,42 +52,38 @@ class Table:
                 continue
             for line in lines.get(variant, []):
                 if self.is_current(line):
-                    of_point = self.tuned.setdefault(point_of(variant, line["settings"]), {})
-                    of_point[line["seed"]] = line["val_ce"]
+                    seeds = self.tuned.setdefault(point_key(variant, line["settings"]), {})
+                    seeds[line["seed"]] = line["val_ce"]
             points = self.plan.points(variant)
             if len(points) == 1:
                 self.chosen[variant] = points[0]
-                continue
-            means = [self.mean_tuned(variant, settings) for settings in points]
-            if None not in means:
-                self.chosen[variant] = points[means.index(min(means))]
+            elif all(self.mean_tuned(variant, point) is not None for point in points):
+                self.chosen[variant] = min(points, key=lambda p: self.mean_tuned(variant, p))
 
     def is_current(self, line):
-        """Is a row or a line of tuning.jsonl of the run that the plan would make now?
+        """Whether a row or a line of tuning.jsonl belongs to the run that the plan has now.
 
-        Neither its keys nor the settings of those that it needs may have changed since.
+        Neither its keys nor the settings of the runs that it needs may have changed since.
         """
         job = self.job(line["variant"], line["settings"], line["seed"], "tune")
-        return keys_in(line.get("command", "")) == keys_in(job.command)
+        return compared_words(line.get("command", "")) == compared_words(job.command)
 
     def mean_tuned(self, variant, settings):
-        """A grid point's mean val_ce over the tuning seeds; None unless all are there."""
-        of_point = self.tuned.get(point_of(variant, settings), {})
-        if set(self.plan.tuning_seeds) - set(of_point):
+        """Return a point's mean val_ce over the tuning seeds; None unless all are there."""
+        seeds = self.tuned.get(point_key(variant, settings), {})
+        if set(self.plan.tuning_seeds) - set(seeds):
             return None
-        return float(np.mean([of_point[seed] for seed in self.plan.tuning_seeds]))
+        return float(np.mean([seeds[seed] for seed in self.plan.tuning_seeds]))
 
     def rows(self):
-        """{variant: {seed: row}} of the reported runs that are there."""
-        found = {}
-        for variant in self.plan.variants:
-            of_seed = {seed: self.row(variant, seed) for seed in self.plan.seeds}
-            found[variant] = {seed: row for seed, row in of_seed.items() if row}
-        return found
+        """Return {variant: {seed: row}} of the reported runs that are there."""
+        rows = {variant: {seed: self.row(variant, seed) for seed in self.plan.seeds}
+                for variant in self.plan.variants}
+        return {variant: {seed: row for seed, row in by_seed.items() if row}
+                for variant, by_seed in rows.items()}
 
     def row(self, variant, seed):
-        """A reported run's row; None unless it is there, of the settings that are chosen now for
-        this variant and for those that it needs (a grid may have grown since)."""
+        """Return a reported run's row; None where there is none, or one of other settings."""
         path = self.path(variant, seed)
         if variant not in self.chosen or not path.exists():
             return None
@@ -95,8 +93,10 @@ class Table:
     def path(self, variant, seed):
         return self.results / self.plan.tables[variant] / "rows" / f"{variant}-{seed}.json"
 
+    # ------------------------------------------------------------ what is due
+
     def make(self, variants):
-        """Tune and report variants, each as far as it is missing, self.jobs runs at a time."""
+        """Tune and report variants as far as they are missing, self.jobs runs at a time."""
         self.check_needs(variants)
         begun = set()
         running = {}  # {future: job}
@@ -105,10 +105,10 @@ class Table:
             failed_or_running = [*self.failed, *map(str, running.values())]
             return (str(job), job.purpose) not in begun and str(job) not in failed_or_running
 
-        threads = 1 if self.jobs > 1 else 0  # 0: as many as torch takes
+        threads = 1 if self.jobs > 1 else 0  # 0: torch's default
         with processes(self.jobs) as pool:
             while True:
-                # asked anew whenever a run ends: others may have waited for it
+                # each run that ends may have been waited for by others
                 for job in self.due(variants):
                     if len(running) == self.jobs:
                         break
@@ -120,10 +120,10 @@ class Table:
                 ended, _ = concurrent.futures.wait(running, return_when="FIRST_COMPLETED")
                 for future in ended:
                     self.keep(running.pop(future), future)
-        self.say_what_is_left(variants, begun)
+        self.report_missing(variants)
 
     def check_needs(self, variants):
-        """UserError where variants need one that is not tuned, and that is not among them."""
+        """Raise UserError where variants need one that is not tuned and is not among them."""
         for variant in variants:
             for name in self.plan.all_needs(variant):
                 if name not in self.chosen and name not in variants:
@@ -131,9 +131,9 @@ class Table:
                                     f"plan of {self.plan.tables[name]} first, or name it too")
 
     def due(self, variants):
-        """Yield the jobs that could begin now: of each variant its grid's, then its rows'.
+        """Yield the jobs that can begin now: of each variant its grid's, then its rows'.
 
-        Where one needs a run that is not trained, that comes in its place.
+        Where a job needs runs that are not trained, they come in its place.
         """
         for variant in variants:
             if all(name in self.chosen for name in self.plan.all_needs(variant)):
@@ -141,7 +141,7 @@ class Table:
                     yield from self.untrained(job) or [job]
 
     def missing(self, variant):
-        """The jobs that a variant, whose needs have their settings, still lacks."""
+        """Return the jobs that a variant still lacks; all that it needs must have settings."""
         if variant in self.chosen:
             return [self.job(variant, self.chosen[variant], seed, "report")
                     for seed in self.seeds if self.again or not self.row(variant, seed)]
@@ -149,10 +149,10 @@ class Table:
             return []
         return [self.job(variant, settings, seed, "tune")
                 for seed in self.plan.tuning_seeds for settings in self.plan.points(variant)
-                if seed not in self.tuned.get(point_of(variant, settings), {})]
+                if seed not in self.tuned.get(point_key(variant, settings), {})]
 
     def untrained(self, job):
-        """The runs to train before a job's own, each once those that it needs itself are there."""
+        """Return the runs to train before a job, each once the runs that it needs are trained."""
         jobs = []
         for name in self.plan.needs(job.variant):
             need = self.job(name, self.chosen[name], job.seed, "need")
@@ -161,39 +161,29 @@ class Table:
         return jobs
 
     def is_trained(self, job):
-        with contextlib.suppress(UserError):  # what is wrong with it is said when it is begun
+        with contextlib.suppress(UserError):  # an error is reported when the job is begun
             if str(job) not in self.trained and is_finished(folder_of(job.config)):
                 self.trained.add(str(job))
         return str(job) in self.trained
 
-    def say_what_is_left(self, variants, begun):
-        for variant in variants:
-            unknown = [name for name in self.plan.all_needs(variant) if name not in self.chosen]
-            if unknown:
-                print(f"{variant}: not begun, for {unknown[0]} has no settings")
-            elif variant not in self.chosen:
-                print(f"{variant}: its grid is not whole, so nothing is chosen and nothing "
-                      "reported")
-            else:
-                for job in self.missing(variant):
-                    if (str(job), job.purpose) not in begun:
-                        print(f"{job}: not begun, for a run that it needs failed")
-
     def job(self, variant, settings, seed, purpose):
         return Job(self.plan, variant, settings, seed, self.chosen, self.out, purpose)
 
+    # ------------------------------------------------------------ what came of it
+
     def keep(self, job, future):
-        """What came of a job: a line of tuning.jsonl, a row, or what went wrong."""
+        """Keep the result of a job: a line of tuning.jsonl, or a row; or print its error."""
         try:
             row = future.result()
         except concurrent.futures.BrokenExecutor:
             raise
-        except Exception as e:  # one that fails must not stop the rest
+        except Exception as e:  # the other runs go on
             self.failed.append(str(job))
             print(f"{job}: {type(e).__name__}: {e}", flush=True)
             return
         print(f"{job}: val_ce {row['val_ce']:.4f} at step {row['best_step']} of {row['steps']}",
               flush=True)
+
         if job.purpose == "tune":
             line = {key: row[key] for key in ("variant", "seed", "settings", "val_ce",
                                               "best_step", "steps", "curve", "command")}
@@ -211,18 +201,26 @@ class Table:
     def compare(self, new, old):
         rows = [[f"{new['variant']}, seed {new['seed']}", "kept", "again"]]
         for title, path in self.plan.figures.items():
-            rows.append([title, *(form(figure(row, path)) for row in (old or {}, new))])
+            rows.append([title, *(digits(look_up(row, path)) for row in (old or {}, new))])
         print(tables.table(rows))
 
+    def report_missing(self, variants):
+        """Print the variants that could not be finished; the errors were printed before."""
+        for variant in variants:
+            if variant not in self.chosen:
+                print(f"{variant}: its tuning is not complete, so it has no rows")
+            elif not self.again and self.missing(variant):
+                print(f"{variant}: {len(self.missing(variant))} rows are missing")
 
-def keys_in(command):
-    """The config and the keys of a row's command, but for those that change nothing of its run."""
+
+def compared_words(command):
+    """Return the config and keys of a row's command, without those that change nothing learned."""
     return sorted(word for word in shlex.split(command)
                   if not word.startswith(("--name=", "--baseline=")))
 
 
-def point_of(variant, settings):
-    """A point of a variant's grid as text, whether it comes from a plan or from JSON."""
+def point_key(variant, settings):
+    """Return a point of a variant's grid as text, the same from a plan and from JSON."""
     return f"{variant} {json.dumps(settings, sort_keys=True)}"
 
 
