@@ -4,8 +4,9 @@
     python distill.py configs/rkl_nano.py --corpus=DIR    # real text, hours on a CPU, teacher too
     python distill.py configs/rkl_10m.py                  # the paper, on a GPU
 
-Data are prepared and missing teachers are trained first. What comes out lies in out_dir/name (see
-run.py); the last table on the screen shows teacher, baseline and student side by side.
+The command prepares the data and trains missing teachers first. Everything it makes is in the
+folder out_dir/name (see onecoach/run.py); the last table on the screen compares teacher, baseline
+and student.
 """
 from onecoach.config import answer_early
 
@@ -131,67 +132,53 @@ def learning_rate(now, step, steps):
 
 
 def set_learning_rate(optimizer, now, run):
+    """Set the step's learning rate in all parameter groups, and return it."""
     lr = learning_rate(now, run.step, run.steps)
     for group in optimizer.param_groups:
         group["lr"] = lr
     return lr
 
 
-def make_optimizer(model, config):
-    """AdamW, one fused kernel; weight decay on matrices only (norms and biases have no scale).
-
-    With optimizer "muon" the blocks' matrices are Muon's.
-    """
-    hidden = []
-    if config.optimizer == "muon":
-        hidden = [p for p in model.blocks.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if all(p is not q for q in hidden)]
-    groups = [{"params": [p for p in others if p.dim() >= 2], "weight_decay": config.weight_decay},
-              {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0}]
-    adamw = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), fused=True)
-    return MuonAdamW(make_muon(hidden, config.weight_decay), adamw) if hidden else adamw
-
-
 @torch.no_grad()
 def validate(student, teachers, data, run):
-    """val_ce, val_ppl, val_bpb and, with teachers, val_fkl and val_rkl on the development text.
+    """val_ce, val_ppl, val_bpb and, with teachers, val_fkl and val_rkl on the validation split.
 
-    At tau 1, unmixed, whatever is trained on: comparable between runs.
+    Always at tau 1 and unmixed, so that runs can be compared whatever they are trained on.
     """
+    W = student.head.weight
+    sums = collections.Counter()  # of tensors: the device is not waited for
+
+    def add(name, targets, y, **keys):
+        n = (y != -100).sum()
+        sums[name] += n * distillation_loss(h, W, targets, y, **keys).double()
+        sums[f"{name} positions"] += n
+
     student.eval()
     blocks = validation_blocks(data.dev, run.config.longest, run.config.val_tokens)  # x, y (n, T)
     size = run.config.batch_size // (WORLD * run.config.grad_accum)  # as in training
-    W = student.head.weight
-    sums = collections.Counter()
     for x, y in zip(*(block.split(size) for block in blocks)):
         sums["bytes"] += int(data.tokenizer.token_bytes[y[y != -100].numpy()].sum())
         x = x.to(run.device)
         y = y.to(run.device)
         with run.autocast():
             h = student(x)
-            n = (y != -100).sum().item()
-            sums["positions"] += n
-            sums["ce"] += distillation_loss(h, W, [], y).item() * n
+            add("ce", [], y)
             y = teachers.labels(x, y)
-            known = (y != -100).sum().item()
-            sums["known"] += known
             targets = [teacher(x) for teacher in teachers]
-            for kind in ("fkl", "rkl") if teachers else ():
-                d = distillation_loss(h, W, targets, y, divergence=kind,
-                                      ensemble=run.config.ensemble)
-                sums[kind] += d.item() * known
+            for name in ("fkl", "rkl") if teachers else ():
+                add(name, targets, y, divergence=name, ensemble=run.config.ensemble)
     student.train()
 
-    ce = sums["ce"] / sums["positions"]
+    sums = {name: float(total) for name, total in sums.items()}
+    ce = sums["ce"] / sums["ce positions"]
     figures = {"val_ce": ce, "val_ppl": math.exp(min(ce, 700)),
                "val_bpb": sums["ce"] / math.log(2) / sums["bytes"]}
-    if teachers:
-        figures["val_fkl"] = sums["fkl"] / max(1, sums["known"])
-        figures["val_rkl"] = sums["rkl"] / max(1, sums["known"])
+    for name in ("fkl", "rkl") if teachers else ():
+        figures[f"val_{name}"] = sums[name] / max(1, sums[f"{name} positions"])
     return figures
 
 
-# ---------------------------------------------------------------- what is trained, and by whom
+# ---------------------------------------------------------------- teachers, student, optimizer
 
 class Teacher:
     """A language model that is only read. babytalk.Truth has the same three methods."""
@@ -266,7 +253,7 @@ def check_run(config, data):
 
 
 def new_student(data, run):
-    """The student, on the run's device: random weights of the seed, or those of `init`."""
+    """Make the student, on the run's device, with random weights or the weights of `init`."""
     config = run.config
     torch.manual_seed(config.seed)
     student = model_of(config, data.tokenizer.vocab_size).to(run.device)
@@ -276,10 +263,25 @@ def new_student(data, run):
                     f"the model of {config.name}; set n_layer, d_model and so on as "
                     f"{path.with_name('config.json')} has them")
     if RANK:
-        torch.manual_seed(config.seed + RANK)  # dropout draws anew on each
+        torch.manual_seed(config.seed + RANK)  # or dropout would be the same on all ranks
     if config.compile:
         student.compile()
     return student.train()
+
+
+def make_optimizer(model, config):
+    """Make a fused AdamW with weight decay on matrices only: norms and biases have no scale.
+
+    With optimizer "muon", Muon takes the matrices of the blocks.
+    """
+    hidden = []
+    if config.optimizer == "muon":
+        hidden = [p for p in model.blocks.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if all(p is not q for q in hidden)]
+    groups = [{"params": [p for p in others if p.dim() >= 2], "weight_decay": config.weight_decay},
+              {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), fused=True)
+    return MuonAdamW(make_muon(hidden, config.weight_decay), adamw) if hidden else adamw
 
 
 def flops_per_token(student, teachers, T):
@@ -289,7 +291,7 @@ def flops_per_token(student, teachers, T):
 
 
 def begin(run, student, optimizer, teachers, data, batches):
-    """Open the run's books, from the last checkpoint where there is one, and say what begins."""
+    """Open the run's state, from the last checkpoint if there is one, and print what begins."""
     config = run.config
     steps = config.max_steps or max(1, round(config.epochs * batches.per_epoch))
     flops = flops_per_token(student, teachers, config.longest)
@@ -304,12 +306,12 @@ def begin(run, student, optimizer, teachers, data, batches):
     if teachers:
         print(f"  {config.divergence} to {', '.join(config.teachers)}; alpha {config.alpha}, tau "
               f"{config.tau}, mix {config.mix}, reduction {config.reduction}")
-    if run.validates and not run.stop:  # at step 0, or where the last call was ended in it
+    if run.validates and not run.stop:  # at step 0, or if a signal ended the last call in it
         run.validated(validate(student, teachers, data, run))
 
 
 def report(run):
-    """Evaluate a run that has done its steps, once; show teachers, baseline and student."""
+    """Evaluate a finished run, once, and show it beside its teachers and baseline."""
     in_turn(lambda: RANK or show_run(run))
 
 
@@ -320,7 +322,7 @@ def show_run(run):
         print(f"{folder} is finished ({run.steps} steps); --resume=no trains it anew")
     path = folder / "eval.json"
     results = files.read_json_or_empty(path)
-    limit = 0 if config.corpus == "babytalk" else config.eval_tokens  # its lines are few
+    limit = 0 if config.corpus == "babytalk" else config.eval_tokens  # babytalk is short
     if config.eval_tokens and not eval.is_evaluated(results, config, limit):
         eval.evaluate(folder, device=run.device.type, limit=limit)
     print(f"{folder} holds best.pt (weights of the lowest val_ce), ckpt.pt (the last), "
@@ -341,15 +343,15 @@ def show_run(run):
             trained = dict(zip(("steps", "words"), trained_for(path.parent)))
             best = files.load_checkpoint(path.with_name("best.pt"))
             trained["best_step"] = float(best.get("step", 0))
-            known = {key: n for key, n in trained.items() if n > 0}  # of an archived run not all is
+            known = {key: n for key, n in trained.items() if n > 0}  # an archived run lacks some
             evals.append((label, {**files.read_json(path), "trained": known}))
     print("\n" + final_table(evals))
 
 
 def trained_for(folder):
-    """(steps, words) that the weights in a run's folder have seen, those of its init too.
+    """(steps, words) that the weights in a run's folder were trained on, incl. init.
 
-    nan where the folder is gone, or the init's; 0 of a run that came without its log.
+    nan if the run's folder or its init's is gone; 0 for a run that came without its log.
     """
     if not (folder / "config.json").exists():
         return math.nan, math.nan

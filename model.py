@@ -1,15 +1,15 @@
 """A decoder-only transformer in two forms, Llama and GPT-2.
 
     lm = LM(ModelConfig(arch="llama", vocab_size=16000, n_layer=16, n_head=8, d_model=512))
-    hidden = lm(ids)            # (B, T) -> (B, T, d): what the loss takes
-    logits = lm.logits(hidden)  # (B, T, d) -> (B, T, V), for the few places that want them
+    hidden = lm(ids)            # (B, T) -> (B, T, d), for the loss
+    logits = lm.logits(hidden)  # (B, T, d) -> (B, T, V), for sampling
 
 Llama (arXiv 2302.13971): rotary positions, RMSNorm before each sublayer, SwiGLU, no biases, head
-tied or not; later variants where a config asks for them. GPT-2: learned positions, LayerNorm before
-each sublayer, GELU (tanh form), biases, a tied head. Both are the mathematics of Hugging Face
-transformers' LlamaForCausalLM and GPT2LMHeadModel, and start from their initialisation; q, k, v are
-one matrix here, and so are gate and up of SwiGLU: fewer, larger products. Imports nothing of the
-project: copy it alone.
+tied or not; a config can ask for later variants. GPT-2: learned positions, LayerNorm before each
+sublayer, GELU (tanh form), biases, a tied head. Both compute the same as Hugging Face transformers'
+LlamaForCausalLM and GPT2LMHeadModel, and start from the same initialisation; q, k and v are one
+matrix here, and so are gate and up of SwiGLU: fewer, larger products. This file imports nothing of
+the project: copy it alone.
 """
 import math
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ class ModelConfig:
     n_head: int = 8
     d_model: int = 512
     d_ff: int = 1024
-    block_size: int = 128    # longest context trained on; GPT-2 ends there, Llama's can be extended
+    block_size: int = 128    # longest context in training; a Llama can go beyond, a GPT-2 cannot
     tie: bool = False        # the head is the embedding matrix
     dropout: float = 0.0
-    n_kv_head: int = 0       # heads of keys and values, shared by those of queries; 0: n_head
+    n_kv_head: int = 0       # heads of keys and values, shared by the query heads; 0: n_head
     norm_eps: float = 0.0    # 0: 1e-6 (llama), 1e-5 (gpt2)
     rope_theta: float = 10000.0
     rope_scaling: tuple = ()  # Llama 3's: factor, low and high frequency factor, original length
@@ -43,8 +43,8 @@ class ModelConfig:
 def rope_table(head_dim, length, theta=10000.0, scaling=()):
     """cos and sin of the rotary angles, each (length, head_dim), halves repeated.
 
-    arXiv 2104.09864, eq. 34. scaling: Llama 3's (arXiv 2407.21783; as in transformers): slow angles
-    are slower by `factor`, fast ones stay, those between are between.
+    arXiv 2104.09864, eq. 34. scaling: Llama 3's (arXiv 2407.21783; as in transformers): it divides
+    low frequencies by `factor`, leaves high ones, and interpolates between them.
     """
     freq = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     if scaling:
@@ -58,7 +58,7 @@ def rope_table(head_dim, length, theta=10000.0, scaling=()):
 
 
 def rotate(x, cos, sin):
-    """Rotary position embedding of x (B, H, T, head_dim), in x's own dtype."""
+    """Apply rotary position embedding to x (B, H, T, head_dim), in the dtype of x."""
     a, b = x.chunk(2, dim=-1)
     return x * cos.to(x.dtype) + torch.cat([-b, a], dim=-1) * sin.to(x.dtype)
 
@@ -74,7 +74,7 @@ class KVCache:
         self.pos = 0
 
     def append(self, layer, k, v):
-        """Store k, v (B, H, T, head_dim) of a layer; all so far, (B, H, pos + T, head_dim) each."""
+        """Store a layer's k, v (B, H, T, head_dim); return all so far, (B, H, pos + T, ...)."""
         end = self.pos + k.shape[2]
         self.k[layer, :, :, self.pos:end] = k
         self.v[layer, :, :, self.pos:end] = v
@@ -87,7 +87,7 @@ def attend(q, k, v, dropout=0.0):
     k and v (B, H, S, head_dim) may be longer: the queries are those of the last T positions.
     """
     T, S = q.shape[2], k.shape[2]
-    if T == 1:  # a text's next token looks at all of it, in the cache's own dtype
+    if T == 1:  # one query sees every key: no mask, and the cache's own dtype
         with torch.autocast(q.device.type, enabled=False):
             y = F.scaled_dot_product_attention(q.to(k.dtype), k, v, dropout_p=dropout)
         return y.to(q.dtype)
@@ -123,11 +123,11 @@ class Attention(nn.Module):
             q = rotate(q, *rope)
             k = rotate(k, *rope)
 
-        # what was read before is looked at too, and need not be computed again
+        # the cache has the keys and values of earlier tokens
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
 
-        if K < H:  # arXiv 2305.13245: each of them is for H / K heads of queries
+        if K < H:  # arXiv 2305.13245: each of them serves H / K query heads
             k, v = (t.repeat_interleave(H // K, dim=1) for t in (k, v))
         y = attend(q, k, v, self.dropout if self.training else 0.0)
         return self.proj(y.transpose(1, 2).reshape(B, T, d))
@@ -214,13 +214,13 @@ class LM(nn.Module):
 
         # as Hugging Face transformers initialises them
         self.apply(self._init)
-        if c.arch == "gpt2":  # it scales what enters the residual stream by its number of additions
+        if c.arch == "gpt2":  # projections into the residual stream are scaled by its additions
             for name, p in self.named_parameters():
                 if name.endswith("proj.weight"):
                     nn.init.normal_(p, std=0.02 / math.sqrt(2 * c.n_layer))
-        if c.tie or c.arch == "gpt2":  # one matrix says what a word is, and which word comes
+        if c.tie or c.arch == "gpt2":  # input and output embeddings are one matrix
             self.head.weight = self.embed.weight
-        if c.arch == "llama":  # buffers follow .to(device); they follow from the config: not saved
+        if c.arch == "llama":  # buffers move with .to(device); the config has them: not saved
             cos, sin = rope_table(head_dim, c.block_size, c.rope_theta, c.rope_scaling)
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
@@ -265,19 +265,19 @@ class LM(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def flops(self, T):
-        """Floating-point operations of a forward pass per token of T, the head's included.
+        """Floating-point operations per token of a forward pass over T tokens, incl. the head.
 
-        Those of its matrix products, a product and a sum each; attention's in full, as PaLM counts
+        Matrix products only, two operations per multiply-add; attention in full, as PaLM counts
         MFU (arXiv 2204.02311, appendix B). Training takes three times as many.
         """
         weights = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
         return 2 * weights + 4 * T * self.config.d_model * self.config.n_layer
 
     def stepper(self, batch, length):
-        """A function: the next ids (B, n) of growing texts -> logits (B, V) of what comes after.
+        """A function: the next ids (B, n) of growing texts -> logits (B, V) for the token after.
 
-        It reads each token once: keys and values of up to `length` tokens are kept, on a CPU in
-        fp32 at least: there attention of one query a row takes three times as long in bf16.
+        It reads each token once, with a cache for `length` tokens. On a CPU the cache is fp32 at
+        least, because attention with one query per row takes three times as long there in bf16.
         """
         kind = self.embed.weight.device.type
         dtype = self.embed.weight.dtype
@@ -295,10 +295,10 @@ class LM(nn.Module):
     def generate(self, ids, n, temperature=1.0, top_k=0, top_p=1.0, generator=None, stop=None):
         """Continue ids (B, T) by up to n sampled tokens: (B, T + n).
 
-        Shorter once every row has produced `stop`; a row that has is filled up with it. temperature
-        0 takes the most likely token; top_k > 0 keeps the k most likely; top_p < 1 the smallest set
-        of tokens whose probability reaches p. `generator` (torch.Generator on the model's device)
-        seeds the draws. The caller chooses train or eval mode.
+        It ends early once every row has produced `stop`, and fills finished rows up with it.
+        temperature 0 takes the most likely token; top_k > 0 keeps the k most likely; top_p < 1
+        keeps the smallest set of tokens with probability p or more. `generator` (torch.Generator on
+        the model's device) seeds the draws. The caller chooses train or eval mode.
         """
         B, T = ids.shape
         step = self.stepper(B, T + n)
@@ -316,7 +316,7 @@ class LM(nn.Module):
 
 
 def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
-    """Draw one token a row from logits (B, V): (B, 1)."""
+    """Draw one token per row from logits (B, V): (B, 1)."""
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
     z = logits / temperature
@@ -335,7 +335,7 @@ def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
 # ---------------------------------------------------------------- the same numbers, faster on a CPU
 
 def attend_bf16_cpu(q, k, v, dropout):
-    """`attend` by plain products: for short texts in bf16, torch's kernel takes twice the time."""
+    """`attend` by plain products: torch's kernel takes twice the time for short texts in bf16."""
     (B, H, T, head_dim), S = q.shape, k.shape[2]
     bias = torch.full((T, S), -math.inf, dtype=q.dtype).triu(1 + S - T).expand(B * H, T, S)
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))
@@ -344,7 +344,7 @@ def attend_bf16_cpu(q, k, v, dropout):
 
 
 class RMSNormCPU(torch.autograd.Function):
-    """`RMSNorm` uncompiled: autograd's own form keeps more, and goes over more."""
+    """`RMSNorm` uncompiled: autograd's form stores more and makes more passes."""
 
     @staticmethod
     def forward(ctx, x, weight, eps):
