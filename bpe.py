@@ -216,7 +216,7 @@ class Vocabulary:
     def merge(self, pair):
         """The character of the token that a pair (a string of two) is merged into.
 
-        It is always a new one: see `astray`.
+        It is always a new one: a pair that is counted has not been made in another way before.
         """
         left, right = (self.token[ord(character)] for character in pair)
         self.merges.append((left, right))
@@ -231,32 +231,6 @@ class Vocabulary:
 
 
 # ---------------------------------------------------------------- the tokenizer
-
-def astray(id_of, merges):
-    """The first token that its own bytes do not come to by a pair of `merges`, or None.
-
-    id_of: {bytes: id}; a merge's id is its rank. tiktoken joins any neighbours whose join is a
-    token, Hugging Face only the pairs that were learned. The two give the same ids, for any text,
-    if every token of more than a byte is made in one way from its bytes: if they, by joins of lower
-    rank, come to two tokens, and these two are a pair of `merges`. For where no join has crossed
-    the ends of a token's bytes, in whatever text, the joins within are those of its bytes alone;
-    so once its rank is reached it is that token, by that pair, and neighbours that would make it in
-    another way are never left. Of merges that `train_bpe` learned this is true, for the same
-    reason: a pair that is counted has not been made in another way before.
-    """
-    pairs_of_merges = set(merges)
-    for token, rank in id_of.items():
-        parts = [token[i:i + 1] for i in range(len(token))]
-        while len(parts) > 2:
-            ranks = [id_of.get(a + b, rank) for a, b in zip(parts, parts[1:])]
-            i = ranks.index(min(ranks))
-            if ranks[i] >= rank:
-                break
-            parts[i:i + 2] = [parts[i] + parts[i + 1]]
-        if len(token) > 1 and tuple(parts) not in pairs_of_merges:
-            return token
-    return None
-
 
 class Tokenizer:
     """Byte-level BPE from its merges: decode(encode(text)) is text.
@@ -291,6 +265,11 @@ class Tokenizer:
 
     def encode(self, text):
         return self.encoding.encode_ordinary(text)
+
+    def encode_with_ends(self, text):
+        """(ids, where each token ends (n,)), counted in bytes of the text."""
+        ids = self.encode(text)
+        return ids, np.cumsum(self.token_bytes[ids])
 
     def encode_lines(self, text):
         """The ids (n,) of whole lines, each ended by newline_id; other threads run meanwhile."""

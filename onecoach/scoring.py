@@ -8,7 +8,6 @@
 import collections
 import math
 
-import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
@@ -94,8 +93,7 @@ def score_all(model, tokenizer, prefixes, completions, batch_tokens=BATCH_TOKENS
     cut = 0
     for prefix, completion in zip(prefixes, completions, strict=True):
         text = prefix + completion
-        ids = tokenizer.encode(text)
-        ends = np.cumsum(tokenizer.token_bytes[ids])  # in bytes, like the prefix
+        ids, ends = tokenizer.encode_with_ends(text)  # in bytes, like the prefix
         inside = int((ends <= len(prefix.encode("utf-8", "surrogatepass"))).sum())
         if len(ids) - inside > longest:
             raise UserError(f"{text[:40]!r}: {len(ids) - inside} tokens, longer than this GPT-2's "

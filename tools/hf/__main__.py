@@ -7,8 +7,7 @@
 Exported are config.json, model.safetensors, generation_config.json, tokenizer.json with its two
 companions, and README.md, the model card. AutoModelForCausalLM and AutoTokenizer load them without
 code of ours, in transformers 4 and 5. The tokenizer puts `<s>` before a text and else gives our own
-ids: its merges are such that tiktoken and Hugging Face agree (bpe.astray), and split_special_tokens
-has it read "<s>" in a text as text.
+ids; split_special_tokens has it read "<s>" in a text as text.
 
 A stranger's folder is data: weights are read from safetensors alone, and only after all their names
 and shapes are what its config.json says; nothing in it is unpickled or executed. What our model or

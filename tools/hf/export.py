@@ -1,10 +1,10 @@
 """A run as a folder that transformers loads without code of ours."""
 import pathlib
 
-from bpe import astray
 from onecoach import files
 from onecoach.config import UserError
 from onecoach.corpora import building
+from onecoach.imported import ImportedTokenizer
 from onecoach.run import load, word_checkpoints
 from tools.hf.card import card
 from tools.hf.weights import LLAMA3, safetensors, to_theirs
@@ -34,7 +34,8 @@ def export(folder, target, checkpoints=False):
 
 def export_one(folder, aside, which):
     lm, tokenizer, _ = load(folder, which=which)
-    token = astray(tokenizer.id_of, tokenizer.merges)
+    own = not isinstance(tokenizer, ImportedTokenizer)
+    token = first_ambiguous_token(tokenizer.id_of, tokenizer.merges) if own else None
     if token is not None:
         raise UserError(f"{folder / 'tokenizer.json'}: its own bytes are not merged to the token "
                         f"{token!r}; Hugging Face would encode otherwise. Train another one")
@@ -111,3 +112,29 @@ def gpt2_form(c):
         "tie_word_embeddings": True,
         "use_cache": True,
     }
+
+
+def first_ambiguous_token(id_of, merges):
+    """The first token that its own bytes do not come to by a pair of `merges`, or None.
+
+    id_of: {bytes: id}; a merge's id is its rank. tiktoken joins any neighbours whose join is a
+    token, Hugging Face only the pairs that were learned. The two give the same ids, for any text,
+    if every token of more than a byte is made in one way from its bytes: if they, by joins of lower
+    rank, come to two tokens, and these two are a pair of `merges`. For where no join has crossed
+    the ends of a token's bytes, in whatever text, the joins within are those of its bytes alone;
+    so once its rank is reached it is that token, by that pair, and neighbours that would make it in
+    another way are never left. Of merges that `train_bpe` learned this is true, for the same
+    reason: a pair that is counted has not been made in another way before.
+    """
+    pairs_of_merges = set(merges)
+    for token, rank in id_of.items():
+        parts = [token[i:i + 1] for i in range(len(token))]
+        while len(parts) > 2:
+            ranks = [id_of.get(a + b, rank) for a, b in zip(parts, parts[1:])]
+            i = ranks.index(min(ranks))
+            if ranks[i] >= rank:
+                break
+            parts[i:i + 2] = [parts[i] + parts[i + 1]]
+        if len(token) > 1 and tuple(parts) not in pairs_of_merges:
+            return token
+    return None
