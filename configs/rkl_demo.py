@@ -8,6 +8,7 @@ corpus = "babytalk"        # a grammar whose exact next-word distribution is kno
 sentences = 3000           # scarce, as in BabyLM: 1,000 steps read them some 38 times
 vocab_size = 0             # merge until no pair is left: every word is one token
 mark = "line"              # <s> opens every line
+dtype = "float32"          # bfloat16 moves a seed's outcome, and at this size is hardly faster
 
 arch = "llama"
 n_layer = 2

@@ -2,10 +2,16 @@
 
 Whatever the chunk, the padding or the micro-batches. Every divergence in DIVERGENCES is tested by
 itself: one that is added without an ORACLE fails the first test.
+
+    python tests/test_losses.py     prints the table of bfloat16's errors near the teacher
 """
 import inspect
 import math
+import pathlib
 import re
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import pytest
 import torch
@@ -672,3 +678,56 @@ def test_a_new_divergence_may_have_any_parameters(monkeypatch):
     for wrong in ("renyi(2, 3)", "renyi(nan)", "renyi()", "renyi(2", "scaled(1,)"):
         with pytest.raises(ValueError, match="divergence is"):
             parse(wrong)
+
+
+# ---------------------------------------------------------------- bfloat16 near the teacher
+
+def errors_near_the_teacher(name, distance, dtype):
+    """D, and the relative errors of its gradients to h and W against fp64, in `dtype`'s products.
+
+    The student's states are the teacher's plus `distance` of noise, their heads are the same.
+    """
+    generator = torch.Generator().manual_seed(0)
+    h_p, noise, W = (torch.randn(n, 32, generator=generator, dtype=torch.float64) / 2
+                     for n in (512, 512, 300))
+    labels = torch.zeros(512, dtype=torch.long)
+
+    def loss(h, W):
+        teacher = head(h_p.to(h.dtype), W.detach())
+        return distillation_loss(h, W, [teacher], labels, divergence=name)
+    exact = value_and_gradients(loss, h_p + distance * noise, 2 * W)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        low = value_and_gradients(loss, (h_p + distance * noise).float(), 2 * W.float())
+    errors = [((a - b).norm() / b.norm()).item() for a, b in zip(low[1:], exact[1:])]
+    return exact[0].item(), *errors
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_near_the_teacher_bfloat16_loses_the_gradient_and_fp32_does_not(name):
+    """The gradient lives on log q - log p, and bf16 rounds both: the error is 1 / distance.
+
+    (tvd's is of the sign of p - q: rounding turns it over where the two are close.)
+    """
+    first_order = name == "tvd"
+    for distance, bound in ((0.03, 0.45), (0.1, 0.15), (0.3, 0.06)):
+        _, *errors = errors_near_the_teacher(name, distance, "bfloat16")
+        assert max(errors) < (0.6 if first_order else bound), (distance, errors)
+        _, *errors = errors_near_the_teacher(name, distance, "float32")
+        assert max(errors) < 1e-3, (distance, errors)
+
+
+def test_reverse_kl_loses_no_more_than_forward_kl():
+    """Near the teacher the two are the same to second order, and so are their errors."""
+    for distance in (0.03, 0.1, 0.3):
+        rkl, fkl = (errors_near_the_teacher(name, distance, "bfloat16")[1:]
+                    for name in ("rkl", "fkl"))
+        for one, other in zip(rkl, fkl):
+            assert one < 1.25 * other
+
+
+if __name__ == "__main__":
+    print("| | " + " | ".join(f"distance {x}" for x in (0.03, 0.1, 0.3)) + " |")
+    for NAME in ("fkl", "rkl", "jsd", "skew_rkl", "tvd", "akl"):
+        CELLS = ["D {:.3f}, h {:.1%}, W {:.1%}".format(
+            *errors_near_the_teacher(NAME, x, "bfloat16")) for x in (0.03, 0.1, 0.3)]
+        print(f"| {NAME} | " + " | ".join(CELLS) + " |")
