@@ -231,7 +231,7 @@ def load_teachers(data, run):
 
 
 def load_teacher(name, data, run):
-    """The Teacher of a run that is finished; "truth" is babytalk's own."""
+    """The Teacher of a finished run, or one of config.NO_RUNS: "truth" is babytalk's own."""
     if name == "truth":
         return babytalk.Truth(data.tokenizer)
     lm = load(run.folder.with_name(name), run.device)[0]
@@ -332,7 +332,7 @@ def show_run(run):
         print(f"  python eval.py {folder} --tasks=blimp --data=DIR")
     elif config.teachers and config.baseline:
         print(f"  python -m tools.report {folder.with_name(config.baseline)} {folder}")
-    runs = [(f"teacher {name}", name) for name in config.teachers if name != "truth"]
+    runs = [(f"teacher {name}", name) for name in config.teacher_runs]
     if config.baseline:
         runs.append((f"baseline {config.baseline}", config.baseline))
     runs.append((f"student {config.name}", config.name))

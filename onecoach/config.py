@@ -38,6 +38,9 @@ class Stopped(Exception):
     """The command ends here, with all that was done saved: a line that says how to go on."""
 
 
+NO_RUNS = ("truth",)  # the teachers that are no runs, but made by distill.load_teacher
+
+
 # ---------------------------------------------------------------- the keys
 
 def key(default, help, allowed=None, low=None, high=None, above=None, schedule=False):
@@ -167,6 +170,11 @@ class Config:
                            "training; 0: no evaluation then", low=0)
 
     file = None  # where it was read; no key
+
+    @property
+    def teacher_runs(self):
+        """The names of the teachers that are runs, with a folder and weights."""
+        return [name for name in self.teachers if name not in NO_RUNS]
 
     @property
     def longest(self):
@@ -315,9 +323,9 @@ def check_together(config):
             raise UserError(f"run name {name!r}: only letters, digits, '.', '_' and '-' are "
                             "allowed")
     for name in ("init", "baseline"):
-        if getattr(config, name) == "truth":
-            raise UserError(f"{name} = 'truth': babytalk's truth is a teacher, and no run; name a "
-                            "run instead")
+        if getattr(config, name) in NO_RUNS:
+            raise UserError(f"{name} = {getattr(config, name)!r}: that is a teacher, and no run; "
+                            "name a run instead")
     if 0 < config.vocab_size < 259:
         raise UserError(f"vocab_size = {config.vocab_size}: the 256 bytes and 3 special tokens are "
                         "always in it; choose 0 or at least 259")
@@ -355,7 +363,7 @@ def check_variants(config):
 def check_teacher_cache(config):
     if not config.teacher_cache:
         return
-    if not config.teachers or "truth" in config.teachers:
+    if not config.teachers or config.teacher_runs != config.teachers:
         raise UserError("teacher_cache stores what teachers say that are runs; name one in "
                         "teachers, or set teacher_cache = 0")
     if config.random_offset:

@@ -61,9 +61,9 @@ def find_missing(config, data, check_run, needed_by=()):
 
 def needs(config):
     """[(role, name)] of the runs that config's run needs."""
-    pairs = [("teacher", name) for name in config.teachers]
+    pairs = [("teacher", name) for name in config.teacher_runs]
     pairs += [("init", config.init), ("baseline", config.baseline)]
-    return [(role, name) for role, name in pairs if name not in ("", "truth")]
+    return [(role, name) for role, name in pairs if name]
 
 
 @contextlib.contextmanager

@@ -611,7 +611,7 @@ def must_fit(lm, weights, path, model="the model of its config (another arch or 
 def digests_of_needs(config):
     """{run that is teacher or init: digest of its best.pt}."""
     digests = {}
-    for name in sorted({*config.teachers, config.init} - {"", "truth"}):
+    for name in sorted({*config.teacher_runs, config.init} - {""}):
         with open(folder_of(config).with_name(name) / "best.pt", "rb") as f:
             digests[name] = hashlib.file_digest(f, "sha256").hexdigest()[:16]
     return digests

@@ -118,7 +118,7 @@ def total_flops(folder):
     total = 0.0
     for run in {folder} | ancestors(folder):
         lm, _, config = load(run)
-        teachers = [load(run.with_name(name))[0] for name in config.teachers if name != "truth"]
+        teachers = [load(run.with_name(name))[0] for name in config.teacher_runs]
         per_token = 3 * lm.flops(config.longest) + sum(t.flops(config.longest) for t in teachers)
         total += per_token * own_tokens(run, config)
     return total
@@ -127,7 +127,7 @@ def total_flops(folder):
 def ancestors(folder):
     """Return the folders of all runs that a run needed: teachers, init, and theirs in turn."""
     config = read_config(folder / "config.json")
-    names = {*config.teachers, config.init} - {"truth", ""}
+    names = {*config.teacher_runs, config.init} - {""}
     needs = {folder.with_name(name) for name in names}
     return needs.union(*map(ancestors, needs))
 

@@ -9,7 +9,7 @@ import pathlib
 
 from distill import trained_for
 from onecoach import files, tables
-from onecoach.config import Config
+from onecoach.config import NO_RUNS, Config
 
 CHANCE = {  # of a path in eval.json, as tables.FINAL has them: what guessing gives
     "blimp.accuracy": "50%",
@@ -62,7 +62,7 @@ def table_of_words(folder, its, which):
     lines = ["## Words", "| | words of the training text | words read, all epochs | steps |",
              "|---|---|---|---|", row_of_words("this model, to the end of its run", folder)]
     lines += [row_of_words(f"teacher {name}", folder.with_name(name))
-              for name in its.get("teachers") or [] if name != "truth"]
+              for name in its.get("teachers") or [] if name not in NO_RUNS]
     lines.append(f"\nThese weights are those of step {state.get('step')}"
                  + (f", when {state['words']:,} words had been read." if "words" in state else
                     ", the lowest cross-entropy on development text."))
