@@ -27,7 +27,7 @@ import distill
 import eval
 from onecoach import files, run, scoring, suite, tables
 from onecoach.config import CONFIGS, UserError, read_config
-from tools.hf import card, importing
+from tools.hf import card, weights
 from tools.hf.__main__ import main as hf_main
 from tools.hf.export import export, first_ambiguous_token
 from tools.hf.importing import import_folder
@@ -418,7 +418,7 @@ LLAMA_3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "r
 ])
 def test_a_strangers_folder_becomes_a_run(kind, keys, make_stranger, tmp_path):
     folder, theirs = make_stranger(kind, **keys)
-    assert (folder / importing.INDEX).exists() == ("shard" in keys)
+    assert (folder / weights.INDEX).exists() == ("shard" in keys)
     import_folder(folder, tmp_path / "out/coach")
     lm, tokenizer, config = run.load(tmp_path / "out/coach")
     assert run.is_finished(tmp_path / "out/coach")
@@ -548,7 +548,7 @@ def huge(folder):
 
 def index(folder, name):
     (folder / "model.safetensors").rename(folder / "model-1.safetensors")
-    files.write_json(folder / importing.INDEX, {"weight_map": {"model.norm.weight": name}})
+    files.write_json(folder / weights.INDEX, {"weight_map": {"model.norm.weight": name}})
 
 
 def config_says(**keys):
@@ -563,7 +563,7 @@ BROKEN = {
     "path away": (lambda f: index(f, "/etc/passwd"), "names '/etc/passwd'"),
     "missing shard": (lambda f: index(f, "model-2.safetensors"), "shard model-2.safetensors is"),
     "part of it": (lambda f: index(f, "model-1.safetensors") or edit_json(
-        f / importing.INDEX, weight_map=[]), "weight_map"),
+        f / weights.INDEX, weight_map=[]), "weight_map"),
     "100 GB": (huge, "damaged"),
     "not safetensors": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "damaged"),
     "cut short": (lambda f: (f / "model.safetensors").write_bytes(

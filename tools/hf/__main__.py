@@ -4,16 +4,16 @@
     python -m tools.hf export RUN DIR --checkpoints    and DIR/chck_1M ..., a revision each
     python -m tools.hf import DIR RUN                  of a Llama or GPT-2; RUN is not there yet
 
-Exported are config.json, model.safetensors, generation_config.json, tokenizer.json with its two
+An export holds config.json, model.safetensors, generation_config.json, tokenizer.json with its two
 companions, and README.md, the model card. AutoModelForCausalLM and AutoTokenizer load them without
-code of ours, in transformers 4 and 5. The tokenizer puts `<s>` before a text and else gives our own
-ids; split_special_tokens has it read "<s>" in a text as text.
+code of ours, in transformers 4 and 5. The tokenizer puts `<s>` before a text, else it gives our own
+ids; split_special_tokens makes it read "<s>" in a text as text.
 
-A stranger's folder is data: weights are read from safetensors alone, and only after all their names
-and shapes are what its config.json says; nothing in it is unpickled or executed. What our model or
-tokenizer would not do as the original does is refused by name. A run that was imported has
-config.json, tokenizer.json and best.pt: it can teach, be evaluated, be `init`. Students of it take
-its vocabulary: tokenizer = "RUN". Needs the package safetensors.
+A stranger's folder is data: weights are read from safetensors alone, once all names and shapes
+agree with its config.json; nothing in it is unpickled or executed. Where our model or tokenizer
+would differ from the original, the import is refused by name. An imported run has config.json,
+tokenizer.json and best.pt: it can teach, be evaluated, be `init`. Its students take its vocabulary:
+tokenizer = "RUN". Needs the packages safetensors and, for imported tokenizers, tokenizers.
 """
 from onecoach.config import Arguments, UserError, run_folder, run_main
 

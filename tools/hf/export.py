@@ -7,7 +7,8 @@ from onecoach.corpora import building
 from onecoach.imported import ImportedTokenizer
 from onecoach.run import load, word_checkpoints
 from tools.hf.card import card
-from tools.hf.weights import LLAMA3, safetensors, to_theirs
+from tools.hf.configs import gpt2_form, llama_form
+from tools.hf.weights import safetensors, to_theirs
 
 
 def export(folder, target, checkpoints=False):
@@ -60,58 +61,6 @@ def export_one(folder, aside, which):
         "split_special_tokens": True,  # "<s>" in a text is text, as in bpe.py
         "padding_side": "right"})
     files.write_text(aside / "README.md", card(folder, which, lm))
-
-
-def llama_form(c):
-    """config.json of a LlamaForCausalLM."""
-    scaling = None
-    if c.rope_scaling:
-        scaling = {"rope_type": "llama3", **dict(zip(LLAMA3, c.rope_scaling))}
-        scaling[LLAMA3[3]] = int(scaling[LLAMA3[3]])
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": c.vocab_size,
-        "hidden_size": c.d_model,
-        "intermediate_size": c.d_ff,
-        "num_hidden_layers": c.n_layer,
-        "num_attention_heads": c.n_head,
-        "num_key_value_heads": c.n_kv_head or c.n_head,
-        "head_dim": c.d_model // c.n_head,
-        "max_position_embeddings": c.block_size,
-        "hidden_act": "silu",
-        "rms_norm_eps": c.norm_eps or 1e-6,
-        "rope_theta": c.rope_theta,
-        "rope_scaling": scaling,
-        "attention_bias": c.attn_bias,
-        "mlp_bias": c.mlp_bias,
-        "attention_dropout": c.dropout,
-        "initializer_range": 0.02,
-        "tie_word_embeddings": c.tie,
-        "use_cache": True,
-    }
-
-
-def gpt2_form(c):
-    """config.json of a GPT2LMHeadModel."""
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "vocab_size": c.vocab_size,
-        "n_embd": c.d_model,
-        "n_inner": c.d_ff,
-        "n_layer": c.n_layer,
-        "n_head": c.n_head,
-        "n_positions": c.block_size,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": c.norm_eps or 1e-5,
-        "resid_pdrop": c.dropout,
-        "embd_pdrop": c.dropout,
-        "attn_pdrop": c.dropout,
-        "initializer_range": 0.02,
-        "tie_word_embeddings": True,
-        "use_cache": True,
-    }
 
 
 def first_ambiguous_token(id_of, merges):

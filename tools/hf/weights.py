@@ -1,15 +1,19 @@
 """A model's weights by our names and by transformers' names; the package safetensors."""
 import collections
+import re
 
 import torch
 
+from onecoach import files
 from onecoach.config import UserError
 
-LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def safetensors():
-    """The package, which nothing else here needs."""
+    """Return the package, which nothing else here needs."""
     try:
         import safetensors.torch
     except ImportError:
@@ -18,12 +22,12 @@ def safetensors():
     return safetensors
 
 
-# theirs, of `shape`, is part of our tensor: the next rows of it. flip: it is kept transposed there.
+# Their tensor, of `shape`, is the next rows of our tensor. flip: theirs is the transpose.
 Part = collections.namedtuple("Part", "ours theirs shape flip", defaults=[False])
 
 
 def parts_of(c):
-    """Every Part of the model of a ModelConfig, as transformers names them."""
+    """Return every Part of the model of a ModelConfig, in transformers' names."""
     return [*(llama_parts(c) if c.arch == "llama" else gpt2_parts(c))]
 
 
@@ -69,9 +73,9 @@ def gpt2_parts(c):
 
 
 def to_theirs(weights, c):
-    """Our state dict as theirs: {name: tensor}."""
+    """Return transformers' state dict of ours: {name: tensor}."""
     theirs = {}
-    start = collections.Counter()  # of each of our tensors the rows that are taken
+    start = collections.Counter()  # rows already taken from each of our tensors
     for part in parts_of(c):
         rows = part.shape[-1] if part.flip else part.shape[0]
         tensor = weights[part.ours].narrow(0, start[part.ours], rows)
@@ -81,7 +85,7 @@ def to_theirs(weights, c):
 
 
 def to_ours(read, c):
-    """Our state dict of theirs. read: name -> tensor."""
+    """Return our state dict. read: transformers' name -> tensor."""
     weights = collections.defaultdict(list)
     for part in parts_of(c):
         tensor = read(part.theirs).float()
@@ -89,3 +93,84 @@ def to_ours(read, c):
     weights = {name: torch.cat(tensors).contiguous() for name, tensors in weights.items()}
     weights.setdefault("head.weight", weights["embed.weight"])
     return weights
+
+
+# ---------------------------------------------------------------- safetensors
+
+Tensor = collections.namedtuple("Tensor", "path name shape dtype")  # by a file's header
+
+# A mask or a table of angles, which old folders keep and the model does not need.
+IGNORED = re.compile(r"h\.\d+\.attn\.(masked_)?bias|.*rotary_emb\.inv_freq")
+LAYER = re.compile(r"(?:layers|h)\.(\d{1,9})\.")
+
+
+def weight_files(source):
+    """Return the safetensors files of a folder: one, or the shards that its index names."""
+    if (source / "model.safetensors").is_file():
+        return [source / "model.safetensors"]
+    if not (source / INDEX).is_file():
+        pickles = [path.name for pattern in PICKLES for path in sorted(source.glob(pattern))]
+        if pickles:
+            raise ValueError(f"its weights are pickled ({pickles[0]}), and to unpickle is to "
+                             "execute; let transformers save them as safetensors")
+        raise ValueError("no model.safetensors there")
+    shards = files.read_json(source / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ValueError(f"{INDEX} has no weight_map")
+    names = [*dict.fromkeys(map(str, shards.values()))]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors", name):
+            raise ValueError(f"{INDEX} names {name[:80]!r}, no file of that folder")
+        if not (source / name).is_file():
+            raise ValueError(f"its shard {name} is missing")
+    return [source / name for name in names]
+
+
+def plain_name(name):
+    """Return a tensor's name in the bare model; some folders leave out the prefix."""
+    return name.removeprefix("model.").removeprefix("transformer.")
+
+
+def read_headers(paths):
+    """Return {plain name: Tensor} of safetensors files; nothing is allocated."""
+    tensors = {}
+    for path in paths:
+        try:
+            with safetensors().safe_open(path, "pt") as f:
+                for name in f.keys():
+                    if plain_name(name) in tensors:
+                        raise ValueError(f"it has {name} twice")
+                    piece = f.get_slice(name)
+                    tensors[plain_name(name)] = Tensor(path, name, tuple(piece.get_shape()),
+                                                       piece.get_dtype())
+        except (safetensors().SafetensorError, OSError) as e:
+            raise ValueError(f"{path.name} is damaged ({str(e).splitlines()[0][:100]})")
+    return tensors
+
+
+def check_headers(tensors, c):
+    """Raise ValueError unless the files hold the model of a ModelConfig, name by name."""
+    layers = {int(match[1]) for match in map(LAYER.match, tensors) if match}
+    if len(layers) != c.n_layer:  # before there is a list of as many parts
+        raise ValueError(f"its config.json has {c.n_layer} layers, its weights {len(layers)}")
+    parts = {plain_name(part.theirs): part for part in parts_of(c)}
+    for name, part in parts.items():
+        if name not in tensors:
+            raise ValueError(f"its weights lack {part.theirs}")
+        tensor = tensors[name]
+        if tensor.shape != part.shape:
+            raise ValueError(f"{part.theirs} is {list(tensor.shape)}, by its config.json "
+                             f"{list(part.shape)}")
+        if tensor.dtype not in FLOATS:
+            raise ValueError(f"{part.theirs} is of type {tensor.dtype}; known are "
+                             f"{', '.join(FLOATS)}")
+    for name in tensors.keys() - parts.keys():
+        if not IGNORED.fullmatch(name) and name != "lm_head.weight":
+            raise ValueError(f"its weights have {name}, which a plain {c.arch} has not")
+
+
+def read_tensor(tensors, name):
+    """Return the tensor of that name, which read_headers has seen."""
+    tensor = tensors[plain_name(name)]
+    with safetensors().safe_open(tensor.path, "pt") as f:
+        return f.get_tensor(tensor.name)
