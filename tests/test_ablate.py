@@ -276,6 +276,14 @@ def test_a_students_grid_is_of_its_teachers_settings(folder):
     assert "rkl" not in table.chosen and len(table.missing("rkl")) == 2
 
 
+def test_a_row_counts_for_its_own_seed_alone(folder):
+    """A row's file under the name of another seed is no second run."""
+    table = Table(read_plan(write(folder)), folder)
+    keep_rows(table, {"coach": [1.0]})
+    table.path("coach", 1).write_bytes(table.path("coach", 0).read_bytes())
+    assert [*table.rows()["coach"]] == [0]
+
+
 def test_a_teacher_may_be_a_config_and_no_variant(folder):
     variants = {"taught": {"base": "rkl_demo", "teachers": ["llama_demo"]}}
     table = Table(read_plan(write(folder, variants=variants, contrasts=[])), folder)
@@ -327,6 +335,11 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
 
 @pytest.mark.parametrize("changes, words", [
     (dict(seeds=3), "seeds must be a list"),
+    (dict(seeds=[0, 1, 1, 1, 1]), "seeds = \\[0, 1, 1, 1, 1\\]: must be whole numbers, each"),
+    (dict(seeds=[[1]]), "seeds = \\[\\[1\\]\\]: must be whole numbers"),
+    (dict(seeds=[0, False]), "seeds = \\[0, False\\]: must be whole numbers"),
+    (dict(tuning_seeds=[100, 100]), "tuning_seeds = \\[100, 100\\]: must be whole numbers"),
+    (dict(tuning_seeds=[1, 100]), "seed 1 is in tuning_seeds and in seeds"),
     (dict(wrong=1), "unknown 'wrong'"),
     (dict(variants={"a": {"lr": 1.0}}, contrasts=[]), "variant a has no base"),
     (dict(contrasts=[["rkl", "none", "val_ce"]]), "no variant 'none'"),

@@ -86,6 +86,7 @@ def make_plan(values, before):
             raise UserError(f"{name} is missing; python -m tools.ablate --help explains it")
 
     plan = Plan(**values)
+    check_seeds(plan)
     for name, keys in plan.variants.items():
         check_keys(name, keys, plan)
     plan.variants = spread_out(plan.variants, plan.over)
@@ -97,6 +98,18 @@ def make_plan(values, before):
         plan.variants = before.variants | plan.variants
     check_names(plan)
     return plan
+
+
+def check_seeds(plan):
+    """Raise UserError where a run would count twice, or be tuned on and reported."""
+    for name in ("seeds", "tuning_seeds"):
+        seeds = getattr(plan, name)
+        if any(type(seed) is not int for seed in seeds) or len({*seeds}) < len(seeds):
+            raise UserError(f"{name} = {seeds}: must be whole numbers, each of them once")
+    both = {*plan.seeds} & {*plan.tuning_seeds}
+    if both:
+        raise UserError(f"seed {min(both)} is in tuning_seeds and in seeds: settings must not be "
+                        "chosen on a seed that is reported")
 
 
 def check_keys(name, keys, plan):

@@ -51,7 +51,7 @@ class Table:
             if not all(name in self.chosen for name in self.plan.needs(variant)):
                 continue
             for line in lines.get(variant, []):
-                if self.is_current(line):
+                if self.is_current(line, variant, line["seed"]):
                     seeds = self.tuned.setdefault(point_key(variant, line["settings"]), {})
                     seeds[line["seed"]] = line["val_ce"]
             points = self.plan.points(variant)
@@ -60,12 +60,12 @@ class Table:
             elif all(self.mean_tuned(variant, point) is not None for point in points):
                 self.chosen[variant] = min(points, key=lambda p: self.mean_tuned(variant, p))
 
-    def is_current(self, line):
+    def is_current(self, line, variant, seed):
         """Whether a row or a line of tuning.jsonl belongs to the run that the plan has now.
 
         Neither its keys nor the settings of the runs that it needs may have changed since.
         """
-        job = self.job(line["variant"], line["settings"], line["seed"], "tune")
+        job = self.job(variant, line["settings"], seed, "tune")
         return compared_words(line.get("command", "")) == compared_words(job.command)
 
     def mean_tuned(self, variant, settings):
@@ -88,7 +88,8 @@ class Table:
         if variant not in self.chosen or not path.exists():
             return None
         row = files.read_json(path)
-        return row if row["settings"] == self.chosen[variant] and self.is_current(row) else None
+        is_chosen = row["settings"] == self.chosen[variant]
+        return row if is_chosen and self.is_current(row, variant, seed) else None
 
     def path(self, variant, seed):
         return self.results / self.plan.tables[variant] / "rows" / f"{variant}-{seed}.json"
