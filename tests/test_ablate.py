@@ -360,6 +360,10 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
     (dict(variants={"a": {"base": "base_demo", "grid": {"lr": [1.0, -1.0]}}}),
      "variant a: lr = -1.0: must be >= 0"),
     (dict(over={"tau": [1.0, 0.0]}), "tau = 0.0: must be > 0"),
+    (dict(tasks=["blimpp"]), "unknown task 'blimpp'"),
+    (dict(figures={"val_ce": "val_cee"}), "no row has 'val_cee'; near it are val_ce"),
+    (dict(figures={"val_ce": "eval.babytalk.precison"}), "near it are eval.babytalk.precision"),
+    (dict(figures={"val_ce": "eval.blimp.accuracy"}), "from a task that tasks does not name"),
     (dict(common=TINY | {"d_model": 7}), "variant coach: d_model 7 does not split"),
     (dict(variants={"a": {"base": "base_demo", "grid": "none"}}), "a: grids has no 'none'"),
     (dict(tuning_seeds=[]), "coach has a grid, and there are no tuning_seeds"),
@@ -369,6 +373,20 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
 def test_what_a_plan_cannot_be(folder, changes, words):
     with pytest.raises(UserError, match=words):
         read_plan(write(folder, **changes))
+
+
+@pytest.mark.parametrize("path", ["eval.ppl --limit=200.overall.mean_nats_per_byte", "val_rkl",
+                                  "eval.blimp.accuracy", "eval.blimp.groups.some.accuracy"])
+def test_figures_that_rows_have(folder, path):
+    plan = read_plan(write(folder, figures={"val_ce": "val_ce", "one": path}, tasks=["blimp"]))
+    assert plan.figures["one"] == path
+
+
+def test_a_benchmark_that_is_not_there_is_said_before_anything_is_run(folder, monkeypatch):
+    monkeypatch.setenv("BABYLM_DIR", str(folder))
+    with pytest.raises(UserError, match="blimp_filtered"):
+        main([write(folder, tasks=["blimp"]), f"--results={folder / 'results'}"])
+    assert not (folder / "out").exists()
 
 
 def test_a_plan_over_values_keeps_what_belongs_together_apart(folder):
@@ -518,7 +536,7 @@ def test_a_plan_that_tunes_nothing_says_so(folder):
 
 def test_contrasts_that_are_not_there_yet_count_in_holms_correction(folder):
     contrasts = [["rkl", "coach", "val_ce"]] * 2 + [["coach", "rkl", "other"]]
-    figures = {"val_ce": "val_ce", "other": "eval.other"}
+    figures = {"val_ce": "val_ce", "other": "val_rkl"}
     table = Table(read_plan(write(folder, figures=figures, contrasts=contrasts)),
                          folder)
     keep_rows(table, {"coach": [1.0, 3.0], "rkl": [2.0, 4.5]})

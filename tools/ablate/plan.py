@@ -1,8 +1,12 @@
 """A plan: the variants of a table, read from a file and checked whole before anything is run."""
 import dataclasses
+import difflib
 import itertools
 import pathlib
+import re
 
+import eval
+from onecoach import tables
 from onecoach.config import CONFIGS, UserError, read_assignments, read_config
 
 
@@ -48,6 +52,7 @@ class Plan:
 ASSIGNED = {field.name: field.type for field in dataclasses.fields(Plan) if field.name != "tables"}
 REQUIRED = ("table", "seeds", "tuning_seeds", "variants", "figures")
 SHARED = ("seeds", "tuning_seeds", "common")  # a plan that extends another has the other's
+ROW_FIGURES = ("val_ce", "val_fkl", "val_rkl", "best_step", "steps", "words", "tokens", "flops")
 OWN = ("tasks", "contrasts", "grids", "over", "curves")  # and never takes these from it
 
 
@@ -97,6 +102,7 @@ def make_plan(values, before):
     if before:
         plan.variants = before.variants | plan.variants
     check_names(plan)
+    check_figures(plan)
     return plan
 
 
@@ -195,3 +201,18 @@ def check_names(plan):
                 raise UserError(f"contrasts: there is no variant {name!r}")
         if title not in plan.figures:
             raise UserError(f"contrasts: there is no figure {title!r}")
+
+
+def check_figures(plan):
+    """Raise UserError for a task that eval.py does not have, or a figure that no row will have."""
+    tasks = {"babytalk", "ppl", "val_ce", *eval.named_tasks(plan.tasks)}
+    known = [*ROW_FIGURES, *(f"eval.{path}" for _, path, _ in tables.FINAL)]
+    for title, path in plan.figures.items():
+        plain = re.sub(r" --\w+=\S*?(?=\.|$)", "", path)  # "eval.ppl --limit=9.x" is "eval.ppl.x"
+        if {"groups", "paradigms", "domains"} & {*plain.split(".")}:
+            continue  # their names are the benchmark's, or the text's
+        if plain not in known:
+            near = difflib.get_close_matches(plain, known, 3, 0)
+            raise UserError(f"figure {title!r}: no row has {path!r}; near it are {', '.join(near)}")
+        if plain.startswith("eval.") and plain.split(".")[1] not in tasks:
+            raise UserError(f"figure {title!r}: {path} comes from a task that tasks does not name")

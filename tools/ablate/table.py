@@ -8,7 +8,8 @@ import time
 
 import numpy as np
 
-from onecoach import files, tables
+import eval
+from onecoach import files, suite, tables
 from onecoach.config import UserError
 from onecoach.run import folder_of, is_finished
 from tools.ablate.jobs import Job, processes, work
@@ -99,6 +100,8 @@ class Table:
     def make(self, variants):
         """Tune and report variants as far as they are missing, self.jobs runs at a time."""
         self.check_needs(variants)
+        if next(self.due(variants), None):
+            check_benchmarks(self.plan.tasks)
         begun = set()
         running = {}  # {future: job}
 
@@ -212,6 +215,13 @@ class Table:
                 print(f"{variant}: its tuning is not complete, so it has no rows")
             elif not self.again and self.missing(variant):
                 print(f"{variant}: {len(self.missing(variant))} rows are missing")
+
+
+def check_benchmarks(tasks):
+    """Raise UserError where the folder of a task is missing, before hours of training."""
+    for name in eval.named_tasks(tasks):
+        if name in suite.TASKS:
+            suite.read(name, eval.data_folder(eval.Options()), limit=1)
 
 
 def compared_words(command):
