@@ -119,6 +119,27 @@ def test_a_plan_is_tuned_reported_and_summed_up(folder, capsys):
 
 
 @pytest.mark.slow
+def test_a_changed_plan_makes_its_runs_again(folder, capsys):
+    """Runs of a plan as it was are moved aside: teachers of other keys, and what they taught."""
+    variants = {"coach": {"base": "base_demo"}, "rkl": PLAN["variants"]["rkl"]}
+    results = folder / "results"
+    main([write(folder, variants=variants, seeds=[0]), f"--results={results}"])
+    before = files.read_json(results / "some/rows/rkl-0.json")
+    weights = (folder / "out/some/0/coach/best.pt").read_bytes()
+
+    # another coach, and its student first: its row alone is asked for
+    variants["coach"]["d_model"] = 16
+    plan = write(folder, variants=variants, seeds=[0])
+    main([plan, f"--results={results}", "--only=rkl"])
+    row = files.read_json(results / "some/rows/rkl-0.json")
+    assert row["teacher_hash"] != before["teacher_hash"]
+    assert read_config(folder / "out/some/0/coach/config.json").d_model == 16
+    assert (folder / "out/some/0/coach.old-1/best.pt").read_bytes() == weights
+    assert (folder / "out/some/0/rkl.old-1/best.pt").exists()
+    assert "the old run is now" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_ctrl_c_begins_nothing_that_waits(folder, monkeypatch):
     variants = {"alone": {"base": "base_demo"}}
     plan = read_plan(write(folder, variants=variants, contrasts=[], seeds=[*range(8)]))
@@ -156,7 +177,7 @@ class Desk(concurrent.futures.Executor):
             self.done.add(str(job))
             future.set_result(dict(variant=job.variant, seed=job.seed, settings=job.settings,
                                    val_ce=job.settings.get("lr", 1.0), best_step=1, steps=1,
-                                   curve=[], command=job.command))
+                                   curve=[], command=job.command, needs=job.needs))
         self.said.append(f"end {job}")
         return {future}, ()
 
@@ -166,8 +187,7 @@ def test_whatever_is_due_runs_side_by_side(folder, monkeypatch, capsys):
     desk = Desk()
     monkeypatch.setattr(tables, "processes", lambda n: contextlib.nullcontext(desk))
     monkeypatch.setattr(tables.concurrent.futures, "wait", desk.wait)
-    monkeypatch.setattr(tables, "is_finished", lambda path: f"{path.name}, seed {path.parent.name}"
-                        in desk.done)
+    monkeypatch.setattr(tables, "is_trained", lambda job: str(job) in desk.done)
     variants = {**PLAN["variants"],
                 "broken": {"base": "base_demo"},
                 "taught": {"base": "rkl_demo", "teachers": ["broken"]},

@@ -1,6 +1,7 @@
 """A run of a plan is trained and evaluated and becomes a row, in this process or in others."""
 import concurrent.futures
 import contextlib
+import itertools
 import multiprocessing
 import os
 import re
@@ -10,9 +11,17 @@ import torch
 
 import distill
 import eval
+from data import prepare
 from onecoach import files
-from onecoach.config import CONFIGS, UserError, command_line, read_config
-from onecoach.run import device_of, folder_of, is_finished, load
+from onecoach.config import CONFIGS, KEYS, Config, UserError, command_line, read_config
+from onecoach.run import (
+    FREE_ON_RESUME,
+    device_of,
+    digests_of_needs,
+    folder_of,
+    is_finished,
+    load,
+)
 from tools.measure import name_of
 
 MACHINE_KEYS = ("out_dir", "data_dir", "corpus", "dev", "eval_tokens")  # not in a row's command
@@ -50,6 +59,11 @@ class Job:
             "eval_tokens": keys.get("eval_tokens", 200_000) if reported else 0,
         }
         self.tasks = plan.tasks if reported else []
+        needs = [Job(plan, name, chosen[name], seed, chosen, out, "need")
+                 for name in plan.needs(variant)]
+        self.needs = {}  # {run: its command} of all that it needs, each after its own needs
+        for need in needs:
+            self.needs |= need.needs | {need.keys["name"]: need.command}
 
     @property
     def config(self):
@@ -79,6 +93,11 @@ def work(job, threads=0):
     config = job.config
     folder = folder_of(config)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if (folder / "config.json").exists() and not is_same_run(folder, config):
+        aside = next(path for n in itertools.count(1)
+                     if not (path := folder.with_name(f"{folder.name}.old-{n}")).exists())
+        folder.rename(aside)
+        print(f"{job}: its plan, text or teacher has changed; the old run is now {aside}")
     with open(folder.with_name(f"{folder.name}.log"), "a") as log, contextlib.redirect_stdout(log):
         distill.train(config)
         if not is_finished(folder):
@@ -86,6 +105,24 @@ def work(job, threads=0):
         if job.tasks:
             eval.evaluate(folder, job.tasks)
     return make_row(job, config)
+
+
+def is_same_run(folder, config):
+    """Whether the run in a folder was begun with this config, and the same text and teachers."""
+    notes = files.read_json(folder / "config.json")
+    stored = {**vars(Config()), **notes}  # a key that is newer than the run had its default
+    if any(stored[name] != getattr(config, name) for name in KEYS if name not in FREE_ON_RESUME):
+        return False
+    with contextlib.suppress(FileNotFoundError):  # a teacher that distill will train
+        if notes["_needs"] != digests_of_needs(config):
+            return False
+    return notes["_text"] == prepare(config).train.corpus
+
+
+def is_trained(job):
+    """Whether a job's run is finished, and still the one that its plan describes."""
+    folder = folder_of(job.config)
+    return is_finished(folder) and is_same_run(folder, job.config)
 
 
 def make_row(job, config):
@@ -102,7 +139,8 @@ def make_row(job, config):
                teacher_hash=notes["_needs"], dtype=notes["_dtype"], threads=notes["_threads"],
                curve=[[line["step"], line["val_ce"]] for line in lines if line.get("val_ce")],
                text=notes["_text"], processor=name_of(device_of(config)),
-               versions=notes["_versions"], commit=notes["_commit"], command=job.command)
+               versions=notes["_versions"], commit=notes["_commit"], command=job.command,
+               needs=job.needs)
     if job.purpose == "report" and (folder / "eval.json").exists():
         row["eval"] = files.read_json(folder / "eval.json")
     return row

@@ -11,8 +11,7 @@ import numpy as np
 import eval
 from onecoach import files, suite, tables
 from onecoach.config import UserError
-from onecoach.run import folder_of, is_finished
-from tools.ablate.jobs import Job, processes, work
+from tools.ablate.jobs import Job, is_trained, processes, work
 from tools.ablate.summary import digits, look_up
 
 OUT = pathlib.Path("out/ablate")
@@ -64,10 +63,13 @@ class Table:
     def is_current(self, line, variant, seed):
         """Whether a row or a line of tuning.jsonl belongs to the run that the plan has now.
 
-        Neither its keys nor the settings of the runs that it needs may have changed since.
+        Neither its keys nor those of the runs that it needs may have changed since.
         """
         job = self.job(variant, line["settings"], seed, "tune")
-        return compared_words(line.get("command", "")) == compared_words(job.command)
+        now = {"command": job.command, **job.needs}
+        then = {"command": line.get("command", ""), **line.get("needs", {})}
+        return all(compared_words(then[name]) == compared_words(now.get(name, ""))
+                   for name in then)  # rows of earlier versions have no needs
 
     def mean_tuned(self, variant, settings):
         """Return a point's mean val_ce over the tuning seeds; None unless all are there."""
@@ -166,7 +168,7 @@ class Table:
 
     def is_trained(self, job):
         with contextlib.suppress(UserError):  # an error is reported when the job is begun
-            if str(job) not in self.trained and is_finished(folder_of(job.config)):
+            if str(job) not in self.trained and is_trained(job):
                 self.trained.add(str(job))
         return str(job) in self.trained
 
@@ -190,7 +192,7 @@ class Table:
 
         if job.purpose == "tune":
             line = {key: row[key] for key in ("variant", "seed", "settings", "val_ce",
-                                              "best_step", "steps", "curve", "command")}
+                                              "best_step", "steps", "curve", "command", "needs")}
             append(self.results / self.plan.tables[job.variant] / "tuning.jsonl", line)
             self.read_tuning()
             if job.variant in self.chosen:
