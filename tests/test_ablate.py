@@ -140,6 +140,28 @@ def test_a_changed_plan_makes_its_runs_again(folder, capsys):
 
 
 @pytest.mark.slow
+def test_again_goes_on_after_ctrl_c_and_begins_anew_once_it_is_complete(folder, monkeypatch):
+    variants = {"alone": {"base": "base_demo"}}
+    argv = [write(folder, variants=variants, contrasts=[]), f"--results={folder}", "--again"]
+    keep = Table.keep
+
+    def interrupt(table, job, future):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(Table, "keep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        main(argv)
+    first, = (folder / "again").rglob("best.pt")
+    before = first.stat().st_mtime_ns
+
+    monkeypatch.setattr(Table, "keep", keep)
+    main(argv)
+    made = {path.parts[-3]: path for path in (folder / "again").rglob("best.pt")}
+    assert sorted(made) == ["0", "1"] and made["0"].stat().st_mtime_ns == before
+    main(argv)
+    assert len([*(folder / "again").rglob("best.pt")]) == 4
+
+
+@pytest.mark.slow
 def test_ctrl_c_begins_nothing_that_waits(folder, monkeypatch):
     variants = {"alone": {"base": "base_demo"}}
     plan = read_plan(write(folder, variants=variants, contrasts=[], seeds=[*range(8)]))
@@ -220,7 +242,7 @@ def test_whatever_is_due_runs_side_by_side(folder, monkeypatch, capsys):
 
     # again makes it all anew, teachers too, and keeps nothing
     desk.done.clear()
-    again = Table(plan, folder, jobs=3, again=True)
+    again = Table(plan, folder, jobs=3, again="some")
     before = {path: path.read_bytes() for path in folder.rglob("*.json*")}
     again.make(["rkl"])
     assert desk.said == [f"need {best}, seed 0", f"end {best}, seed 0", "report rkl, seed 0",

@@ -33,10 +33,10 @@ split, or of the truth.
                   summary.json, summary.md  tables, paired differences and the chosen settings
                   summary.svg, curves.svg   every seed of the contrasts' figures, by matplotlib
 
---again makes reported rows again, teachers too, and shows them beside the kept ones; nothing in
-results/ changes. --jobs is the number of runs at a time, each on one thread (a GPU takes many small
-ones: for results/1m up to 23, under CUDA's MPS). The packages scipy and, for the pictures,
-matplotlib are in requirements-dev.txt.
+--again makes reported rows again, teachers too, in out/again, and shows them beside the kept ones;
+nothing in results/ changes. --jobs is the number of runs at a time, each on one thread (a GPU takes
+many small ones: for results/1m up to 23, under CUDA's MPS). The packages scipy and, for the
+pictures, matplotlib are in requirements-dev.txt.
 """
 from onecoach.config import Arguments, UserError, read_early, run_main
 
@@ -57,9 +57,12 @@ def read_args(argv):
 if __name__ == "__main__":
     read_early(read_args)
 
+import hashlib
 import importlib.util
+import pathlib
 
 from onecoach import files
+from tools.ablate.jobs import free_name
 from tools.ablate.pictures import draw, draw_curves
 from tools.ablate.plan import read_plan
 from tools.ablate.summary import as_markdown, summarise
@@ -81,13 +84,22 @@ def main(argv):
 
     text = {"corpus": args.corpus, "dev": args.dev}
     plan.common |= {key: value for key, value in text.items() if value}
-    table = Table(plan, args.results, args.jobs, [int(seed) for seed in seeds], args.again)
+    again = again_name(args) if args.again else ""
+    table = Table(plan, args.results, args.jobs, [int(seed) for seed in seeds], again)
     table.make(only)
-    if not args.again:
+    if not again:
         write_summary(table)
+    elif table.out.exists() and not table.failed:  # complete: the next --again begins anew
+        table.out.rename(free_name(table.out, "done"))
     if table.failed:
         raise UserError(f"{len(table.failed)} runs failed: {'; '.join(table.failed)}; the same "
                         "command tries them again")
+
+
+def again_name(args):
+    """Return the folder name of the runs of --again: the same for the same command."""
+    asked = repr([args.plan, args.only, args.seeds, args.corpus, args.dev])
+    return f"{pathlib.Path(args.plan).stem}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
 
 
 def write_summary(table):

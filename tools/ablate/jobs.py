@@ -94,8 +94,7 @@ def work(job, threads=0):
     folder = folder_of(config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if (folder / "config.json").exists() and not is_same_run(folder, config):
-        aside = next(path for n in itertools.count(1)
-                     if not (path := folder.with_name(f"{folder.name}.old-{n}")).exists())
+        aside = free_name(folder, "old")
         folder.rename(aside)
         print(f"{job}: its plan, text or teacher has changed; the old run is now {aside}")
     with open(folder.with_name(f"{folder.name}.log"), "a") as log, contextlib.redirect_stdout(log):
@@ -105,6 +104,12 @@ def work(job, threads=0):
         if job.tasks:
             eval.evaluate(folder, job.tasks)
     return make_row(job, config)
+
+
+def free_name(folder, word):
+    """Return the first of FOLDER.WORD-1, FOLDER.WORD-2, ... that is not there."""
+    paths = (folder.with_name(f"{folder.name}.{word}-{n}") for n in itertools.count(1))
+    return next(path for path in paths if not path.exists())
 
 
 def is_same_run(folder, config):

@@ -4,7 +4,6 @@ import contextlib
 import json
 import pathlib
 import shlex
-import time
 
 import numpy as np
 
@@ -20,14 +19,14 @@ OUT = pathlib.Path("out/ablate")
 class Table:
     """A plan with its results on disk, and the processes that make what is missing."""
 
-    def __init__(self, plan, results, jobs=1, seeds=None, again=False):
+    def __init__(self, plan, results, jobs=1, seeds=None, again=""):
         self.plan = plan
         self.results = pathlib.Path(results)
         self.folder = self.results / plan.table
         self.jobs = jobs
         self.seeds = seeds or plan.seeds  # the seeds to make; a summary has all that are there
-        self.again = again
-        self.out = OUT.with_name("again") / time.strftime("%Y%m%d-%H%M%S") if again else OUT
+        self.again = again  # the folder's name where kept rows are made again
+        self.out = OUT.with_name("again") / again if again else OUT
         self.trained = set()  # runs known to be finished
         self.failed = []
         self.read_tuning()
