@@ -220,3 +220,6 @@ def failures(line):
             remedy = "rollout_every, lr or rollout_mix"
         yield (f"exploding weights: q / s reaches {line['rollout_weight']:.0f} in the rollouts; "
                f"lower {remedy}")
+    if line.get("rollout_drift", 0) > 0.01:  # a bias of a sixth: tests/test_rollouts.py
+        yield (f"stale rollouts: the student has moved {line['rollout_drift']:.3f} nats per token "
+               "since it wrote them, and their gradient is biased; lower rollout_every or lr")

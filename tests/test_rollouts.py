@@ -269,6 +269,29 @@ def test_bias_and_variance_are_where_they_should_be(policies):
     assert 0.01 < normed[1] < 1 and 0.001 < mixed[1] < normed[1]  # the two that are biased
 
 
+def bias_of_old_rollouts(z_q, z_p, size, seeds=8):
+    """(relative bias, KL(q_old||q) per token) of rollouts by students that differ by `size`.
+
+    size: the standard deviation of the difference in logits. Means over random differences.
+    """
+    truth = true_gradient(z_q, z_p).flatten()
+    biases = []
+    drifts = []
+    for seed in range(seeds):
+        z_old = z_q + table(100 + seed, size)
+        mean, _ = mean_and_variance(sequences_estimates(z_q, z_p, z_old, "single_step"), z_old)
+        biases.append((mean - truth).norm() / truth.norm())
+        log_old = logs(z_old)
+        drifts.append(log_old.sum(1).exp() @ (log_old - logs(z_q)).mean(1))
+    return torch.stack(biases).mean().item(), torch.stack(drifts).mean().item()
+
+
+def test_old_rollouts_bias_the_gradient_as_help_and_docs_say(policies):
+    for size, bias, drift in ((0.05, 0.04, 0.0006), (0.2, 0.17, 0.010), (0.5, 0.41, 0.060)):
+        found = bias_of_old_rollouts(*policies, size)
+        assert found == (pytest.approx(bias, abs=0.006), pytest.approx(drift, rel=0.06)), size
+
+
 def test_single_step_alone_is_the_token_loss(policies):
     z_q, z_p = policies
     members = torch.arange(10)
@@ -434,6 +457,8 @@ def test_what_helps_depends_on_what_is_done():
     assert "alpha" in without and "rollout_mix" not in without
     older, = signatures.failures(dict(rollout_kl=0.1, rollout_weight=50.0, rollout_age=1.5))
     assert "lower rollout_every, lr or rollout_mix" in older and "1 / (1" not in older
+    stale, = signatures.failures(dict(rollout_kl=0.1, rollout_age=1.5, rollout_drift=0.02))
+    assert "0.020 nats per token" in stale and "lower rollout_every or lr" in stale
 
 
 def test_plain_reinforce_asks_no_teacher_again():
@@ -465,18 +490,6 @@ def test_draws_are_a_function_of_seed_and_step():
                for step in range(100))
 
 
-if __name__ == "__main__":
-    unit = mean_and_variance(
-        sequences_estimates(table(0), table(1), table(0), "reinforce"), table(0))[1]
-    rows = bias_and_variance(table(0), table(1))
-    rows += [(f"{name} + baseline, batch {B}", 0.0,
-              variance_in_batches(table(0), table(1), kind, True, B) / unit)
-             for name, kind in (("REINFORCE", "reinforce"), ("single-step", "single_step"))
-             for B in (2, 8, 32)]
-    for name, bias, variance in rows:
-        print(f"{name:36} bias {bias:8.1e}   variance / REINFORCE's {variance:6.2f}")
-
-
 def test_log_q_now_is_of_the_student_asked_on_what_another_wrote():
     student, older = small(1), small(2)
     x = torch.randint(3, 11, (4, 12))
@@ -489,3 +502,18 @@ def test_log_q_now_is_of_the_student_asked_on_what_another_wrote():
     log_q_old = rollouts.current_log_q(older, rollout)
     torch.testing.assert_close(log_q_old, rollout.log_q, rtol=0, atol=1e-5)
     assert (log_q - rollout.log_q).abs().max() > 0.1
+
+
+if __name__ == "__main__":
+    unit = mean_and_variance(
+        sequences_estimates(table(0), table(1), table(0), "reinforce"), table(0))[1]
+    rows = bias_and_variance(table(0), table(1))
+    rows += [(f"{name} + baseline, batch {B}", 0.0,
+              variance_in_batches(table(0), table(1), kind, True, B) / unit)
+             for name, kind in (("REINFORCE", "reinforce"), ("single-step", "single_step"))
+             for B in (2, 8, 32)]
+    for name, bias, variance in rows:
+        print(f"{name:36} bias {bias:8.1e}   variance / REINFORCE's {variance:6.2f}")
+    for size in (0.05, 0.1, 0.2, 0.5):
+        bias, drift = bias_of_old_rollouts(table(0), table(1), size)
+        print(f"rollout_every: rollout_drift {drift:.4f} nats per token   bias {bias:.1%}")
