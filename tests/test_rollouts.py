@@ -287,9 +287,9 @@ def bias_of_old_rollouts(z_q, z_p, size, seeds=8):
 
 
 def test_old_rollouts_bias_the_gradient_as_help_and_docs_say(policies):
-    for size, bias, drift in ((0.05, 0.04, 0.0006), (0.2, 0.17, 0.010), (0.5, 0.41, 0.060)):
+    for size, bias, drift in ((0.05, 0.04, 0.00064), (0.2, 0.17, 0.0101), (0.5, 0.41, 0.0603)):
         found = bias_of_old_rollouts(*policies, size)
-        assert found == (pytest.approx(bias, abs=0.006), pytest.approx(drift, rel=0.06)), size
+        assert found == (pytest.approx(bias, abs=0.006), pytest.approx(drift, rel=0.01)), size
 
 
 def test_single_step_alone_is_the_token_loss(policies):
