@@ -7,6 +7,9 @@ import os
 import pathlib
 import shlex
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -264,6 +267,32 @@ def test_a_killed_worker_is_said(folder, monkeypatch):
     monkeypatch.setattr(tables, "work", die)
     with pytest.raises(UserError, match="one of --jobs=2 was killed"):
         table.make(["alone"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kills as POSIX does")
+def test_workers_end_with_their_parent_and_their_runs_are_saved(folder):
+    """However it ends: then a restart finds no run that is still being trained."""
+    plan = write(folder, variants={"alone": {"base": "base_demo"}}, contrasts=[],
+                 common=TINY | {"max_steps": 10**6})
+    command = [sys.executable, "-m", "tools.ablate", plan, "--jobs=2", f"--results={folder}"]
+    root = pathlib.Path(__file__).parent.parent
+    parent = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL,
+                              env=os.environ | {"PYTHONPATH": str(root)})
+    runs = [folder / f"out/ablate/some/{seed}/alone" for seed in (0, 1)]
+    wait_until(lambda: all((run / "best.pt").exists() for run in runs))
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any((run / ".lock").exists() for run in runs))
+    assert all(files.last_checkpoint(run)[0]["step"] > 3 for run in runs)
+
+
+def wait_until(is_so):
+    for _ in range(600):
+        if is_so():
+            return
+        time.sleep(0.1)
+    raise TimeoutError
 
 
 def die(job, threads):

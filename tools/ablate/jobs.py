@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 
 import torch
 
@@ -97,7 +98,8 @@ def work(job, threads=0):
         aside = free_name(folder, "old")
         folder.rename(aside)
         print(f"{job}: its plan, text or teacher has changed; the old run is now {aside}")
-    with open(folder.with_name(f"{folder.name}.log"), "a") as log, contextlib.redirect_stdout(log):
+    path = folder.with_name(f"{folder.name}.log")
+    with ending_with_parent(), open(path, "a") as log, contextlib.redirect_stdout(log):
         distill.train(config)
         if not is_finished(folder):
             raise UserError("stopped before its last step; the same command goes on")
@@ -204,6 +206,28 @@ class InProcess(concurrent.futures.Executor):
         return future
 
 
+def begin_worker():
+    """Prepare a worker process: Ctrl-C is its parent's affair, and it ends with its parent."""
+    # a terminal sends Ctrl-C to the workers too, and two signals would end a run unsaved
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_parent():
+        multiprocessing.parent_process().join()
+        os.kill(os.getpid(), signal.SIGTERM)  # a run is saved first
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+@contextlib.contextmanager
+def ending_with_parent():
+    """End this process after the block if it is a worker whose parent is gone."""
+    try:
+        yield
+    finally:
+        parent = multiprocessing.parent_process()
+        if parent and not parent.is_alive():
+            os._exit(1)
+
+
 @contextlib.contextmanager
 def processes(n):
     """Yield an executor of n processes; for n = 1 of this one."""
@@ -213,10 +237,8 @@ def processes(n):
     # by default glibc gives each step's memory back to the system, a sixth of a demo step's time
     os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**32))
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))  # the largest that it allows
-    # a terminal sends Ctrl-C to the workers too, and two signals would end a run unsaved
-    deaf = dict(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(n, context, **deaf) as pool:
+    with concurrent.futures.ProcessPoolExecutor(n, context, begin_worker) as pool:
         try:
             yield pool
         except concurrent.futures.BrokenExecutor:  # it has ended the others itself
