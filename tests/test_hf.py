@@ -232,6 +232,8 @@ def test_the_card_says_what_the_runs_files_say(make_run, tmp_path):
     run.Metrics(folder / "metrics.jsonl", 0).write(step=9, words=5000, loss=1.0)
     files.write_json(folder / "eval.json", {
         "blimp": {"accuracy": 0.625, "limit": 0},
+        "supplement": {"accuracy": 0.75, "n": 4600, "lacks": ["hypernym: 800 of 842"]},
+        "babytalk": {"kl_truth_student": 0.5, "mass_outside": 0.25, "kl_inside": 0.125},
         "blimp --limit=2": {"accuracy": 1.0, "limit": 2},
         "global_piqa_parallel": {"accuracy": 0.375}, "global_piqa_nonparallel": {"accuracy": 0.625},
         "ppl --limit=200000": {"overall": {"mean_nats_per_byte": 1.25}, "limit": 200_000}})

@@ -1,17 +1,17 @@
 """The model card of an exported run: README.md of its folder, facts from the run's own files.
 
-    card(folder, which, lm) -> its text. What it was trained on, by which config and commit, how
-    many words student and teachers read, and eval.json as a table beside chance.
+    card(folder, which, lm) -> its text: what the model was trained on, by which config and commit,
+    how many words student and teachers read, and eval.json as a table with the chance levels.
 """
 import dataclasses
 import math
 import pathlib
 
 from distill import trained_for
-from onecoach import files, tables
+from onecoach import files, suite, tables
 from onecoach.config import NO_RUNS, Config
 
-CHANCE = {  # of a path in eval.json, as tables.FINAL has them: what guessing gives
+CHANCE = {  # path in eval.json, as in tables.FINAL -> the figure of a guess
     "blimp.accuracy": "50%",
     "supplement.accuracy": "50%",
     "ewok.accuracy": "50%",
@@ -21,83 +21,95 @@ CHANCE = {  # of a path in eval.json, as tables.FINAL has them: what guessing gi
     "global_piqa_nonparallel.accuracy": "50%",
     "babytalk.minimal_pairs": "50%",
 }
-# Keys that say where and how it ran, not what it is.
+# Keys that say where and how it ran, not which model came out.
 ASIDE = ("out_dir", "data_dir", "name", "device", "resume", "max_minutes", "log_every")
+
+HEAD = """---
+language: en
+license: mit  # the program's licence; change it if your text asks for another
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- babylm
+- onecoach
+---"""
+
+USE = """## Use
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("DIR")  # puts <s> before a text, as in training
+model = AutoModelForCausalLM.from_pretrained("DIR")
+inputs = tokenizer("the dog", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20, do_sample=True)[0]))
+```"""
 
 
 def card(folder, which, lm):
-    """The text of README.md for the weights `which` of the run in `folder`; lm: those weights."""
+    """Return the README.md for the weights `which` of the run in `folder`; lm: those weights."""
     folder = pathlib.Path(folder)
-    its = files.read_json(folder / "config.json")
-    name = its.get("name") or folder.name
-    parts = [head(), f"# {name}", what(its, lm), table_of_words(folder, its, which),
-             settings(its), figures(folder, which), use()]
+    config = files.read_json(folder / "config.json")
+    parts = [HEAD, f"# {config.get('name') or folder.name}", summary(config, lm)]
+    if "_imported" not in config:
+        parts.append(words_table(folder, config, which))
+    parts += [settings(config), figures_table(folder, which), USE]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def head():
-    return ("---\nlanguage: en\nlibrary_name: transformers\npipeline_tag: text-generation\n"
-            "tags:\n- babylm\n- onecoach\n---")
-
-
-def what(its, lm):
-    """A sentence or two: form, size, how it was trained."""
+def summary(config, lm):
+    """Return a sentence or two: form, size, how it was trained."""
     form = {"llama": "Llama", "gpt2": "GPT-2"}[lm.config.arch]
     text = (f"A language model of the form {form}, {lm.num_params() / 1e6:.2f}M parameters, "
             f"{lm.config.vocab_size} tokens, context {lm.config.block_size}.")
-    if "_imported" in its:
-        return f"{text} Trained elsewhere: imported from {its['_imported'].get('from')}."
-    if not its.get("teachers"):
+    if "_imported" in config:
+        return f"{text} Trained elsewhere: imported from {config['_imported'].get('from')}."
+    if not config.get("teachers"):
         return f"{text} Trained without a teacher by `onecoach`."
-    return (f"{text} Distilled by `onecoach` from {', '.join(its['teachers'])} with the divergence "
-            f"`{its.get('divergence')}`.")
+    return (f"{text} Distilled by `onecoach` from {', '.join(config['teachers'])} with the "
+            f"divergence `{config.get('divergence')}`.")
 
 
-def table_of_words(folder, its, which):
-    """How many words student and teachers read, and how many their text has."""
-    if "_imported" in its:
-        return ""
-    file = folder / f"{which}.pt"
-    state = files.load_checkpoint(file)
+def words_table(folder, config, which):
+    """Return how many words student and teachers read, and how many their text has."""
+    state = files.load_checkpoint(folder / f"{which}.pt")
     lines = ["## Words", "| | words of the training text | words read, all epochs | steps |",
-             "|---|---|---|---|", row_of_words("this model, to the end of its run", folder)]
-    lines += [row_of_words(f"teacher {name}", folder.with_name(name))
-              for name in its.get("teachers") or [] if name not in NO_RUNS]
-    lines.append(f"\nThese weights are those of step {state.get('step')}"
-                 + (f", when {state['words']:,} words had been read." if "words" in state else
-                    ", the lowest cross-entropy on development text."))
-    return "\n".join(lines)
+             "|---|---|---|---|", words_row("this model, to the end of its run", folder)]
+    lines += [words_row(f"teacher {name}", folder.with_name(name))
+              for name in config.get("teachers") or [] if name not in NO_RUNS]
+    if "words" in state:
+        when = f"when {state['words']:,} words had been read"
+    else:
+        when = "the lowest cross-entropy on development text"
+    return "\n".join([*lines, f"\nThese weights are from step {state.get('step')}, {when}."])
 
 
-def row_of_words(title, folder):
-    """Of one run; what is not in its folder is not known."""
+def words_row(title, folder):
+    """Return a run's row; "not known" for what its folder does not tell."""
     unknown = f"| {title} | not known | not known | not known |"
     if not (folder / "config.json").exists():
         return unknown
-    its = files.read_json(folder / "config.json")
-    if "_imported" in its:
+    config = files.read_json(folder / "config.json")
+    if "_imported" in config:
         return unknown
     steps, words = trained_for(folder)
-    unique = f"{its['_words']:,}" if its.get("_words") else "not known"
+    unique = f"{config['_words']:,}" if config.get("_words") else "not known"
     read = ["not known" if math.isnan(n) else f"{n:,.0f}" for n in (words, steps)]
     return f"| {title} | {unique} | {' | '.join(read)} |"
 
 
-def settings(its):
-    """The keys that are not at their defaults, and the commit."""
+def settings(config):
+    """Return the keys that are not at their defaults, and the commit."""
     default = dataclasses.asdict(Config())
-    keys = [f"{name} = {its[name]!r}" for name in default
-            if name in its and its[name] != default[name] and name not in ASIDE]
-    commit = its.get("_commit") or "not known"
-    torch = (its.get("_versions") or {}).get("torch", "not known")
-    made_by = f"onecoach, commit {commit}, torch {torch}. What is not at its default:"
+    keys = [f"{name} = {config[name]!r}" for name in default
+            if name in config and config[name] != default[name] and name not in ASIDE]
+    commit = config.get("_commit") or "not known"
+    torch = (config.get("_versions") or {}).get("torch", "not known")
+    made_by = f"onecoach, commit {commit}, torch {torch}. Settings that are not at their defaults:"
     return "\n".join(["## Settings", made_by, "", "```python", *keys, "```"])
 
 
-def figures(folder, which):
-    """eval.json as a table; "" where nothing has been evaluated of these weights."""
-    path = folder / "eval.json"
-    results = files.read_json_or_empty(path)
+def figures_table(folder, which):
+    """Return eval.json as a table; "" where these weights have not been evaluated."""
+    results = files.read_json_or_empty(folder / "eval.json")
     if which != "best":  # their slots are called so
         end = f" --which={which}"
         results = {name.removesuffix(end): result for name, result in results.items()
@@ -106,6 +118,9 @@ def figures(folder, which):
     for title, place, form in tables.final_lines([("", results)]):
         figure = tables.look_up(results, place)
         if figure is not None:
+            name = place.split(".")[0]
+            title += lacking(name, results[name])
+            title = title.replace("|", r"\|")  # else the cell would end there
             rows.append(f"| {title} | {form.format(figure)} | {CHANCE.get(place, '')} |")
     if not rows:
         return ""
@@ -113,12 +128,10 @@ def figures(folder, which):
                       "| | | chance |", "|---|---|---|", *rows])
 
 
-def use():
-    return """## Use
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained("DIR")  # puts <s> before a text, as in training
-model = AutoModelForCausalLM.from_pretrained("DIR")
-ids = tokenizer("the dog", return_tensors="pt").input_ids
-print(tokenizer.decode(model.generate(ids, max_new_tokens=20, do_sample=True)[0]))
-```"""
+def lacking(name, result):
+    """Return how many of a task's items were asked, in brackets; "" where that is all of them."""
+    if not isinstance(result, dict) or not result.get("lacks"):
+        return ""
+    sizes = suite.TASKS[name].sizes
+    size = sum(sizes.values()) if isinstance(sizes, dict) else sizes
+    return f" (not whole: {result['n']:,} of {size:,} items)"
