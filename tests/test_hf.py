@@ -17,6 +17,7 @@ import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+import hf4
 import pytest
 import torch
 from conftest import babylm_folder
@@ -152,6 +153,42 @@ def test_ids_are_ours_and_offsets_are_the_texts(make_run, tmp_path):
     both = tokenizer(["the dog", "the"], padding=True, return_tensors="pt")
     assert ((both.input_ids == 0) == (both.attention_mask == 0)).all()
     assert both.attention_mask.sum() < both.input_ids.numel()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+@pytest.mark.parametrize("oldest", [True, False])
+def test_a_client_gets_our_numbers_by_transformers_4_and_5(oldest, arch, make_run, tmp_path):
+    """logits(**tokenizer(text)), generate, padding on the left, a classifier on the trunk."""
+    packages = None
+    if oldest:
+        try:
+            packages = hf4.install()
+        except (RuntimeError, OSError) as e:
+            pytest.skip(str(e))
+    folder = make_run(arch=arch)
+    export(folder, tmp_path / "hf")
+    client = hf4.use(tmp_path / "hf", packages)
+    assert client["version"] == ("4.51.3" if oldest else transformers.__version__)
+    assert client["names"] == ["attention_mask", "input_ids"]
+    assert client["classes"] == [2, 3] and client["same_trunk"]
+
+    lm, tokenizer, _ = run.load(folder)
+    texts = [torch.tensor([[1, *tokenizer.encode(text)]]) for text in hf4.TEXTS]
+    with torch.no_grad():
+        ours = lm.logits(lm(texts[0]))[0]
+    assert (torch.tensor(client["logits"]) - ours).abs().max() < 1e-5
+    written = [lm.generate(ids, 8, temperature=0)[0].tolist() for ids in texts]
+    assert without_end(client["alone"]) == without_end(written[0])
+    for theirs, mine in zip(client["padded"], written):
+        while theirs[0] == 0:
+            theirs.pop(0)
+        assert without_end(theirs) == without_end(mine)
+
+
+def without_end(ids):
+    """Return the ids before </s>, where transformers stops."""
+    return ids[:ids.index(2)] if 2 in ids else ids
 
 
 @pytest.mark.slow

@@ -56,6 +56,8 @@ def export_one(folder, aside, which):
     files.write_json(aside / "tokenizer_config.json", {
         **tokens,
         "tokenizer_class": "PreTrainedTokenizerFast",  # 5.x has other names, which 4.x lacks
+        # 4.x would add token_type_ids, which a GPT-2 embeds and a Llama's generate refuses
+        "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": lm.config.block_size,
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,  # "<s>" in a text is text, as in bpe.py
