@@ -191,6 +191,13 @@ def without_end(ids):
     return ids[:ids.index(2)] if 2 in ids else ids
 
 
+def test_writing_stops_at_a_newline_only_where_each_line_is_opened_by_the_mark(make_run, tmp_path):
+    for mark, ends in (("line", [2, bpe.Tokenizer.newline_id]), ("half", 2), ("none", 2)):
+        export(make_run(mark, mark=mark), tmp_path / f"hf-{mark}")
+        saved = files.read_json(tmp_path / f"hf-{mark}/generation_config.json")
+        assert saved["eos_token_id"] == ends
+
+
 @pytest.mark.slow
 def test_ids_are_ours_on_all_of_the_development_text(babylm, tmp_path, make_config):
     paths = sorted((babylm / "data/babylm_10m/dev").iterdir())

@@ -34,7 +34,7 @@ def export(folder, target, checkpoints=False):
 
 
 def export_one(folder, aside, which):
-    lm, tokenizer, _ = load(folder, which=which)
+    lm, tokenizer, config = load(folder, which=which)
     own = not isinstance(tokenizer, ImportedTokenizer)
     token = first_ambiguous_token(tokenizer.id_of, tokenizer.merges) if own else None
     if token is not None:
@@ -45,12 +45,14 @@ def export_one(folder, aside, which):
                "pad_token_id": tokenizer.pad_id}
     names = tokenizer.tokens()
     tokens = {name.removesuffix("_id"): names[i].decode() for name, i in special.items()}
+    # a model that has never gone on after a newline without `<s>` must stop there
+    ends = [tokenizer.eos_id, tokenizer.newline_id] if config.mark == "line" else tokenizer.eos_id
     form = llama_form if lm.config.arch == "llama" else gpt2_form
 
     safetensors().torch.save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
     files.write_json(aside / "config.json", {**form(lm.config), **special,
                                              "torch_dtype": "float32"})
-    files.write_json(aside / "generation_config.json", special)
+    files.write_json(aside / "generation_config.json", {**special, "eos_token_id": ends})
     files.write_text(aside / "tokenizer.json", tokenizer.to_json())
     files.write_json(aside / "special_tokens_map.json", tokens)
     files.write_json(aside / "tokenizer_config.json", {
