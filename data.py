@@ -535,8 +535,8 @@ def cut(tokens, starts, T, bos_id=Tokenizer.bos_id):
 def validation_blocks(file, block_size, max_tokens=0):
     """x, y (n, T): blocks of T tokens of the text that chooses best.pt, in order, without overlap.
 
-    That is the first half of each domain of a TokenFile; what is reported of a run is of the other
-    (eval.reported_half). max_tokens: take evenly spread blocks with about that many tokens; 0: all.
+    That is the first half of each domain of a TokenFile; the second half is the test split
+    (eval.test_split). max_tokens: take evenly spread blocks with about that many tokens; 0: all.
     Raises UserError if there is not one.
     """
     halves = [(start, (start + stop) // 2) for _, start, stop, *_ in file.segments]

@@ -1,18 +1,19 @@
 """Zero-shot evaluation: perplexity, the BabyLM suite, multiple choice, babytalk's truth, samples.
 
-    python eval.py RUN                                       # what its corpus allows, and samples
+    python eval.py RUN                                       # babytalk or ppl, and samples
     python eval.py RUN --tasks=blimp,supplement --data=DIR   # DIR holds blimp_filtered, ...
     python eval.py RUN --tasks=suite --data=DIR --predictions=FILE    # for the challenge
     python eval.py RUN --tasks=suite --data=DIR --against=OTHER       # on the same items
     python eval.py RUN --tasks=sample --prompt='once upon a time' --n=5 --temperature=.8
     python eval.py RUN --tasks=ppl --dev=PATH                # of other text
 
-    ppl                perplexity of development text (the half of the run's own that did not
-                       choose best.pt, or --dev=PATH);                  --limit: tokens per domain
+    ppl                perplexity of the run's test split (the second half of the development
+                       text; the first half chose best.pt), or of --dev=PATH;
+                       --limit: tokens per domain
     blimp, supplement, ewok, entity_tracking, comps, global_piqa_parallel, global_piqa_nonparallel,
     wug_adj, wug_past, reading
-                       the challenge's tasks, told in suite.py and docs/babylm.md; global_piqa and
-                       wug are two each; suite: those of 2026;
+                       the challenge's tasks, explained in suite.py and docs/babylm.md; global_piqa
+                       and wug stand for two each, suite for the tasks of 2026;
                        --limit: items per paradigm or group; reading is always whole
     choice             DIR/choice/*.jsonl: a prefix, options, the right one (MMLU's form)
     babytalk           against the embedded corpus's known truth;       --limit: lines
@@ -20,10 +21,10 @@
                        a learning curve;                                --limit: pairs per paradigm
     sample             text from a prompt, also in RUN/samples.txt
 
-What they say is kept in RUN/eval.json, a slot for each way of asking: "babytalk" is the whole of
-it, on best.pt, with the usual seed; a look at a part stands beside it, as "babytalk --limit=20
---seed=1". The last table of a training reads whole ones, and ppl's parts by their own name, and
-says the failure signatures under "verdicts", which tools.modes adds to (signatures.py).
+Results are kept in RUN/eval.json, under a key for each way of asking: "babytalk" is the whole task
+on best.pt with the usual seed; "babytalk --limit=20 --seed=1" is a part of it. The last table of a
+training shows whole results, and parts of ppl by their own name; the failure signatures
+(signatures.py), under "verdicts", are printed below it.
 """
 import dataclasses
 import os
@@ -31,10 +32,10 @@ import pathlib
 
 from onecoach.config import Arguments, UserError, read_early, run_folder, run_main
 
-LINES = 10_000  # of babytalk, to be scored and to be sampled
+LINES = 10_000  # of babytalk, to score and to sample
 
 
-# ---------------------------------------------------------------- what can be asked
+# ---------------------------------------------------------------- options
 
 def option(default, help, choices=None):
     return dataclasses.field(default=default, metadata=dict(help=help, choices=choices))
@@ -42,58 +43,54 @@ def option(default, help, choices=None):
 
 @dataclasses.dataclass
 class Options:
-    """What the command takes beside RUN and --tasks."""
+    """The options of the command, except RUN and --tasks."""
     data: str = option("", "folder of blimp_filtered, ewok_filtered, ...; default: "
                        "$BABYLM_DIR/eval")
-    against: str = option("", "another run: the suite's tasks on it too, and what differs")
+    against: str = option("", "another run: ask it the same tasks of the suite, and compare")
     predictions: str = option("", "file to write the suite's answers into, in the challenge's form")
-    dev: str = option("", "text for ppl to score, named as the key dev: a file, folder, glob, "
-                      "corpus; default: the run's own, the half that did not choose best.pt")
+    dev: str = option("", "text for ppl, named as the key dev: a file, folder, glob, corpus; "
+                      "default: the run's own test split")
     limit: int = option(0, f"see the tasks; 0: all (babytalk: {LINES} lines)")
     which: str = option("best", "best: best.pt, the lowest val_ce; last: ckpt.pt; chck_10M and so "
                         "on: checkpoints by words")
     device: str = option("auto", "where to compute", ["auto", "cpu", "cuda", "mps"])
     dtype: str = option("float32", "of the suite's matrix products; bfloat16 is faster on a "
-                        "processor that has it, and decides some pairs otherwise",
+                        "processor that has it, and decides some pairs differently",
                         ["float32", "bfloat16"])
-    prompt: str = option("", "what samples begin with")
-    n: int = option(5, "samples")
+    prompt: str = option("", "the beginning of the samples")
+    n: int = option(5, "number of samples")
     temperature: float = option(0.8, "0: always the most likely token")
     top_k: int = option(0, "sample among the k most likely tokens; 0: all")
     top_p: float = option(1.0, "sample among the fewest tokens that have this probability")
     seed: int = option(0, "of samples and of babytalk's lines")
 
     def check(self):
-        """UserError for what is out of range."""
+        """Raise UserError for a value out of range, and for predictions that cannot be written."""
         if self.predictions and self.limit:
             raise UserError("the challenge scores predictions of all items: leave out --limit or "
                             "--predictions")
-        folder = pathlib.Path(self.predictions).absolute().parent
-        if self.predictions and not os.access(folder, os.W_OK):
-            raise UserError(f"predictions = {self.predictions!r}: there is no folder {folder}, or "
-                            "none to write to; make it, or name another")
-        if self.predictions and os.path.exists(self.predictions):
-            files.read_json(self.predictions)  # it will be added to, after hours of scoring
         right = (self.limit >= 0 and self.n >= 1 and self.top_k >= 0 and 0 < self.top_p <= 1
                  and 0 <= self.seed < 2**31)
         if not right:
             raise UserError("allowed: limit >= 0, n >= 1, top_k >= 0, 0 < top_p <= 1, "
                             "0 <= seed < 2^31")
         if self.temperature != 0 and not 1e-4 <= self.temperature <= 1e4:
-            # below, fp32 logits overflow; there it is 0 for any purpose
+            # fp32 logits would overflow below 1e-4, where it is 0 for any purpose
             raise UserError(f"temperature = {self.temperature}: allowed are 0, always the most "
                             "likely token, and 1e-4 to 1e4")
-        try:
-            self.prompt.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"prompt = {self.prompt!r}: not UTF-8 text")
+        if self.predictions:  # they are written after hours of scoring
+            path = pathlib.Path(self.predictions).absolute()
+            if not os.access(path.parent, os.W_OK):
+                raise UserError(f"predictions = {self.predictions!r}: there is no folder "
+                                f"{path.parent}, or it cannot be written to; name another")
+            files.read_json_or_empty(path)
 
 
 def read_args(argv):
-    """The command line as a dict: run, tasks and the fields of Options."""
+    """Read the command line into a dict: run, tasks and the fields of Options."""
     parser = Arguments("eval.py", __doc__)
     parser.add_argument("run", metavar="RUN", type=run_folder, help="the run's folder")
-    parser.add_argument("--tasks", default="", help="of those above, with commas between them; "
+    parser.add_argument("--tasks", default="", help="names from above, separated by commas; "
                         "default: babytalk (on that corpus) or ppl, and sample")
     for field in dataclasses.fields(Options):
         parser.add_argument(f"--{field.name}", type=field.type, default=field.default,
@@ -117,7 +114,7 @@ import torch
 import babytalk
 from data import prepare, write_clean
 from model import LM
-from onecoach import files, run, signatures, suite
+from onecoach import files, run, signatures, suite, tables
 from onecoach.corpora import resolve
 from onecoach.exam import answer, minimal_pairs
 from onecoach.scoring import (  # noqa: F401  others call eval.score and eval.score_sentences
@@ -128,44 +125,32 @@ from onecoach.scoring import (  # noqa: F401  others call eval.score and eval.sc
     score_sentences,
     sum_log_probs,
 )
-from onecoach.suite import SENTENCES, wilson
-from onecoach.tables import (
-    against_table,
-    final_table,
-    groups_table,
-    percent_interval,
-    perplexity_table,
-    remarks,
-    summary_table,
-    table,
-)
 
-STRIDE = 8           # tokens that are sampled before finished texts are taken out
+STRIDE = 8  # sampled tokens after which finished texts are taken out
 
 
 # ---------------------------------------------------------------- perplexity
 
 def in_blocks(ids, T):
-    """Full block after full block of T tokens, each with the token before it as context."""
+    """Cut ids into full blocks of T tokens, each with the token before it as context."""
     return [ids[i:i + T + 1] for i in range(0, len(ids) - T, T)]
 
 
 def in_lines(ids, T, newline_id, bos_id):
-    """Each line, with its "\\n", after `<s>`; a line longer than T in pieces."""
+    """Cut ids into lines, each with its "\\n", after `<s>`; a line longer than T into pieces."""
     lines = np.split(ids, np.flatnonzero(ids[:-1] == newline_id) + 1)
     return [np.append(bos_id, line[i:i + T]) for line in lines for i in range(0, len(line), T)]
 
 
 def nats_tokens_bytes(model, tokenizer, sequences):
-    """(3,): the sum over all tokens of all sequences, but each one's first."""
+    """Return (3,): sums over all tokens of all sequences, except the first of each."""
     sums = sum_log_probs(model, [s.tolist() for s in sequences], [1] * len(sequences))
-    nats = -sums.sum().item()
     labels = np.concatenate([sequence[1:] for sequence in sequences])
-    return np.array([nats, len(labels), tokenizer.token_bytes[labels].sum()])
+    return np.array([-sums.sum().item(), len(labels), tokenizer.token_bytes[labels].sum()])
 
 
 def perplexity_figures(blocks, lines):
-    """What is said of a text; blocks, lines: (nats, tokens, bytes) of its two scorings."""
+    """Return the figures of a text from (nats, tokens, bytes) of its two scorings."""
     figures = {}
     for name, (nats, tokens, size) in (("blocks", blocks), ("lines", lines)):
         figures[name] = dict(nats_per_token=nats / tokens,
@@ -176,32 +161,32 @@ def perplexity_figures(blocks, lines):
 
 
 def whole_text(file):
-    """{domain: ids (n,)} of a TokenFile."""
+    """Return {domain: ids (n,)} of a TokenFile."""
     return {domain: np.array(file.tokens[start:stop], np.int64)
             for domain, start, stop, *_ in file.segments}
 
 
-def reported_half(file, newline_id):
-    """The second half of each domain of a TokenFile, from its first whole line on.
+def test_split(file, newline_id):
+    """Return the second half of each domain of a TokenFile, from its first whole line on.
 
-    The loop chooses best.pt by the first half, the tokens before (start + stop) // 2: one text must
-    not both choose a run's weights and say how good they are.
+    The first half, the tokens before (start + stop) // 2, is the validation split, which chooses
+    best.pt: one text must not both choose the weights and measure them.
     """
-    halves = {}
+    split = {}
     for domain, ids in whole_text(file).items():
         half = ids[len(ids) // 2:]
         ends = np.flatnonzero(half[:-2] == newline_id)
-        halves[domain] = half[ends[0] + 1:] if len(ends) else half
-    return halves
+        split[domain] = half[ends[0] + 1:] if len(ends) else half
+    return split
 
 
 def perplexity(model, tokenizer, texts, block_size, limit=0):
-    """Perplexity of texts {domain: ids (n,)}, each and overall, by two scorings of the same text.
+    """Return the perplexity of texts {domain: ids (n,)}, each and overall, by two scorings.
 
     blocks: block after block of the stream, none opened by `<s>`. lines: each line after `<s>`.
-    The stream's own `<s>` are taken out. `mean_nats_per_byte` of the two is the figure to compare
-    runs of different `mark` by: it favours none, and bytes are the same whatever the tokenizer.
-    limit: tokens per domain, 0 all. Raises UserError if there is nothing to predict.
+    The stream's own `<s>` are taken out. Compare runs of different `mark` by `mean_nats_per_byte`
+    of the two: it favours neither, and bytes do not depend on the tokenizer. limit: tokens per
+    domain, 0 all. Raises UserError if there is nothing to predict.
     """
     sums = {}  # domain -> (nats, tokens, bytes) of blocks and of lines, (2, 3)
     for domain, ids in texts.items():
@@ -221,35 +206,34 @@ def perplexity(model, tokenizer, texts, block_size, limit=0):
 
 @functools.cache
 def drawn_from_truth(n, seed):
-    """n lines, log p* of each (n,), and minimal pairs, 200 per paradigm.
+    """Draw n lines; return them, log p* of each (n,), and minimal pairs, 200 per paradigm.
 
-    The same for every model that is measured. Lines of babytalk end in "\\n", and so do the pairs:
-    without it a sentence that lacks its end could not be told.
+    They are the same for every model. Each pair ends in "\\n" as the lines do: otherwise a sentence
+    that lacks its end could not be told from a whole one.
     """
     lines = babytalk.sample(n, f"evaluation {seed}")
     log_p = torch.tensor([babytalk.log_prob(line) for line in lines], dtype=torch.float64)
     pairs = babytalk.minimal_pairs(200, seed)
     for pair in pairs:
-        for key in SENTENCES:
+        for key in suite.SENTENCES:
             pair[key] += "\n"
     return lines, log_p, pairs
 
 
 @torch.no_grad()
 def against_truth(model, tokenizer, sequences):
-    """q beside p* on lines (<s>, tokens, "\\n").
+    """Compare q with p* on lines (<s>, tokens, "\\n").
 
-    Returns {name: mean over positions} of what two distributions have between them, nats, and
-    log q of each line (n,) float64.
+    Returns {name: mean over positions}, nats, and log q of each line (n,) float64.
     """
     device = next(model.parameters()).device
     truth = babytalk.Truth(tokenizer)
     starts = [1] * len(sequences)
-    ours = positions(model, sequences, starts, BATCH_TOKENS, device)
-    its = positions(lambda ids: truth.logits(ids)[0], sequences, starts, BATCH_TOKENS, "cpu")
+    of_q = positions(model, sequences, starts, BATCH_TOKENS, device)
+    of_p = positions(lambda ids: truth.logits(ids)[0], sequences, starts, BATCH_TOKENS, "cpu")
     sums = torch.zeros(4, dtype=torch.float64)
     log_q_line = torch.zeros(len(sequences), dtype=torch.float64)
-    for (number, h, label), (_, log_p, _) in zip(ours, its):
+    for (number, h, label), (_, log_p, _) in zip(of_q, of_p):
         log_p = log_p.to(device)  # (N, V)
         log_q = model.logits(h).float().log_softmax(-1)
         possible = log_p > truth.FLOOR
@@ -274,7 +258,7 @@ def against_truth(model, tokenizer, sequences):
 
 
 def precision(model, tokenizer, n, seed):
-    """The share of n sampled lines, cut where the longest one ends, that are in the language."""
+    """Return the share of n sampled lines, cut at the longest line's length, in the language."""
     longest = babytalk.longest_line()
     right = 0
     for i in range(0, n, 1000):
@@ -285,7 +269,7 @@ def precision(model, tokenizer, n, seed):
 
 
 def babytalk_truth(model, tokenizer, n=LINES, seed=0):
-    """The model against p*, on n lines drawn from p* and scored after `<s>`, and on n of its own.
+    """Measure the model against p*, on n lines drawn from p* and on n lines of its own.
 
     KLs and entropies are nats per token. ce_above_floor; kl_truth_student KL(p*||q); KL(q||p*) as
     mass_outside the language and kl_inside it, q renormalised on p*'s support; entropy_difference
@@ -304,7 +288,7 @@ def babytalk_truth(model, tokenizer, n=LINES, seed=0):
     on_pairs = minimal_pairs(model, tokenizer, pairs)
     paradigms = {uid: figures["accuracy"] for uid, figures in on_pairs["groups"].items()}
     return dict(entropy_floor=entropy_floor, ce=ce, ce_above_floor=ce - entropy_floor, **means,
-                precision=right, precision_interval=wilson(right, n), recall_10=recall[10],
+                precision=right, precision_interval=suite.wilson(right, n), recall_10=recall[10],
                 recall_3=recall[3], minimal_pairs=on_pairs["accuracy"], lines=n,
                 paradigms=paradigms)
 
@@ -312,10 +296,10 @@ def babytalk_truth(model, tokenizer, n=LINES, seed=0):
 # ---------------------------------------------------------------- samples
 
 def samples(model, tokenizer, prompt="", n=5, tokens=64, seed=0, stop=-1, **sampling):
-    """n texts: the prompt after `<s>` and up to `tokens` sampled tokens, up to the first `stop`.
+    """Return n texts: the prompt after `<s>` and up to `tokens` sampled tokens, up to `stop`.
 
-    sampling: temperature, top_k, top_p, as generate takes them. A GPT-2's texts end at its
-    block_size; UserError for a prompt that fills it.
+    sampling: temperature, top_k, top_p of LM.generate. A GPT-2's texts end at its block_size;
+    UserError for a prompt that fills it.
     """
     ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
     end = min(len(ids) + tokens, longest_input(model) + 1)
@@ -324,9 +308,9 @@ def samples(model, tokenizer, prompt="", n=5, tokens=64, seed=0, stop=-1, **samp
                         f"{end - 1}; shorten it")
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    growing = torch.tensor([ids] * n, device=device)  # (texts that go on, tokens)
+    growing = torch.tensor([ids] * n, device=device)  # (unfinished texts, tokens)
     texts = []
-    at_once = tokens if stop < 0 else STRIDE  # where nothing ends a text, none is taken out
+    at_once = tokens if stop < 0 else STRIDE
     while len(growing):
         stride = min(at_once, end - growing.shape[1])
         growing = model.generate(growing, stride, generator=generator, stop=stop, **sampling)
@@ -345,9 +329,9 @@ Subject = collections.namedtuple("Subject", "folder model tokenizer config")  # 
 
 
 def own_text(subject):
-    """{domain: ids (n,)}: the reported half of the development text that the run was trained with.
+    """Return {domain: ids (n,)}: the test split of the run's development text.
 
-    UserError where that is not to be had from here.
+    Raises UserError if that text is not to be had from here.
     """
     folder, _, tokenizer, config = subject
     try:
@@ -361,11 +345,11 @@ def own_text(subject):
     if run.text_of(folder) not in ("", prepared.train.corpus):
         raise UserError(f"{folder} was trained on other text than corpus = {config.corpus!r} is "
                         "now; put that back, or name text to score with --dev=PATH")
-    return reported_half(prepared.dev, tokenizer.newline_id)
+    return test_split(prepared.dev, tokenizer.newline_id)
 
 
 def other_text(name, subject):
-    """The same of any other text, all of it: cleaned and encoded as the run's own."""
+    """Return {domain: ids (n,)} of other text, whole, cleaned and encoded like the run's own."""
     paths = resolve(name, subject.config.data_dir, "dev")
     with tempfile.TemporaryDirectory() as folder:
         cleaned = write_clean(paths, pathlib.Path(folder), "dev")
@@ -378,34 +362,33 @@ def ppl_task(subject, options):
     texts = other_text(options.dev, subject) if options.dev else own_text(subject)
     model, tokenizer, config = subject[1:]
     result = perplexity(model, tokenizer, texts, config.longest, options.limit)
-    return result, perplexity_table(result)
+    return result, tables.perplexity_table(result)
 
 
 def babytalk_task(subject, options):
     babytalk.check_babytalk(subject.config, subject.tokenizer)
     n = options.limit or LINES
     result = babytalk_truth(subject.model, subject.tokenizer, n, options.seed)
-    return result, final_table([("", {"babytalk": result})])
+    return result, tables.final_table([("", {"babytalk": result})])
 
 
 def sample_task(subject, options):
     folder, model, tokenizer, config = subject
-    stop = -1
-    if config.mark == "line":  # after "\n" comes `<s>`, and that is never sampled
-        stop = tokenizer.newline_id
+    # with mark = line "\n" is followed by `<s>`, which is never sampled
+    stop = tokenizer.newline_id if config.mark == "line" else -1
     sampling = dict(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
     texts = samples(model, tokenizer, options.prompt, options.n, seed=options.seed, stop=stop,
                     **sampling)
-    asked = dict(prompt=options.prompt, **sampling, seed=options.seed)
-    head = ", ".join(f"{name} {value!r}" for name, value in asked.items())
+    settings = dict(prompt=options.prompt, **sampling, seed=options.seed)
+    head = ", ".join(f"{name} {value!r}" for name, value in settings.items())
     shown = "\n---\n".join([head, *map(str.rstrip, texts)])
-    name = os.fsencode(folder.name).decode(errors="replace")  # a moved run's may be in any encoding
+    name = os.fsencode(folder.name).decode(errors="replace")  # a folder's may be in any encoding
     files.write_text(folder / "samples.txt", f"{name} ({options.which}), {shown}\n")
     return {"texts": texts}, shown
 
 
 def curve_task(subject, options):
-    """Minimal pairs, by field, of each of a run's checkpoints by words."""
+    """Score minimal pairs, by field, with each checkpoint by words."""
     folder, model, tokenizer, config = subject
     names = run.word_checkpoints(folder)
     if not names:
@@ -421,60 +404,65 @@ def curve_task(subject, options):
         lm, *_ = run.load(folder, device, which=name)
         result = minimal_pairs(lm, tokenizer, pairs, options.limit)
         points[name] = {key: result[key] for key in ("accuracy", "interval", "chance", "fields")}
-
-    fields = list(points[names[0]]["fields"])
-    rows = [["words read", "accuracy", "95% over items", *fields]]
-    for name, point in points.items():
-        rows.append([name.removeprefix("chck_"), f"{point['accuracy']:.1%}",
-                     percent_interval(point["interval"]),
-                     *(f"{point['fields'][field]:.1%}" for field in fields)])
-    return {"points": points}, table(rows)
+    return {"points": points}, tables.curve_table(points)
 
 
 def data_folder(options):
-    """The folder that holds blimp_filtered and its like."""
+    """Return the folder that holds blimp_filtered and so on."""
     return options.data or os.path.join(os.environ.get("BABYLM_DIR", "."), "eval")
 
 
-# do: (subject, options) -> result for eval.json, text for the screen; heeds: what that is of
-Task = collections.namedtuple("Task", "do heeds")
-PART = ("limit", "which")
+# do: (subject, options) -> result for eval.json, text for the screen
+# options: those that change the result, and so stand in its key in eval.json
+Task = collections.namedtuple("Task", "do options")
 SAMPLING = ("prompt", "n", "temperature", "top_k", "top_p", "seed", "which")
 TASKS = {
-    "ppl": Task(ppl_task, (*PART, "dev")),
-    **{name: Task(None, (*PART, "dtype")) for name in suite.TASKS},  # `answer` has them
+    "ppl": Task(ppl_task, ("limit", "which", "dev")),
+    **{name: Task(None, ("limit", "which", "dtype")) for name in suite.TASKS},  # exam.answer's
     "reading": Task(None, ("which", "dtype")),  # whole, whatever the limit
-    "babytalk": Task(babytalk_task, (*PART, "seed")),
+    "babytalk": Task(babytalk_task, ("limit", "which", "seed")),
     "curve": Task(curve_task, ("limit", "seed")),
     "sample": Task(sample_task, SAMPLING),
 }
 
 
+def slot(task, options, names=None):
+    """Return a result's key in eval.json: the task, with the options that are not at their default.
+
+    names: of the options that change the result, by default the task's own.
+    """
+    words = [task]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in (names or TASKS[task].options) and value != field.default:
+            words.append(f"--{field.name}={shlex.quote(str(value))}")
+    return " ".join(words)
+
+
 def usual_tasks(config):
-    """What is done where no tasks are named, and after training."""
+    """Return the tasks that are done after training, and where none is named."""
     return ("babytalk" if config.corpus == "babytalk" else "ppl", "sample")
 
 
 def is_evaluated(results, config, limit=0):
-    """Whether eval.json already holds what is done after training, of `limit` or of all."""
-    slots = [{slot(task, TASKS[task].heeds, Options(limit=n)) for n in (0, limit)}
-             for task in usual_tasks(config)]
-    return all(not names.isdisjoint(results) for names in slots)
+    """Does eval.json hold the tasks that are done after training, of `limit` or whole?"""
+    return all(any(slot(task, Options(limit=n)) in results for n in (0, limit))
+               for task in usual_tasks(config))
 
 
-def slot(name, heeds, options):
-    """The key in eval.json: the bare name, or with what was asked otherwise than is usual."""
-    asked = [name]
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if field.name in heeds and value != field.default:
-            asked.append(f"--{field.name}={shlex.quote(str(value))}")
-    return " ".join(asked)
+def named_tasks(tasks):
+    """Return names of TASKS, in the place of one that stands for several; UserError if unknown."""
+    names = [name for task in tasks for name in suite.ALIASES.get(task, [task])]
+    for name in names:
+        if name not in TASKS:
+            raise UserError(f"unknown task {name!r}; known are "
+                            f"{', '.join([*TASKS, *suite.ALIASES])}")
+    return list(dict.fromkeys(names))
 
 
 @contextlib.contextmanager
 def full_precision():
-    """fp32 products without TF32, whatever ran before in this process; afterwards as it was."""
+    """Multiply in fp32 without TF32, whatever ran before in this process; afterwards as before."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -483,15 +471,7 @@ def full_precision():
         torch.set_float32_matmul_precision(before)
 
 
-def named_tasks(tasks):
-    """Names of TASKS, those that stand for several taken apart; UserError for what is unknown."""
-    names = [name for task in tasks for name in suite.ALIASES.get(task, [task])]
-    for name in names:
-        if name not in TASKS:
-            raise UserError(f"unknown task {name!r}; known are "
-                            f"{', '.join([*TASKS, *suite.ALIASES])}")
-    return list(dict.fromkeys(names))
-
+# ---------------------------------------------------------------- evaluate
 
 def load_subject(folder, options):
     folder = pathlib.Path(folder)
@@ -504,20 +484,18 @@ def evaluate(folder, tasks=(), **options):
     """Do `tasks` on the run in `folder`, print tables, return all of its eval.json.
 
     tasks: by default babytalk, on that corpus, or ppl, and sample. options: the fields of Options.
-    Each task's result is put into its slot of eval.json as soon as it is there. Raises UserError
-    for what is unknown or missing.
+    Each task's result is put into eval.json as soon as it is there. Raises UserError for what is
+    unknown or missing.
     """
-    named_tasks(tasks)
-    Options(**options).check()
     return evaluate_subject(load_subject(folder, Options(**options)), tasks, **options)
 
 
 @full_precision()
 def evaluate_subject(subject, tasks=(), **options):
-    """`evaluate` of any model, into subject.folder / "eval.json".
+    """`evaluate` any model, into subject.folder / "eval.json".
 
-    subject: Subject(folder, model, tokenizer, config); the model an LM, or what has a method
-    sum_log_probs(sequences, starts) -> (n,) nats, which the suite's tasks and ppl ask.
+    subject: Subject(folder, model, tokenizer, config); the model is an LM, or has a method
+    sum_log_probs(sequences, starts) -> (n,) nats, which is enough for ppl and the suite.
     """
     folder = subject.folder
     tasks = named_tasks(tasks) or usual_tasks(subject.config)
@@ -529,69 +507,85 @@ def evaluate_subject(subject, tasks=(), **options):
                         "--tasks, or all with --tasks=suite")
     data = data_folder(options)
     check_folders(exam, data)
-    asked = {name: suite.read(name, data, options.limit) for name in exam}  # all, before any work
+    rows = {name: suite.read(name, data, options.limit) for name in exam}  # all, before any work
     other = other_subject(subject, options) if exam else None
 
-    # where nothing can be written, it is said before hours of scoring
+    # a folder that cannot be written to is refused before hours of scoring
     path = folder / "eval.json"
-    files.add_to_json(path, {slot("val_ce", ["which"], options): validated(folder, options.which)})
+    files.add_to_json(path, {slot("val_ce", options, ["which"]): validated(folder, options.which)})
     answers = {}
     for task in tasks:
-        do, heeds = TASKS[task]
         if task in exam:
-            answers[task] = answer_of(subject, task, asked[task], options)
+            answers[task] = ask(subject, task, rows[task], options)
             result = with_remarks(task, answers[task], subject, options.limit)
-            shown = "\n".join([groups_table(task, answers[task]), *remarks(task, result)])
+            shown = "\n".join([tables.groups_table(task, answers[task]),
+                               *tables.remarks(task, result)])
         else:
-            result, shown = do(subject, options)
-        key = slot(task, heeds, options)
-        way = {name: getattr(options, name) for name in heeds}
+            result, shown = TASKS[task].do(subject, options)
+        key = slot(task, options)
+        way = {name: getattr(options, name) for name in TASKS[task].options}
         files.add_to_json(path, {key: way | result})
-        weights = f" ({options.which})" if "which" in heeds else ""
+        weights = f" ({options.which})" if "which" in way else ""
         print(f"\n{key} of {folder}{weights}\n{shown}")
     if exam:
-        close_exam(subject, other, asked, answers, options)
+        close_exam(subject, other, rows, answers, options)
     return with_verdicts(folder)
 
 
-def answer_of(subject, name, asked, options):
-    """What a subject says to a task: `answer`, its products in options.dtype."""
+def ask(subject, name, rows, options):
+    """Return a subject's Answers to a task of the suite, its products in options.dtype."""
     model = subject.model
     device = next(model.parameters()).device if isinstance(model, LM) else torch.device("cpu")
     with run.autocast(options.dtype, device):
-        return answer(name, asked, model, subject.tokenizer, options.seed)
+        return answer(name, rows, model, subject.tokenizer, options.seed)
 
 
 def with_verdicts(folder):
-    """A run's eval.json with the verdicts that its own books allow; written where there are any."""
+    """Return a run's eval.json, with verdicts on its log and pairs put into it if there are any."""
     results = files.read_json(folder / "eval.json")
     log = files.read_metrics(folder / "metrics.jsonl")
     verdicts = signatures.of_run(log, signatures.paradigms(results))
     return signatures.keep(folder, verdicts) if verdicts else results
 
 
+def validated(folder, which):
+    """Return val_ce of best.pt or ckpt.pt by metrics.jsonl; None if there is none.
+
+    best.pt is of the steps after 0: the weights that a run begins with are not its own.
+    """
+    lines = files.read_metrics(folder / "metrics.jsonl")
+    line = None  # of a checkpoint by words
+    if which == "best":
+        line = files.best_line(lines)
+    if which == "last":
+        line = next((line for line in lines[::-1] if isinstance(line.get("val_ce"), float)), None)
+    return line["val_ce"] if line else None
+
+
+# ---------------------------------------------------------------- the suite, beside other runs
+
 def check_folders(exam, data):
-    """UserError that names all the tasks of `exam` that `data` has no folder of, and the others."""
-    lacks = [name for name in exam if not pathlib.Path(data, suite.TASKS[name].folder).is_dir()]
-    there = [name for name in exam if name not in lacks]
-    if lacks and there:
-        raise UserError(f"{data} has nothing of {', '.join(lacks)}: docs/babylm.md says where that "
-                        f"is to be had; what is there: --tasks={','.join(there)}")
+    """Raise UserError if `data` has folders for some tasks only; it names both kinds."""
+    missing = [name for name in exam if not pathlib.Path(data, suite.TASKS[name].folder).is_dir()]
+    there = [name for name in exam if name not in missing]
+    if missing and there:
+        raise UserError(f"{data} has nothing of {', '.join(missing)}: docs/babylm.md says where to "
+                        f"get it; what is there: --tasks={','.join(there)}")
 
 
 def with_remarks(name, answers, subject, limit):
-    """A task's result, with the tokenizer it was taken with and the items that it lacks."""
+    """Return a task's result with its tokenizer and the items that it lacks."""
     result = {**answers.result, "tokenizer": subject.tokenizer.hash}
     counts = {"": len(answers.items)}
     if "groups" in result:
         counts = {group: figures["n"] for group, figures in result["groups"].items()}
-    is_part = limit and "limit" in TASKS[name].heeds
+    is_part = limit and "limit" in TASKS[name].options
     lacks = [] if is_part else suite.missing(name, counts)
     return {**result, "lacks": lacks} if lacks else result
 
 
 def other_subject(subject, options):
-    """The Subject of --against; a folder that has an eval.json alone has no model to ask: None."""
+    """Return the Subject of --against; None if its folder has an eval.json and no model."""
     if not options.against:
         return None
     folder = pathlib.Path(options.against)
@@ -599,29 +593,29 @@ def other_subject(subject, options):
         return None
     other = load_subject(folder, options)
     if other.tokenizer.hash != subject.tokenizer.hash:
-        raise UserError(f"{folder} has another tokenizer than {subject.folder}: what one finds "
-                        "likelier is not to be held against the other; choose a run of the same")
+        raise UserError(f"{folder} has another tokenizer than {subject.folder}, so their "
+                        "log-probabilities cannot be compared; choose a run of the same")
     return other
 
 
-def close_exam(subject, other, asked, answers, options):
-    """The tasks in one table, beside other runs; what differs from --against; the predictions."""
+def close_exam(subject, other, rows, answers, options):
+    """Print the tasks in one table, with other runs, and the comparison; write the predictions."""
     columns = [("", {name: its.result for name, its in answers.items()})]
     columns += yardsticks(subject, list(answers), options)
     compared = {}
     if other:
-        theirs = {name: answer_of(other, name, what, options) for name, what in asked.items()}
+        theirs = {name: ask(other, name, rows[name], options) for name in rows}
         columns.append((other.folder.name, {name: its.result for name, its in theirs.items()}))
         compared = {name: suite.compared(its.items, its.share, theirs[name].share,
                                          suite.TASKS[name].over)
                     for name, its in answers.items() if its.share is not None}
     print(f"\nthe tasks of {subject.folder} ({options.which})\n"
-          f"{summary_table(list(answers), columns)}")
+          f"{tables.summary_table(list(answers), columns)}")
     if compared:
-        print("\n" + against_table(other.folder.name, compared))
+        print("\n" + tables.against_table(other.folder.name, compared))
     if options.against and run.other_text(subject.folder, options.against):
-        print(f"{options.against} was trained on other text than {subject.folder}: what differs "
-              "may be the text's doing")
+        print(f"{options.against} was trained on other text than {subject.folder}: a difference "
+              "may come from the text")
     if options.predictions:
         said = {suite.TASKS[name].key: its.said for name, its in answers.items()
                 if suite.TASKS[name].key}
@@ -630,10 +624,10 @@ def close_exam(subject, other, asked, answers, options):
 
 
 def yardsticks(subject, names, options):
-    """[(label, {task: result})] of the eval.json of ngram-* beside a run, and of --against.
+    """Return [(label, {task: result})] of the ngram-* folders beside a run, and of --against.
 
-    Of --against only where it is all that there is. Another tokenizer's are refused there, and left
-    out here, saying so; so are those that have counted other text.
+    Of --against only where it has no weights. A result with another tokenizer is refused in
+    --against, and elsewhere left out with a message, as are n-grams that counted other text.
     """
     folders = sorted(path.parent for path in subject.folder.parent.glob("ngram-*/eval.json")
                      if path.parent != subject.folder)
@@ -644,9 +638,10 @@ def yardsticks(subject, names, options):
     options = dataclasses.replace(options, dtype="float32")  # an n-gram has no other
     for folder in folders:
         saved = files.read_json(folder / "eval.json")
-        its = {name: saved[key] for name in names
-               if isinstance(saved.get(key := slot(name, TASKS[name].heeds, options)), dict)}
-        if any(result.get("tokenizer") != subject.tokenizer.hash for result in its.values()):
+        results = {name: saved[key] for name in names
+                   if isinstance(saved.get(key := slot(name, options)), dict)}
+        tokenizers = {result.get("tokenizer") for result in results.values()}
+        if tokenizers - {subject.tokenizer.hash}:
             if folder == named:
                 raise UserError(f"{folder / 'eval.json'} was taken with another tokenizer than "
                                 f"{subject.folder}'s; evaluate it anew with the same")
@@ -654,23 +649,9 @@ def yardsticks(subject, names, options):
         elif folder != named and run.other_text(subject.folder, folder):
             print(f"{folder} is not shown: it has read other text; python -m tools.ngram "
                   f"{subject.folder / 'config.json'} counts this run's")
-        elif its:
-            columns.append((folder.name, its))
+        elif results:
+            columns.append((folder.name, results))
     return columns
-
-
-def validated(folder, which):
-    """val_ce of best.pt or ckpt.pt as metrics.jsonl has it; None where there is none.
-
-    best.pt is of steps after 0: the weights that a run begins with are not its own.
-    """
-    lines = files.read_metrics(folder / "metrics.jsonl")
-    line = None  # of a checkpoint by words
-    if which == "best":
-        line = files.best_line(lines)
-    if which == "last":
-        line = next((line for line in lines[::-1] if isinstance(line.get("val_ce"), float)), None)
-    return line["val_ce"] if line else None
 
 
 def main(argv):

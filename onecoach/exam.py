@@ -8,35 +8,34 @@ import numpy as np
 from onecoach import suite
 from onecoach.scoring import score_all
 
-# result: for eval.json; share (n,): suite.shares of the items, where there are right ones;
+# result: for eval.json; share (n,): suite.shares of the items, if they have right answers;
 # said: in the form of a predictions file
 Answers = collections.namedtuple("Answers", "result items share said")
-
-
-def answer(name, asked, model, tokenizer, seed=0):
-    """What a model says to a task of the suite: Answers. asked: what suite.read gives."""
-    task = suite.TASKS[name]
-    do = {"choose": answer_choices, "rank": answer_ranks, "reading": answer_reading}[task.kind]
-    return do(task, asked, model, tokenizer, seed)
-
-
 FIGURE = "accuracy", "interval", "at_chance", "chance", "n"  # what a line of a table wants
 
 
+def answer(name, rows, model, tokenizer, seed=0):
+    """Return a model's Answers to a task of the suite. rows: from suite.read."""
+    task = suite.TASKS[name]
+    do = {"choose": answer_choices, "rank": answer_ranks, "reading": answer_reading}[task.kind]
+    return do(task, rows, model, tokenizer, seed)
+
+
 def answer_choices(task, items, model, tokenizer, seed):
-    # all of them at once, so that those of like length meet in a batch
-    others = [item for item in items if item.candidates_2025]
-    lists = [item.candidates for item in items] + [item.candidates_2025 for item in others]
+    # all in one call, so that those of similar length form a batch
+    others = [i for i, item in enumerate(items) if item.candidates_2025]
+    lists = [item.candidates for item in items] + [items[i].candidates_2025 for i in others]
     sums, tokens, cut = candidate_scores(model, tokenizer, lists)
     if task.per == "token":
         sums = [a / n for a, n in zip(sums, tokens)]
-    of_2025 = {id(item): scores for item, scores in zip(others, sums[len(items):])}
     scores = sums[:len(items)]
     right = np.array([item.right for item in items])
     share = suite.shares(scores, right)
     share_2025 = None
     if task.in_2025:
-        old = [of_2025.get(id(item), its) for item, its in zip(items, scores)]
+        old = scores.copy()
+        for i, row in zip(others, sums[len(items):]):
+            old[i] = row
         share_2025 = suite.shares(old, right) > 0
     result = suite.accuracies(items, share, task.over, share_2025)
     if task.per == "byte":
@@ -51,31 +50,30 @@ def answer_choices(task, items, model, tokenizer, seed):
 
 def answer_ranks(task, items, model, tokenizer, seed):
     scores, _, cut = candidate_scores(model, tokenizer, [item.candidates for item in items])
-    first = np.exp([its[0] - np.logaddexp.reduce(its) for its in scores])
-    # of the odds, which keep their order where a probability is 0 or 1 to the last digit
-    odds = np.array([its[0] - np.logaddexp.reduce(its[1:]) for its in scores])
+    first = np.exp([row[0] - np.logaddexp.reduce(row) for row in scores])
+    # ranks are of the odds, which keep their order where a probability rounds to 0 or 1
+    odds = np.array([row[0] - np.logaddexp.reduce(row[1:]) for row in scores])
     result = suite.correlation(odds, np.array([item.ratio for item in items]))
     said = suite.predictions([dataclasses.replace(item, group=task.key) for item in items],
                              suite.chosen(scores, seed), first)
     return Answers(result | {"cut": cut}, items, None, said)
 
 
-def answer_reading(task, asked, model, tokenizer, seed):
-    columns, words, before = asked
+def answer_reading(task, rows, model, tokenizer, seed):
+    columns, words, before = rows
     known = [i for i, candidate in enumerate(before) if candidate]
     lists = [[candidate] for candidate in [*words, *(before[i] for i in known)]]
     sums, _, cut = candidate_scores(model, tokenizer, lists)
-    surprisal = -np.concatenate(sums)
+    surprisal, prev = np.split(-np.concatenate(sums), [len(words)])
     prev_surprisal = np.full(len(words), np.nan)
-    prev_surprisal[known] = surprisal[len(words):]
-    surprisal = surprisal[:len(words)]
+    prev_surprisal[known] = prev
     result = suite.reading_figures(columns, surprisal, prev_surprisal)
     said = suite.reading_predictions(surprisal, prev_surprisal)
     return Answers(result | {"cut": cut}, words, None, said)
 
 
 def candidate_scores(model, tokenizer, lists):
-    """Of lists of (prefix, completion): each one's sums (k,) and tokens (k,); contexts cut."""
+    """Score lists of (prefix, completion): each list's sums (k,) and tokens (k,); prefixes cut."""
     flat = [candidate for candidates in lists for candidate in candidates]
     sums, tokens, cut = score_all(model, tokenizer, *zip(*flat))
     ends = np.cumsum([len(candidates) for candidates in lists])[:-1]
@@ -83,7 +81,7 @@ def candidate_scores(model, tokenizer, lists):
 
 
 def minimal_pairs(model, tokenizer, rows, limit=0):
-    """Which of two sentences is more likely? suite.accuracies of BLiMP's dicts, or a folder's.
+    """Return suite.accuracies of minimal pairs: BLiMP's dicts, or a folder's.
 
     limit: pairs per paradigm, 0 all.
     """

@@ -1,8 +1,11 @@
 """Tables on the screen: a task's groups, tasks side by side, perplexity, runs side by side."""
 from onecoach import signatures, suite
 
+MARK = "* no farther from chance than 95% of guesses are"
+
+
 def table(rows):
-    """Rows of texts as lines, the first column to the left, the others to the right."""
+    """Align rows of texts in lines, the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
     for first, *others in rows:
@@ -10,34 +13,31 @@ def table(rows):
     return "\n".join(lines)
 
 
-MARK = "* no farther from chance than 95% of guesses are"
-
-
 def percent_interval(interval):
     return f"{interval[0]:.1%} to {interval[1]:.1%}"
 
 
+# ---------------------------------------------------------------- the suite
+
 def groups_table(name, answers):
-    """A task's groups and fields, where it has any."""
+    """Show a task's groups and fields; a task without groups as in summary_table."""
     result = answers.result
     if "groups" not in result:
         return summary_table([name], [("", {name: result})])
     rows = [["group", "accuracy", "95% over items", "ties", "as until 2025", "items"]]
-
-    def row(group, figures):
+    for group, figures in (*result["groups"].items(),
+                           (f"mean over {suite.TASKS[name].over}", result)):
         official = figures.get("official_2025")
-        return [group, f"{figures['accuracy']:.1%}", percent_interval(figures["interval"]),
-                f"{figures['ties']:.1%}", "-" if official is None else f"{official:.1%}",
-                str(figures["n"])]
-    rows += [row(group, figures) for group, figures in result["groups"].items()]
-    rows += [[f"mean of {field}", f"{accuracy:.1%}", "", "", "", ""]
-             for field, accuracy in result["fields"].items()]
-    over = suite.TASKS[name].over
-    return table([*rows, row(f"mean over {over}", result)])
+        rows.append([group, f"{figures['accuracy']:.1%}", percent_interval(figures["interval"]),
+                     f"{figures['ties']:.1%}", "-" if official is None else f"{official:.1%}",
+                     str(figures["n"])])
+    rows[-1:-1] = [[f"mean of {field}", f"{accuracy:.1%}", "", "", "", ""]
+                   for field, accuracy in result["fields"].items()]
+    return table(rows)
 
 
-def lines_of(name, result):
-    """A task's lines in a table of tasks: (title, figures, key of what counts, form)."""
+def task_lines(name, result):
+    """Return a task's lines in a table of tasks: (title, figures, key of the figure, form)."""
     title = suite.TASKS[name].title
     if "rho" in result:
         return [(f"{title}, Spearman's rho", result, "rho", "{:.3f}")]
@@ -51,22 +51,22 @@ def lines_of(name, result):
 
 
 def summary_table(names, columns):
-    """Tasks as lines. columns: [(label, {task: result})], the first with interval and items.
+    """Show tasks as lines. columns: [(label, {task: result})], the first with interval and items.
 
-    The last line is the mean of the accuracies that all of the first's tasks of knowledge have.
+    The last line is the mean over the first column's tasks of knowledge (suite.NLP).
     """
     results = columns[0][1]
     rows = [["task", "figure", "95% over items", "chance", "items", *(c[0] for c in columns[1:])]]
     for name in names:
-        for i, (title, its, key, form) in enumerate(lines_of(name, results[name])):
-            mark = "*" if its["at_chance"] else " "
-            interval = " to ".join(map(form.format, its["interval"]))
-            chance = form.format(its["chance"]) if "chance" in its else "-"
-            row = [title, form.format(its[key]) + mark, interval, chance, f"{its['n']:,}"]
+        for i, (title, figures, key, form) in enumerate(task_lines(name, results[name])):
+            interval = " to ".join(map(form.format, figures["interval"]))
+            chance = form.format(figures["chance"]) if "chance" in figures else "-"
+            row = [title, marked(figures, key, form), interval, chance, f"{figures['n']:,}"]
             for _, others in columns[1:]:
-                figures = lines_of(name, others[name])[i][1] if name in others else None
-                mark = "*" if figures and figures["at_chance"] else " "
-                row.append(form.format(figures[key]) + mark if figures else "- ")
+                cell = "- "
+                if name in others:
+                    cell = marked(task_lines(name, others[name])[i][1], key, form)
+                row.append(cell)
             rows.append(row)
     value, tasks = suite.nlp_mean({name: results[name] for name in names})
     if len(tasks) > 1:
@@ -75,12 +75,16 @@ def summary_table(names, columns):
             theirs = suite.nlp_mean({name: others[name] for name in names if name in others})
             row.append(f"{theirs[0]:.1%} " if theirs[1] == tasks else "- ")
         rows.append(row)
-    marked = any("*" in cell for row in rows for cell in row[1:])
-    return table(rows) + (f"\n{MARK}" if marked else "")
+    has_marks = any("*" in cell for row in rows for cell in row[1:])
+    return table(rows) + (f"\n{MARK}" if has_marks else "")
+
+
+def marked(figures, key, form):
+    return form.format(figures[key]) + ("*" if figures["at_chance"] else " ")
 
 
 def remarks(name, result):
-    """What must be said of a task's figures: items that lack, contexts that were cut."""
+    """Return sentences on a result's limits: items that lack, contexts that were cut."""
     said = []
     if result.get("lacks"):
         said.append(f"{name} is not whole, or not the challenge's: {'; '.join(result['lacks'])}")
@@ -91,18 +95,31 @@ def remarks(name, result):
 
 
 def against_table(label, compared):
-    """compared {task: suite.compared}: differences to another run, by task and field."""
+    """Show differences to another run, by task and field. compared: {task: suite.compared}."""
     rows = [[f"against {label}", "difference", "95%, paired", "better", "worse", "McNemar's p"]]
     for name, figures in compared.items():
         lines = {name: figures}
         if len(figures["fields"]) > 1:
-            lines |= {f"  {field}": its for field, its in figures["fields"].items()}
-        for title, its in lines.items():
-            low, high = its["interval"]
-            rows.append([title, f"{its['difference']:+.1%}", f"{low:+.1%} to {high:+.1%}",
-                         str(its["better"]), str(its["worse"]), f"{its['p']:.2g}"])
+            lines |= {f"  {field}": part for field, part in figures["fields"].items()}
+        for title, part in lines.items():
+            low, high = part["interval"]
+            rows.append([title, f"{part['difference']:+.1%}", f"{low:+.1%} to {high:+.1%}",
+                         str(part["better"]), str(part["worse"]), f"{part['p']:.2g}"])
     return table(rows)
 
+
+def curve_table(points):
+    """Show a learning curve. points: {checkpoint: accuracy, interval and fields}."""
+    fields = list(next(iter(points.values()))["fields"])
+    rows = [["words read", "accuracy", "95% over items", *fields]]
+    for name, point in points.items():
+        rows.append([name.removeprefix("chck_"), f"{point['accuracy']:.1%}",
+                     percent_interval(point["interval"]),
+                     *(f"{point['fields'][field]:.1%}" for field in fields)])
+    return table(rows)
+
+
+# ---------------------------------------------------------------- perplexity, and the last table
 
 def perplexity_table(result):
     rows = [["domain", "tokens", "blocks: perplexity", "bits per byte", "lines: perplexity",
@@ -116,10 +133,10 @@ def perplexity_table(result):
     return table(rows)
 
 
-PPL_TITLE = "other half of development text, nats per byte"
-FINAL = [  # title, where it is in eval.json (trained: distill.py's own), form
-    ("steps trained, those of init too", "trained.steps", "{:,.0f}"),
-    ("words seen, those of init too", "trained.words", "{:,.0f}"),
+PPL_TITLE = "test split of development text, nats per byte"
+FINAL = [  # title, path in eval.json (trained: added by distill.py), form
+    ("steps trained, incl. init", "trained.steps", "{:,.0f}"),
+    ("words seen, incl. init", "trained.words", "{:,.0f}"),
     ("step of the weights shown, best.pt", "trained.best_step", "{:,.0f}"),
     ("CE above the floor, nats per token", "babytalk.ce_above_floor", "{:.4f}"),
     ("KL(p*||q), nats per token", "babytalk.kl_truth_student", "{:.4f}"),
@@ -136,27 +153,25 @@ FINAL = [  # title, where it is in eval.json (trained: distill.py's own), form
     ("reading, eye tracking", "reading.eye_tracking.r2", "{:.2%}"),
     ("reading, self paced", "reading.self_paced.r2", "{:.2%}"),
     (PPL_TITLE, "ppl.overall.mean_nats_per_byte", "{:.4f}"),
-    ("CE that chose best.pt (val_ce), nats per token", "val_ce", "{:.4f}"),
+    ("validation CE (val_ce), nats per token", "val_ce", "{:.4f}"),
 ]
 
 
-def look_up(results, path):
-    """The figure at a path of eval.json, "babytalk.precision"; None where there is none.
+def look_up(values, path):
+    """Return the number at a path of nested dicts, "babytalk.precision"; None if there is none.
 
-    Nor is there one of a part, which earlier versions kept under the bare name.
+    A result of a part of a task is none: earlier versions kept it under the task's bare name.
     """
-    name, *keys = path.split(".")
-    figure = results.get(name)
-    if isinstance(figure, dict) and "--" not in name and (figure.get("limit")
-                                                          or figure.get("which") == "last"):
-        return None
-    for key in keys:
-        figure = figure.get(key) if isinstance(figure, dict) else None
-    return figure if isinstance(figure, float) else None
+    for key in path.split("."):
+        values = values.get(key) if isinstance(values, dict) else None
+        if isinstance(values, dict) and "--" not in key:
+            if values.get("limit") or values.get("which") == "last":
+                return None
+    return values if type(values) in (int, float) else None
 
 
 def final_lines(evals):
-    """FINAL, and a line for each part of the text that ppl was asked of: "ppl --limit=200000"."""
+    """Yield FINAL, and a line for each part of the text that ppl has scored: ppl --limit=200000."""
     parts = {slot for _, results in evals for slot in results
              if slot.removeprefix("ppl --limit=").isdigit()}
     parts = sorted(parts, key=lambda slot: int(slot.split("=")[1]), reverse=True)
@@ -170,7 +185,7 @@ def final_lines(evals):
 
 
 def final_table(evals):
-    """Runs side by side, a line for every figure that one of them has; below, their verdicts.
+    """Show runs side by side, a line for every figure that one of them has, then their verdicts.
 
     evals: [(label, contents of its eval.json)].
     """

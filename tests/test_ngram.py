@@ -130,7 +130,7 @@ def test_its_folders_are_like_a_runs(argv, tmp_path, capsys):
 
         # the reported half, line by line, by a sum of our own
         found = files.read_json(folder / "eval.json")["ppl"]["overall"]["lines"]
-        half = eval.reported_half(prepared.dev, prepared.tokenizer.newline_id)["babytalk"]
+        half = eval.test_split(prepared.dev, prepared.tokenizer.newline_id)["babytalk"]
         text = prepared.tokenizer.decode(half[half != BOS])
         model = ngram.NGram(prepared.train.tokens, prepared.tokenizer.vocab_size, order)
         lines = [[BOS, *prepared.tokenizer.encode(line)] for line in text.splitlines(True)]

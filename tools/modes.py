@@ -46,7 +46,7 @@ import losses
 from data import prepare
 from onecoach import files, run, signatures
 from onecoach.scoring import longest_input, positions
-from onecoach.tables import table
+from onecoach.tables import look_up, table
 from tools import rules, writing
 from tools.curves import Curve, compare, mass
 
@@ -387,12 +387,6 @@ FIGURES = [  # title, where it is in modes.json, form
     ("written: mean length, tokens", "written.mean_length", "{:.1f}"),
     ("written: never ends", "written.never_ends", "{:.1%}"),
 ]
-
-
-def look_up(result, path):
-    for key in path.split("."):
-        result = result.get(key) if isinstance(result, dict) else None
-    return result
 
 
 def figure_rows(founds):

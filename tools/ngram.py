@@ -4,7 +4,7 @@
     python -m tools.ngram CONFIG --tasks=ppl,blimp,supplement --data=DIR
 
 CONFIG and keys are those of the run that they stand beside: they read its training tokens, its
-tokenizer, and the half of the development text that is reported. tasks: eval.py's that need nothing
+tokenizer, and the test split of the development text. tasks: eval.py's that need nothing
 but log-probabilities, ppl where none is named; data and limit: as there. What they say lies in
 out_dir/ngram-1 and out_dir/ngram-5, as a run's: eval.json, config.json, tokenizer.json.
 

@@ -2,18 +2,12 @@
 import numpy as np
 
 from onecoach.config import UserError
+from onecoach.tables import look_up
 
 try:
     from scipy import stats
 except ModuleNotFoundError:
     raise UserError("a table's intervals and p values need the package scipy: pip install scipy")
-
-
-def look_up(row, path):
-    """Return the number at "eval.babytalk.precision" of a row; None where there is none."""
-    for key in path.split("."):
-        row = row.get(key) if isinstance(row, dict) else None
-    return row if isinstance(row, (int, float)) else None
 
 
 # ---------------------------------------------------------------- statistics

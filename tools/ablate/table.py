@@ -11,7 +11,7 @@ import eval
 from onecoach import files, suite, tables
 from onecoach.config import UserError
 from tools.ablate.jobs import Job, is_trained, processes, work
-from tools.ablate.summary import digits, look_up
+from tools.ablate.summary import digits
 
 OUT = pathlib.Path("out/ablate")
 
@@ -206,7 +206,7 @@ class Table:
     def compare(self, new, old):
         rows = [[f"{new['variant']}, seed {new['seed']}", "kept", "again"]]
         for title, path in self.plan.figures.items():
-            rows.append([title, *(digits(look_up(row, path)) for row in (old or {}, new))])
+            rows.append([title, *(digits(tables.look_up(row, path)) for row in (old or {}, new))])
         print(tables.table(rows))
 
     def report_missing(self, variants):
