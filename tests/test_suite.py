@@ -553,7 +553,7 @@ def test_the_end_of_training_is_bounded(tmp_path, monkeypatch, corpus, tokens, a
     limits = []
     monkeypatch.setattr(eval, "evaluate", lambda folder, device, limit: limits.append(limit))
     config = types.SimpleNamespace(corpus=corpus, eval_tokens=tokens, teachers=[], baseline="",
-                                   name="one")
+                                   teacher_runs=[], name="one")
     distill.show_run(types.SimpleNamespace(config=config, folder=tmp_path, is_finished=False,
                                            device=torch.device("cpu")))
     assert limits == asked
