@@ -243,6 +243,7 @@ class Tokenizer:
 
     pad_id, bos_id, eos_id = 0, 1, 2
     newline_id = BYTE_ID[ord("\n")]  # PATTERN keeps it apart, so that it is never merged
+    lacking = b""  # bytes without a token; vocabularies from elsewhere may have some
 
     def __init__(self, merges):
         self.merges = [tuple(pair) for pair in merges]

@@ -46,7 +46,7 @@ from onecoach.corpora import (
     read_blocks,
     resolve,
 )
-from onecoach.imported import load_tokenizer
+from onecoach.imported import load_tokenizer, say_lost
 
 
 def read_clean(file):
@@ -315,6 +315,7 @@ def build(config, folder, train_files, dev_files, tokenizer):
 
     # only tokens stay: what was written on the way is as large as the corpus
     files = [*texts.values(), *dev_texts.values()]
+    say_lost(tokenizer, (text for file in files for text in read_clean(file)))
     digest = digest_of_text(files)
     write_tokens(folder / "train.bin", tokenizer, texts, config.mark, config.seed, digest)
     write_tokens(folder / "dev.bin", tokenizer, dev_texts, config.mark, config.seed, digest)

@@ -117,6 +117,7 @@ from model import LM
 from onecoach import files, run, signatures, suite, tables
 from onecoach.corpora import resolve
 from onecoach.exam import answer, minimal_pairs
+from onecoach.imported import say_lost
 from onecoach.scoring import (  # noqa: F401  others call eval.score and eval.score_sentences
     BATCH_TOKENS,
     longest_input,
@@ -354,6 +355,7 @@ def other_text(name, subject):
     with tempfile.TemporaryDirectory() as folder:
         cleaned = write_clean(paths, pathlib.Path(folder), "dev")
         texts = {domain: path.read_bytes().decode() for domain, path in cleaned.items()}
+    say_lost(subject.tokenizer, texts.values())
     return {domain: subject.tokenizer.encode_lines(text).astype(np.int64)
             for domain, text in texts.items()}
 

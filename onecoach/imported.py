@@ -95,6 +95,7 @@ class ImportedTokenizer(Tokenizer):
         # Some vocabularies have no newline: then their eos ends a line. Where a space is added
         # before each line, the newline counts no byte, so that a line has as many as its text.
         self.newline_id = vocab.get(CHARACTER[ord("\n")], self.eos_id)
+        self.lacking = bytes(b for b, character in CHARACTER.items() if character not in vocab)
         silent = {i for i, token in added.items() if token.special}
         if came_back.startswith(b" "):
             silent.add(self.newline_id)
@@ -121,6 +122,14 @@ class ImportedTokenizer(Tokenizer):
         return np.fromiter((i for line in encodings for i in (*line.ids, self.newline_id)),
                            np.uint32)
 
+    def count_lost(self, text):
+        """Return how many bytes of a text have no token, so that the original leaves them out."""
+        if self.original.normalizer:
+            text = self.original.normalizer.normalize_str(text)
+        raw = text.encode(errors="replace")
+        kept = raw.translate(None, self.lacking.replace(b"\n", b""))  # a newline is its eos
+        return len(raw) - len(kept)
+
     def decode(self, ids):
         return b"".join(self.names[i] for i in ids).decode(errors="replace")
 
@@ -145,6 +154,14 @@ class ImportedTokenizer(Tokenizer):
 def without_surrogates(text):
     """Return text with U+FFFD for each half of a surrogate pair, as tiktoken reads it."""
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def say_lost(tokenizer, texts):
+    """Print how many bytes of texts, an iterable of str, a tokenizer leaves out."""
+    lost = sum(map(tokenizer.count_lost, texts)) if tokenizer.lacking else 0
+    if lost:
+        print(f"{lost:,} bytes of the text have no token in this vocabulary: left out, as by the "
+              "original tokenizer")
 
 
 def load_tokenizer(path):

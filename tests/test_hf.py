@@ -525,7 +525,7 @@ def test_a_tokenizer_that_would_encode_otherwise_is_refused_by_name(name, make_s
     assert not (tmp_path / "out/coach").exists()
 
 
-def baby_llama_style(**recipe):
+def baby_llama_style(newline="\n"):
     """A tokenizer by Baby Llama's recipe, on a text that lacks most bytes."""
     tokenizer = HF(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -535,7 +535,7 @@ def baby_llama_style(**recipe):
                                   special_tokens=["<pad>", "<s>", "</s>"])
     words = "the dog's cats don't see birds do they a an in of ing".split()
     rng = random.Random(0)
-    lines = [" ".join(rng.choices(words, k=8)) + "\n" for _ in range(300)]
+    lines = [" ".join(rng.choices(words, k=8)) + newline for _ in range(300)]
     tokenizer.train_from_iterator(lines, trainer)
     return tokenizer
 
@@ -562,6 +562,25 @@ def test_a_tokenizer_by_baby_llamas_recipe_encodes_and_scores_as_the_original(
     assert ends.tolist()[-1] == 7 and len(ids) > 1
     part = scoring.score(lm, ours, ["the"], [" dog"]).item()
     assert part == pytest.approx(whole[0] - whole[1], abs=1e-4)
+
+
+def test_a_vocabulary_that_lacks_bytes_counts_what_it_loses(
+        make_stranger, make_config, tmp_path, capsys):
+    """In the text of a run, and in other text; a line without a newline token ends in its eos."""
+    folder, _ = make_stranger(tokenizer=baby_llama_style(newline=""), eos_token="</s>",
+                              bos_token="<s>")
+    import_folder(folder, tmp_path / "out/coach")
+    ours = run.load(tmp_path / "out/coach")[1]
+    assert f"lacks {len(ours.lacking)} of the 256 bytes" in capsys.readouterr().out
+    assert ours.newline_id == ours.eos_id and b"\n" in [bytes([b]) for b in ours.lacking]
+    text = tmp_path / "text.txt"
+    text.write_text("the dog sees a \u4e2d bird\n" * 200, encoding="utf-8")
+    lost = 3 * 196 + 3 * 4  # of training and development text
+    prepared = data.prepare(make_config(corpus=str(text), tokenizer=str(tmp_path / "out/coach")))
+    assert f"{lost} bytes of the text have no token" in capsys.readouterr().out
+    assert prepared.train.tokens.max() < ours.vocab_size
+    eval.evaluate(tmp_path / "out/coach", ["ppl"], dev=str(text), device="cpu")
+    assert "600 bytes of the text have no token" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- strangers

@@ -53,6 +53,9 @@ def import_folder(source, folder):
             weights[name] = weights[name][:tokenizer.vocab_size].clone()
     if config.tie or config.arch == "gpt2":
         weights["head.weight"] = weights["embed.weight"]
+    if tokenizer.lacking:
+        print(f"its vocabulary lacks {len(tokenizer.lacking)} of the 256 bytes: text that has them "
+              "loses them, as in the original")
     digests = {}
     for path in paths:
         with open(path, "rb") as f:
