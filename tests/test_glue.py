@@ -205,7 +205,7 @@ def test_the_same_seed_gives_the_same_and_another_another(make_run, rows, monkey
                        for split in ("train", "valid")))
     before = [p.clone() for p in lm.parameters()]
     short = RTE._replace(epochs=2)
-    results = [glue.finetune(lm, short, both, seed, "float32", glue.Clock(1))
+    results = [glue.finetune(lm, short, both, seed, "float32")
                for seed in (42, 42, 43)]
     assert results[0] == results[1] != results[2]
     assert all((a == b).all() for a, b in zip(before, lm.parameters()))  # a copy is trained
@@ -246,7 +246,7 @@ def test_of_several_epochs_the_best_is_kept(make_run, rows, monkeypatch):
     right = both.valid.labels
     answers = iter([1 - right, right, torch.ones_like(right)])
     monkeypatch.setattr(glue, "predict", lambda *_: next(answers))
-    found = glue.finetune(lm, RTE._replace(epochs=3), both, 42, "float32", glue.Clock(1))
+    found = glue.finetune(lm, RTE._replace(epochs=3), both, 42, "float32")
     assert found["accuracy"] == 1 and found["epoch"] == 2 and found["last"] == 0.6
     assert found["predictions"] == "".join(map(str, right.tolist()))
 
@@ -269,18 +269,6 @@ def test_lengths_are_said(make_run, rows, capsys):
         assert "1 of 151 training rows" in shown
         assert "boolq is left out" in shown and "boolq.train.jsonl is missing" in shown
         assert lm(torch.tensor(both["rte"].train.ids[-1:])).shape == (1, length, 16)
-
-
-def test_time_is_said_once_and_by_what_is_done(monkeypatch, capsys):
-    now = [0.0]
-    monkeypatch.setattr(glue.time, "monotonic", lambda: now[0])
-    clock = glue.Clock(1300)
-    clock.add(300)  # the first one, however long it took
-    for _ in range(4):
-        now[0] += 6
-        clock.add(100)
-    assert capsys.readouterr().out == "  about 0.8 minutes to go\n"  # 200 of 1000 in 12 s
-    assert clock.to_go() == "about 0.6 minutes to go"
 
 
 # ---------------------------------------------------------------- what is refused
@@ -318,8 +306,8 @@ def test_a_users_mistakes_are_one_line(make_run, rows, more, words):
 def test_what_is_damaged_is_named_before_anything_is_trained(make_run, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(glue, "finetune", None)
     folder = make_run()
-    (tmp_path / "p.json").write_text('{"glue": 1}')
-    with pytest.raises(UserError, match="p.json: its \"glue\" is no JSON object"):
+    (tmp_path / "p.json").write_text("[")
+    with pytest.raises(UserError, match="p.json: damaged"):
         command(folder, rows, f"--predictions={tmp_path / 'p.json'}")
     (folder / "glue.json").write_text("[")
     with pytest.raises(UserError, match="glue.json: damaged"):

@@ -6,19 +6,19 @@
     python -m tools.glue RUN --data=DIR --predictions=FILE              # for the challenge
 
 DIR, by default $BABYLM_DIR/eval, holds glue_filtered: TASK.train.jsonl and TASK.valid.jsonl of
-boolq, mnli, mrpc, multirc, qqp, rte, wsc. A table is printed; what it says is in RUN/glue.json:
+boolq, mnli, mrpc, multirc, qqp, rte, wsc. A table is printed and kept in RUN/glue.json:
 
-    {"rte": {"accuracy": mean over seeds, ..., "seeds": {"42": what one fine-tuning came to}}}
+    {"rte": {"accuracy": mean over seeds, ..., "seeds": {"42": the result of one fine-tuning}}}
 
-Each (task, seed) is there as soon as it is done and is not done again, unless the run's weights or
-the rows are others than then. "rte --limit=500" stands beside "rte".
+Each (task, seed) is kept as soon as it is done, and not done again unless the run's weights or the
+rows have changed. "rte --limit=500" has a key of its own.
 
 The recipe is that of babylm-org/babylm-eval, strict (2026, unchanged since 2025): AdamW with weight
 decay 0.01 on all weights, no clipping; lr 3e-5 after 6% of the steps, then a cosine to a tenth;
 batches of 32 (16 for boolq and multirc), 10 epochs (30 for wsc), at most 512 tokens; the head reads
 the last token (their --take_final; their default, the first, has seen nothing in a causal model).
-The epoch that is reported is the one with the best accuracy (F1 for mrpc and qqp) *on the rows that
-are reported*: that flatters, so the last epoch's accuracy stands beside it, and the majority's.
+The reported epoch has the best accuracy (F1 for mrpc and qqp) *on the rows that are reported*: that
+flatters, so the table also shows the last epoch's accuracy and the majority's.
 """
 import os
 import pathlib
@@ -27,16 +27,16 @@ from onecoach.config import Arguments, UserError, read_early, run_folder, run_ma
 
 
 def read_args(argv):
-    """The command line; UserError for what is out of range or does not go together."""
+    """Read the command line; UserError for values out of range."""
     parser = Arguments("-m tools.glue", __doc__)
     parser.add_argument("run", metavar="RUN", type=run_folder, help="the run's folder")
     parser.add_argument("--data", default="", help="folder that holds glue_filtered")
-    parser.add_argument("--tasks", default="", help="of those above, with commas between them; "
+    parser.add_argument("--tasks", default="", help="names from above, separated by commas; "
                         "default: those whose files are there")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 42 on")
     parser.add_argument("--limit", type=int, default=0, help="training rows of a task; 0: all")
-    parser.add_argument("--predictions", default="", help="file for the challenge, of seed 42; one "
-                        "that is there keeps what else it holds")
+    parser.add_argument("--predictions", default="", help="file for the challenge, of seed 42; "
+                        "other predictions in it are kept")
     parser.add_argument("--which", default="best", choices=["best", "last"],
                         help="best.pt, the lowest val_ce, or ckpt.pt")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
@@ -49,10 +49,10 @@ def read_args(argv):
     if args.predictions and args.limit:
         raise UserError("--predictions are for the challenge, which trains on all rows; leave out "
                         "--limit")
-    args.predictions = pathlib.Path(args.predictions) if args.predictions else None
-    if args.predictions and not os.access(args.predictions.absolute().parent, os.W_OK):
-        raise UserError(f"{args.predictions}: there is no folder {args.predictions.parent}, or "
-                        "none to write to; make it first")
+    folder = pathlib.Path(args.predictions).parent
+    if args.predictions and not os.access(folder, os.W_OK):
+        raise UserError(f"{args.predictions}: there is no folder {folder}, or it cannot be written "
+                        "to; make it first")
     return args
 
 
@@ -66,12 +66,12 @@ import itertools
 import json
 import math
 import string
-import time
 
 import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from tqdm import tqdm
 
 import eval
 from onecoach import files, run
@@ -79,8 +79,8 @@ from onecoach.scoring import longest_input
 from onecoach.suite import json_lines, wilson
 from onecoach.tables import table
 
-# The two texts of a row, from its keys; how many labels; the recipe; what chooses the epoch; rows
-# that TASK.valid.jsonl has in the challenge.
+# first, second: the two texts of a row, from its keys; labels: how many; chosen_by: the figure that
+# chooses the epoch; items: rows of TASK.valid.jsonl in the challenge
 Task = collections.namedtuple("Task", "first second labels batch epochs chosen_by items")
 TASKS = {
     "boolq": Task("{question}", "{passage}", 2, 16, 10, "accuracy", 1635),
@@ -101,8 +101,8 @@ WEIGHT_DECAY = 0.01
 DROPOUT = 0.1     # in the head
 FIRST_SEED = 42
 
-# Padded tokens of a forward pass in training: on a processor more would only be padding, and on a
-# GPU fewer would leave it waiting for launches.
+# Padded tokens of a forward pass in training: on a processor more would only be padding, and a GPU
+# would wait for launches with fewer.
 PIECE = {"cpu": 1024, "mps": 4096, "cuda": 16384}
 
 
@@ -114,10 +114,10 @@ Data = collections.namedtuple("Data", "train valid")
 
 
 def read_rows(path, task, tokenizer, length, limit=0):
-    """The Rows of a file, at most `length` tokens each; limit: the first so many, 0 all.
+    """Return the Rows of a file, at most `length` tokens each; limit: only the first rows, 0 all.
 
-    UserError that names the file, and the line, where it is empty, not JSON, lacks a text or has
-    another label than 0 to task.labels - 1.
+    UserError names the file, and the line, if it is empty, not JSON, lacks a text or has another
+    label than 0 to task.labels - 1.
     """
     ids = []
     labels = []
@@ -136,10 +136,10 @@ def read_rows(path, task, tokenizer, length, limit=0):
 
 
 def encode_pair(tokenizer, first, second, length):
-    """(`<s>`, the tokens of both texts, at most `length` in all; are they whole?).
+    """Return (`<s>` and the tokens of both texts, at most `length` in all; are they whole?).
 
-    Nothing stands between the two, and the longer one is cut first: what Hugging Face's tokenizers
-    make of the same pair by the same tokenizer.json.
+    Nothing stands between the two, and the longer one is cut first, as Hugging Face's tokenizers do
+    with the same tokenizer.json.
     """
     a = tokenizer.encode(first)
     b = tokenizer.encode(second)
@@ -155,7 +155,7 @@ def encode_pair(tokenizer, first, second, length):
 
 
 def pieces(numbers, ids, tokens):
-    """Cut the numbers of rows into lists of like length, of at most `tokens` when padded."""
+    """Cut the numbers of rows into lists of similar length, of at most `tokens` when padded."""
     waiting = sorted(numbers, key=lambda i: -len(ids[i]))
     while waiting:
         n = max(1, tokens // len(ids[waiting[0]]))
@@ -164,14 +164,14 @@ def pieces(numbers, ids, tokens):
 
 
 def padded(rows, numbers, device):
-    """ids (B, T), padded on the right, and where each row's last token is (B,)."""
+    """Return ids (B, T), padded on the right, and the position of each row's last token (B,)."""
     ids = [torch.tensor(rows.ids[i]) for i in numbers]
     last = torch.tensor([len(row) - 1 for row in ids])
     ids = nn.utils.rnn.pad_sequence(ids, batch_first=True)
     return ids.to(device), last.to(device)
 
 
-# ---------------------------------------------------------------- a fine-tuning
+# ---------------------------------------------------------------- fine-tuning
 
 class Classifier(nn.Module):
     """A language model and a head on its last token. forward: ids (B, T), last (B,) -> (B, C)."""
@@ -191,7 +191,7 @@ class Classifier(nn.Module):
 
 
 def learning_rate(step, steps):
-    """From 0 up in a straight line, then a cosine to LAST_LR of the peak."""
+    """Rise from 0 in a straight line, then fall in a cosine to LAST_LR of the peak."""
     warmup = int(WARMUP * steps)
     if step < warmup:
         return LR * step / warmup
@@ -200,16 +200,16 @@ def learning_rate(step, steps):
 
 
 def batches(n, size, seed, epoch):
-    """(n // size, size): the numbers of an epoch's batches; what is left over waits for another."""
+    """Return (n // size, size): the rows of an epoch's batches; the rest wait for another epoch."""
     order = np.random.default_rng((seed, epoch)).permutation(n)
     return order[:n // size * size].reshape(-1, size)
 
 
 def add_gradient(model, rows, batch, dtype):
-    """Backward through the mean loss of a batch, the numbers of some rows.
+    """Add the gradient of the mean loss over a batch, a list of row numbers.
 
-    In pieces of like length, whose gradients add up: a short row does not pay for a long one, and
-    the batches stay as random as in the recipe.
+    Pieces of similar length add up: a short row does not pay for a long one, and the batches stay
+    as random as in the recipe.
     """
     device = next(model.parameters()).device
     for numbers in pieces(batch, rows.ids, PIECE[device.type]):
@@ -221,34 +221,31 @@ def add_gradient(model, rows, batch, dtype):
         loss.backward()
 
 
-def finetune(lm, task, data, seed, dtype, clock):
-    """Fine-tune a copy of lm; what is kept of it, a dict: figures of the best epoch and of all.
+def finetune(lm, task, data, seed, dtype):
+    """Fine-tune a copy of lm; return a dict, the figures of the best epoch and of all.
 
-    dtype: of the matrix products, a name; clock: a Clock that counts the work.
+    dtype: of the matrix products, a name.
     """
     device = next(lm.parameters()).device
     torch.manual_seed(seed)
     model = Classifier(copy.deepcopy(lm), task.labels).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=WEIGHT_DECAY, fused=True)
-    train = data.train
-    size = min(task.batch, len(train.ids))
-    steps = len(train.ids) // size * task.epochs
+    n = len(data.train.ids)
+    size = min(task.batch, n)
 
     step = 0
     epochs = []  # the figures of each
     best = None
-    for epoch in range(task.epochs):
-        for batch in batches(len(train.ids), size, seed, epoch):
-            add_gradient(model, train, batch.tolist(), dtype)
+    for epoch in tqdm(range(task.epochs), unit="epoch", leave=False, disable=None):
+        for batch in batches(n, size, seed, epoch):
+            add_gradient(model, data.train, batch.tolist(), dtype)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps)
+                group["lr"] = learning_rate(step, n // size * task.epochs)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             step += 1
-            clock.add(3 * sum(len(train.ids[i]) for i in batch))
 
         predicted = predict(model, data.valid, dtype)
-        clock.add(sum(map(len, data.valid.ids)))
         epochs.append(figures(predicted, data.valid.labels, task.labels))
         if best is None or epochs[-1][task.chosen_by] > best[task.chosen_by]:
             best = {**epochs[-1], "epoch": epoch + 1,
@@ -258,7 +255,7 @@ def finetune(lm, task, data, seed, dtype, clock):
 
 @torch.no_grad()
 def predict(model, rows, dtype):
-    """(n,) int64: the most likely label of each row. UserError where logits are not numbers."""
+    """Return (n,) int64: the most likely label of each row. UserError if logits are not numbers."""
     device = next(model.parameters()).device
     labels = torch.zeros(len(rows.ids), dtype=torch.int64)
     model.eval()
@@ -274,98 +271,25 @@ def predict(model, rows, dtype):
 
 
 def figures(predicted, labels, kinds):
-    """Accuracy and, of two kinds of labels, F1 of label 1 (0 where none of it is right)."""
-    found = {"accuracy": (predicted == labels).double().mean().item()}
+    """Return accuracy and, for two kinds of labels, F1 of label 1 (0 where none is right)."""
+    values = {"accuracy": (predicted == labels).double().mean().item()}
     if kinds == 2:
         right = ((predicted == 1) & (labels == 1)).sum().item()
         named = (predicted == 1).sum().item() + (labels == 1).sum().item()
-        found["f1"] = 2 * right / max(1, named)
-    return found
+        values["f1"] = 2 * right / max(1, named)
+    return values
 
 
 def majority(data, task):
-    """The figures of always saying the commonest label of the training rows."""
+    """Return the figures of always naming the commonest label of the training rows."""
     commonest = data.train.labels.bincount().argmax()
     return figures(commonest.expand(len(data.valid.labels)), data.valid.labels, task.labels)
 
 
-class Clock:
-    """How long all the work takes, from what is done: in tokens that are read forward.
+# ---------------------------------------------------------------- glue.json and predictions
 
-    A training step is three such readings. The first one is warming up, and says nothing.
-    """
-
-    def __init__(self, total):
-        self.total = total
-        self.done = 0
-        self.begun = None
-        self.silent = True
-
-    def add(self, tokens):
-        """Count work; after ten seconds of it, say once how long the rest will take."""
-        if self.begun is None:
-            self.begun = time.monotonic()
-            self.total -= tokens
-            return
-        self.done += tokens
-        if self.silent and time.monotonic() - self.begun > 10:
-            self.silent = False
-            print(f"  {self.to_go()}", flush=True)
-
-    def to_go(self):
-        seconds = time.monotonic() - self.begun
-        left = (self.total - self.done) * seconds / max(1, self.done)
-        unit, size = ("hours", 3600) if left > 7200 else ("minutes", 60)
-        return f"about {left / size:.1f} {unit} to go"
-
-
-def tokens_read(data, task):
-    """What a fine-tuning adds to a Clock, nearly: the last rows of an epoch may be left out."""
-    train, valid = (sum(map(len, rows.ids)) for rows in data)
-    return task.epochs * (3 * train + valid)
-
-
-# ---------------------------------------------------------------- the books
-
-class Book:
-    """RUN/glue.json: what was done before, and what is done now. asked: " --limit=500", or ""."""
-
-    def __init__(self, path, asked):
-        self.path = path
-        self.asked = asked
-
-    def results(self):
-        return files.read_json_or_empty(self.path)
-
-    def seeds(self, name, digest):
-        """{seed: result} of a task, on the weights and rows of this digest."""
-        entry = self.results().get(name + self.asked)
-        kept = entry.get("seeds") if isinstance(entry, dict) else None
-        return {int(seed): result for seed, result in (kept or {}).items()
-                if isinstance(result, dict) and result.get("digest") == digest}
-
-    def keep(self, name, seed, result, facts):
-        """Add a result to a task's; facts: what is the same for all its seeds."""
-        with files.one_at_a_time(self.path.parent):
-            seeds = {**self.seeds(name, result["digest"]), seed: result}
-            entry = {**means_over(seeds), **facts,
-                     "seeds": {str(seed): seeds[seed] for seed in sorted(seeds)}}
-            files.write_json(self.path, {**self.results(), name + self.asked: entry})
-
-
-def means_over(seeds):
-    """Mean and spread of the figures of {seed: result}."""
-    means = {}
-    for key in ("accuracy", "f1", "last"):
-        values = [one[key] for one in seeds.values() if key in one]
-        if values:
-            means[key] = float(np.mean(values))
-            means[f"{key}_spread"] = float(np.std(values, ddof=1)) if values[1:] else None
-    return means
-
-
-def digest_of(lm, data):
-    """Of the weights and of all rows as they are encoded: 16 characters."""
+def digest(lm, data):
+    """Return 16 characters: a digest of the weights and of all rows as they are encoded."""
     digest = hashlib.sha256()
     for p in lm.state_dict().values():
         digest.update(p.cpu().numpy().tobytes())
@@ -374,26 +298,41 @@ def digest_of(lm, data):
     return digest.hexdigest()[:16]
 
 
-def read_predictions(path):
-    """What the challenge's file at path holds so far; UserError where it is damaged."""
-    whole = files.read_json_or_empty(path)
-    if not isinstance(whole.setdefault("glue", {}), dict):
-        raise UserError(f"{path}: its \"glue\" is no JSON object; move it away")
-    return whole
+def kept_seeds(path, key, digest):
+    """Return {seed: result} under a key of glue.json, those of these weights and rows."""
+    entry = files.read_json_or_empty(path).get(key)
+    kept = entry.get("seeds") if isinstance(entry, dict) else None
+    return {int(seed): result for seed, result in (kept or {}).items()
+            if isinstance(result, dict) and result.get("digest") == digest}
+
+
+def keep(path, key, seed, result, facts):
+    """Put a result into glue.json; facts: what all seeds of the entry have in common."""
+    with files.one_at_a_time(path.parent):
+        seeds = {**kept_seeds(path, key, result["digest"]), seed: result}
+        means = {}
+        for figure in ("accuracy", "f1", "last"):
+            values = [one[figure] for one in seeds.values() if figure in one]
+            if values:
+                means[figure] = float(np.mean(values))
+                means[f"{figure}_spread"] = float(np.std(values, ddof=1)) if values[1:] else None
+        entry = {**means, **facts, "seeds": {str(seed): seeds[seed] for seed in sorted(seeds)}}
+        files.write_json(path, files.read_json_or_empty(path) | {key: entry})
 
 
 def write_predictions(path, predictions):
-    """Put predictions {task: "0110..."} into the challenge's file at path, beside what it holds."""
+    """Add predictions {task: "0110..."} to the challenge's file at path."""
     with files.one_at_a_time(path.absolute().parent):
-        whole = read_predictions(path)
+        whole = files.read_json_or_empty(path)
+        glue = whole.setdefault("glue", {})
         for name, labels in predictions.items():
-            whole["glue"][name] = {"predictions": [{"id": f"{name}_{i}", "pred": int(label)}
-                                                   for i, label in enumerate(labels)]}
+            glue[name] = {"predictions": [{"id": f"{name}_{i}", "pred": int(label)}
+                                          for i, label in enumerate(labels)]}
         files.write_text(path, json.dumps(whole) + "\n")
 
 
 def glue_table(entries):
-    """The table of entries {task: its entry in glue.json}, and their mean both ways it is told."""
+    """Show entries {task: its entry in glue.json}, and their mean in two forms."""
     rows = [["task", "accuracy", "+- seeds", "95% over items", "the majority's", "last epoch",
              "F1", "+- seeds", "the majority's", "seeds", "rows", "dtype"]]
     for name, entry in entries.items():
@@ -407,32 +346,32 @@ def glue_table(entries):
     accuracy = np.mean([entry["accuracy"] for entry in entries.values()])
     mixed = np.mean([entry[TASKS[name.split()[0]].chosen_by] for name, entry in entries.items()])
     return (f"{table(rows)}\nmean of {len(entries)} of the {len(TASKS)} tasks: {accuracy:.1%} "
-            f"accuracy, as the challenge's scoring has it; {mixed:.1%} with F1 for mrpc and qqp, "
-            "as its tables\nthe epoch was chosen on the rows that are reported")
+            f"accuracy, as in the challenge's scoring; {mixed:.1%} with F1 for mrpc and qqp, "
+            "as in its tables\nthe epoch was chosen on the rows that are reported")
 
 
-def percent(found, key):
-    return "-" if found.get(key) is None else f"{found[key]:.1%}"
+def percent(values, key):
+    return "-" if values.get(key) is None else f"{values[key]:.1%}"
 
 
 # ---------------------------------------------------------------- the command
 
 def read_data(args, tokenizer, length):
-    """{task: Data} of the tasks that are asked for, or of those that have their files.
+    """Return {task: Data} of the tasks named in args, or of those that have their files.
 
     UserError for an unknown task, a file that is missing or wrong, no task at all.
     """
     folder = pathlib.Path(eval.data_folder(args))
     if (folder / "glue_filtered").is_dir():
         folder = folder / "glue_filtered"
-    asked = [name for name in args.tasks.split(",") if name]
+    named = [name for name in args.tasks.split(",") if name]
     data = {}
-    for name in asked or TASKS:
+    for name in named or TASKS:
         if name not in TASKS:
             raise UserError(f"unknown task {name!r}; known are {', '.join(TASKS)}")
         paths = [folder / f"{name}.{split}.jsonl" for split in ("train", "valid")]
         missing = [path for path in paths if not path.exists()]
-        if missing and asked:
+        if missing and named:
             raise UserError(f"{missing[0]} is missing: leave {name} out of --tasks, or name the "
                             "folder that holds glue_filtered with --data")
         if missing:
@@ -448,7 +387,7 @@ def read_data(args, tokenizer, length):
 
 
 def longest_row(lm, config):
-    """Tokens of a row: LONGEST, or a GPT-2's block_size where that is shorter. Says so."""
+    """Return and explain the tokens of a row: LONGEST, or a shorter GPT-2's block_size."""
     length = int(min(LONGEST, longest_input(lm)))
     if length < LONGEST:
         print(f"rows are cut to {length} tokens, this GPT-2's block_size; the challenge has "
@@ -460,7 +399,7 @@ def longest_row(lm, config):
 
 
 def say_what_is_short(name, data):
-    """Print where a task's rows are not those of the challenge, and how many had to be cut."""
+    """Print how a task's rows differ from the challenge's, and how many had to be cut."""
     n = len(data.valid.ids)
     if n != TASKS[name].items:
         print(f"{name}: {n} rows to judge by, the challenge has {TASKS[name].items}; its scoring "
@@ -470,17 +409,11 @@ def say_what_is_short(name, data):
               f"{data.valid.cut} of {n} others are longer, and cut")
 
 
-def facts_of(name, data, args, length):
-    """What an entry of glue.json says beside its figures."""
-    return dict(majority=majority(data, TASKS[name]), chosen_by=TASKS[name].chosen_by,
-                train_rows=len(data.train.ids), valid_rows=len(data.valid.ids), length=length,
-                limit=args.limit, which=args.which)
-
-
 def main(argv):
     args = read_args(argv)
-    if args.predictions:
-        read_predictions(args.predictions)  # hours before they are written
+    predictions = pathlib.Path(args.predictions) if args.predictions else None
+    if predictions:
+        files.read_json_or_empty(predictions)  # damaged? They are written hours later
     lm, tokenizer, config = run.load(args.run, which=args.which)
     config.device = args.device
     config.dtype = args.dtype
@@ -491,34 +424,36 @@ def main(argv):
     for name in data:
         say_what_is_short(name, data[name])
 
-    # what is left to do, of each task the first seed first
-    asked = f" --limit={args.limit}" if args.limit else ""
-    asked += " --which=last" if args.which == "last" else ""
-    book = Book(pathlib.Path(args.run, "glue.json"), asked)
-    digests = {name: digest_of(lm, data[name]) for name in data}
+    # the fine-tunings that are left, the first seed of all tasks first
+    path = pathlib.Path(args.run, "glue.json")
+    part = f" --limit={args.limit}" if args.limit else ""
+    part += " --which=last" if args.which == "last" else ""
+    digests = {name: digest(lm, data[name]) for name in data}
     seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
     todo = [(name, seed) for seed in seeds for name in data
-            if seed not in book.seeds(name, digests[name])]
-    clock = Clock(sum(tokens_read(data[name], TASKS[name]) for name, _ in todo))
+            if seed not in kept_seeds(path, name + part, digests[name])]
     print(f"{len(todo)} fine-tunings to do, {len(data) * args.seeds - len(todo)} done before; "
           f"{dtype} on {device}", flush=True)
 
     lm.to(device)
     for name, seed in todo:
-        result = finetune(lm, TASKS[name], data[name], seed, dtype, clock)
-        result["digest"] = digests[name]
-        book.keep(name, seed, result, facts_of(name, data[name], args, length))
-        chosen_by = TASKS[name].chosen_by
-        print(f"{name}{asked}, seed {seed}: {chosen_by} {result[chosen_by]:.1%} at epoch "
-              f"{result['epoch']} of {TASKS[name].epochs}; {clock.to_go()}", flush=True)
+        task = TASKS[name]
+        result = finetune(lm, task, data[name], seed, dtype) | {"digest": digests[name]}
+        facts = dict(majority=majority(data[name], task), chosen_by=task.chosen_by,
+                     train_rows=len(data[name].train.ids), valid_rows=len(data[name].valid.ids),
+                     length=length, limit=args.limit, which=args.which)
+        keep(path, name + part, seed, result, facts)
+        print(f"{name}{part}, seed {seed}: {task.chosen_by} {result[task.chosen_by]:.1%} at epoch "
+              f"{result['epoch']} of {task.epochs}", flush=True)
 
-    results = book.results()
-    entries = {name + asked: results[name + asked] for name in data}
-    print(f"\n{book.path} ({args.which})\n{glue_table(entries)}")
-    if args.predictions:
-        first = {name: book.seeds(name, digests[name])[FIRST_SEED]["predictions"] for name in data}
-        write_predictions(args.predictions, first)
-        print(f"{args.predictions}: predictions of {', '.join(data)}, seed {FIRST_SEED}")
+    results = files.read_json(path)
+    entries = {name + part: results[name + part] for name in data}
+    print(f"\n{path} ({args.which})\n{glue_table(entries)}")
+    if predictions:
+        labels = {name: kept_seeds(path, name + part, digests[name])[FIRST_SEED]["predictions"]
+                  for name in data}
+        write_predictions(predictions, labels)
+        print(f"{predictions}: predictions of {', '.join(data)}, seed {FIRST_SEED}")
 
 
 if __name__ == "__main__":

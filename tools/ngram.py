@@ -1,21 +1,21 @@
-"""The yardsticks: a unigram and a 5-gram of the same tokens, in every table like a run.
+"""Yardsticks for every table: a unigram and a 5-gram of the same tokens.
 
-    python -m tools.ngram CONFIG                        # perplexity of the development text
+    python -m tools.ngram CONFIG                        # perplexity of the test split
     python -m tools.ngram CONFIG --tasks=ppl,blimp,supplement --data=DIR
 
-CONFIG and keys are those of the run that they stand beside: they read its training tokens, its
-tokenizer, and the test split of the development text. tasks: eval.py's that need nothing
-but log-probabilities, ppl where none is named; data and limit: as there. What they say lies in
-out_dir/ngram-1 and out_dir/ngram-5, as a run's: eval.json, config.json, tokenizer.json.
+CONFIG and keys are those of the run to compare with: the n-grams count its training tokens, and are
+asked on its test split. tasks: eval.py's that need only log-probabilities, by default ppl; data and
+limit: eval.py's. Results are in out_dir/ngram-1 and out_dir/ngram-5, in the form of a run's folder:
+eval.json, config.json, tokenizer.json.
 
-What a network has beyond the 5-gram it has from more than four tokens back, or from knowing that
-words are alike; what it has beyond the unigram it has from order.
+A network is better than the 5-gram by what it learns from more than four tokens back and from
+similar words, and better than the unigram by order.
 """
 from onecoach.config import Arguments, UserError, parse_args, read_early, run_main
 
 
 def read_args(argv):
-    """What eval.py is asked, and the rest of the command line: CONFIG and its keys."""
+    """Return eval.py's options and the rest of the command line, CONFIG and its keys."""
     parser = Arguments("-m tools.ngram", __doc__, add_help=False)
     parser.add_argument("--tasks", default="")
     parser.add_argument("--data", default="")
@@ -40,14 +40,14 @@ from onecoach.run import folder_of, write_config
 
 ORDERS = (1, 5)
 AT_ONCE = 1 << 20  # tokens that are scored at a time
-NETWORKS_ALONE = ("babytalk", "sample", "curve")  # tasks of eval.py that take more than scores
+NETWORKS_ALONE = ("babytalk", "sample", "curve")  # tasks of eval.py that need more than scores
 
 
 # ---------------------------------------------------------------- the model
 
-# Of the (k+1)-grams of a text: each one's key (its first k tokens' number * vocab_size + its last
-# token), in rising order, and its count; of the k-grams before them, their contexts: how many
-# tokens follow it, and how many different ones.
+# keys, counts: of the (k+1)-grams of a text, in rising order; a key is the number of the first k
+# tokens * vocab_size + the last token. totals, kinds: of their contexts, the k-grams; how many
+# tokens follow one, and how many different tokens.
 Level = collections.namedtuple("Level", "keys counts totals kinds")
 
 
@@ -57,10 +57,10 @@ class NGram:
         P_k(w|h) = (c(h w) + kinds(h) P_{k-1}(w|h')) / (c(h) + kinds(h)),     P_0 = 1 / vocab_size
 
     h: k - 1 tokens, h' the same without the first; c: counts; kinds(h): different tokens after h.
-    After an h that was never seen P_k is P_{k-1}. `<s>` is part of contexts and follows none: it is
-    never predicted, as in the networks. (Witten and Bell 1991, doi 10.1109/18.87000; interpolated
-    as in Chen and Goodman 1999, doi 10.1006/csla.1999.0128.) Memory: `nbytes`; of a 5-gram some 30
-    bytes for each token of real text, and four times that while it is counted.
+    After an unseen h P_k is P_{k-1}. `<s>` is part of contexts and is never predicted, as in the
+    networks. (Witten and Bell 1991, doi 10.1109/18.87000; interpolated as in Chen and Goodman 1999,
+    doi 10.1006/csla.1999.0128.) Memory, `nbytes`: a 5-gram takes some 30 bytes per token of real
+    text, and four times that while it is counted.
     """
 
     def __init__(self, tokens, vocab_size, order, bos_id=1):
@@ -87,24 +87,18 @@ class NGram:
         return sum(array.nbytes for level in self.levels for array in level)
 
     def sum_log_probs(self, sequences, starts):
-        """(n,) float64, nats: of each sequence the sum of log P(token | the tokens before).
+        """Return (n,) float64, nats: for each sequence the sum of log P(token | the ones before).
 
-        Sequences begin with `<s>`; of sequence i the tokens starts[i] >= 1 and on are counted.
+        Sequences begin with `<s>`; the tokens from number starts[i] >= 1 on are counted.
         """
         sums = np.zeros(len(sequences))
-        first = 0
-        while first < len(sequences):
-            # as many as make up AT_ONCE tokens, one at least
-            last = first + 1
-            size = len(sequences[first])
-            while last < len(sequences) and size + len(sequences[last]) <= AT_ONCE:
-                size += len(sequences[last])
-                last += 1
-            sums[first:last] = self.sums_of(sequences[first:last], starts[first:last])
-            first = last
+        groups = np.cumsum([len(sequence) for sequence in sequences]) // AT_ONCE
+        for group in np.unique(groups):
+            first, last = np.searchsorted(groups, [group, group + 1])
+            sums[first:last] = self.score(sequences[first:last], starts[first:last])
         return sums
 
-    def sums_of(self, sequences, starts):
+    def score(self, sequences, starts):
         lengths = [len(sequence) for sequence in sequences]
         owner = np.repeat(np.arange(len(sequences)), lengths)  # (M,) the sequence of each token
         begins = np.cumsum(lengths) - lengths
@@ -116,7 +110,7 @@ class NGram:
         return np.bincount(owner[counted], log_p[counted], len(sequences))
 
     def probabilities(self, tokens, place):
-        """(M,) P of each of the tokens (M,) after those before it; place: how many those are."""
+        """Return (M,) P of each of the tokens (M,) after the `place` tokens before it."""
         p = np.full(len(tokens), 1 / self.vocab_size)
         numbers = np.zeros(len(tokens), np.int64)  # of the k-gram that begins at each; -1: unseen
         for k, level in enumerate(self.levels[:len(tokens)]):
@@ -134,18 +128,18 @@ class NGram:
 
 
 def find(keys, wanted):
-    """Where each of the wanted (M,) stands in keys, which rise; -1 where it does not."""
+    """Return the index in rising keys of each of the wanted (M,); -1 if it is not there."""
     at = np.searchsorted(keys, wanted)
     at[at == len(keys)] = 0
     return np.where(keys[at] == wanted, at, -1)
 
 
-# ---------------------------------------------------------------- a folder like a run's
+# ---------------------------------------------------------------- the command
 
 def folder_like_a_run(config, order, data):
-    """(its path, its config): config.json and tokenizer.json are there.
+    """Write config.json and tokenizer.json into the model's folder; return it and its config.
 
-    What eval.json says there is kept where it is of the same tokens.
+    An eval.json of other tokens goes.
     """
     config = dataclasses.replace(config, name=f"ngram-{order}")
     folder = folder_of(config)
@@ -167,8 +161,7 @@ def main(argv):
     tasks = [name for name in args.tasks.split(",") if name] or ["ppl"]
     for name in eval.named_tasks(tasks):
         if name in NETWORKS_ALONE:
-            raise UserError(f"task {name!r}: an n-gram can be asked for ppl and "
-                            "the tasks of the suite")
+            raise UserError(f"task {name!r}: an n-gram can be asked for ppl and the suite")
     eval.Options(data=args.data, limit=args.limit).check()
 
     data = prepare(config)
