@@ -669,6 +669,25 @@ def test_a_broken_or_malicious_folder_is_refused_in_a_line(name, make_stranger, 
     assert not (tmp_path / "out/coach").exists() and not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("kind, embedding", [("llama", "model.embed_tokens.weight"),
+                                             ("gpt2", "transformer.wte.weight")])
+def test_a_head_of_its_own_in_a_tied_model_is_not_dropped(kind, embedding, make_stranger, tmp_path):
+    folder, _ = make_stranger(kind, tie_word_embeddings=True)
+    edit_weights(folder, lambda w: w.update({"lm_head.weight": w[embedding].clone()}))
+    import_folder(folder, tmp_path / "out/same")
+    edit_weights(folder, lambda w: w["lm_head.weight"].neg_())
+    one_line(import_folder, folder, tmp_path / "out/coach", words=["lm_head.weight", str(folder)])
+
+    if kind == "llama":  # as the error says
+        edit_json(folder / "config.json", tie_word_embeddings=False)
+        import_folder(folder, tmp_path / "out/coach")
+        lm = run.load(tmp_path / "out/coach")[0]
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+        ids = torch.arange(50)[None]
+        with torch.no_grad():
+            assert (lm.logits(lm(ids)) - theirs(ids).logits).abs().max() < 1e-5
+
+
 # ---------------------------------------------------------------- teachers from elsewhere
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

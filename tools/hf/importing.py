@@ -13,6 +13,7 @@ from onecoach.imported import ROLES, ImportedTokenizer, marked
 from onecoach.run import load
 from tools.hf.configs import model_config
 from tools.hf.weights import (
+    check_head,
     check_headers,
     read_headers,
     read_tensor,
@@ -37,6 +38,7 @@ def import_folder(source, folder):
         paths = weight_files(source)
         tensors = read_headers(paths)
         check_headers(tensors, c)
+        check_head(tensors, c)
         tokenizer = read_tokenizer(source, form)
     except ValueError as e:
         raise UserError(f"{source}: {e}")

@@ -169,6 +169,18 @@ def check_headers(tensors, c):
             raise ValueError(f"its weights have {name}, which a plain {c.arch} has not")
 
 
+def check_head(tensors, c):
+    """Raise ValueError where a model is tied by its config.json, but not by its weights."""
+    if "lm_head.weight" not in tensors or not (c.tie or c.arch == "gpt2"):
+        return
+    embedding = "model.embed_tokens.weight" if c.arch == "llama" else "transformer.wte.weight"
+    if not torch.equal(read_tensor(tensors, "lm_head.weight"), read_tensor(tensors, embedding)):
+        remedy = ("set tie_word_embeddings to false there" if c.arch == "llama" else
+                  "only a GPT-2 with a tied head can be imported")
+        raise ValueError("its config.json ties the head to the embedding, but its lm_head.weight "
+                         f"is another; {remedy}")
+
+
 def read_tensor(tensors, name):
     """Return the tensor of that name, which read_headers has seen."""
     tensor = tensors[plain_name(name)]
