@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -667,6 +668,30 @@ def test_a_broken_or_malicious_folder_is_refused_in_a_line(name, make_stranger, 
     change(folder)
     one_line(import_folder, folder, tmp_path / "out/coach", words=[words, str(folder)])
     assert not (tmp_path / "out/coach").exists() and not (tmp_path / "executed").exists()
+
+
+def test_the_bos_is_the_one_that_predicts_development_text_best_or_as_asked(
+        make_stranger, tmp_path, capsys):
+    """<|im_start|> is named, but its embedding is noise; a text begins with <|endoftext|>."""
+    names = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    original = train_gpt2_style(ways_to_split()["gpt2"], special=names)
+    folder, _ = make_stranger(tokenizer=original, bos_token=names[1], eos_token=names[2])
+    edit_weights(folder, lambda w: w["model.embed_tokens.weight"][1].mul_(30))
+    (tmp_path / "dev.txt").write_text("the dog's cats don't see birds, do they?\n" * 50)
+
+    import_folder(folder, tmp_path / "out/plain")
+    assert run.load(tmp_path / "out/plain")[1].bos_id == 1
+    import_folder(folder, tmp_path / "out/chosen", dev=str(tmp_path / "dev.txt"))
+    said = dict(re.findall(r"opened by (\S+): ([\d.]+) nats", capsys.readouterr().out))
+    best = min(said, key=lambda name: float(said[name]))
+    assert set(said) == set(names) and best != names[1]
+    assert run.load(tmp_path / "out/chosen")[1].bos_id == names.index(best)
+    import_folder(folder, tmp_path / "out/asked", bos=names[2])
+    assert run.load(tmp_path / "out/asked")[1].bos_id == 2
+    one_line(import_folder, folder, tmp_path / "out/no", "<x>", words=["'<x>'", "bos token"])
+
+    export(tmp_path / "out/asked", tmp_path / "back")
+    assert loaded(tmp_path / "back")[1]("the").input_ids[0] == 2
 
 
 @pytest.mark.parametrize("kind, embedding", [("llama", "model.embed_tokens.weight"),

@@ -3,6 +3,7 @@
     python -m tools.hf export RUN DIR                  its best weights; DIR is not there yet
     python -m tools.hf export RUN DIR --checkpoints    and DIR/chck_1M ..., a revision each
     python -m tools.hf import DIR RUN                  of a Llama or GPT-2; RUN is not there yet
+                                      [--dev=PATH | --bos=TOKEN]
 
 An export holds config.json, model.safetensors, generation_config.json, tokenizer.json with its two
 companions, and README.md, the model card. AutoModelForCausalLM and AutoTokenizer load them without
@@ -13,7 +14,11 @@ A stranger's folder is data: weights are read from safetensors alone, once all n
 agree with its config.json; nothing in it is unpickled or executed. Where our model or tokenizer
 would differ from the original, the import is refused by name. An imported run has config.json,
 tokenizer.json and best.pt: it can teach, be evaluated, be `init`. Its students take its vocabulary:
-tokenizer = "RUN". Needs the packages safetensors and, for imported tokenizers, tokenizers.
+tokenizer = "RUN". The token that opens a text is the folder's bos, or --bos, or with --dev the one
+of its special tokens that predicts development text best: an instructed model's own may be one that
+no text of its training began with.
+
+Needs the packages safetensors and, for imported tokenizers, tokenizers.
 """
 from onecoach.config import Arguments, UserError, run_folder, run_main
 
@@ -24,6 +29,8 @@ def read_args(argv):
     parser.add_argument("source", metavar="FROM", type=run_folder, help="RUN, or DIR to import")
     parser.add_argument("target", metavar="TO", help="DIR, or RUN to import; not there yet")
     parser.add_argument("--checkpoints", action="store_true", help="export those by words, too")
+    parser.add_argument("--bos", default="", help="import: the token that opens a text")
+    parser.add_argument("--dev", default="", help="import: development text to choose it by")
     return parser.parse_args(argv)
 
 
@@ -32,11 +39,13 @@ def main(argv):
     from tools.hf.export import export
     from tools.hf.importing import import_folder
     if args.what == "export":
+        if args.bos or args.dev:
+            raise UserError("--bos and --dev are about import")
         export(args.source, args.target, args.checkpoints)
     elif args.checkpoints:
         raise UserError("--checkpoints is about export")
     else:
-        import_folder(args.source, args.target)
+        import_folder(args.source, args.target, args.bos, args.dev)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,17 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
+import math
 import pathlib
 
 from bpe import Tokenizer
 from model import ModelConfig
-from onecoach import files
+from onecoach import files, scoring
 from onecoach.config import Config, UserError, check_together
-from onecoach.corpora import building
+from onecoach.corpora import building, resolve
 from onecoach.imported import ROLES, ImportedTokenizer, marked
-from onecoach.run import load
+from onecoach.run import model_of
 from tools.hf.configs import model_config
 from tools.hf.weights import (
     check_head,
@@ -22,11 +24,15 @@ from tools.hf.weights import (
     weight_files,
 )
 
+LINES = 200  # of development text, by which a bos is chosen
+CANDIDATES = 8
 
-def import_folder(source, folder):
+def import_folder(source, folder, bos="", dev=""):
     """Make the run `folder` of a Hugging Face folder `source`, whole or not at all.
 
-    UserError, one line, for what is missing, damaged or not supported, by name.
+    bos: the token that opens a text, by default as the folder says or, where `dev` names
+    development text, the one that predicts it best. UserError, one line, for what is missing,
+    damaged or not supported, by name.
     """
     source, folder = pathlib.Path(source), pathlib.Path(folder)
     safetensors()
@@ -40,6 +46,8 @@ def import_folder(source, folder):
         check_headers(tensors, c)
         check_head(tensors, c)
         tokenizer = read_tokenizer(source, form)
+        if bos:
+            tokenizer = with_bos(tokenizer, bos)
     except ValueError as e:
         raise UserError(f"{source}: {e}")
     if tokenizer.vocab_size > c.vocab_size:
@@ -55,9 +63,23 @@ def import_folder(source, folder):
             weights[name] = weights[name][:tokenizer.vocab_size].clone()
     if config.tie or config.arch == "gpt2":
         weights["head.weight"] = weights["embed.weight"]
+    lm = model_of(config, tokenizer.vocab_size).eval()
+    lm.load_state_dict(weights)
+
     if tokenizer.lacking:
         print(f"its vocabulary lacks {len(tokenizer.lacking)} of the 256 bytes: text that has them "
               "loses them, as in the original")
+    if dev and not bos and isinstance(tokenizer, ImportedTokenizer):
+        tokenizer = choose_bos(tokenizer, lm, dev)
+    write_run(folder, config, tokenizer, weights, source, paths)
+    print(f"{folder} holds {source}: {config.arch}, {lm.num_params() / 1e6:.2f}M parameters, "
+          f"{tokenizer.vocab_size} tokens, texts opened by "
+          f"{tokenizer.tokens()[tokenizer.bos_id].decode()}; its students need "
+          f"--tokenizer={folder}")
+
+
+def write_run(folder, config, tokenizer, weights, source, paths):
+    """Write config.json, tokenizer.json and best.pt, with digests of the files they came from."""
     digests = {}
     for path in paths:
         with open(path, "rb") as f:
@@ -69,9 +91,6 @@ def import_folder(source, folder):
         files.write_json(aside / "config.json", {**dataclasses.asdict(config), **notes})
         files.write_text(aside / "tokenizer.json", tokenizer.to_json())
         files.save_checkpoint(aside / "best.pt", {"model": weights, "step": 0})
-    lm = load(folder)[0]
-    print(f"{folder} holds {source}: {config.arch}, {lm.num_params() / 1e6:.2f}M parameters, "
-          f"{tokenizer.vocab_size} tokens; its students need --tokenizer={folder}")
 
 
 def run_config(c, folder, tokenizer):
@@ -127,3 +146,40 @@ def role_names(source, form, parsed):
     bos = names["bos"] or names["eos"]
     eos = names["eos"] or bos
     return bos, eos, names["pad"] or eos
+
+
+# ---------------------------------------------------------------- its bos
+
+def with_bos(tokenizer, name):
+    """Return an imported tokenizer with another bos; ValueError if `name` is no added token."""
+    if not isinstance(tokenizer, ImportedTokenizer):
+        raise ValueError("its tokenizer is one of this program's, whose bos is <s>")
+    eos, pad = (tokenizer.names[i].decode() for i in (tokenizer.eos_id, tokenizer.pad_id))
+    return ImportedTokenizer(marked(tokenizer.form, name, eos, pad))
+
+
+def choose_bos(tokenizer, lm, dev):
+    """Return the tokenizer whose bos costs the model the fewest nats per byte of text, and say it.
+
+    An instructed model may name a token that no text of its training began with. Candidates are
+    the named bos, eos and pad and the first special tokens; the text is LINES lines of `dev`.
+    """
+    lines = []
+    for _, path in resolve(dev, "", "dev"):
+        with open(path, encoding="utf-8", errors="replace") as f:
+            lines += itertools.islice((line.strip()[:200] for line in f if len(line) > 20), LINES)
+    lines = lines[::1 + len(lines) // LINES]
+    size = max(1, sum(len(line.encode()) for line in lines))
+
+    special = [token["id"] for token in tokenizer.form["added_tokens"] if token.get("special")]
+    named = [tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id]
+    best = tokenizer
+    least = math.inf
+    for i in dict.fromkeys([*named, *sorted(special)[:CANDIDATES]]):
+        name = tokenizer.names[i].decode()
+        candidate = with_bos(tokenizer, name)
+        nats = -scoring.score_sentences(lm, candidate, lines).sum().item() / size
+        print(f"  opened by {name}: {nats:.4f} nats per byte of {len(lines)} lines")
+        if nats < least:
+            best, least = candidate, nats
+    return best
