@@ -16,7 +16,9 @@ from data import Batches, prepare
 from onecoach import files, run, stored
 from onecoach.config import UserError
 from onecoach.run import folder_of
-from tools import bench, measure, peers
+from tools.bench import __main__ as command
+from tools.bench import contests as bench
+from tools.bench import measure, peers
 
 TINY = (dict(d_model=8, n_layer=2, d_ff=12, n_head=2),
         dict(d_model=16, n_layer=3, d_ff=20, n_head=4))
@@ -27,7 +29,7 @@ KEYS = dict(batch_size=8, block_size=16)
 
 @pytest.fixture
 def small(monkeypatch):
-    """bench.main at small sizes, without the processes that memory is measured in."""
+    """The command at small sizes, without the processes that memory is measured in."""
     for name, value in (("V", 300), ("POSITIONS", 64), ("T", 16), ("PAIRS", 1),
                         ("ROUNDS", {"nano": 1}), ("LOSS_SIZES", {"nano": (8, 16)}),
                         ("STEP_SIZES", {"nano": TINY})):
@@ -44,7 +46,7 @@ def small(monkeypatch):
 def last_line(small, capsys):
     """Call bench.main; the object of its last line. More than three lines are shown before it."""
     def last_line(*argv):
-        bench.main(list(argv))
+        command.main(list(argv))
         *shown, last = capsys.readouterr().out.splitlines()
         assert len(shown) > 3
         return json.loads(last, parse_constant=pytest.fail)  # no NaN, which is not JSON
@@ -110,7 +112,7 @@ def hide(packages, monkeypatch):
 def test_a_peer_that_is_not_installed_is_said(what, small, capsys):
     pytest.importorskip("transformers")
     hide(set(PACKAGES[what].values()), small)
-    bench.main([what, "--peers", "--batch=8"])
+    command.main([what, "--peers", "--batch=8"])
     *shown, last = capsys.readouterr().out.splitlines()
 
     said = [line for line in shown if "skipped" in line]
@@ -130,7 +132,7 @@ def test_the_one_peer_of_a_row_that_is_not_installed_is_said(what, package, smal
     hide({package}, small)
     (tmp_path / "t.txt").write_text("the dogs see the cats\n" * 200)
     small.setattr(bench, "V", 265)
-    bench.main([what, "--peers", f"--data={tmp_path}"])
+    command.main([what, "--peers", f"--data={tmp_path}"])
     *shown, last = capsys.readouterr().out.splitlines()
     assert f"row {package} skipped: {package} is not installed" in shown
     assert json.loads(last)["peer"] is None
@@ -151,7 +153,7 @@ def test_a_peer_of_another_loss_is_said_and_never_the_best(small, capsys):
     def nothing(h, W, *others):
         return (h.sum() + W.sum()) * 0
     small.setattr(peers, "LOSSES", {"nothing": nothing})
-    bench.main(["loss", "--peers"])
+    command.main(["loss", "--peers"])
     *shown, last = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in shown if "another loss" in line] == ["nothing"]
     assert json.loads(last)["peer_is"] is None
@@ -179,7 +181,7 @@ def test_without_text_babytalk_is_taken_and_said(small, capsys, tmp_path):
     sample = bench.babytalk.sample
     small.setattr(bench.babytalk, "sample", lambda n, seed: sample(min(n, 1000), seed))
     small.setattr(bench, "BABYLM", tmp_path)
-    bench.main(["bpe"])
+    command.main(["bpe"])
     assert "babytalk instead" in capsys.readouterr().out
 
 

@@ -23,7 +23,7 @@ from onecoach.run import (
     is_finished,
     load,
 )
-from tools.measure import name_of
+from tools.bench.measure import name_of
 
 MACHINE_KEYS = ("out_dir", "data_dir", "corpus", "dev", "eval_tokens")  # not in a row's command
 

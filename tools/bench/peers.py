@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from bpe import CHARACTER, PATTERN, SPECIAL
 from onecoach.run import DTYPES, autocast
-from tools import measure
+from tools.bench import measure
 from tools.hf.weights import to_theirs
 
 TAU = 2.0
