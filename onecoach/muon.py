@@ -86,3 +86,18 @@ def make_muon(matrices, weight_decay):
     check_muon()
     return torch.optim.Muon(matrices, lr=0.0, weight_decay=weight_decay,
                             adjust_lr_fn="match_rms_adamw")
+
+
+def newton_schulz_flops(optimizer):
+    """Count the floating-point operations of Muon's own matrix products in a step; AdamW has none.
+
+    An iteration on X (m, n), m <= n, is A = X X', B = b A + c A A and a X + B X.
+    """
+    if not isinstance(optimizer, MuonAdamW):
+        return 0
+    total = 0
+    for group in optimizer.muon.param_groups:
+        for p in group["params"]:
+            m, n = sorted(p.shape)
+            total += group["ns_steps"] * (2 * m * m * n + 2 * m**3 + 2 * m * m * n)
+    return total

@@ -12,6 +12,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 import distill
 from onecoach import files
@@ -542,6 +543,17 @@ def test_a_row_counts_all_that_its_run_took_each_run_once(folder, make_config, t
     assert jobs.total_flops(out / "more") == first + kid + 3 * 128 * 3 * a_token
     assert jobs.total_flops(out / "last") == first + 2 * kid
     assert jobs.tokens_seen(out / "more") == 2 * 64 + 3 * 128
+
+
+def test_flops_count_muons_own_products(folder, make_config, tmp_path):
+    """By hand: of a layer the matrices qkv (24, 8), out (8, 8), gate_up (32, 8), down (8, 16)."""
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("torch has no Muon")
+    for name in ("adamw", "muon"):
+        distill.train(make_config(**TINY, name=name, optimizer=name))
+    difference = (jobs.total_flops(tmp_path / "out/muon")
+                  - jobs.total_flops(tmp_path / "out/adamw"))
+    assert difference == 6 * 5 * sum(4 * 64 * n + 2 * 512 for n in (24, 8, 32, 16))
 
 
 def test_a_row_of_json_is_whole(folder):

@@ -15,6 +15,7 @@ import eval
 from data import prepare
 from onecoach import files
 from onecoach.config import CONFIGS, KEYS, Config, UserError, command_line, read_config
+from onecoach.muon import newton_schulz_flops
 from onecoach.run import (
     FREE_ON_RESUME,
     device_of,
@@ -158,14 +159,16 @@ def make_row(job, config):
 def total_flops(folder):
     """Count a run's training, its teachers' forward passes, and the training of teachers and init.
 
-    Each run counts once. The writing of rollouts is not counted.
+    Each run counts once, with Muon's own products. The writing of rollouts is not counted.
     """
     total = 0.0
     for run in {folder} | ancestors(folder):
         lm, _, config = load(run)
         teachers = [load(run.with_name(name))[0] for name in config.teacher_runs]
         per_token = 3 * lm.flops(config.longest) + sum(t.flops(config.longest) for t in teachers)
-        total += per_token * own_tokens(run, config)
+        per_step = per_token * config.batch_size * config.longest
+        per_step += newton_schulz_flops(distill.make_optimizer(lm, config))
+        total += per_step * own_steps(run, config)
     return total
 
 
@@ -177,19 +180,19 @@ def ancestors(folder):
     return needs.union(*map(ancestors, needs))
 
 
-def own_tokens(folder, config):
-    """Count the tokens that a run itself was trained on, without its init's."""
+def own_steps(folder, config):
+    """Count the steps of a run itself, without its init's."""
     steps, _ = distill.trained_for(folder)
     if config.init:
         steps -= distill.trained_for(folder.with_name(config.init))[0]
-    return int(steps) * config.batch_size * config.longest
+    return int(steps)
 
 
 def tokens_seen(folder):
     """Count the tokens that a run's weights were trained on, with its init's."""
     config = read_config(folder / "config.json")
     before = tokens_seen(folder.with_name(config.init)) if config.init else 0
-    return before + own_tokens(folder, config)
+    return before + own_steps(folder, config) * config.batch_size * config.longest
 
 
 # ---------------------------------------------------------------- processes
