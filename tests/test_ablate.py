@@ -20,7 +20,7 @@ from onecoach.config import UserError, parse_args, read_config
 from tools.ablate import jobs, pictures
 from tools.ablate import table as tables
 from tools.ablate.__main__ import main
-from tools.ablate.plan import read_plan
+from tools.ablate.plan import climb, grid_points, open_ends, read_plan
 from tools.ablate.summary import as_markdown, holm, paired, summarise
 from tools.ablate.table import Table, append
 
@@ -47,18 +47,25 @@ def write(folder, **changes):
     return str(path)
 
 
+def first_point(plan, variant):
+    """The settings of a variant if all of its points were equally good."""
+    return plan.search(variant, lambda point: 0.0)[0]
+
+
 def keep_rows(table, val_ce):
     """Rows as of runs that were made: {variant: [of seed 0, of seed 1, ...]}. What no tuning has
     chosen stands at its grid's first point."""
     for variant in table.plan.variants:
-        table.chosen.setdefault(variant, table.plan.points(variant)[0])
+        table.chosen.setdefault(variant, first_point(table.plan, variant))
     for variant, values in val_ce.items():
         for seed, value in enumerate(values):
             job = table.job(variant, table.chosen[variant], seed, "report")
             path = table.path(variant, seed)
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_json(path, dict(variant=variant, seed=seed, settings=job.settings,
-                                        val_ce=value, command=job.command))
+                                        val_ce=value, command=job.command, steps=1000,
+                                        best_step=1000, words=1, flops=1.0,
+                                        curve=[[0, 9.0], [1000, value]]))
 
 
 def keep_tuned(table, lr, val_ce):
@@ -203,7 +210,8 @@ class Desk(concurrent.futures.Executor):
             self.done.add(str(job))
             future.set_result(dict(variant=job.variant, seed=job.seed, settings=job.settings,
                                    val_ce=job.settings.get("lr", 1.0), best_step=1, steps=1,
-                                   curve=[], command=job.command, needs=job.needs))
+                                   words=1, flops=1.0, curve=[[1, 1.0]], command=job.command,
+                                   needs=job.needs))
         self.said.append(f"end {job}")
         return {future}, ()
 
@@ -326,8 +334,107 @@ def test_rows_of_settings_that_are_chosen_no_longer_are_not_there(folder):
     other = {**variants, "rkl": {**variants["rkl"], "alpha": 0.25}}
     assert [*map(len, table_of(variants=other).rows().values())] == [2, 0]
     longer = table_of(common=TINY | {"max_steps": 7})
-    assert longer.tuned == {} and [*map(len, longer.rows().values())] == [0, 0]
+    assert longer.tuned["coach"] == {} and [*map(len, longer.rows().values())] == [0, 0]
     assert [*map(len, table_of().rows().values())] == [2, 2]
+
+
+def search(ladder, start, val_ce):
+    """The chosen point and all that were tried, in their order."""
+    tried = []
+    while True:
+        known = {str(point): val_ce(point) for point in tried}
+        chosen, due = climb(ladder, start, lambda point: known.get(str(point)))
+        if chosen:
+            return chosen, tried
+        assert not any(point in tried for point in due)
+        tried += due
+
+
+def test_a_ladder_is_searched_a_key_at_a_time_until_no_neighbour_is_better():
+    ladder = {"lr": [1, 2, 3, 4, 5], "dropout": [0, 1, 2, 3, 4]}
+
+    def val_ce(point):  # a valley across both keys: the best lr depends on the dropout
+        lr, dropout = point["lr"] - 2, point["dropout"] - 4
+        return lr**2 + dropout**2 + 0.5 * lr * dropout
+    chosen, tried = search(ladder, {"lr": 5, "dropout": 0}, val_ce)
+    assert chosen == {"lr": 2, "dropout": 4}
+    assert tried[:2] == [{"lr": 5, "dropout": 0}, {"lr": 4, "dropout": 0}]
+    assert len(tried) < 25
+    near = [{**chosen, "lr": 1}, {**chosen, "lr": 3}, {**chosen, "dropout": 3}]
+    assert all(point in tried and val_ce(point) > val_ce(chosen) for point in near)
+    # equally good is not better: the config's own point stays
+    assert search(ladder, {"lr": 3, "dropout": 2}, lambda point: 1.0)[0] == {"lr": 3, "dropout": 2}
+    assert search({"lr": [7]}, {"lr": 7}, lambda point: 1.0) == ({"lr": 7}, [{"lr": 7}])
+
+
+def test_an_end_is_open_unless_the_key_itself_ends_there():
+    space = {"lr": [1e-2, 1e-3], "dropout": [0.0, 0.1, 0.2], "weight_decay": [0, 0.3],
+             "alpha": [0.5, 1.0], "optimizer": ["adamw", "muon"], "tau": [1.0],
+             "tie": [False, True]}
+    least = dict(lr=1e-3, dropout=0.0, weight_decay=0, alpha=1.0, optimizer="adamw", tau=1.0,
+                 tie=False)
+    assert open_ends(space, least) == ["lr"]
+    most = least | dict(dropout=0.2, weight_decay=0.3, alpha=0.5)
+    assert open_ends(space, most) == ["lr", "dropout", "weight_decay", "alpha"]
+    assert open_ends(space, most | {"dropout": 0.1}) == ["lr", "weight_decay", "alpha"]
+    schedules = {"alpha": ["linear(0: 1, 0.5: 0)", "linear(0: 1, 0.7: 0)", "linear(0: 1, 1: 0)"]}
+    assert open_ends(schedules, {"alpha": schedules["alpha"][2]}) == ["alpha"]
+    assert open_ends(schedules, {"alpha": schedules["alpha"][1]}) == []
+
+
+def test_the_points_of_a_ladder_are_run_as_they_are_asked_for_and_kept(folder, monkeypatch):
+    desk = Desk()
+    monkeypatch.setattr(tables, "processes", lambda n: contextlib.nullcontext(desk))
+    monkeypatch.setattr(tables.concurrent.futures, "wait", desk.wait)
+    monkeypatch.setattr(tables, "is_trained", lambda job: str(job) in desk.done)
+    ladder = {"lr": [0.1, 0.01, 0.001], "epochs": [2, 4]}
+    variants = {"coach": {"base": "base_demo", "lr": 0.1, "epochs": 4, "max_steps": 0,
+                          "ladder": ladder},
+                "rkl": {"base": "rkl_demo", "teachers": ["coach"]}}
+    plan = read_plan(write(folder, variants=variants, seeds=[0]))
+    Table(plan, folder).make(["coach", "rkl"])
+    names = [f"coach.lr-{lr}_epochs-{epochs}" for lr, epochs in
+             ((0.1, 4), (0.01, 4), (0.001, 4), (0.001, 2))]  # its val_ce is lr: lower is better
+    assert [said for said in desk.said if not said.startswith("end")] == [
+        *(f"tune {name}, seed 100" for name in names), f"report {names[2]}, seed 0",
+        "report rkl, seed 0"]
+
+    # a longer ladder goes on from there; no point is run twice
+    desk.said.clear()
+    ladder["lr"].append(0.0001)
+    plan = read_plan(write(folder, variants=variants, seeds=[0]))
+    table = Table(plan, folder)
+    assert table.rows() == {"coach": {}, "rkl": {}}
+    table.make(["coach"])
+    assert [said for said in desk.said if said.startswith("tune")] == [
+        f"tune coach.lr-0.0001_epochs-{epochs}, seed 100" for epochs in (4, 2)]
+    text = as_markdown(table, summarise(table))
+    assert text.count("| coach | lr ") == 6
+    assert "| coach | lr 0.0001, epochs 4 | 0.0001 | chosen, at the end of lr and epochs |" in text
+    assert "## Not at their best" in text and "| coach | lr, epochs |  |" in text
+
+
+@pytest.mark.slow
+def test_a_variant_with_a_ladder_is_tuned_and_reported(folder):
+    variants = {"alone": {"base": "base_demo", "max_steps": 0, "epochs": 0.1, "lr": 0.01,
+                          "ladder": {"lr": [0.001, 0.01], "epochs": [0.1, 0.2]}}}
+    main([write(folder, variants=variants, contrasts=[]), f"--results={folder}"])
+    val_ce = {tuple(line["settings"].values()): line["val_ce"]
+              for line in files.read_json_lines(folder / "some/tuning.jsonl", "seed")}
+    row = files.read_json(folder / "some/rows/alone-0.json")
+    chosen = tuple(row["settings"].values())
+    assert len(val_ce) >= 3 and val_ce[chosen] == min(val_ce.values())
+    assert {f"--lr={chosen[0]}", f"--epochs={chosen[1]}"} <= {*row["command"].split()}
+
+
+def test_a_summary_says_where_best_pt_comes_long_before_the_end(folder):
+    table = Table(read_plan(write(folder)), folder)
+    keep_rows(table, {"coach": [1.0, 3.0], "rkl": [2.0, 4.5]})
+    for seed, best_step in ((0, 100), (1, 500)):
+        path = table.path("rkl", seed)
+        files.write_json(path, files.read_json(path) | {"best_step": best_step})
+    text = as_markdown(table, summarise(table))
+    assert "| rkl |  | 0.30 |" in text and "| coach | lr |  |" in text
 
 
 def test_a_students_grid_is_of_its_teachers_settings(folder):
@@ -417,8 +524,8 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
     (dict(contrasts=[["rkl", "none", "val_ce"]]), "no variant 'none'"),
     (dict(contrasts=[["rkl", "coach", "beauty"]]), "no figure 'beauty'"),
     (dict(variants={"a": 1}, contrasts=[]), "variant a has no base"),
-    (dict(over={"tau": 1.0}), "so must over, of one key"),
-    (dict(over={"tau": []}), "so must over, of one key"),
+    (dict(over={"tau": 1.0}), "and over, of one key"),
+    (dict(over={"tau": []}), "and over, of one key"),
     (dict(over={"tau": [1.0, 2.0]}), "no variant 'rkl'"),  # they are rkl_1.0 and rkl_2.0 now
     (dict(over={"tau": [1.0]}, contrasts=[], curves={"a": ["none"]}), "no variant 'none'"),
     (dict(curves={"a": ["rkl"]}), "over has no variant 'rkl'"),
@@ -432,13 +539,22 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
     (dict(variants={"a": {"base": "base_demo", "grid": {"lr": [1.0, -1.0]}}}),
      "variant a: lr = -1.0: must be >= 0"),
     (dict(over={"tau": [1.0, 0.0]}), "tau = 0.0: must be > 0"),
+    (dict(variants={"a": {"base": "base_demo", "ladder": {"lr": 1.0}}}), "so must a ladder"),
+    (dict(variants={"a": {"base": "base_demo", "grid": {"tau": [1.0]}, "ladder": {"lr": [1.0]}}}),
+     "variant a has a grid and a ladder"),
+    (dict(variants={"a": {"base": "base_demo", "lr": 0.3, "ladder": {"lr": [0.1, 1.0]}}}),
+     "variant a: its search starts from lr = 0.3, which is not on"),
+    (dict(variants={"a": {"base": "base_demo", "epochs": 1, "ladder": {"epochs": [1, 2]}}}),
+     "variant a: epochs has no effect beside max_steps"),
+    (dict(variants={"a": {"base": "base_demo", "lr": 0.1, "ladder": {"lr": [0.1, -1.0]}}}),
+     "variant a: lr = -1.0: must be >= 0"),
     (dict(tasks=["blimpp"]), "unknown task 'blimpp'"),
     (dict(figures={"val_ce": "val_cee"}), "no row has 'val_cee'; near it are val_ce"),
     (dict(figures={"val_ce": "eval.babytalk.precison"}), "near it are eval.babytalk.precision"),
     (dict(figures={"val_ce": "eval.blimp.accuracy"}), "from a task that tasks does not name"),
     (dict(common=TINY | {"d_model": 7}), "variant coach: d_model 7 does not split"),
     (dict(variants={"a": {"base": "base_demo", "grid": "none"}}), "a: grids has no 'none'"),
-    (dict(tuning_seeds=[]), "coach has a grid, and there are no tuning_seeds"),
+    (dict(tuning_seeds=[]), "coach has a grid or ladder, and there"),
     (dict(variants={"a": {"base": "rkl_demo", "teachers": ["a"]}}), "a needs a, which must come"),
     (dict(contrasts=[["rkl", 3, "val_ce"]]), "is not \\[variant, variant, title\\]"),
 ])
@@ -498,8 +614,8 @@ def test_the_plans_that_come_with_the_program_can_be_read():
     for path in plans:
         plan = read_plan(path)
         for variant in plan.variants:
-            chosen = {name: plan.points(name)[0] for name in plan.variants}
-            for settings in plan.points(variant):
+            chosen = {name: first_point(plan, name) for name in plan.variants}
+            for settings in grid_points(plan.space(variant)):
                 job = jobs.Job(plan, variant, settings, 0, chosen, pathlib.Path("out"),
                                  "report")
                 assert job.config.seed == 0
@@ -605,8 +721,8 @@ grids = {"lr": {"lr": [2.0, 3.0]}}
 variants = {"other": {"base": "base_demo", "grid": "lr"}}
 """)
     plan = read_plan(second)
-    assert plan.points("coach") == [{"lr": 1.0}]
-    assert plan.points("other") == [{"lr": 2.0}, {"lr": 3.0}]
+    assert grid_points(plan.space("coach")) == [{"lr": 1.0}]
+    assert grid_points(plan.space("other")) == [{"lr": 2.0}, {"lr": 3.0}]
 
 
 def test_a_plan_that_tunes_nothing_says_so(folder):

@@ -8,27 +8,29 @@ PLAN is a file of assignments of literals, as a config is (configs/ablate_demo.p
     table         name of the folder of its rows, results/TABLE
     tuning_seeds  seeds on which settings are chosen; seeds: seeds that are reported
     common        {key: value}, keys of every run
-    variants      {name: {"base": CONFIG, "grid": {key: [values]}, key: value, ...}}; teachers and
-                  init may name earlier variants, which then have their own chosen settings
+    variants      {name: {"base": CONFIG, "ladder": {key: [values]}, key: value, ...}}; teachers
+                  and init may name earlier variants, which then have their own chosen settings
     tasks         tasks of eval.py for the reported runs, besides those that follow a training
     figures       {title: path in the row} of the summary; eval.TASK... is a path in eval.json
     contrasts     [[variant, variant, title], ...], written down before anything is run; instead
                   of a variant there may be a difference, "rkl - fkl"
-    grids         {name: grid}, for "grid": name
+    grids         {name: {key: [values]}}, for "ladder": name and "grid": name
     over          {key: [values]}: every variant once at each value, rkl as rkl_1000, rkl_3000, ...;
                   its teachers and init are those of the same value
     curves        {panel: [variants]}: a line for each over those values, in curves.svg
     extends       another plan in the same folder: this one has its variants and rows too, and
                   every assignment that it does not make itself
 
-First every point of a variant's grid is trained on every tuning seed; the point with the lowest
-mean val_ce has the variant's settings. Then the reported seeds are trained. An interrupted command
-goes on when it is given again; finished runs are skipped, unless the plan has changed their keys or
-the settings of their teachers. A run that fails is reported and stops no other. val_ce is of
-best.pt, on the validation split of the development text; the figures of eval.json are of the test
-split, or of the truth.
+First a variant is tuned by its mean val_ce over the tuning seeds. A ladder is searched from the
+config's own values, one key after another, step by step, until no neighbour is better; of a grid,
+"grid" instead of "ladder", every point is tried. The summary marks chosen values at the end of a
+ladder or grid: make it longer, and the same command goes on from there. Then the reported seeds are
+trained. An interrupted command goes on when it is given again; finished runs are skipped, unless
+the plan has changed their keys or those of their teachers. A run that fails is reported and stops
+no other. val_ce is of best.pt, on the validation split of the development text; the figures of
+eval.json are of the test split, or of the truth.
 
-    results/TABLE/tuning.jsonl              every grid point on every tuning seed
+    results/TABLE/tuning.jsonl              every point that was tried, on every tuning seed
                   rows/VARIANT-SEED.json    a reported run: settings, figures, cost, command, commit
                   summary.json, summary.md  tables, paired differences and the chosen settings
                   summary.svg, curves.svg   every seed of the contrasts' figures, by matplotlib

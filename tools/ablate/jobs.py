@@ -24,6 +24,7 @@ from onecoach.run import (
     is_finished,
     load,
 )
+from tools.ablate.plan import SPACES
 from tools.bench.measure import name_of
 
 MACHINE_KEYS = ("out_dir", "data_dir", "corpus", "dev", "eval_tokens")  # not in a row's command
@@ -33,7 +34,7 @@ class Job:
     """A run of a variant with some settings on a seed.
 
     chosen: {variant: settings} of the variants that it needs. purpose: "tune", a point of the
-    variant's grid; "report", a row; "need", the teacher or init of another job.
+    variant's grid or ladder; "report", a row; "need", the teacher or init of another job.
     """
 
     def __init__(self, plan, variant, settings, seed, chosen, out, purpose):
@@ -43,7 +44,8 @@ class Job:
         self.purpose = purpose
         reported = purpose == "report"
         keys = {**plan.common, **plan.variants[variant], **settings}
-        keys.pop("grid", None)
+        for name in (*SPACES, "start"):
+            keys.pop(name, None)
         self.base = keys.pop("base")
 
         def run(name):

@@ -7,7 +7,7 @@ import re
 
 import eval
 from onecoach import tables
-from onecoach.config import CONFIGS, UserError, read_assignments, read_config
+from onecoach.config import CONFIGS, KEYS, UserError, read_assignments, read_config
 
 
 @dataclasses.dataclass
@@ -43,13 +43,80 @@ class Plan:
         names = self.needs(variant)
         return [far for name in names for far in self.all_needs(name)] + names
 
-    def points(self, variant):
-        """Return the settings {key: value} of a variant's grid, a dict for each point."""
-        grid = self.variants[variant].get("grid", {})
-        return [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+    def space(self, variant):
+        """Return the values {key: [values]} that a variant is tuned over; {} for none."""
+        keys = self.variants[variant]
+        return keys.get("grid") or keys.get("ladder") or {}
+
+    def search(self, variant, mean):
+        """Return (settings, []) once a variant is tuned, else (None, points to try next).
+
+        mean: the function from a point {key: value} to its mean val_ce, None until it is known.
+        """
+        keys = self.variants[variant]
+        if "ladder" in keys:
+            return climb(keys["ladder"], keys["start"], mean)
+        points = grid_points(self.space(variant))
+        if len(points) == 1:
+            return points[0], []
+        unknown = [point for point in points if mean(point) is None]
+        return (None, unknown) if unknown else (min(points, key=mean), [])
+
+
+def grid_points(grid):
+    """Return every point {key: value} of a grid."""
+    return [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+
+
+def climb(ladder, start, mean):
+    """Search from `start` along one key after another, until no neighbour has a lower mean.
+
+    Returns what Plan.search does.
+    """
+    point = start
+    settled = 0  # keys in a row along which nothing was better
+    for key in itertools.cycle(ladder):
+        moved = False
+        while True:
+            points = [point, *neighbours(point, key, ladder[key])]
+            unknown = [near for near in points if mean(near) is None]
+            if unknown:
+                return None, unknown
+            best = min(points, key=mean)
+            if best == point:
+                break
+            point = best
+            moved = True
+        settled = 1 if moved else settled + 1
+        if settled == len(ladder):
+            return point, []
+
+
+def neighbours(point, key, values):
+    """Return the points one step down and up the values of a key, where there are such."""
+    i = values.index(point[key])
+    return [{**point, key: value} for value in [*values[:i][-1:], *values[i + 1:][:1]]]
+
+
+def open_ends(space, settings):
+    """Return the keys whose chosen value is the first or last of several, and no bound of the key.
+
+    Beyond such a value something better may lie. Words, such as an optimizer's name, have no ends.
+    """
+    keys = []
+    for key, values in space.items():
+        is_number = KEYS[key].type in (int, float)
+        if all(isinstance(value, (int, float)) for value in values):
+            values = sorted(values)
+        at_end = len(values) > 1 and settings[key] in (values[0], values[-1])
+        bounds = KEYS[key].metadata["low"], KEYS[key].metadata["high"]
+        if is_number and at_end and settings[key] not in bounds:
+            keys.append(key)
+    return keys
 
 
 ASSIGNED = {field.name: field.type for field in dataclasses.fields(Plan) if field.name != "tables"}
+SPACES = ("grid", "ladder")  # of a variant, two ways to be tuned
 REQUIRED = ("table", "seeds", "tuning_seeds", "variants", "figures")
 SHARED = ("seeds", "tuning_seeds", "common")  # a plan that extends another has the other's
 ROW_FIGURES = ("val_ce", "val_fkl", "val_rkl", "best_step", "steps", "words", "tokens", "flops")
@@ -119,27 +186,53 @@ def check_seeds(plan):
 
 
 def check_keys(name, keys, plan):
-    """Write out the grid that a variant names; UserError where one of its runs has no config."""
+    """Raise UserError where one of a variant's runs has no config; write out its grid or ladder."""
     if not isinstance(keys, dict) or "base" not in keys:
         raise UserError(f"variant {name} has no base, the config that it changes")
-    if isinstance(keys.get("grid"), str):
-        if keys["grid"] not in plan.grids:
-            raise UserError(f"variant {name}: grids has no {keys['grid']!r}")
-        keys["grid"] = plan.grids[keys["grid"]]
-    spaces = [keys.get("grid", {}), plan.over]
-    if not all(map(is_space, spaces)) or len(plan.over) > 1:
-        raise UserError(f"variant {name}: a grid must be {{key: [values]}}, and so must over, of "
-                        "one key")
+    for kind in SPACES:
+        if isinstance(keys.get(kind), str):
+            if keys[kind] not in plan.grids:
+                raise UserError(f"variant {name}: grids has no {keys[kind]!r}")
+            keys[kind] = plan.grids[keys[kind]]
+    grid, ladder = (keys.get(kind, {}) for kind in SPACES)
+    if not all(map(is_space, (grid, ladder, plan.over))) or len(plan.over) > 1:
+        raise UserError(f"variant {name}: a grid must be {{key: [values]}}, and so must a ladder "
+                        "and over, of one key")
+    if grid and ladder:
+        raise UserError(f"variant {name} has a grid and a ladder; leave one of them out")
 
-    fixed = {**plan.common, **keys}
-    fixed.pop("grid", None)
+    fixed = {key: value for key, value in {**plan.common, **keys}.items() if key not in SPACES}
     path = CONFIGS / f"{fixed.pop('base')}.py"
-    varied = spaces[0] | spaces[1]
-    for values in itertools.product(*varied.values()):
-        try:
-            read_config(path, [*fixed.items(), *zip(varied, values)])
-        except UserError as e:
-            raise UserError(f"variant {name}: {str(e).removeprefix('command line: ')}")
+    changes = grid_points(grid | plan.over)
+    changes += [{key: value} for key, values in ladder.items() for value in values]
+    try:
+        for change in changes:
+            config = read_config(path, [*{**fixed, **change}.items()])
+        if ladder:
+            own = read_config(path, [*fixed.items()])
+            keys["ladder"] = {key: in_order(values) for key, values in ladder.items()}
+            keys["start"] = {key: start_value(own, key, values)
+                             for key, values in keys["ladder"].items()}
+    except UserError as e:
+        raise UserError(f"variant {name}: {str(e).removeprefix('command line: ')}")
+    if "epochs" in {**grid, **ladder, **plan.over} and config.max_steps:
+        raise UserError(f"variant {name}: epochs has no effect beside max_steps; set max_steps = 0")
+
+
+def start_value(config, key, values):
+    """Return a Config's own value of a key, as it is on the ladder; UserError where it is not."""
+    own = getattr(config, key)
+    if own not in values:
+        raise UserError(f"its search starts from {key} = {own!r}, which is not on the ladder "
+                        f"{values}; add it, or set another {key}")
+    return values[values.index(own)]  # 4, where the config says 4.0
+
+
+def in_order(values):
+    """Return values as the steps of a ladder: numbers by size, others as they are written."""
+    if all(type(value) in (int, float) for value in values):
+        return sorted({*values})
+    return values
 
 
 def spread_out(variants, over):
@@ -181,9 +274,10 @@ def check_names(plan):
     """Raise UserError where a plan names a variant or figure that it does not have."""
     order = [*plan.variants]
     for variant in order:
-        if len(plan.points(variant)) > 1 and not plan.tuning_seeds:
-            raise UserError(f"variant {variant} has a grid, and there are no tuning_seeds to "
-                            "choose on")
+        if any(len(values) > 1 for values in plan.space(variant).values()):
+            if not plan.tuning_seeds:
+                raise UserError(f"variant {variant} has a grid or ladder, and there are no "
+                                "tuning_seeds to choose on")
         for name in plan.needs(variant):
             if order.index(name) >= order.index(variant):
                 raise UserError(f"variant {variant} needs {name}, which must come before it")

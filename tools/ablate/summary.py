@@ -1,8 +1,11 @@
 """The summary of a table: means, paired differences, the points that were tried."""
+import json
+
 import numpy as np
 
 from onecoach.config import UserError
 from onecoach.tables import look_up
+from tools.ablate.plan import grid_points, open_ends
 
 try:
     from scipy import stats
@@ -34,7 +37,7 @@ def holm(ps):
 
 
 def summarise(table):
-    """Return {table, chosen, figures, contrasts}: the content of summary.json."""
+    """Return {table, chosen, ends, figures, contrasts}: the content of summary.json."""
     plan = table.plan
     figures = {variant: {title: {seed: look_up(row, path) for seed, row in by_seed.items()}
                          for title, path in plan.figures.items()}
@@ -52,7 +55,11 @@ def summarise(table):
     missing = len(plan.contrasts) - len(ps)  # counted too: half a table must not look better
     for contrast, p in zip(contrasts, holm([*ps, *[1.0] * missing])):
         contrast["p_holm"] = p
-    return dict(table=plan.table, chosen=table.chosen, figures=figures, contrasts=contrasts)
+    ends = {variant: open_ends(plan.space(variant), settings)
+            for variant, settings in table.chosen.items()}
+    ends = {variant: keys for variant, keys in ends.items() if keys}
+    return dict(table=plan.table, chosen=table.chosen, ends=ends, figures=figures,
+                contrasts=contrasts)
 
 
 def difference(figures, text, title):
@@ -67,6 +74,7 @@ def difference(figures, text, title):
 
 # ---------------------------------------------------------------- summary.md
 
+EARLY = 0.8  # best.pt before this share of a run's steps: its schedule is too long
 COSTS = [("steps", "steps", 1),  # title, key of a row, unit
          ("step of best.pt", "best_step", 1),
          ("million words read", "words", 1e6),
@@ -77,7 +85,7 @@ def as_markdown(table, content):
     """Return summary.md: means of all variants, each figure's seeds, contrasts, tuning."""
     plan = table.plan
     rows = table.rows()
-    tuned = tuned_points(table, content["chosen"])
+    tuned = tuned_points(table, content)
     settings = "Nothing was tuned."
     if tuned:
         settings = f"Settings were chosen on seeds {plan.tuning_seeds}, by val_ce."
@@ -89,6 +97,12 @@ def as_markdown(table, content):
                  for _, key, unit in COSTS]
         means.append([variant, *(mean_digits(values) for values in (*figures.values(), *costs))])
     lines += markdown(means)
+    cells = unsettled(content, rows)
+    if cells:
+        lines += ["", "## Not at their best", "", "The chosen settings are at the end of a grid or "
+                  "ladder, beyond which better ones may lie; or best.pt comes before "
+                  f"{EARLY:.0%} of the steps, so that fewer may do better.", ""]
+        lines += markdown([["variant", "at the end of", "best.pt, share of the steps"], *cells])
 
     for title in plan.figures:
         by_seed = [["", "mean", *(f"seed {seed}" for seed in plan.seeds)]]
@@ -119,16 +133,41 @@ def contrast_cells(contrast):
             str(len(contrast["seeds"]))]
 
 
-def tuned_points(table, chosen):
-    """Return the cells of every point of every grid, with a mark at the chosen ones."""
+def tuned_points(table, content):
+    """Return the cells of every point of every grid and ladder, with marks at the chosen ones."""
     cells = []
     for variant in table.plan.variants:
-        points = table.plan.points(variant)
-        for point in points if len(points) > 1 else ():
+        for point in tried_points(table, variant):
             mean = table.mean_tuned(variant, point)
             words = ", ".join(f"{key} {value}" for key, value in point.items())
-            cells.append([variant, words, "-" if mean is None else f"{mean:.4f}",
-                          "chosen" if chosen.get(variant) == point else ""])
+            mark = "chosen" if content["chosen"].get(variant) == point else ""
+            if mark and variant in content["ends"]:
+                mark += f", at the end of {' and '.join(content['ends'][variant])}"
+            cells.append([variant, words, "-" if mean is None else f"{mean:.4f}", mark])
+    return cells
+
+
+def tried_points(table, variant):
+    """Return the points of a variant's grid, of its ladder those that were tried; [] for one."""
+    space = table.plan.space(variant)
+    points = grid_points(space)
+    if "ladder" in table.plan.variants[variant]:
+        known = map(json.loads, table.tuned[variant])
+        points = [{key: point[key] for key in space} for point in known
+                  if point.keys() == space.keys()]
+    return points if len(points) > 1 else []
+
+
+def unsettled(content, rows):
+    """Return the cells of the variants that end at the end of a grid or before the last steps."""
+    cells = []
+    for variant, by_seed in rows.items():
+        ends = ", ".join(content["ends"].get(variant, []))
+        share = np.mean([row["best_step"] / row["curve"][-1][0] for row in by_seed.values()]
+                        or [1.0])
+        early = f"{share:.2f}" if share < EARLY else ""
+        if ends or early:
+            cells.append([variant, ends, early])
     return cells
 
 

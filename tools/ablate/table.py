@@ -1,6 +1,7 @@
 """The table of a plan: which runs are finished, which are due, and which settings were chosen."""
 import concurrent.futures
 import contextlib
+import functools
 import json
 import pathlib
 import shlex
@@ -36,28 +37,28 @@ class Table:
     def read_tuning(self):
         """Read tuning.jsonl, of the plans that it extends too, and choose settings.
 
-        tuned: {point: {seed: val_ce}}; chosen: {variant: settings} of the variants whose grid is
-        complete, and the grids of all that they need.
+        tuned: {variant: {point as JSON: {seed: val_ce}}}; chosen: {variant: settings} of the
+        variants that are tuned; due_points: {variant: the points that its search asks for now}.
         """
         lines = {}  # by variant
         for table in dict.fromkeys(self.plan.tables.values()):
             for line in files.read_json_lines(self.results / table / "tuning.jsonl", "seed"):
                 lines.setdefault(line["variant"], []).append(line)
 
-        self.tuned = {}
+        self.tuned = {variant: {} for variant in self.plan.variants}
         self.chosen = {}
+        self.due_points = {}
         for variant in self.plan.variants:
             if not all(name in self.chosen for name in self.plan.needs(variant)):
                 continue
             for line in lines.get(variant, []):
                 if self.is_current(line, variant, line["seed"]):
-                    seeds = self.tuned.setdefault(point_key(variant, line["settings"]), {})
+                    seeds = self.tuned[variant].setdefault(point_key(line["settings"]), {})
                     seeds[line["seed"]] = line["val_ce"]
-            points = self.plan.points(variant)
-            if len(points) == 1:
-                self.chosen[variant] = points[0]
-            elif all(self.mean_tuned(variant, point) is not None for point in points):
-                self.chosen[variant] = min(points, key=lambda p: self.mean_tuned(variant, p))
+            mean = functools.partial(self.mean_tuned, variant)
+            settings, self.due_points[variant] = self.plan.search(variant, mean)
+            if settings is not None:
+                self.chosen[variant] = settings
 
     def is_current(self, line, variant, seed):
         """Whether a row or a line of tuning.jsonl belongs to the run that the plan has now.
@@ -72,7 +73,7 @@ class Table:
 
     def mean_tuned(self, variant, settings):
         """Return a point's mean val_ce over the tuning seeds; None unless all are there."""
-        seeds = self.tuned.get(point_key(variant, settings), {})
+        seeds = self.tuned[variant].get(point_key(settings), {})
         if set(self.plan.tuning_seeds) - set(seeds):
             return None
         return float(np.mean([seeds[seed] for seed in self.plan.tuning_seeds]))
@@ -136,7 +137,7 @@ class Table:
                                     f"plan of {self.plan.tables[name]} first, or name it too")
 
     def due(self, variants):
-        """Yield the jobs that can begin now: of each variant its grid's, then its rows'.
+        """Yield the jobs that can begin now: of each variant its tuning, then its rows.
 
         Where a job needs runs that are not trained, they come in its place.
         """
@@ -153,8 +154,8 @@ class Table:
         if self.again:
             return []
         return [self.job(variant, settings, seed, "tune")
-                for seed in self.plan.tuning_seeds for settings in self.plan.points(variant)
-                if seed not in self.tuned.get(point_key(variant, settings), {})]
+                for seed in self.plan.tuning_seeds for settings in self.due_points[variant]
+                if seed not in self.tuned[variant].get(point_key(settings), {})]
 
     def untrained(self, job):
         """Return the runs to train before a job, each once the runs that it needs are trained."""
@@ -231,9 +232,9 @@ def compared_words(command):
                   if not word.startswith(("--name=", "--baseline=")))
 
 
-def point_key(variant, settings):
-    """Return a point of a variant's grid as text, the same from a plan and from JSON."""
-    return f"{variant} {json.dumps(settings, sort_keys=True)}"
+def point_key(settings):
+    """Return a point as text, the same for one from a plan and one from JSON."""
+    return json.dumps(settings, sort_keys=True)
 
 
 def append(path, line):
