@@ -42,6 +42,7 @@ def train(config):
     if run.is_finished:
         return report(run)
 
+    # data first: a teacher that is missing is trained on the same text
     data = in_turn(lambda: prepare(config))
     run.check_data(data)
     train_missing(config, data, train, check_run)  # teachers, init, baseline
@@ -86,10 +87,10 @@ def take_step(student, teachers, optimizer, x, y, rollout, now, run):
             else:
                 shares = counts.sum(), rollouts.positions(rollout.y, now)
                 out = loss_on_rollout(student, teachers, x_i, y_i, rollout_i, shares, now, run)
-        loss, stats = out if run.logs else (out, {})
+        loss, stats = with_stats(out)
         run.scaler.scale(loss).backward()
         sums.update(loss=loss.detach(), **stats)
-    sum_gradients(student)
+    sum_gradients(student)  # over the ranks
     sums = {name: all_reduce(total) for name, total in sums.items()}
 
     # the optimizer's kernel leaves the step out where found_inf is 1: the device is not waited for
@@ -113,19 +114,28 @@ def loss_on_rollout(student, teachers, x, y, rollout, counts, now, run):
     its rollouts.
     """
     ce, ce_stats = 0.0, {}
+    # with alpha 0 only the log wants the CE
     if now.alpha > 0 or run.logs:
         out = distillation_loss(student(x), student.head.weight, [], y, counts=counts[0],
                                 return_stats=run.logs)
-        ce, ce_stats = out if run.logs else (out, {})
+        ce, ce_stats = with_stats(out)
     out = rollouts.rollout_loss(student, teachers, rollout, now, counts[1], run.logs)
-    d, d_stats = out if run.logs else (out, {})
-    loss = now.alpha * ce + (1 - now.alpha) * d
-    return (loss, d_stats | ce_stats) if run.logs else loss
+    d, d_stats = with_stats(out)
+    return now.alpha * ce + (1 - now.alpha) * d, d_stats | ce_stats
+
+
+def with_stats(out):
+    """(loss, stats) of a loss that may have been asked for its stats, {} if it was not."""
+    if isinstance(out, tuple):
+        return out
+    return out, {}
 
 
 def learning_rate(now, step, steps):
     """Linear warmup, then cosine to zero, times the peak (which may itself be a schedule)."""
-    warmup = now.warmup if now.warmup < steps else steps // 10
+    warmup = now.warmup
+    if warmup >= steps:  # a short trial of a long run's config
+        warmup = steps // 10
     rise = min(1.0, (step + 1) / (warmup + 1))
     fall = max(0, step - warmup) / max(1, steps - warmup)
     return now.lr * (rise * 0.5 * (1 + math.cos(math.pi * fall)))
@@ -157,12 +167,14 @@ def validate(student, teachers, data, run):
     blocks = validation_blocks(data.dev, run.config.longest, run.config.val_tokens)  # x, y (n, T)
     size = run.config.batch_size // (WORLD * run.config.grad_accum)  # as in training
     for x, y in zip(*(block.split(size) for block in blocks)):
+        # bits per byte do not depend on the tokenizer, so runs with different ones can be compared
         sums["bytes"] += int(data.tokenizer.token_bytes[y[y != -100].numpy()].sum())
         x = x.to(run.device)
         y = y.to(run.device)
         with run.autocast():
             h = student(x)
             add("ce", [], y)
+            # the divergences are means over the positions that every teacher knows
             y = teachers.labels(x, y)
             targets = [teacher(x) for teacher in teachers]
             for name in ("fkl", "rkl") if teachers else ():
@@ -211,7 +223,9 @@ class Teachers(list):
 
     def on_text(self, x):
         """The targets of the loss on corpus text x (B, T)."""
-        return [self.store(x)] if self.store else [teacher(x) for teacher in self]
+        if self.store:
+            return [self.store(x)]
+        return [teacher(x) for teacher in self]
 
     def labels(self, x, y):
         """Labels y (B, T) with -100 where one of them knows nothing."""
@@ -248,13 +262,15 @@ def check_run(config, data):
     if config.optimizer == "muon":
         check_muon()
     stored.check_k(config.teacher_cache, data.tokenizer.vocab_size)
-    Batches(data.train, config)  # text enough for one, and for a block to validate on
+    # both refuse a text that is too short
+    Batches(data.train, config)
     validation_blocks(data.dev, config.longest, max_tokens=1)
 
 
 def new_student(data, run):
     """Make the student, on the run's device, with random weights or the weights of `init`."""
     config = run.config
+    # the seed alone decides the weights, whatever was computed before
     torch.manual_seed(config.seed)
     student = model_of(config, data.tokenizer.vocab_size).to(run.device)
     if config.init:
@@ -274,20 +290,26 @@ def make_optimizer(model, config):
 
     With optimizer "muon", Muon takes the matrices of the blocks.
     """
+    # Muon is for matrices between hidden states; embeddings and head stay with AdamW
     hidden = []
     if config.optimizer == "muon":
         hidden = [p for p in model.blocks.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if all(p is not q for q in hidden)]
+    # lr is 0 here: every step sets it from the schedule
     groups = [{"params": [p for p in others if p.dim() >= 2], "weight_decay": config.weight_decay},
               {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), fused=True)
-    return MuonAdamW(make_muon(hidden, config.weight_decay), adamw) if hidden else adamw
+    if hidden:
+        return MuonAdamW(make_muon(hidden, config.weight_decay), adamw)
+    return adamw
 
 
 def flops_per_token(student, teachers, T):
     """Operations of a step on corpus text, for MFU; a rollout's writing comes on top of them."""
-    asked = [] if teachers.store else [t for t in teachers if isinstance(t, Teacher)]
-    return 3 * student.flops(T) + sum(teacher.lm.flops(T) for teacher in asked)
+    flops = 3 * student.flops(T)
+    if teachers.store:
+        return flops
+    return flops + sum(t.lm.flops(T) for t in teachers if isinstance(t, Teacher))
 
 
 def begin(run, student, optimizer, teachers, data, batches):
@@ -323,6 +345,7 @@ def show_run(run):
     path = folder / "eval.json"
     results = files.read_json_or_empty(path)
     limit = 0 if config.corpus == "babytalk" else config.eval_tokens  # babytalk is short
+    # a run that was stopped before its evaluation is evaluated now
     if config.eval_tokens and not eval.is_evaluated(results, config, limit):
         eval.evaluate(folder, device=run.device.type, limit=limit)
     print(f"{folder} holds best.pt (weights of the lowest val_ce), ckpt.pt (the last), "

@@ -56,6 +56,7 @@ def jsd(log_q, log_p, b: Share = 0.5):
 
     b = 0 and b = 1 are forward and reverse KL, the limits of jsd / b and jsd / (1 - b).
     """
+    # at the ends M is p or q, and jsd itself would be 0
     if b == 0:
         return fkl(log_q, log_p)
     if b == 1:
@@ -92,13 +93,15 @@ def akl(log_q, log_p, mu: Share = 0.5):
         head[..., 0] = True
         g_head = (gap * head).sum(-1)
         g_all = gap.sum(-1)
+        # where p = q any share will do, for D is 0; the clamp keeps nan out of its gradient
         tiny = torch.finfo(gap.dtype).tiny
-        share = torch.where(g_all > 0, g_head / g_all.clamp_min(tiny), 0.5)  # p = q: D is 0 anyway
+        share = torch.where(g_all > 0, g_head / g_all.clamp_min(tiny), 0.5)
     return share * fkl(log_q, log_p) + (1 - share) * rkl(log_q, log_p)
 
 
 def log_mixture(log_a, log_b, share):
     """log(share a + (1 - share) b); share: a number in [0, 1], or a tensor inside (0, 1)."""
+    # a compiled graph has the share as a tensor: a number would be compiled into it
     if isinstance(share, torch.Tensor):
         return torch.logaddexp(log_a + share.log(), log_b + (-share).log1p())
     if share == 1:
@@ -125,7 +128,7 @@ def rkl_gradient(log_q, log_p):
 
 
 DIVERGENCES = {f.__name__: f for f in (fkl, rkl, sym, jsd, skew_fkl, skew_rkl, tvd, akl)}
-FORWARD_KL = ("sym", 1), ("jsd", 0), ("skew_fkl", 0)  # are fkl by another name
+FORWARD_KL = ("sym", 1), ("jsd", 0), ("skew_fkl", 0)  # these are fkl by another name
 
 # Training takes these gradients in closed form, because autograd needs more passes over (n, V).
 # If you change a formula above, delete its entry here; `closed_gradient` refuses a mismatch.
@@ -141,7 +144,8 @@ def closed_gradient(divergence):
     closed = CLOSED_GRADIENTS.get(divergence)
     if closed is None:
         return None
-    z = torch.linspace(0, 9, 24, dtype=torch.float64).sin().view(2, 3, 4)  # any logits will do
+    # any logits will do, as long as they are the same in every process
+    z = torch.linspace(0, 9, 24, dtype=torch.float64).sin().view(2, 3, 4)
     z_q = z[0].requires_grad_()
     log_p = z[1].log_softmax(-1).detach()
     with torch.enable_grad():
@@ -159,7 +163,7 @@ def split(divergence):
     match = re.fullmatch(r"(\w+)(?:\(([^()]+)\))?", divergence)
     try:
         name, inside = match.groups()
-        numbers = [float(number) for number in inside.split(",")] if inside else []
+        numbers = [float(number) for number in (inside or "").split(",") if inside]
         if name in DIVERGENCES and all(map(math.isfinite, numbers)):
             return name, numbers
     except (AttributeError, ValueError):
@@ -212,6 +216,7 @@ def plain_loss(z_q, z_ps, labels, divergence="rkl", tau=1.0, alpha=0.0, mix=1.0,
     z_q: the student's logits (N, V). z_ps: a list of the teachers', or of one TopK. labels (N,),
     -100 at positions without a loss. Returns a scalar, the mean over the valid positions.
     """
+    # positions without a loss are dropped first: their logits may be anything
     valid = labels != IGNORE
     log_q = F.log_softmax(z_q[valid] / tau, -1)
     z_ps = [z_p[valid] for z_p in z_ps]
@@ -220,8 +225,10 @@ def plain_loss(z_q, z_ps, labels, divergence="rkl", tau=1.0, alpha=0.0, mix=1.0,
         log_p = z_ps[0].log_probs(log_q.dtype)
     else:
         log_p = teacher_log_probs(z_ps, tau, ensemble).clamp_min(LOG_FLOOR)
+    # the target's q is a constant: its gradient would make this skew_rkl
     target = log_mixture(log_p, log_q.detach(), mix)
     d = parse(divergence)(log_q, target).mean()
+    # CE stays at tau 1: it is about the data, not about the teacher
     ce = F.cross_entropy(z_q[valid], labels[valid])
     return alpha * ce + (1 - alpha) * temperature_factor(divergence, tau) * d
 
@@ -232,6 +239,7 @@ def teacher_log_probs(z_ps, tau, ensemble):
         return log_softmax(shifted(z_ps[0]))
     if len(z_ps) == 1 or ensemble == "logits":  # a mean of logits is a geometric mean of the p's
         return log_softmax(shifted(functools.reduce(torch.add, z_ps) / (len(z_ps) * tau)))
+    # a mean of probabilities is a mixture: it has every teacher's modes
     log_ps = torch.stack([log_softmax(shifted(z_p / tau)) for z_p in z_ps])
     return log_ps.logsumexp(0) - math.log(len(z_ps))
 
@@ -349,12 +357,19 @@ def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alph
     valid = labels != ignore_index
     d_weight = valid.to(torch.promote_types(h.dtype, torch.float32))
 
-    # n, the positions of the whole step, divides the sum once, at the very end
-    if counts is None:  # counted on the device: a GPU is never waited for
-        counts = d_weight.sum(0) if reduction == "step" else d_weight.sum()
+    # n, the positions of the whole step, divides the sum once, at the very end; all of it stays on
+    # the device, so that a GPU is never waited for
+    if counts is None:
+        counts = d_weight.sum(0)
+        if reduction != "step":
+            counts = counts.sum()
     counts = torch.as_tensor(counts, dtype=d_weight.dtype, device=h.device)
     n = counts.sum().clamp_min(1)
-    ce_weight = d_weight * (alpha if teachers else 1.0)
+
+    # the weights of a position in the sum: alpha's share, temperature and reduction are in them
+    ce_weight = d_weight
+    if teachers:
+        ce_weight = alpha * d_weight
     d_weight = d_weight * position_weights(reduction, counts, step_weights, T or steps)
     d_weight = d_weight * ((1 - alpha) * temperature_factor(divergence, tau))
 
@@ -376,13 +391,14 @@ def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alph
 
 def check_shapes(steps, reduction, T, counts):
     """Raise ValueError if reduction needs time steps that are not known."""
-    if steps is None and (reduction == "step" or reduction == "sequence" and T is None):
-        need = "(B, T, d)" if reduction == "step" else "T, the run's longest block"
-        raise ValueError(f"reduction {reduction!r} on (N, d) needs {need}")
-    shape = () if counts is None else tuple(torch.as_tensor(counts).shape)
-    if counts is not None and shape != ((steps,) if reduction == "step" else ()):
-        raise ValueError(f"counts has shape {shape}; allowed: a number, or (T,) for reduction "
-                         "'step'")
+    if steps is None and reduction == "step":
+        raise ValueError("reduction 'step' on (N, d) needs (B, T, d)")
+    if steps is None and reduction == "sequence" and T is None:
+        raise ValueError("reduction 'sequence' on (N, d) needs T, the run's longest block")
+    expected = {"step": (steps,)}.get(reduction, ())
+    if counts is not None and tuple(torch.as_tensor(counts).shape) != expected:
+        raise ValueError(f"counts has shape {tuple(torch.as_tensor(counts).shape)}; allowed: a "
+                         "number, or (T,) for reduction 'step'")
 
 
 def position_weights(reduction, counts, step_weights=None, T=None):
@@ -392,8 +408,11 @@ def position_weights(reduction, counts, step_weights=None, T=None):
     the mean of the time steps' own means, with linear weights; steps without positions are left
     out.
     """
-    if reduction != "step":
-        return T if reduction == "sequence" else 1.0
+    if reduction == "token":
+        return 1.0
+    if reduction == "sequence":
+        return T
+    # all the weight goes to the time steps that have positions (a rollout's prompt has none)
     weights = linear_weights(step_weights, len(counts), dtype=counts.dtype, device=counts.device)
     weights = weights * (counts > 0)
     share = weights / weights.sum().clamp_min(1e-6)
@@ -432,18 +451,22 @@ def weighted_loss(h, W, teachers, labels, weights, form, tau=1.0, mix=1.0, chunk
     N, V, device = len(labels), len(W), h.device
     form = dataclasses.replace(
         form, with_gradient=torch.is_grad_enabled() and (h.requires_grad or W.requires_grad),
-        closed=None if form.mixed else closed_gradient(form.divergence),
+        closed=closed_gradient(form.divergence),
         padded=device.type != "cpu" or not valid.all())  # on a GPU all() would wait for the device
+    if form.mixed:  # the closed forms are for the teacher's own distribution
+        form = dataclasses.replace(form, closed=None)
     if form.padded:  # hidden states there may be anything, nan too
         h = h.masked_fill(~valid[:, None], 0)
 
+    # tensors, not numbers: a schedule that changes them every step must not compile anew
     scalars = [torch.full((), x, dtype=weights.dtype, device=device) for x in (tau, mix)]
-    compiled = form.with_gradient and path(device.type, N, V) == "compiled"
-    terms = compiled_terms(form) if compiled else functools.partial(chunk_terms, form=form)
     chunk = chunk or chunk_size(N, V, device.type)
+    terms, cached = functools.partial(chunk_terms, form=form), 2**19
+    if form.with_gradient and path(device.type, N, V) == "compiled":
+        terms, cached = compiled_terms(form), 2**21
     block = chunk
     if device.type == "cpu":  # the logits of so many rows stay in a processor's cache
-        block = max(1, (2**21 if compiled else 2**19) // V)
+        block = max(1, cached // V)
     total, values = ChunkedLoss.apply(h, W, teachers, labels, weights, scalars, terms, chunk,
                                       block, form.with_gradient)
     values = values.masked_fill(~valid, 0)
@@ -463,12 +486,16 @@ class ChunkedLoss(torch.autograd.Function):
         dtype = product_dtype(h)
         full = weights.dtype
         W_low = W.to(dtype)
-        grad_h = torch.zeros_like(h, dtype=full) if need_h else None
-        grad_W = torch.zeros_like(W, dtype=full) if need_W else None
-        values = weights.new_zeros(6 if is_top_k(teachers) else 4, len(labels))
+        grad_h = grad_W = None
+        if need_h:
+            grad_h = torch.zeros_like(h, dtype=full)
+        if need_W:  # fp32 sums over the chunks, whatever the products run in
+            grad_W = torch.zeros_like(W, dtype=full)
+        values = weights.new_zeros(4 + 2 * is_top_k(teachers), len(labels))
         # all chunks share one buffer of logits: fresh memory would have to be paged in each time
         logits = h.new_empty(min(chunk, len(labels)), len(W), dtype=dtype)
 
+        # the dtypes below are explicit: autocast would cast the products' arguments once more
         with torch.autocast(h.device.type, enabled=False):
             for start in range(0, len(labels), chunk):
                 rows = slice(start, start + chunk)
@@ -476,6 +503,7 @@ class ChunkedLoss(torch.autograd.Function):
                 z_q = torch.mm(h_rows, W_low.T, out=logits[:len(h_rows)])  # (n, V)
                 z_ps = [teacher(rows) for teacher in teachers]
                 same_vocabulary(z_q, z_ps)
+                # the elementwise part goes over the logits several times, a cache's worth at once
                 for i in range(0, len(z_q), block):
                     part = slice(i, i + block)
                     here = slice(start + i, min(start + i + block, start + len(z_q)))
@@ -486,7 +514,7 @@ class ChunkedLoss(torch.autograd.Function):
                 dz = z_q  # terms overwrote it by the gradient to the logits
                 if need_h:
                     grad_h[rows] = dz @ W_low
-                if need_W and dtype == full:
+                if need_W and dtype == full:  # in place; a low-precision product needs a cast
                     grad_W.addmm_(dz.T, h_rows)
                 elif need_W:
                     grad_W += dz.T @ h_rows
@@ -501,15 +529,18 @@ class ChunkedLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, _):
-        grads = [None if saved is None else (saved * grad).to(dtype)
-                 for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes)]
+        grads = [None, None]
+        for i, (saved, dtype) in enumerate(zip(ctx.saved_tensors, ctx.dtypes)):
+            if saved is not None:
+                grads[i] = (saved * grad).to(dtype)
         return *grads, *[None] * 8
 
 
 def product_dtype(x):
     """The dtype of matrix products: the ambient autocast's, or x's own."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
 
 
 def same_vocabulary(z_q, z_ps):
@@ -525,7 +556,7 @@ def chunk_size(N, V, kind="cpu"):
     On a GPU 16M, because each chunk is a dozen launches. It depends on the sizes and the kind of
     device alone, so that results do not depend on the machine.
     """
-    logits = 2**24 if kind == "cuda" else 2**22
+    logits = {"cuda": 2**24}.get(kind, 2**22)
     return max(16, max(logits // V, N // 64) // 16 * 16)
 
 
@@ -539,34 +570,41 @@ def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
     gradient of ce_weight CE + d_weight D to it.
     """
     logits = z_q
+    # sums over V in fp32, whatever the products ran in
     z_q = shifted(z_q.to(weights.dtype))
     ce = d = entropy_q = entropy_p = z_q.new_zeros(len(z_q))
     masses = []
     gradient = None
 
     # CE, at tau 1; the gradient to the logits is q, minus 1 at the label (below, with the rest)
-    log_q = log_softmax(z_q) if form.with_ce or form.at_tau_1 else None
+    if form.with_ce or form.at_tau_1:
+        log_q = log_softmax(z_q)
     if form.with_ce:
         ce = -log_q.gather(1, labels.clamp_min(0)[:, None])[:, 0]
         if form.with_gradient:
-            q = exp_(log_q.clone() if form.at_tau_1 else log_q)
-            gradient = q.mul_(weights[0, :, None])
+            if form.at_tau_1:  # D below needs log_q too
+                gradient = exp_(log_q.clone()).mul_(weights[0, :, None])
+            else:
+                gradient = exp_(log_q).mul_(weights[0, :, None])
 
     # D, at tau, on all V tokens, or on the top k and the remainder
     if z_ps:
+        if not form.at_tau_1:
+            log_q = z_q / tau  # not normalised yet
         top = z_ps[0] if is_top_k(z_ps) else None
-        z_tau = log_q if form.at_tau_1 else z_q / tau
         if top:
             log_p = top.log_probs(weights.dtype)
-            log_q, shares = top_k_of_student(z_tau, top.ids)
+            log_q, shares = top_k_of_student(log_q, top.ids)
             masses = [-log[:, -1].expm1() for log in (log_q, log_p)]
         else:
             log_p = floored_log_p(z_ps, labels, weights.dtype, tau, form)
-            log_q = z_tau if form.at_tau_1 else log_softmax(z_tau)
+            if not form.at_tau_1:
+                log_q = log_softmax(log_q)
         if form.with_entropies:
             entropy_q = -(log_q.exp() * log_q).sum(-1)
             entropy_p = -(log_p.exp() * log_p).sum(-1)
 
+        # value and gradient together, while log q and log p are in a cache
         if form.with_gradient:
             if form.closed:
                 d, d_gradient = form.closed(log_q, log_p)
@@ -575,7 +613,9 @@ def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
             d_gradient.mul_((weights[1] / tau)[:, None])  # it was to z_q / tau
             if top:
                 d_gradient = spread(d_gradient, shares, top.ids)
-            gradient = d_gradient if gradient is None else gradient.add_(d_gradient)
+            if gradient is not None:
+                d_gradient = gradient.add_(d_gradient)
+            gradient = d_gradient
         else:
             d = mixed_divergence(log_q, log_p, mix, form)
 
@@ -602,9 +642,12 @@ def subtract_at_label(gradient, labels, weight):
 def floored_log_p(z_ps, labels, dtype, tau, form):
     """log p_tau (n, V), at least LOG_FLOOR; the logits may be nan at positions without a loss."""
     z_ps = [z_p.to(dtype) for z_p in z_ps]
-    log_p = teacher_log_probs(z_ps, 1.0 if form.at_tau_1 else tau, form.ensemble)
-    log_p = log_p.clamp_min_(LOG_FLOOR)
-    return log_p.masked_fill_((labels == IGNORE)[:, None], 0) if form.padded else log_p
+    if form.at_tau_1:
+        tau = 1.0  # as a number: teacher_log_probs then divides by nothing
+    log_p = teacher_log_probs(z_ps, tau, form.ensemble).clamp_min_(LOG_FLOOR)
+    if form.padded:
+        log_p.masked_fill_((labels == IGNORE)[:, None], 0)
+    return log_p
 
 
 def top_k_of_student(z, ids):
@@ -612,6 +655,7 @@ def top_k_of_student(z, ids):
 
     Also the shares of the other tokens in the remainder, a softmax (n, V) that is 0 at ids.
     """
+    # without the k tokens the softmax of the rest gives their shares and their total at once
     z_k = z.gather(1, ids)
     z = z.scatter_(1, ids, -math.inf)
     largest = z.amax(1, keepdim=True)
@@ -630,8 +674,9 @@ def spread(gradient, shares, ids):
 
 def mixed_divergence(log_q, log_p, mix, form):
     """D (n,) of q against mix p + (1 - mix) q, with the target's q held fixed."""
-    target = log_mixture(log_p, log_q.detach(), mix) if form.mixed else log_p
-    return form.divergence(log_q, target)
+    if form.mixed:
+        log_p = log_mixture(log_p, log_q.detach(), mix)
+    return form.divergence(log_q, log_p)
 
 
 def gradient_by_autograd(log_q, log_p, mix, form):
@@ -651,7 +696,9 @@ def gradient_by_autograd(log_q, log_p, mix, form):
 
 def shifted(z):
     """Subtract each row's maximum if compiled: then several log_softmax share that one pass."""
-    return z - z.amax(-1, keepdim=True) if torch.compiler.is_compiling() else z
+    if torch.compiler.is_compiling():
+        return z - z.amax(-1, keepdim=True)
+    return z
 
 
 def log_softmax(z):
@@ -678,7 +725,9 @@ def path(kind, N, V):
     """
     if mode != "auto":
         return mode
-    return "compiled" if N * V >= 2**24 and can_compile(kind) else "eager"
+    if N * V >= 2**24 and can_compile(kind):
+        return "compiled"
+    return "eager"
 
 
 @functools.cache
@@ -688,6 +737,7 @@ def can_compile(kind):
         return False
     if kind == "cpu" and not shutil.which(os.environ.get("CXX") or "g++"):
         return False
+    # whether a tool chain works shows only when it is used
     try:
         x = torch.ones(2, 3, device=kind)
         f = torch.compile(lambda x: F.log_softmax(x, -1).exp(), dynamic=True)
@@ -701,5 +751,6 @@ def can_compile(kind):
 def compiled_terms(form):
     """chunk_terms of this form as one fused graph; sizes are dynamic, so it compiles once."""
     dynamo = torch._dynamo.config
-    dynamo.recompile_limit = max(64, dynamo.recompile_limit)  # it counts across forms
+    # the limit counts across forms, and a run needs several: training, validation, rollouts
+    dynamo.recompile_limit = max(64, dynamo.recompile_limit)
     return torch.compile(functools.partial(chunk_terms, form=form), dynamic=True)

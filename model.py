@@ -250,6 +250,7 @@ class LM(nn.Module):
                 self.sin = sin.to(self.sin.device)
             rope = self.cos[start:end], self.sin[start:end]  # (T, head_dim)
 
+        # hidden states, not logits, are the result: the loss computes logits a chunk at a time
         x = self.drop(x)
         for block in self.blocks:
             x = block(x, rope, cache)

@@ -55,6 +55,7 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
     student_step = student.stepper(B, T)
     teacher_steps = [teacher.stepper(B, T) for teacher in teachers]
 
+    # the first step reads the whole prompt, every later one the token before
     ids = new = x[:, :prompt_len]
     logs = []
     valid = []
@@ -103,6 +104,7 @@ def policy_coefficients(rollout, rollout_loss="single_step", length_norm=False, 
     c_t in J, so that `reduction` means the same here as on corpus text.
     """
     valid = rollout.y != -100
+    # positions without a loss cost nothing, and nothing after them is their doing
     c = (rollout.log_q - rollout.log_p).masked_fill(~valid, 0) * weights
     w = (rollout.log_q - rollout.log_s).exp().masked_fill(~valid, 0)
 
@@ -135,8 +137,9 @@ def rollout_loss(student, teachers, rollout, now, counts, return_stats=False):
     distillation_loss does.
     """
     # REINFORCE needs the teachers at the sampled tokens only: the rollout has that already
-    needs_logits = now.rollout_loss != "reinforce" or return_stats
-    targets = [teacher(rollout.x) for teacher in teachers] if needs_logits else []
+    targets = []
+    if now.rollout_loss != "reinforce" or return_stats:
+        targets = [teacher(rollout.x) for teacher in teachers]
     h = student(rollout.x)
     W = student.head.weight
     if now.rollout_loss == "token":
@@ -144,7 +147,9 @@ def rollout_loss(student, teachers, rollout, now, counts, return_stats=False):
         return losses.distillation_loss(h, W, targets, rollout.y, counts=counts,
                                         return_stats=return_stats, **keys)
     # the only difference between the two: is the first part exact over all tokens, or sampled?
-    exact = reduction_weights(now, counts) if now.rollout_loss == "single_step" else 0.0
+    exact = 0.0
+    if now.rollout_loss == "single_step":
+        exact = reduction_weights(now, counts)
     return sequence_loss(h, W, targets, rollout, exact, now.ensemble, counts.sum(), return_stats)
 
 
@@ -163,6 +168,7 @@ def sequence_loss(h, W, teachers, rollout, exact=1.0, ensemble="logits", counts=
     valid = rollout.y != -100
     ce_weight = (-rollout.coefficients).to(torch.promote_types(h.dtype, torch.float32)) * valid
     d_weight = torch.as_tensor(exact, dtype=ce_weight.dtype, device=h.device) * valid
+    # one division for the whole step, so that micro-batches add up
     n = valid.sum() if counts is None else torch.as_tensor(counts, device=h.device)
     n = n.to(ce_weight.dtype).clamp_min(1)
 
@@ -216,6 +222,7 @@ def draws(now, step, x):
 
 def due_prompts(x, now, run, batches):
     """{step: x} for this step, whose batch is x (B, T), and the due ones to be written with it."""
+    # up to the next multiple of rollout_every, so that a resumed run writes the same groups
     prompts = {run.step: x}
     end = min((run.step // now.rollout_every + 1) * now.rollout_every, run.steps)
     for later in range(run.step + 1, end):
@@ -230,6 +237,7 @@ def write(student, teachers, prompts, now, run):
 
     Each rank, and each of its micro-batches, writes its own rows.
     """
+    # steps become a dimension beside the rows, so that ranks and micro-batches cut the rows alone
     x = torch.stack([*prompts.values()], 1)  # (B, steps, T)
     uniforms = torch.stack([draws(now, step, x) for step, x in prompts.items()], 1)
     mark = {}
@@ -257,6 +265,7 @@ def as_rollout(fields, x, run):
 
 def refresh_log_q(rollout, student, now, run):
     """Recompute log q under the current student; an older one may have written the rollout."""
+    # the drift goes into the log: it says how biased the weights q / q_old are
     with run.autocast():
         parts = [current_log_q(student, rollout_i)
                  for *_, rollout_i in micro_batches(rollout.x, rollout.y, rollout, now)]
