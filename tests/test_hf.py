@@ -694,6 +694,31 @@ def test_the_bos_is_the_one_that_predicts_development_text_best_or_as_asked(
     assert loaded(tmp_path / "back")[1]("the").input_ids[0] == 2
 
 
+OTHER_THINGS = {
+    "model-Q4_K_M.gguf": "llama.cpp",
+    "pytorch_model.bin": "pickled checkpoint",
+    "model.pt": "pickled checkpoint",
+    "adapter_config.json": "merge_and_unload",
+    "model.safetensors": "weights alone",
+    "notes.txt": "no config.json",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_THINGS)
+def test_a_thing_that_is_no_model_folder_is_called_by_its_name(name, tmp_path):
+    """The file itself, and a folder that holds it."""
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / name).write_bytes(b"\x80\x04GGUF")
+    for source in (tmp_path / "given", tmp_path / "given" / name):
+        one_line(import_folder, source, tmp_path / "out/coach", words=[OTHER_THINGS[name]])
+    assert not (tmp_path / "out/coach").exists()
+
+
+def test_a_missing_folder_and_a_run_of_ours_are_called_so(make_run, tmp_path):
+    one_line(import_folder, tmp_path / "gone", tmp_path / "x", words=["no such folder"])
+    one_line(import_folder, make_run(), tmp_path / "x", words=["a run of this program already"])
+
+
 @pytest.mark.parametrize("kind, embedding", [("llama", "model.embed_tokens.weight"),
                                              ("gpt2", "transformer.wte.weight")])
 def test_a_head_of_its_own_in_a_tied_model_is_not_dropped(kind, embedding, make_stranger, tmp_path):

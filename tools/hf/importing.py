@@ -27,6 +27,18 @@ from tools.hf.weights import (
 LINES = 200  # of development text, by which a bos is chosen
 CANDIDATES = 8
 
+# What stands where a folder with config.json is expected, by the end of a file's name.
+PICKLED = ("a pickled checkpoint, and to unpickle is to execute; load it with the program that "
+           "wrote it, save_pretrained(DIR) of its transformers model, and import DIR")
+KINDS = {
+    ".gguf": ("llama.cpp's form of a model, which is not read; import the folder with config.json "
+              "and model.safetensors that it was made from"),
+    "adapter_config.json": ("an adapter of another model: load it with PEFT, merge_and_unload(), "
+                            "save_pretrained(DIR), and import DIR"),
+    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl"), PICKLED),
+    ".safetensors": "weights alone; import the folder that has its config.json and tokenizer.json",
+}
+
 def import_folder(source, folder, bos="", dev=""):
     """Make the run `folder` of a Hugging Face folder `source`, whole or not at all.
 
@@ -38,8 +50,8 @@ def import_folder(source, folder, bos="", dev=""):
     safetensors()
     if folder.exists():
         raise UserError(f"{folder} is there already; remove it, or choose another RUN")
-    form = files.read_json(source / "config.json")
     try:
+        form = read_form(source)
         c = model_config(form)
         paths = weight_files(source)
         tensors = read_headers(paths)
@@ -76,6 +88,23 @@ def import_folder(source, folder, bos="", dev=""):
           f"{tokenizer.vocab_size} tokens, texts opened by "
           f"{tokenizer.tokens()[tokenizer.bos_id].decode()}; its students need "
           f"--tokenizer={folder}")
+
+
+def read_form(source):
+    """Return a folder's config.json; ValueError says what `source` is where it has none."""
+    if (source / "config.json").exists():
+        form = files.read_json(source / "config.json")
+        if "model_type" not in form and "arch" in form:
+            raise ValueError("a run of this program already; name it as a teacher or as init")
+        return form
+    names = [path.name for path in sorted(source.iterdir())] if source.is_dir() else [source.name]
+    if not source.exists():
+        raise ValueError("no such folder; `hf download NAME --local-dir DIR` fetches a model")
+    for end, kind in KINDS.items():
+        if name := next((name for name in names if name.endswith(end)), None):
+            raise ValueError(f"{name} is {kind}")
+    raise ValueError("no config.json there, so no model of Hugging Face's; save_pretrained writes "
+                     "one beside the weights")
 
 
 def write_run(folder, config, tokenizer, weights, source, paths):

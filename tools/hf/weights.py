@@ -112,8 +112,9 @@ def weight_files(source):
         pickles = [path.name for pattern in PICKLES for path in sorted(source.glob(pattern))]
         if pickles:
             raise ValueError(f"its weights are pickled ({pickles[0]}), and to unpickle is to "
-                             "execute; let transformers save them as safetensors")
-        raise ValueError("no model.safetensors there")
+                             "execute; save them as safetensors: AutoModelForCausalLM"
+                             ".from_pretrained(DIR).save_pretrained(DIR), where you trust them")
+        raise ValueError("no model.safetensors there; save_pretrained writes it")
     shards = files.read_json(source / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ValueError(f"{INDEX} has no weight_map")
