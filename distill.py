@@ -348,6 +348,10 @@ def show_run(run):
     # a run that was stopped before its evaluation is evaluated now
     if config.eval_tokens and not eval.is_evaluated(results, config, limit):
         eval.evaluate(folder, device=run.device.type, limit=limit)
+    for name in config.teacher_runs:
+        teacher = folder.with_name(name)
+        if config.eval_tokens and "_imported" in files.read_json_or_empty(teacher / "config.json"):
+            eval.score_imported(teacher, config, limit, run.device.type)
     print(f"{folder} holds best.pt (weights of the lowest val_ce), ckpt.pt (the last), "
           "metrics.jsonl, eval.json, samples.txt; next:\n"
           f"  python eval.py {folder} --tasks=sample --prompt='...'")

@@ -542,6 +542,24 @@ def ask(subject, name, rows, options):
         return answer(name, rows, model, subject.tokenizer, options.seed)
 
 
+def score_imported(folder, config, limit, device):
+    """Score a teacher from elsewhere, once, on the test split of its student's Config.
+
+    Its own config.json names no text. Its eval.json keeps the result, and on which text it was.
+    """
+    path = folder / "eval.json"
+    asked = {"text": run.text_of(run.folder_of(config)), "block_size": config.longest,
+             "limit": limit}
+    if files.read_json_or_empty(path).get("imported_ppl") == asked:
+        return
+    try:
+        subject = load_subject(folder, Options(device=device))
+        evaluate_subject(subject._replace(config=config), ["ppl"], limit=limit, device=device)
+        files.add_to_json(path, {"imported_ppl": asked})
+    except UserError as e:  # a folder that cannot be written must not hide the student's figures
+        print(f"{folder} is not scored: {e}")
+
+
 def with_verdicts(folder):
     """Return a run's eval.json, with verdicts on its log and pairs put into it if there are any."""
     results = files.read_json(folder / "eval.json")

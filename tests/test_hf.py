@@ -767,6 +767,31 @@ def test_a_student_of_an_imported_teacher(kind, make_stranger, make_config, tmp_
     assert "teacher coach | not known" in text
 
 
+def test_an_imported_teachers_own_figures_stand_in_the_last_table(
+        make_stranger, make_config, tmp_path, capsys):
+    """Scored on the student's test split, once for a text, and anew for another."""
+    folder, _ = make_stranger()
+    import_folder(folder, tmp_path / "out/coach")
+    keys = dict(corpus=text_file(tmp_path), **TINY, batch_size=4, max_steps=2, baseline="",
+                teachers=["coach"], tokenizer=str(tmp_path / "out/coach"), eval_tokens=200)
+
+    def nats(name, **more):
+        capsys.readouterr()
+        distill.train(make_config(name=name, **{**keys, **more}))
+        said = capsys.readouterr().out
+        row = next(line for line in said.split("teacher coach")[-1].splitlines()
+                   if "of its first 200 tokens" in line)
+        coach = files.read_json(tmp_path / "out/coach/eval.json")["ppl --limit=200"]
+        assert f"{coach['overall']['mean_nats_per_byte']:.4f}" in row
+        return said.count("ppl --limit=200 of"), row.split()[-2]
+
+    times, first = nats("kid")
+    assert times == 2  # student and teacher
+    assert nats("kid") == (0, first)
+    times, second = nats("other", corpus=text_file(tmp_path, lines=300))
+    assert times == 2 and second != first
+
+
 def test_a_teacher_of_another_vocabulary_is_refused_before_anything_is_trained(
         make_stranger, make_config, tmp_path):
     folder, _ = make_stranger()
