@@ -1,7 +1,7 @@
 """babytalk, the embedded corpus: a small grammar of child-directed English with a known truth p*.
 
-    sample, log_prob, contains     lines of text, and what p* says of one
-    next_words, entropy_floor      p* of the next word; what no model's cross-entropy can undercut
+    sample, log_prob, contains     lines of text, and log p* of a line
+    next_words, entropy_floor      p* of the next word; the lower bound of any cross-entropy
     minimal_pairs                  a sentence of the language beside a wrong one, in BLiMP's form
     Truth                          p* as a teacher, over a tokenizer's tokens
 
@@ -97,7 +97,7 @@ GENDERED = ("HE", "SELF", "NAME")  # classes whose a/b is m and f; of all others
 
 
 def readings(text):
-    """text once for every choice of its variables: NP[n] -> NP[sg], NP[pl]."""
+    """Write out text for every choice of its variables: NP[n] -> NP[sg], NP[pl]."""
     names = sorted(set(re.findall(r"\[([nmg])\]", text)))
     chosen = []
     for values in itertools.product(*(FEATURES[name] for name in names)):
@@ -107,11 +107,11 @@ def readings(text):
 
 
 def rewritings(left, right):
-    """(dialects, symbol, weight, body) of every alternative of a rule left -> right."""
+    """Yield (dialects, symbol, weight, body) of every alternative of a rule left -> right."""
     for alternative in right.split("|"):
         pattern = r"\s*(?:([AB]):)?\s*([\d.]+)?\s*(.*?)\s*"
         dialect, weight, body = re.fullmatch(pattern, alternative).groups()
-        # each reading of left has this weight; the readings of what is right alone share it
+        # each reading of the left side has this weight; readings of the right side share it
         ways = readings(f"{left} {body}")
         weight = float(weight or 1) * len(readings(left)) / len(ways)
         for way in ways:
@@ -120,14 +120,14 @@ def rewritings(left, right):
 
 
 def words_of_class(name, words):
-    """The same of a class of words."""
+    """Yield the rewritings of a class of words."""
     for rank, word in enumerate(words):
         for symbol, form in zip(readings(name), word.split("/"), strict=True):
             yield DIALECTS, symbol, 1 / (rank + 4), (form,)
 
 
 def compile_grammar(text, words_per_class=None):
-    """Grammar text -> rules {dialect: {symbol: [(probability, (symbol, ...)), ...]}}.
+    """Compile grammar text to rules {dialect: {symbol: [(probability, (symbol, ...)), ...]}}.
 
     Words are the symbols that have no rule. words_per_class: keep only so many words of each class
     (for tests that enumerate the language).
@@ -155,13 +155,13 @@ def compile_grammar(text, words_per_class=None):
 
 # ---------------------------------------------------------------- p*, from left to right
 
-# what may follow a prefix, in parallel lists: words, sorted; their probabilities, which sum to 1;
-# the probabilities added up; the State after each word, None after "\n"
+# the continuations of a prefix, in parallel lists: words, sorted; their probabilities, which sum to
+# 1; the cumulative probabilities; the State after each word, None after "\n"
 Options = collections.namedtuple("Options", "words p cumulative states")
 
 
 class State:
-    """What is known after a prefix: the derivations that are still possible.
+    """The derivations that are still possible after a prefix.
 
     derivations: [((dialect, symbols still to be derived), probability), ...].
     """
@@ -199,13 +199,13 @@ class Language:
         self.start = self.state({(d, ("S", "\n")): weight for d, weight in DIALECTS.items()})
 
     def state(self, weights):
-        """The State of {(dialect, symbols): weight}: prefixes that leave the same share one."""
+        """Return the State of {(dialect, symbols): weight}; equal ones are one object."""
         key = frozenset((derivation, round(weight, 12)) for derivation, weight in weights.items())
         return self.states.setdefault(key, State(self, sorted(weights.items())))
 
     @functools.cache
     def first_words(self, dialect, symbol):
-        """[(word, symbols after it, probability)] of a symbol's leftmost derivations."""
+        """Return [(word, symbols after it, probability)] of a symbol's leftmost derivations."""
         if symbol not in self.rules[dialect]:
             return [(symbol, (), 1.0)]
         return [(word, after + body[1:], p * q)
@@ -213,7 +213,7 @@ class Language:
                 for word, after, q in self.first_words(dialect, body[0])]
 
     def read(self, words):
-        """(log p* of the prefix `words`, State after it); (-inf, None) if no sentence begins so."""
+        """Return (log p* of the prefix `words`, State after it); (-inf, None) if there is none."""
         state = self.start
         total = 0.0
         for word in words:
@@ -226,8 +226,8 @@ class Language:
         return total, state
 
 
-def words_of(rules):
-    """Every word of a compiled grammar, sorted: what stands in a rule and has none."""
+def vocabulary(rules):
+    """Return every word of a compiled grammar, sorted: the symbols without a rule."""
     symbols, parts = set(), set()
     for table in rules.values():
         symbols |= table.keys()
@@ -237,21 +237,21 @@ def words_of(rules):
 
 
 LANGUAGE = Language(compile_grammar(GRAMMAR))
-LEXICON = words_of(LANGUAGE.rules)
+LEXICON = vocabulary(LANGUAGE.rules)
 
 
 def spelled(word, opens_line):
-    """A word as it stands in a line: a space before all but the first."""
+    """Spell a word in a line: a space before all but the first."""
     return word if opens_line or word == "\n" else " " + word
 
 
 def forms():
-    """Every token of the language: words as they open a line, words after a space, and "\\n"."""
+    """Return every token of the language: words at a line's start, words after a space, "\\n"."""
     return [*LANGUAGE.start.options.words, *(" " + word for word in LEXICON), "\n"]
 
 
 def sample(n, seed, language=LANGUAGE):
-    """n lines drawn from p*, each with its "\\n"; the same for the same seed."""
+    """Draw n lines from p*, each with its "\\n"; the same for the same seed."""
     rng = random.Random(seed)
     lines = []
     for _ in range(n):
@@ -268,7 +268,7 @@ def sample(n, seed, language=LANGUAGE):
 
 
 def log_prob(line, language=LANGUAGE):
-    """log p*(line), nats, its "\\n" included; -inf if the line is not in the language."""
+    """Return log p*(line), nats, with its "\\n"; -inf if the line is not in the language."""
     return language.read([*line.removesuffix("\n").split(" "), "\n"])[0]
 
 
@@ -278,9 +278,9 @@ def contains(line):
 
 
 def next_words(prefix):
-    """Exact p*(next token | words of the line so far): {token text: probability}.
+    """Return exact p*(next token | words of the line so far): {token text: probability}.
 
-    "\\n" is the line's end. {} after a prefix that no sentence has.
+    "\\n" ends the line. {} after a prefix of no sentence.
     """
     _, state = LANGUAGE.read(prefix)
     if state is None:
@@ -290,14 +290,14 @@ def next_words(prefix):
 
 
 def entropy_floor(lines):
-    """Nats per token (words and "\\n"): no model's expected cross-entropy on lines is less."""
+    """Return nats per token (words and "\\n"), a bound of every model's expected cross-entropy."""
     tokens = sum(len(line.split()) + 1 for line in lines)
     return -sum(map(log_prob, lines)) / tokens
 
 
 @functools.cache
 def longest_line():
-    """Tokens of the longest line of the language, its "\\n" included."""
+    """Return the tokens of the longest line of the language, with its "\\n"."""
     @functools.cache
     def longest(dialect, symbol):
         if symbol not in LANGUAGE.rules[dialect]:
@@ -311,7 +311,7 @@ def longest_line():
 
 @functools.cache
 def other_form(*classes):
-    """{word: its form of the other number or gender} of all words of these classes."""
+    """Return {word: its form of the other number or gender} for all words of these classes."""
     other = {}
     for name in classes:
         words = re.search(rf"^{name} +:(.*(?:\n .*)*)", GRAMMAR, re.M)[1]
@@ -322,9 +322,9 @@ def other_form(*classes):
 
 
 def swap(words, other, positions=None):
-    """words with the first one replaced that `other` {word: word} has; None if it has none.
+    """Replace the first of the words that `other` {word: word} has; None if it has none.
 
-    positions: where to look, by default everywhere.
+    positions: the places to look at, by default all.
     """
     for i in range(len(words)) if positions is None else positions:
         if words[i] in other:
@@ -335,7 +335,7 @@ def swap(words, other, positions=None):
 def flip_verb(words, between):
     """The dog sleeps / the dog sleep: the first verb after the subject in its other number.
 
-    between: what parts the two: nothing ("none"), a "phrase", a "clause". None where it does not.
+    between: "none", "phrase" or "clause", between the two. None if the words have no such pair.
     """
     nouns = other_form("N")
     verbs = other_form("VI", "VT", "VD", "THINK", "BE")
@@ -360,7 +360,7 @@ def flip_verb(words, between):
 
 
 def flip_noun(words):
-    """These dogs / these dog: a noun after a determiner that says its number."""
+    """These dogs / these dog: a noun after a determiner that shows its number."""
     telling = {"a", "this", "that", "every", "these", "those", "two", "many"}
     positions = [i for i in range(1, len(words)) if words[i - 1] in telling]
     return swap(words, other_form("N"), positions)
@@ -432,13 +432,13 @@ PAIRS = {  # UID -> field, linguistics term, words of a good sentence -> words o
 
 
 def endless(seed):
-    """Lines without end, a function of the seed."""
+    """Yield lines without end, a function of the seed."""
     for chunk in itertools.count():
         yield from sample(1000, f"{seed}/{chunk}")
 
 
 def minimal_pairs(n, seed):
-    """n pairs of each paradigm in BLiMP's JSON form.
+    """Make n pairs of each paradigm in BLiMP's JSON form.
 
     The good sentence is in the language, the bad one in no dialect of it.
     """
@@ -463,8 +463,8 @@ class Truth:
     """p* over a tokenizer's tokens, a teacher like any other. UserError if a word is not one token.
 
     p* looks back to the line's start. It is not defined before a block's first line start, nor
-    after a prefix that no sentence has, until the next line. Every State that has been met has its
-    row of log p* in one table, (rows, V); row 0 stands for where p* is not defined.
+    after a prefix of no sentence, until the next line. Every State that was met has a row of log p*
+    in one table, (rows, V); row 0 is for positions without p*.
     """
 
     FLOOR = -100.0  # of log p*: zeros are not masked, or reverse KL would not charge bad grammar
@@ -484,7 +484,7 @@ class Truth:
         self.known = {None: (0, {})}  # State -> its row, {token: State after it}
 
     def look_up(self, state):
-        """(row of a State, {token: State after it}); a State not met before gets a new row."""
+        """Return (row of a State, {token: State after it}); a new State gets a new row."""
         if state not in self.known:
             row = len(self.known)
             if row == len(self.table):  # grow by doubling
@@ -498,9 +498,9 @@ class Truth:
         return self.known[state]
 
     def walk(self, ids, ahead):
-        """Rows of the table (B, n) int64, on the CPU, after each token of ids (B, n).
+        """Return rows of the table (B, n) int64, on the CPU, after each token of ids (B, n).
 
-        ahead: of each of the B texts {token: State after it}; it is brought up to date.
+        ahead: for each of the B texts {token: State after it}, updated in place.
         """
         rows = np.empty(ids.shape, np.int64)
         for b, tokens in enumerate(ids.tolist()):
@@ -512,7 +512,7 @@ class Truth:
         return torch.from_numpy(rows)
 
     def __call__(self, x):
-        """ids x (B, T) -> a function rows -> log p* of the next token (n, V), float32.
+        """Return a function rows -> log p* (n, V), float32, of the tokens after ids x (B, T).
 
         rows: a slice of the B T positions, or an index tensor. All is on x's device.
         """
@@ -520,13 +520,13 @@ class Truth:
         return lambda rows: self.table[where[rows].cpu()].to(x.device)
 
     def labels(self, x, y):
-        """Labels y (B, T) with -100 where the truth is not defined after x (B, T)."""
+        """Return labels y (B, T) with -100 where the truth is not defined after x (B, T)."""
         where = self.walk(x, [{}] * len(x))
         return y.masked_fill((where == 0).to(y.device), -100)
 
     def stepper(self, batch, length):
-        """A function: the next ids (B, n) of growing texts -> log p* of what comes after (B, V),
-        and where that is defined (B,) bool, both on ids' device. length: as of other teachers."""
+        """Return a function: the next ids (B, n) of growing texts -> log p* of the token after them
+        (B, V), and whether that is defined (B,) bool. length: as for other teachers."""
         ahead = [{}] * batch
 
         def step(ids):
@@ -535,15 +535,15 @@ class Truth:
         return step
 
     def logits(self, ids):
-        """ids (B, T) -> log p* of the next token (B, T, V), and where it is defined (B, T) bool."""
+        """Return log p* of the tokens after ids (B, T): (B, T, V), and where it is defined (B, T)."""
         where = self.walk(ids, [{}] * len(ids))
         return self.table[where].to(ids.device), (where > 0).to(ids.device)
 
 
 def check_babytalk(config, tokenizer):
-    """UserError where babytalk's figures could not be taken from a run of this config.
+    """Raise UserError if babytalk's figures could not be taken from a run of this config.
 
-    For training to ask before it begins.
+    Training asks before it begins.
     """
     Truth(tokenizer)
     longest = longest_line()

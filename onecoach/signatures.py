@@ -1,12 +1,12 @@
 """Failure signatures of a student: rules with stated thresholds, to be argued with.
 
-Each rule looks at figures and gives a Verdict. Two need no more than a run's own books, its log and
-babytalk's minimal pairs (`of_run`): eval.py asks for them. All of them need a teacher beside the
-student, and what both write (`of_student`): tools.modes asks. Verdicts are kept in eval.json, and
-the last table of a training says them in words.
+Each rule reads figures and returns a Verdict. Some need only a run's log and babytalk's minimal
+pairs (`of_run`): eval.py asks for them. The others need a teacher, and texts by both
+(`of_student`): tools.modes asks. Verdicts are kept in eval.json and printed below the last table of
+a training.
 
-The signatures are those of arXiv 2410.22081's summary: averaged or generic output, rare patterns
-lost, instability or collapse; and two that show themselves beside them.
+The signatures are those of arXiv 2410.22081's summary, averaged or generic output, rare patterns
+lost, instability or collapse, and two more.
 """
 import collections
 import textwrap
@@ -15,12 +15,14 @@ import torch
 
 from onecoach import files
 
-# found: does the run have it; said: what was found, with the figures
+# found: does the run have it; said: the evidence, with figures
 Verdict = collections.namedtuple("Verdict", "name found said")
 
 
+# ---------------------------------------------------------------- the rules
+
 def averaged(figures, of_student, of_teacher):
-    """Averaged or generic output: flatter than the teacher and less on its first word, or bland.
+    """Judge averaged or generic output: flatter than the teacher, or bland.
 
     figures: of tools.modes.measure; of_student, of_teacher: of tools.writing.written. Thresholds:
     entropy over 1.05 times the teacher's and mass on its first word under 0.95 times its own; or
@@ -37,7 +39,7 @@ def averaged(figures, of_student, of_teacher):
 
 
 def rare_lost(figures, of_rules=()):
-    """Rare patterns lost: the gap to the teacher is widest where words are rare, or a rule is gone.
+    """Judge rare patterns lost: the gap to the teacher is widest on rare words, or a rule is gone.
 
     Thresholds: in the rarest band that holds 1% of the words a gap in cross-entropy over twice the
     mean gap and 0.05 nats over it; a rule of the grammar with less than a tenth of p*'s mass.
@@ -59,12 +61,12 @@ def rare_lost(figures, of_rules=()):
 
 
 def unstable(log):
-    """Instability or collapse, by the lines of metrics.jsonl.
+    """Judge instability or collapse by the lines of metrics.jsonl.
 
-    Thresholds: those of failures (entropy under a third of the teacher's, ...); steps
-    skipped for they were not finite; a last val_ce 0.1 nats over the lowest.
+    Thresholds: those of `failures` (entropy under a third of the teacher's, ...); steps skipped
+    because they were not finite; a last val_ce 0.1 nats over the lowest.
     """
-    log = [numbers_of(line) for line in log]
+    log = [numbers(line) for line in log]
     said = [f"step {line['step']}: {text}" for line in log for text in failures(line)]
     skipped = sum(line.get("skipped", 0) for line in log)
     if skipped:
@@ -77,17 +79,20 @@ def unstable(log):
     return Verdict("instability or collapse", bool(said), listed or "nothing in the log")
 
 
-def numbers_of(line):
-    """A log line's numbers; a damaged one may have something else there, or one of a pair."""
-    numbers = {name: x for name, x in line.items() if isinstance(x, (int, float))}
-    if "entropy_q" not in numbers:
-        numbers.pop("entropy_p", None)
-    return numbers
+def numbers(line):
+    """Return a log line's numbers; a damaged line may have other values, or one of a pair."""
+    values = {name: x for name, x in line.items() if isinstance(x, (int, float))}
+    if "entropy_q" not in values:
+        values.pop("entropy_p", None)
+    return values
 
 
 def degenerate(of_student, of_teacher):
-    """Circling: thresholds: over half of the 4-grams were there before, or 30% more texts than of
-    the teacher's never end."""
+    """Judge repetition and texts without an end.
+
+    Thresholds: over half of the 4-grams were there before; 30% more texts than of the teacher's
+    never end.
+    """
     circles = of_student["repeated"] > 0.5
     endless = of_student["never_ends"] > of_teacher["never_ends"] + 0.3
     return Verdict("repetition, texts without an end", circles or endless,
@@ -97,18 +102,18 @@ def degenerate(of_student, of_teacher):
 
 
 def paradigms_lost(accuracies):
-    """Minimal pairs of babytalk {paradigm: accuracy} that are lost; threshold: under 75%."""
+    """Judge babytalk's minimal pairs {paradigm: accuracy}; threshold: under 75%."""
     lost = [f"{uid} {accuracy:.1%}" for uid, accuracy in accuracies.items() if accuracy < 0.75]
     said = ", ".join(lost) or f"of {len(accuracies)} none is under 75%"
     return Verdict("paradigms lost", bool(lost), said)
 
 
-# ---------------------------------------------------------------- all of a run's, kept and said
+# ---------------------------------------------------------------- a run's verdicts
 
 def of_run(log, accuracies):
-    """Verdicts that need no teacher, as dicts: of metrics.jsonl's lines, and of babytalk's pairs.
+    """Return the Verdicts that need no teacher, as dicts, from log lines and babytalk's pairs.
 
-    accuracies: `paradigms`. Where there is no log, or there are no pairs, nothing is said of them.
+    accuracies: `paradigms`. An empty log or no pairs give no verdict.
     """
     verdicts = [unstable(log)] if log else []
     verdicts += [paradigms_lost(accuracies)] if accuracies else []
@@ -116,7 +121,7 @@ def of_run(log, accuracies):
 
 
 def of_student(figures, of_rules, written, written_by_teacher, log, accuracies):
-    """All Verdicts of a student, as dicts: the first four arguments are what tools.modes found."""
+    """Return all Verdicts of a student, as dicts; the first four arguments are tools.modes'."""
     verdicts = [averaged(figures, written, written_by_teacher), rare_lost(figures, of_rules),
                 unstable(log), degenerate(written, written_by_teacher)]
     verdicts += [paradigms_lost(accuracies)] if accuracies else []
@@ -124,7 +129,7 @@ def of_student(figures, of_rules, written, written_by_teacher, log, accuracies):
 
 
 def paradigms(results):
-    """{paradigm: accuracy} of babytalk's minimal pairs in an eval.json; {} where there are none."""
+    """Return {paradigm: accuracy} of babytalk's minimal pairs in an eval.json, {} without them."""
     of_babytalk = results.get("babytalk")
     accuracies = of_babytalk.get("paradigms") if isinstance(of_babytalk, dict) else None
     if not isinstance(accuracies, dict):
@@ -133,13 +138,13 @@ def paradigms(results):
 
 
 def kept(before, verdicts):
-    """What eval.json has under "verdicts": dicts of Verdicts, and those before of other names."""
+    """Return the verdicts `before` in eval.json, those of equal names replaced by new ones."""
     names = [verdict["name"] for verdict in verdicts]
     return [old for old in readable(before) if old["name"] not in names] + verdicts
 
 
 def keep(folder, verdicts):
-    """Put verdicts into the eval.json of a run's folder, as `kept`; all that it holds then."""
+    """Put verdicts into the eval.json of a run's folder, and return all that it holds then."""
     path = folder / "eval.json"
     with files.one_at_a_time(folder):
         results = files.read_json_or_empty(path)
@@ -149,7 +154,7 @@ def keep(folder, verdicts):
 
 
 def readable(verdicts):
-    """Those of eval.json's verdicts that are in their form: a file may be damaged."""
+    """Return the verdicts of eval.json that have their form; the file may be damaged."""
     if not isinstance(verdicts, list):
         return []
     return [verdict for verdict in verdicts if isinstance(verdict, dict)
@@ -157,7 +162,7 @@ def readable(verdicts):
 
 
 def words(label, verdicts):
-    """Lines that say a run's verdicts, as eval.json has them; none where it has none."""
+    """Return lines that tell a run's verdicts, as eval.json has them."""
     verdicts = readable(verdicts)
     said = [f"{label}: {verdict['name'].upper()}: {verdict['said']}"
             for verdict in verdicts if verdict.get("found")]
@@ -167,12 +172,12 @@ def words(label, verdicts):
     return [line for text in said for line in textwrap.wrap(text, 100, subsequent_indent="    ")]
 
 
-# ---------------------------------------------------------------- what the log shows, and warns of
+# ---------------------------------------------------------------- the log's figures and warnings
 
 def rollout_figures(rollout):
-    """What the log shows: an estimate of J per position, the largest q / s, the share repeated.
+    """Return figures for the log: J per position, estimated, the largest q / s, the share repeated.
 
-    With rollout_every also the age, in steps, and the drift: an estimate of KL(q_old||q), nats a
+    With rollout_every also the age, in steps, and the drift, an estimate of KL(q_old||q), nats per
     token.
     """
     if rollout is None:
@@ -189,9 +194,9 @@ def rollout_figures(rollout):
 
 
 def repeated(y, n=4):
-    """Share of the n-grams of continuations y (B, T) that their own row had before. A 0-d tensor.
+    """Return the share of n-grams of continuations y (B, T) that their row had before, 0-d.
 
-    y is -100 where there is none. 0 in natural text, near 1 where a student circles.
+    y is -100 where there is none. 0 in natural text, near 1 if a student circles.
     """
     if y.shape[1] < n:
         return torch.zeros((), device=y.device)
@@ -204,7 +209,7 @@ def repeated(y, n=4):
 
 
 def failures(line):
-    """Sentences that name what goes wrong and what helps, from the figures of a log line."""
+    """Yield sentences that name a failure and its remedy, from the figures of a log line."""
     if line.get("entropy_p") and line["entropy_q"] < line["entropy_p"] / 3:
         remedy = "raise alpha, lower lr, or use mix < 1"
         if "rollout_kl" in line:  # on rollouts

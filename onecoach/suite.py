@@ -1,13 +1,12 @@
-"""The benchmarks as data: a row's candidates, which of them is right, what the figure of a task is.
+"""The benchmarks as data: the candidates of a row, the right one, the figures of a task.
 
     items = read("ewok", "eval")              # DIR/ewok_filtered/*.jsonl -> [Item, ...]
     share = shares(scores, right)             # of each row, given its candidates' scores
     accuracies(items, share, "groups")        # accuracy, interval, chance, by group and by field
 
 A task is a function from a Row to an Item and a line of TASKS. The rules are those of the BabyLM
-challenge of 2026, github.com/babylm-org/babylm-eval; docs/babylm.md tells them. Nothing here knows
-a model: exam.py scores the candidates. Raises UserError for a row that is not what it must be,
-naming file and line.
+challenge of 2026, github.com/babylm-org/babylm-eval, described in docs/babylm.md. Nothing here
+knows a model: exam.py scores the candidates. A malformed row is a UserError with file and line.
 """
 import collections
 import csv
@@ -28,14 +27,14 @@ Z = 1.96    # of a normal variable, 95% are within
 @dataclasses.dataclass
 class Item:
     """A row: (prefix, completion) of each candidate, and the number of the right one."""
-    group: str                  # what is averaged first: a paradigm, a domain
+    group: str                  # averaged first: a paradigm, a domain
     candidates: list
     right: int = 0
-    field: str = None           # what groups are of
-    shown: list = None          # what a prediction says of each candidate; None: the completion
+    field: str = None           # a field has several groups
+    shown: list = None          # each candidate in a prediction; None: its completion
     id: str = None              # a prediction's key; None: the group
-    candidates_2025: list = None  # what was compared until 2025; None: the same
-    ratio: float = None         # of the people asked, who took the first
+    candidates_2025: list = None  # compared until 2025; None: the same
+    ratio: float = None         # share of the people asked that took the first
 
     def say(self, i):
         return self.shown[i] if self.shown else self.candidates[i][1]
@@ -44,7 +43,7 @@ class Item:
 # ---------------------------------------------------------------- rows of files
 
 class Row:
-    """A JSON object and where it stands, for messages."""
+    """A JSON object and its place in a file, for messages."""
 
     def __init__(self, values, where, stem=""):
         self.values = values
@@ -63,7 +62,7 @@ class Row:
         return value
 
     def texts(self, key):
-        """Two texts at least."""
+        """Return a list of two texts or more."""
         value = self.values.get(key)
         if not isinstance(value, list) or len(value) < 2:
             raise self.wrong(f"{key} is not a list of two texts or more")
@@ -73,7 +72,7 @@ class Row:
         return value
 
     def number(self, key, below=None):
-        """A number; with `below` a whole one of 0 to below - 1."""
+        """Return a number; with `below` a whole one of 0 to below - 1."""
         value = self.values.get(key)
         whole = isinstance(value, int) and not isinstance(value, bool)
         if below is not None and not (whole and 0 <= value < below):
@@ -84,7 +83,7 @@ class Row:
 
 
 def json_lines(path):
-    """The Rows of a file; empty lines are left out."""
+    """Yield the Rows of a file, without empty lines."""
     for i, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
@@ -99,7 +98,7 @@ def json_lines(path):
 
 
 def read_folder(folder, item_of, hint=""):
-    """The Items of folder/*.jsonl, in the order of files and lines."""
+    """Return the Items of folder/*.jsonl, in the order of files and lines."""
     folder = pathlib.Path(folder)
     paths = sorted(folder.glob("*.jsonl"))
     if not paths:
@@ -119,7 +118,7 @@ def read_folder(folder, item_of, hint=""):
 # ---------------------------------------------------------------- a task's candidates
 
 def pair(row):
-    """BLiMP and the supplement: two sentences, each after `<s>`. A UID is the file's where none."""
+    """Read BLiMP's form: two sentences, each after `<s>`. Without a UID the group is the file."""
     field = str(row.values.get("field") or "") or None
     if field == "syntax_semantics":
         field = "syntax/semantics"
@@ -128,12 +127,12 @@ def pair(row):
 
 
 def pairs(rows):
-    """Items of BLiMP's dicts."""
+    """Return the Items of BLiMP's dicts."""
     return [pair(Row(values, f"pair {i}")) for i, values in enumerate(rows)]
 
 
 def ewok(row):
-    """The same target after either context; until 2025 either target after the first."""
+    """Read the same target after either context; until 2025 either target after the first."""
     contexts = [row.text("Context1"), row.text("Context2")]
     targets = [row.text("Target1"), row.text("Target2")]
     return Item(row.text("Domain"), [(context, " " + targets[0]) for context in contexts],
@@ -142,9 +141,9 @@ def ewok(row):
 
 
 def entity_tracking(row):
-    """Options as they are after the prefix; since 2026 a row where one says "nothing" is left out.
+    """Read options after a prefix, the first is right; a row with "nothing" in one is left out.
 
-    arXiv 2305.02363; the first option is right.
+    arXiv 2305.02363; left out since 2026.
     """
     prefix = row.text("input_prefix")
     options = row.texts("options")
@@ -160,7 +159,7 @@ COMPS = {"comps_base": "base", "comps_wugs": "wugs", "comps_wugs_dist-before": "
 
 
 def comps(row):
-    """The same property after either concept; the space between them is the prefix's."""
+    """Read the same property after either concept; the space between belongs to the prefix."""
     phrase = row.text("property_phrase")
     prefixes = [row.text(key) + " " for key in ("prefix_acceptable", "prefix_unacceptable")]
     return Item(COMPS.get(row.stem, row.stem), [(prefix, phrase) for prefix in prefixes],
@@ -168,7 +167,7 @@ def comps(row):
 
 
 def global_piqa(options):
-    """The function of a Row that has so many solutions."""
+    """Return the function of a Row with this number of solutions."""
     def item_of(row):
         prompt = row.text("prompt")
         solutions = [" " + row.text(f"solution{i}") for i in range(options)]
@@ -178,7 +177,7 @@ def global_piqa(options):
 
 
 def choice(row):
-    """{"prefix": ..., "options": [...], "right": 0}: MMLU's form, and what else can be put so."""
+    """Read {"prefix": ..., "options": [...], "right": 0}, MMLU's form."""
     prefix = row.text("prefix", may_be_empty=True)
     options = row.texts("options")
     return Item(row.stem, [(prefix, option) for option in options],
@@ -186,7 +185,7 @@ def choice(row):
 
 
 def wug(row):
-    """Two sentences with a tab between, and how many of the people asked took the first."""
+    """Read two sentences with a tab between, and the share of people that took the first."""
     sentences = row.text("sentences").split("\t")
     if len(sentences) < 2 or not all(s.strip() for s in sentences):
         raise row.wrong("sentences are not two texts with a tab between")
@@ -198,15 +197,15 @@ def wug(row):
 EYES = "RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound"
 SELF_PACED = "self_paced_reading_time"
 COVARIATES = "Subtlex_log10", "length", "context_length"
-# what the organisers' reader takes for missing
+# missing values, for the organisers' reader
 MISSING = {"", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>"}
 
 
 def read_words(path):
-    """reading_data.csv: {column: (n,) float, nan where missing}; candidates: the words in context.
+    """Read reading_data.csv: {column: (n,) float, nan if missing}, and words in context.
 
-    Candidates are (context, " word") of each word, then of the one before it, None where that has
-    no context. A sentence that begins with the word "None" is no missing one.
+    Candidates are (context, " word") for each word, then for the word before it, None without
+    context. A sentence that begins with the word "None" is not missing.
     """
     if not path.exists():
         raise UserError(f"{path}: not there; pass --data=DIR, the folder that holds "
@@ -241,10 +240,11 @@ def read_words(path):
 
 
 def partial_r2(y, covariates, x):
-    """(R2 - R2_0) / (1 - R2_0) of least squares, x beside covariates and their products, and n, k.
+    """Return (R2 - R2_0) / (1 - R2_0) of least squares with and without x, and n, k.
 
-    y, x (n,); covariates: list of (n,). Rows where one is missing are left out. k: the covariates,
-    their products and 1. It is the square of the partial correlation of x and y.
+    y, x (n,); covariates: list of (n,), to which their products are added. Rows with a missing
+    value are left out. k: the number of covariates, products and 1. The value is the square of the
+    partial correlation of x and y.
     """
     known = ~np.isnan(np.stack([y, x, *covariates])).any(0)
     y, x = y[known], x[known]
@@ -265,11 +265,11 @@ def partial_r2(y, covariates, x):
 
 
 def reading_figures(columns, surprisal, before):
-    """Eye tracking (mean of four measures) and self-paced reading, after the organisers' rules.
+    """Return eye tracking (mean of four measures) and self-paced reading, by the organisers' rules.
 
-    surprisal, before (n,): of each word and of the one before it, nats, nan where it has none.
-    Intervals are of Fisher's z of the partial correlation, words taken as independent; the ends of
-    the eye's are means of the measures' ends. Chance is the 95% point of chi2 over n.
+    surprisal, before (n,): of each word and of the word before it, nats, nan if there is none.
+    Intervals are by Fisher's z of the partial correlation, words taken as independent; for eye
+    tracking, means of the measures' ends. Chance is the 95% point of chi2 over n.
     """
     covariates = [columns[name] for name in COVARIATES]
     spill = [*covariates, columns["prev_length"], before]
@@ -289,16 +289,16 @@ def reading_figures(columns, surprisal, before):
     return dict(eye_tracking=eye, self_paced=self_paced, measures=measures, n=len(surprisal))
 
 
-# ---------------------------------------------------------------- what is chosen, how often right
+# ---------------------------------------------------------------- choices and accuracies
 
 def mean(values):
     return float(np.mean(list(values)))
 
 
 def top(scores):
-    """Which candidates have the largest score, up to TIE: (n, k), rows padded with False.
+    """Mark the candidates with the largest score, up to TIE: (n, k), rows padded with False.
 
-    scores: of each row those of its candidates (k_i,).
+    scores: for each row the scores of its candidates (k_i,).
     """
     padded = np.full((len(scores), max(map(len, scores))), -np.inf)
     there = np.zeros(padded.shape, bool)
@@ -310,22 +310,22 @@ def top(scores):
 
 
 def shares(scores, right):
-    """(n,): 1 where the right candidate's score is the largest, a k-th where k are level, or 0.
+    """Return (n,): 1 if the right candidate has the largest score, 1/k if k tie, else 0.
 
-    That is the expectation of breaking ties at random, as the organisers do since 2026.
+    It is the expectation of breaking ties at random, as the organisers do since 2026.
     """
     best = top(scores)
     return best[np.arange(len(best)), right] / best.sum(1)
 
 
 def chosen(scores, seed=0):
-    """(n,) number of the candidate with the largest score; ties at random, of the seed."""
+    """Return (n,) the candidate with the largest score; ties are broken at random by the seed."""
     best = top(scores)
     return (best * (1 + np.random.default_rng(seed).random(best.shape))).argmax(1)
 
 
 def wilson(share, n):
-    """95% interval of a share of n (Wilson 1927): inside [0, 1], and not empty at 0 and 1."""
+    """Return the 95% interval of a share of n (Wilson 1927); it stays inside [0, 1]."""
     z2 = Z**2 / n
     middle = (share + z2 / 2) / (1 + z2)
     half = math.sqrt(z2 * share * (1 - share) + z2**2 / 4) / (1 + z2)
@@ -333,7 +333,7 @@ def wilson(share, n):
 
 
 def grouped(items):
-    """{group: numbers of its items (n,)}, in order of first appearance."""
+    """Return {group: numbers of its items (n,)}, in order of first appearance."""
     numbers = collections.defaultdict(list)
     for i, item in enumerate(items):
         numbers[item.group].append(i)
@@ -341,7 +341,7 @@ def grouped(items):
 
 
 def weights(items, over):
-    """{group: its weight in the task's mean}; over: "groups" alike, or "fields", groups within."""
+    """Return {group: weight in the task's mean}; over: equal "groups", or equal "fields"."""
     field_of = {item.group: item.field for item in items}
     if over == "groups":
         return dict.fromkeys(field_of, 1 / len(field_of))
@@ -350,10 +350,10 @@ def weights(items, over):
 
 
 def accuracies(items, share, over="groups", share_2025=None):
-    """What is said of a task of choices: the mean over groups, fields, and each group.
+    """Return the figures of a task of choices: the mean over groups, fields, and each group.
 
     share (n,): `shares`; share_2025: by the rules until 2025, where a tie is right. Intervals are
-    95%: Wilson's for a group; for a mean of weights w the normal one of variance
+    95%: Wilson's for a group; for a mean with weights w the normal one of variance
     sum w^2 a (1 - a) / n. They are about other items of the same groups, not about other groups or
     runs. at_chance: the figure is no farther from chance than 95% of guesses are.
     """
@@ -390,13 +390,13 @@ def accuracies(items, share, over="groups", share_2025=None):
 
 
 def ranks(x):
-    """Ranks from 1, equal values their mean's."""
+    """Return ranks from 1; equal values get their mean rank."""
     _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
 def correlation(ours, people):
-    """Spearman's rho with its 95% interval (Fisher's z, variance 1.06 / (n - 3), Fieller 1957)."""
+    """Return Spearman's rho, 95% interval by Fisher's z, variance 1.06 / (n - 3) (Fieller 1957)."""
     n = len(ours)
     a, b = ranks(ours), ranks(people)
     if n < 4 or a.std() == 0 or b.std() == 0:
@@ -411,7 +411,7 @@ def correlation(ours, people):
 # ---------------------------------------------------------------- two runs on the same items
 
 def mcnemar(b, c):
-    """Two-sided p of McNemar's exact test: b and c items that the one alone has right.
+    """Return two-sided p of McNemar's exact test: b and c items that only one run has right.
 
     Twice the binomial tail P(X <= min(b, c)), X of b + c fair coins, and 1 at most.
     """
@@ -422,9 +422,9 @@ def mcnemar(b, c):
 
 
 def compared(items, share, other, over="groups"):
-    """One run's shares (n,) against another's on the same items: for the task, and by field.
+    """Compare one run's shares (n,) with another's on the same items: for the task, and by field.
 
-    Each a dict of difference, its 95% interval (paired), better and worse, the items where the
+    Each is a dict of difference, its 95% interval (paired), better and worse, the items on which
     one or the other has the larger share, and McNemar's p on these.
     """
     gap = share - other
@@ -450,9 +450,9 @@ def compared(items, share, other, over="groups"):
 # ---------------------------------------------------------------- the challenge's form
 
 def predictions(items, choices, probabilities=None):
-    """{group or id: {"predictions": [{"id": "group_0", "pred": text}, ...]}}, in lines' order.
+    """Return {group or id: {"predictions": [{"id": "group_0", "pred": text}, ...]}}, in order.
 
-    choices (n,): numbers of candidates; probabilities (n,): "prob" beside them (wug).
+    choices (n,): numbers of candidates; probabilities (n,): of a "prob" in each (wug).
     """
     said = {}
     for i, item in enumerate(items):
@@ -465,7 +465,7 @@ def predictions(items, choices, probabilities=None):
 
 
 def reading_predictions(surprisal, before):
-    """The same for reading; a word without one before it has NaN, as their scoring reads it."""
+    """Return predictions of reading; NaN for a missing word, as their scoring reads it."""
     lines = [{"id": i, "pred": float(a), "prev_pred": float(b)}
              for i, (a, b) in enumerate(zip(surprisal, before))]
     return {"reading": {"predictions": lines}}
@@ -486,17 +486,17 @@ OWN = ("it is for rows of your own, JSON lines with prefix, options and right, t
 
 @dataclasses.dataclass
 class Task:
-    """kind: choose, rank (with people's ratios) or reading. per: what a sum is divided by."""
+    """kind: choose, rank (with people's ratios) or reading. per: the divisor of a sum."""
     title: str
     folder: str
-    item_of: object = None      # Row -> Item, or None: not scored
+    item_of: object = None      # Row -> Item, or None for a row that is not scored
     hint: str = ORGANISERS      # where to get it
     kind: str = "choose"
-    per: str = "sum"            # sum | token | byte: bytes beside the sum
+    per: str = "sum"            # sum | token | byte (and sum)
     over: str = "groups"
     key: str = ""               # in a predictions file; empty: not there
     in_2025: bool = False       # with the present rows, and a tie was right
-    sizes: object = 0           # items that the task has: all, or by group
+    sizes: object = 0           # number of items: all, or {group: items}
 
 
 SUPPLEMENT = {"hypernym": 842, "qa_congruence_easy": 64, "qa_congruence_tricky": 165,
@@ -536,14 +536,14 @@ ALIASES = {"global_piqa": ("global_piqa_parallel", "global_piqa_nonparallel"),
            "wug": ("wug_adj", "wug_past"),
            "suite": ("blimp", "supplement", "ewok", "entity_tracking", "comps",
                      "global_piqa_parallel", "global_piqa_nonparallel", "reading")}
-# those of a language model's knowledge: the mean leaves out likeness to people, and your own
+# tasks of knowledge, for the mean: without similarity to people, and without tasks of your own
 NLP = "blimp", "supplement", "ewok", "entity_tracking", "comps", "global_piqa"
 
 
 def read(name, data, limit=0):
-    """What a task scores, from the folder `data`: Items, at most `limit` a group (0: all).
+    """Return a task's Items in the folder `data`, at most `limit` per group (0: all).
 
-    For reading: read_words' three.
+    For reading: the three of read_words.
     """
     task = TASKS[name]
     folder = pathlib.Path(data, task.folder)
@@ -553,7 +553,7 @@ def read(name, data, limit=0):
 
 
 def first_of_each(items, limit):
-    """At most `limit` Items of each group; 0: all."""
+    """Return at most `limit` Items of each group; 0: all."""
     if not limit:
         return items
     kept = {i for numbers in grouped(items).values() for i in numbers[:limit].tolist()}
@@ -561,7 +561,7 @@ def first_of_each(items, limit):
 
 
 def missing(name, counts):
-    """What a task has less, or more, than it must: lines like "hypernym: 800 of 842"."""
+    """Return where a task has fewer items than the challenge, or more: "base: 800 of 842"."""
     sizes = TASKS[name].sizes
     if not sizes:
         return []
@@ -573,7 +573,7 @@ def missing(name, counts):
 
 
 def nlp_mean(results):
-    """(mean, [names]) of the accuracies among results {task: figures}; Global PIQA's two as one."""
+    """Return (mean, [names]) over NLP's tasks in {task: figures}; Global PIQA's two as one."""
     figures = {name: results[name]["accuracy"] for name in NLP if name in results}
     piqa = [results[name]["accuracy"] for name in ALIASES["global_piqa"] if name in results]
     if piqa:
