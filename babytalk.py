@@ -535,7 +535,7 @@ class Truth:
         return step
 
     def logits(self, ids):
-        """Return log p* of the tokens after ids (B, T): (B, T, V), and where it is defined (B, T)."""
+        """Return log p* of the tokens after ids (B, T): (B, T, V), and where it is defined."""
         where = self.walk(ids, [{}] * len(ids))
         return self.table[where].to(ids.device), (where > 0).to(ids.device)
 

@@ -242,7 +242,7 @@ TEXTS = ["the cat sat", "the cat sits", "the cat", "the dog", "a", "the cat sat 
 
 def test_log_probabilities_are_those_of_transformers(tokenizer):
     pytest.importorskip("transformers")
-    from tools import peers
+    from tools.bench import peers
     lm = small_lm(tokenizer)
     theirs = peers.hf_copy(lm).eval()
     sums = eval.score_sentences(lm, tokenizer, TEXTS)
