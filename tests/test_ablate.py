@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import distill
+from data import prepare
 from onecoach import files
 from onecoach.config import UserError, parse_args, read_config
 from tools.ablate import jobs, pictures
@@ -94,6 +95,18 @@ def test_a_plan_is_tuned_reported_and_summed_up(folder, capsys):
     row = rows["rkl-1"]
     assert [*row["teacher_hash"]] == [f"coach.lr-{best}"]
     assert row["flops"] > 2 * rows["coach-1"]["flops"] and row["tokens"] == 6 * 4 * 16
+
+    # and its table says how many parameters there are for each token of the text
+    assert row["teacher_parameters"] == {f"coach.lr-{best}": rows["coach-1"]["parameters"]}
+    lm = jobs.load(folder / f"out/some/1/coach.lr-{best}")[0]
+    assert rows["coach-1"]["parameters"] == lm.num_params()
+    ids = prepare(read_config(folder / "out/some/1/rkl/config.json")).train.tokens
+    assert row["text_tokens"] == len(ids)
+    lines = (results / "some/summary.md").read_text().splitlines()
+    coach, = (line.split(" | ") for line in lines if line.startswith("| coach | ")
+              and line.endswith(" - |"))
+    assert any(line.startswith("| rkl | ") and line.endswith(f" | {coach[-2]} |")
+               for line in lines)
 
     summary = files.read_json(results / "some/summary.json")
     difference = sum(rows[f"rkl-{s}"]["val_ce"] - rows[f"coach-{s}"]["val_ce"] for s in (0, 1)) / 2

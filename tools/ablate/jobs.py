@@ -142,10 +142,14 @@ def make_row(job, config):
     notes = files.read_json(folder / "config.json")
     best = files.best_line(lines)
     steps, words = distill.trained_for(folder)
+    sizes = {name: load(folder.with_name(name))[0].num_params()
+             for name in (config.name, *config.teacher_runs)}
     row = dict(variant=job.variant, seed=job.seed, settings=job.settings, val_ce=best["val_ce"],
                val_fkl=best.get("val_fkl"), val_rkl=best.get("val_rkl"),
                best_step=best["step"], steps=int(steps), words=int(words),
                tokens=tokens_seen(folder), flops=total_flops(folder),
+               parameters=sizes.pop(config.name), teacher_parameters=sizes,
+               text_tokens=prepare(config).train.count,
                teacher_hash=notes["_needs"], dtype=notes["_dtype"], threads=notes["_threads"],
                curve=[[line["step"], line["val_ce"]] for line in lines if line.get("val_ce")],
                text=notes["_text"], processor=name_of(device_of(config)),

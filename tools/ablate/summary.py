@@ -1,4 +1,5 @@
 """The summary of a table: means, paired differences, the points that were tried."""
+import collections
 import json
 
 import numpy as np
@@ -74,6 +75,7 @@ def difference(figures, text, title):
 
 # ---------------------------------------------------------------- summary.md
 
+PER_TOKEN = "parameters per token of the text", "the same of its teachers"
 EARLY = 0.8  # best.pt before this share of a run's steps: its schedule is too long
 COSTS = [("steps", "steps", 1),  # title, key of a row, unit
          ("step of best.pt", "best_step", 1),
@@ -91,11 +93,12 @@ def as_markdown(table, content):
         settings = f"Settings were chosen on seeds {plan.tuning_seeds}, by val_ce."
     lines = [f"# {plan.table}", "", f"Means over seeds {plan.seeds}. {settings}", ""]
 
-    means = [["", *plan.figures, *(title for title, *_ in COSTS)]]
+    means = [["", *plan.figures, *(title for title, *_ in COSTS), *PER_TOKEN]]
     for variant, figures in content["figures"].items():
         costs = [{seed: row[key] / unit for seed, row in rows[variant].items()}
                  for _, key, unit in COSTS]
-        means.append([variant, *(mean_digits(values) for values in (*figures.values(), *costs))])
+        means.append([variant, *(mean_digits(values) for values in (*figures.values(), *costs)),
+                      *parameters_per_token(rows[variant])])
     lines += markdown(means)
     cells = unsettled(content, rows)
     if cells:
@@ -122,6 +125,19 @@ def as_markdown(table, content):
         lines += ["", "## What was tried", "", "Mean val_ce over the tuning seeds.", ""]
         lines += markdown([["variant", "settings", "val_ce", ""], *tuned])
     return "\n".join(lines) + "\n"
+
+
+def parameters_per_token(by_seed):
+    """Return the cells of a variant's own and its teachers' parameters per token of its text."""
+    own = {}
+    teachers = collections.defaultdict(dict)
+    for seed, row in by_seed.items():
+        tokens = row.get("text_tokens")
+        if tokens:  # unknown of rows of earlier versions
+            own[seed] = row["parameters"] / tokens
+            for i, size in enumerate(row["teacher_parameters"].values()):
+                teachers[i][seed] = size / tokens
+    return [mean_digits(own), ", ".join(map(mean_digits, teachers.values())) or "-"]
 
 
 def contrast_cells(contrast):
