@@ -46,26 +46,31 @@ def replacing(path, previous=None):
 
 
 @contextlib.contextmanager
-def one_at_a_time(folder):
-    """Wait until no other command is in such a block of the same folder: to read, add and write.
+def locked(path, wait=True):
+    """Hold the lock of a folder, or of a file that is made for it; it ends with its process.
 
-    Where nothing can be locked (Windows, some file systems) nothing waits.
+    Yields False if nothing can be locked here (Windows, some file systems). With wait=False raises
+    BlockingIOError while another process has it.
     """
-    descriptor = None
-    with contextlib.suppress(ImportError, OSError):
-        import fcntl
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
+    with contextlib.ExitStack() as stack:
+        held = False
+        try:
+            import fcntl
+            flags = os.O_RDONLY if os.path.isdir(path) else os.O_RDWR | os.O_CREAT
+            descriptor = os.open(path, flags)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        except BlockingIOError:
+            raise
+        except (ImportError, OSError):
+            pass
+        yield held
 
 
 def add_to_json(path, values):
-    """Put values {key: value} into the JSON object at path, beside what others have put there."""
-    with one_at_a_time(path.parent):
+    """Add values {key: value} to the JSON object at path; other commands may do so meanwhile."""
+    with locked(path.parent):
         write_json(path, read_json_or_empty(path) | values)
 
 

@@ -7,7 +7,7 @@
              metrics.jsonl    a line a log step
              tokenizer.json   Hugging Face tokenizers' form
              eval.json, samples.txt    what eval.py says of it
-             .lock            the process that trains it
+             .lock            locked by the process that trains it
 
 Every file is whole (files.py). `Run` is what the loop in distill.py talks to; `load` reads a run.
 """
@@ -147,44 +147,32 @@ def alone(train):
 
 @contextlib.contextmanager
 def locked(folder):
-    """Hold folder/.lock, which goes with its process, however that ends; the first rank for all."""
+    """Hold the lock of folder/.lock; of several ranks the first does, for all of them.
+
+    Meanwhile the file has the process's number. A folder that is made here and is still empty at
+    the end goes again: its run was refused before it began. UserError while another has the lock.
+    """
     if RANK:
         yield
         return
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
-    with open_locked(path):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked(path, wait=False))
+        except BlockingIOError:
+            raise UserError(f"{folder} is being trained by process {path.read_text()}; wait for "
+                            "it, or choose another --name")
+        path.write_text(str(os.getpid()))
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):
+            path.write_text("")
+            if made and [*folder.iterdir()] == [path]:
                 path.unlink()
                 for parent in made:
-                    parent.rmdir()  # if it is empty: refused before it began
-
-
-def open_locked(path):
-    """path, open and locked, with the process's number in it; UserError while another has it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: no lock there
-        return open(path, "a")
-    while True:
-        lock = open(path, "a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise UserError(f"{path.parent} is being trained by process {path.read_text()}; wait "
-                            "for it, or choose another --name")
-        except OSError:
-            return lock  # not every file system locks
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
-                path.write_text(str(os.getpid()))
-                return lock
-        lock.close()  # its last holder has removed it meanwhile
+                    parent.rmdir()
 
 
 def out_of_memory(config):

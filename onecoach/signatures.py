@@ -146,7 +146,7 @@ def kept(before, verdicts):
 def keep(folder, verdicts):
     """Put verdicts into the eval.json of a run's folder, and return all that it holds then."""
     path = folder / "eval.json"
-    with files.one_at_a_time(folder):
+    with files.locked(folder):
         results = files.read_json_or_empty(path)
         results["verdicts"] = kept(results.get("verdicts"), verdicts)
         files.write_json(path, results)

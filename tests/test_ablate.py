@@ -305,7 +305,7 @@ def test_workers_end_with_their_parent_and_their_runs_are_saved(folder):
     wait_until(lambda: all((run / "best.pt").exists() for run in runs))
     parent.kill()
     parent.wait()
-    wait_until(lambda: not any((run / ".lock").exists() for run in runs))
+    wait_until(lambda: not any((run / ".lock").read_text() for run in runs))
     assert all(files.last_checkpoint(run)[0]["step"] > 3 for run in runs)
 
 

@@ -288,7 +288,7 @@ def test_a_signal_ends_the_step_saves_and_names_the_command(tmp_path, number, wi
             "from here: python distill.py ")
     assert code == 128 + number and last == said + str(parts / "configs/kid.py"), out
     assert (folder / "ckpt.pt").exists()
-    assert not (folder / ".lock").exists()
+    assert not (folder / ".lock").read_text()
     assert Job(parts).end()[0] == 0
     assert_same(left(parts), left(whole))
 
@@ -331,7 +331,7 @@ def test_a_second_process_is_refused_while_the_first_lives(tmp_path):
     assert config.read_config(folder / "config.json").name == "kid"
     first.signal(signal.SIGKILL)
     first.end()
-    assert Job(tmp_path).end()[0] == 0 and not (folder / ".lock").exists()
+    assert Job(tmp_path).end()[0] == 0 and not (folder / ".lock").read_text()
 
 
 # ---------------------------------------------------------------- a full disk

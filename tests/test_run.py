@@ -316,24 +316,7 @@ def test_a_folder_is_one_process_own(folder):
         one_line(run.alone(train), config, words=["is being trained by process"])
         return 3
     assert train(read_config(folder / "config.json")) == 3
-    assert not (folder / ".lock").exists() and folder.exists() and not run.in_training
-
-
-def test_a_lock_that_its_last_holder_removed_is_taken_anew(tmp_path, monkeypatch):
-    """Between opening the file and locking it its holder may end, and remove it."""
-    import fcntl
-    path = tmp_path / ".lock"
-    flock, calls = fcntl.flock, []
-
-    def removed_meanwhile(*args):
-        calls.append(args)
-        if len(calls) == 1:
-            path.unlink()
-        flock(*args)
-    monkeypatch.setattr(fcntl, "flock", removed_meanwhile)
-    with run.open_locked(path) as lock:
-        assert len(calls) == 2 and os.path.samestat(os.fstat(lock.fileno()), os.stat(path))
-        assert path.read_text() == str(os.getpid())
+    assert not (folder / ".lock").read_text() and not run.in_training
 
 
 def test_usage_is_a_share_of_the_cards_peak_and_nothing_on_a_cpu(monkeypatch):

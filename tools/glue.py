@@ -308,7 +308,7 @@ def kept_seeds(path, key, digest):
 
 def keep(path, key, seed, result, facts):
     """Put a result into glue.json; facts: what all seeds of the entry have in common."""
-    with files.one_at_a_time(path.parent):
+    with files.locked(path.parent):
         seeds = {**kept_seeds(path, key, result["digest"]), seed: result}
         means = {}
         for figure in ("accuracy", "f1", "last"):
@@ -322,7 +322,7 @@ def keep(path, key, seed, result, facts):
 
 def write_predictions(path, predictions):
     """Add predictions {task: "0110..."} to the challenge's file at path."""
-    with files.one_at_a_time(path.absolute().parent):
+    with files.locked(path.absolute().parent):
         whole = files.read_json_or_empty(path)
         glue = whole.setdefault("glue", {})
         for name, labels in predictions.items():
