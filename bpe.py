@@ -4,9 +4,9 @@
     tokenizer = Tokenizer(merges)                     text <-> ids, by tiktoken
     tokenizer.save("tokenizer.json")                  Hugging Face tokenizers' own format
 
-Text is split into pre-tokens by PATTERN; no token reaches from one into the next. A pre-token is
-its bytes, so that no character is unknown. `plain_bpe` says what training is, `train_bpe` does the
-same faster. The file needs nothing else of this project: copy it.
+PATTERN splits text into pre-tokens; no token reaches from one into the next. A pre-token is a
+string of bytes, so no character is unknown. `plain_bpe` defines training, `train_bpe` does the same
+faster. The file needs nothing else of this project: copy it.
 """
 import collections
 import hashlib
@@ -24,24 +24,24 @@ import tiktoken
 # ---------------------------------------------------------------- pre-tokens
 
 def ranges(kind):
-    """The characters of a kind, "L" letters or "N" numbers, as a regex's ranges: A-Za-z..."""
+    """Return the characters of a kind, "L" letters or "N" numbers, as ranges: A-Za-z..."""
     category = unicodedata.ucd_3_2_0.category
     groups = itertools.groupby(range(0x30000), lambda i: category(chr(i))[0] == kind)
     groups = [list(group) for is_kind, group in groups if is_kind]
     return "".join(f"{chr(group[0])}-{chr(group[-1])}" for group in groups)
 
 
-# Every regex engine has its own version of Unicode: by \p{L} or \s they differ at thousands of
+# Regex engines have different versions of Unicode: their \p{L} and \s differ at thousands of
 # characters. So the classes are written out, and training (re), encoding (tiktoken) and Hugging
-# Face's engine split alike, whatever is installed. They are Unicode 3.2's, which every Python has;
-# letters that later versions have added count as punctuation.
+# Face split in the same way, whatever is installed. They are from Unicode 3.2, which every Python
+# has; letters that later versions have added count as punctuation.
 LETTER = ranges("L")
 NUMBER = ranges("N")
 SPACE = "\t\x0b-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # all but the newline
 
-# GPT-2's pre-tokens, but a newline is always one of its own and none reaches across it, so that a
-# line has the same tokens alone, after <s> and after "\n"; and none is longer than 41 characters,
-# so that a million spaces cost a million steps.
+# GPT-2's pre-tokens, with two changes. A newline is always a pre-token by itself, so that a line
+# has the same tokens alone, after <s> and after "\n". None is longer than 41 characters, so that a
+# million spaces cost a million steps.
 PATTERN = (
     r"\n"
     r"|'(?:[sdmt]|ll|ve|re)"
@@ -51,30 +51,30 @@ PATTERN = (
     rf"|[{SPACE}]{{1,40}}(?![^\n{SPACE}])"
     rf"|[{SPACE}]{{1,40}}"
 )
-# Text -> the list of its pre-tokens, which joined give the text again.
+# Text -> list of pre-tokens; joined they give the text again.
 pre_tokens = re.compile(PATTERN).findall
 
 SPECIAL = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2
 
-# Byte -> the printable character that stands for it in tokenizer.json: GPT-2's table.
+# Byte -> printable character in tokenizer.json: GPT-2's table.
 CHARACTER = {b: chr(b) for b in (*range(33, 127), *range(161, 173), *range(174, 256))}
 CHARACTER |= {b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in CHARACTER)}
 
-# Byte -> id, 3 .. 258, in the order of those characters; what is merged follows from 259.
+# Byte -> id, 3 .. 258, in the order of these characters; merged tokens follow from 259.
 BYTE_ID = {b: len(SPECIAL) + i for i, b in enumerate(sorted(CHARACTER, key=CHARACTER.get))}
 
-MOST = 10**6  # tokens, where no vocab_size is given
+MOST = 10**6  # tokens, if no vocab_size is given
 
 
-# Two spaces in a row: whether the second begins a pre-token depends on what is around them.
+# Two spaces in a row: whether the second begins a pre-token depends on the text around them.
 RUN_OF_SPACES = re.compile(f"[{SPACE}] ")
 
 
 def count_pre_tokens(texts):
-    """Counter of the pre-tokens of texts, an iterable of str; faster than to split all of them.
+    """Count the pre-tokens of texts, an iterable of str; faster than splitting all of them.
 
-    A space that follows no other begins a pre-token, whatever is around it. So text is first cut at
-    its spaces, which costs little, and each chunk is split once, however often it is there.
+    A space after a character that is no space begins a pre-token. So text is first cut at spaces,
+    which costs little, and each distinct chunk is split once.
     """
     counts = collections.Counter()
     chunks = collections.Counter()  # each without the space before it; a newline has none
@@ -95,17 +95,17 @@ def count_pre_tokens(texts):
 # ---------------------------------------------------------------- training
 
 def train_bpe(word_counts, vocab_size=0):
-    """The merges of byte pair encoding: merge the most frequent pair of tokens, again and again.
+    """Learn the merges of byte pair encoding: merge the most frequent pair, again and again.
 
-    word_counts: dict pre-token (str) -> how often it occurs; the order does not matter.
+    word_counts: dict pre-token (str) -> number of occurrences; the order does not matter.
     vocab_size: special tokens, bytes and merged tokens together; 0: merge until no pair is left.
 
-    Returns the merges in their order, as pairs of bytes. Of pairs equally frequent that of the
-    smaller ids comes first, as in Hugging Face's trainer. The algorithm is Sennrich et al.'s
-    (arXiv 1508.07909, algorithm 1). Raises ValueError if the words cannot fill vocab_size.
+    Returns the merges in order, as pairs of bytes. Of equally frequent pairs the one with smaller
+    ids comes first, as in Hugging Face's trainer. The algorithm is from Sennrich et al. (arXiv
+    1508.07909, algorithm 1). Raises ValueError if the words cannot fill vocab_size.
 
-    A merge changes only the pairs beside it. So pairs are counted once, and then kept up to date;
-    a heap has the most frequent one on top.
+    A merge changes only the neighbouring pairs. So pairs are counted once and then kept up to
+    date; a heap has the most frequent one on top.
     """
     vocab = Vocabulary()
     words = [spell(word) for word in word_counts]
@@ -126,13 +126,13 @@ def train_bpe(word_counts, vocab_size=0):
 
 
 def plain_bpe(word_counts, vocab_size=0):
-    """The same as train_bpe, as the textbook has it: this is the definition."""
+    """Do the same as train_bpe in the textbook's way: this is the definition."""
     vocab = Vocabulary()
     words = [spell(word) for word in word_counts]
     counts = list(word_counts.values())
     while len(vocab) < (vocab_size or MOST):
         pair_counts, _ = count_pairs(words, counts)
-        # of those equally frequent the smaller ids: strings compare by their characters, the ids
+        # ties go to the smaller ids: strings compare by their characters, which are ids
         pair = min(pair_counts, key=lambda pair: (-pair_counts[pair], pair), default=None)
         if not pair_counts[pair]:
             break
@@ -143,31 +143,31 @@ def plain_bpe(word_counts, vocab_size=0):
 
 
 def spell(word):
-    """A pre-token as a string with one character a token, chr(id): then str.replace merges."""
+    """Return a pre-token with one character chr(id) per token: then str.replace merges."""
     return word.encode().decode("latin-1").translate(BYTE_ID)
 
 
 def pairs(word):
-    """Neighbouring tokens, each pair a string of two: "abc" -> "ab", "bc"."""
+    """Return neighbouring tokens, each pair a string of two: "abc" -> "ab", "bc"."""
     return map(operator.add, word, word[1:])
 
 
 def count_pairs(words, counts):
-    """(Counter of the pairs in all words, {pair: indices of the words that have it})."""
+    """Return (Counter of the pairs in all words, {pair: indices of the words with it})."""
     pair_counts = collections.Counter()
     words_with = collections.defaultdict(list)
     for i, word in enumerate(words):
         for pair in pairs(word):
             pair_counts[pair] += counts[i]
-            words_with[pair].append(i)  # twice, if it is there twice: harmless
+            words_with[pair].append(i)  # a pair that occurs twice is listed twice: harmless
     return pair_counts, words_with
 
 
 def pop_most_frequent(heap, pair_counts):
     """Take the most frequent pair from the heap; None if no pair is left.
 
-    A count that falls stays in the heap as it was. It is noticed when it comes to the top, and put
-    where it belongs. One that rises was pushed again.
+    A count that falls leaves its old entry in the heap. When this comes to the top, the pair is
+    pushed again with the right count. A count that rises was pushed at once.
     """
     while heap:
         count, pair = heapq.heappop(heap)
@@ -178,9 +178,9 @@ def pop_most_frequent(heap, pair_counts):
 
 
 def merge_in_words(pair, new, words, counts, pair_counts, words_with):
-    """Replace `pair` by the token `new` in all words, in place, and bring the counts up to date.
+    """Replace `pair` by the token `new` in all words, in place, and update the counts.
 
-    Returns the set of pairs that are more frequent than before: those with `new`.
+    Returns the set of pairs that have become more frequent: all that contain `new`.
     """
     risen = set()
     for i in words_with.pop(pair):
@@ -206,21 +206,21 @@ class Vocabulary:
     """The tokens so far, bytes <-> id, and the merges that made them."""
 
     def __init__(self):
-        self.id_of = {bytes([b]): i for b, i in BYTE_ID.items()}
-        self.token = {i: token for token, i in self.id_of.items()}
+        self.ids = {bytes([b]): i for b, i in BYTE_ID.items()}
+        self.token = {i: token for token, i in self.ids.items()}
         self.merges = []
 
     def __len__(self):
-        return len(SPECIAL) + len(self.id_of)
+        return len(SPECIAL) + len(self.ids)
 
     def merge(self, pair):
-        """The character of the token that a pair (a string of two) is merged into.
+        """Merge a pair (a string of two) and return the character of the merged token.
 
-        It is always a new one: a pair that is counted has not been made in another way before.
+        The token is new: a pair that is counted has not been made in another way before.
         """
         left, right = (self.token[ord(character)] for character in pair)
         self.merges.append((left, right))
-        new = self.id_of.setdefault(left + right, len(self))
+        new = self.ids.setdefault(left + right, len(self))
         self.token[new] = left + right
         return chr(new)
 
@@ -233,12 +233,12 @@ class Vocabulary:
 # ---------------------------------------------------------------- the tokenizer
 
 class Tokenizer:
-    """Byte-level BPE from its merges: decode(encode(text)) is text.
+    """Byte-level BPE from a list of merges: decode(encode(text)) is text.
 
-    merges: pairs of bytes, in the order in which they were learned. Raises ValueError for a merge
-    of what no earlier one makes. encode adds no special token, and normalises nothing. token_bytes
-    (vocab_size,): the length of each token, 0 of special ones. hash: the same for the same merges,
-    pattern and special tokens.
+    merges: pairs of bytes, in the order in which they were learned; ValueError for a pair with a
+    token that no earlier merge makes. encode adds no special token and normalises nothing.
+    ids: {bytes: id}. token_bytes (vocab_size,): the length of each token, 0 for special ones.
+    hash: the same for the same merges, pattern and special tokens.
     """
 
     pad_id, bos_id, eos_id = 0, 1, 2
@@ -247,19 +247,19 @@ class Tokenizer:
 
     def __init__(self, merges):
         self.merges = [tuple(pair) for pair in merges]
-        self.id_of = {bytes([b]): i for b, i in BYTE_ID.items()}
+        self.ids = {bytes([b]): i for b, i in BYTE_ID.items()}
         for left, right in self.merges:
-            if left not in self.id_of or right not in self.id_of:
+            if left not in self.ids or right not in self.ids:
                 raise ValueError(f"the merge {left!r} {right!r} uses a token that no earlier "
                                  "merge makes")
-            self.id_of.setdefault(left + right, len(SPECIAL) + len(self.id_of))
-        self.vocab_size = len(SPECIAL) + len(self.id_of)
-        lengths = [0] * len(SPECIAL) + [len(token) for token in self.id_of]
+            self.ids.setdefault(left + right, len(SPECIAL) + len(self.ids))
+        self.vocab_size = len(SPECIAL) + len(self.ids)
+        lengths = [0] * len(SPECIAL) + [len(token) for token in self.ids]
         self.token_bytes = np.array(lengths, dtype=np.int64)
 
-        # tiktoken merges first what has the lowest rank; ids are ranks, so its order is ours
+        # tiktoken merges the lowest rank first; ids are ranks, so the order is the learned one
         self.encoding = tiktoken.Encoding(
-            "onecoach", pat_str=PATTERN, mergeable_ranks=self.id_of,
+            "onecoach", pat_str=PATTERN, mergeable_ranks=self.ids,
             special_tokens={name: i for i, name in enumerate(SPECIAL)})
         form = repr((PATTERN, SPECIAL, self.merges))
         self.hash = hashlib.sha256(form.encode()).hexdigest()[:16]
@@ -268,23 +268,23 @@ class Tokenizer:
         return self.encoding.encode_ordinary(text)
 
     def encode_with_ends(self, text):
-        """(ids, where each token ends (n,)), counted in bytes of the text."""
+        """Return (ids, the place in the text where each token ends (n,), in bytes)."""
         ids = self.encode(text)
         return ids, np.cumsum(self.token_bytes[ids])
 
     def encode_lines(self, text):
-        """The ids (n,) of whole lines, each ended by newline_id; other threads run meanwhile."""
+        """Return the ids (n,) of whole lines, each ended by newline_id; releases the GIL."""
         return self.encoding.encode_to_numpy(text, disallowed_special=())
 
     def decode(self, ids):
         return self.encoding.decode([int(i) for i in ids])
 
     def tokens(self):
-        """What each id stands for, bytes, in order: of the special ones their names."""
-        return [*(name.encode() for name in SPECIAL), *self.id_of]
+        """Return the bytes of each id, in order; for special tokens their names."""
+        return [*(name.encode() for name in SPECIAL), *self.ids]
 
     def differs_from(self, other):
-        """In words how another tokenizer differs: by its first tokens that are not the same."""
+        """Say how another tokenizer differs, by the first tokens that are not the same."""
         ours, theirs = self.tokens(), other.tokens()
         differ = [f"id {i} is {a!r} here, {b!r} there" for i, (a, b) in enumerate(zip(ours, theirs))
                   if a != b]
@@ -293,12 +293,12 @@ class Tokenizer:
         return ", ".join(differ[:3]) or "the same tokens, but text is split otherwise"
 
     def to_json(self):
-        """The text of a tokenizer.json: tokenizers.Tokenizer.from_file gives the same ids.
+        """Return the text of a tokenizer.json: tokenizers.Tokenizer.from_file gives the same ids.
 
-        But there `<s>` comes first, unless add_special_tokens is False: models of this program
-        expect it before a text, and other people's tools do not put it there by themselves.
+        There `<s>` comes first, unless add_special_tokens is False: models of this program expect
+        it before a text, and other people's tools do not put it there by themselves.
         """
-        names = [*SPECIAL, *map(printable, self.id_of)]
+        names = [*SPECIAL, *map(printable, self.ids)]
         special = [{"id": i, "content": name, "single_word": False, "lstrip": False,
                     "rstrip": False, "normalized": False, "special": True}
                    for i, name in enumerate(SPECIAL)]
@@ -345,7 +345,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path):
-        """The tokenizer that save wrote to the file `path`, or to tokenizer.json in that folder.
+        """Return the tokenizer that save wrote to the file `path`, or to its tokenizer.json.
 
         Raises ValueError, with one line that begins with the file, if it is damaged or of another
         kind; OSError if it cannot be read.
@@ -361,25 +361,25 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text):
-        """The tokenizer whose to_json() is `text`, a str or bytes.
+        """Return the tokenizer with the to_json() `text`, a str or bytes.
 
-        A file that says anything else than to_json would is refused, for it would encode otherwise
-        than this class does: ValueError names the part that differs. Post-processor, padding and
-        truncation are left aside; they do not touch what encode does.
+        A file that differs from to_json() would encode in another way than this class: ValueError
+        names the part. Post-processor, padding and truncation are ignored; encode does not use
+        them.
         """
-        theirs = parts_of(text)
-        must_agree(theirs, parts_of(cls([]).to_json()), but=("model.merges", "model.vocab"))
+        theirs = encoding_parts(text)
+        must_agree(theirs, encoding_parts(cls([]).to_json()), but=("model.merges", "model.vocab"))
         tokenizer = cls(read_merges(theirs.get("model.merges")))
-        must_agree(theirs, parts_of(tokenizer.to_json()))
+        must_agree(theirs, encoding_parts(tokenizer.to_json()))
         return tokenizer
 
 
 def printable(token):
-    """Bytes as tokenizer.json spells them."""
+    """Spell bytes as tokenizer.json does."""
     return "".join(CHARACTER[b] for b in token)
 
 
-# What of a tokenizer.json says nothing about encode; and what the other parts do.
+# Parts of a tokenizer.json that do not change encode; and the effect of other parts.
 ASIDE = ("post_processor", "padding", "truncation")
 MEANS = {
     "normalizer": "changes the text first",
@@ -390,8 +390,8 @@ MEANS = {
 }
 
 
-def parts_of(text):
-    """{name: value} of the parts of a tokenizer.json that say how it encodes."""
+def encoding_parts(text):
+    """Return {name: value} of the parts of a tokenizer.json that change how it encodes."""
     try:
         form = json.loads(text)
         model = form.pop("model")
@@ -402,7 +402,7 @@ def parts_of(text):
 
 
 def must_agree(theirs, ours, but=()):
-    """ValueError that names the first part, but those given, in which `theirs` is not `ours`."""
+    """Raise ValueError with the first part, except `but`, in which `theirs` is not `ours`."""
     for name in {**ours, **theirs}:
         part = json.dumps(theirs.get(name), sort_keys=True)
         if name not in but and part != json.dumps(ours.get(name), sort_keys=True):
@@ -412,13 +412,13 @@ def must_agree(theirs, ours, but=()):
 
 
 def read_merges(merges):
-    """The merges of a tokenizer.json as pairs of bytes; ValueError for what is none."""
+    """Return the merges of a tokenizer.json as pairs of bytes; ValueError if they are none."""
     if isinstance(merges, list) and any(isinstance(pair, str) for pair in merges):
         raise ValueError("it has its merges in the old form, \"a b\" for [\"a\", \"b\"]; "
                          "let tokenizers >= 0.20 read and save it")
-    byte_of = {character: b for b, character in CHARACTER.items()}
+    byte = {character: b for b, character in CHARACTER.items()}
     try:
-        return [(bytes(byte_of[c] for c in left), bytes(byte_of[c] for c in right))
+        return [(bytes(byte[c] for c in left), bytes(byte[c] for c in right))
                 for left, right in merges]
     except (KeyError, TypeError, ValueError):
         raise ValueError("damaged, a merge is no pair of tokens") from None

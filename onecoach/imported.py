@@ -30,12 +30,12 @@ def marked(form, bos, eos, pad):
 
     bos, eos, pad: the added tokens that have these roles. Raises ValueError where one is none.
     """
-    id_of = {token.get("content"): token.get("id") for token in form.get("added_tokens") or []}
+    ids = {token.get("content"): token.get("id") for token in form.get("added_tokens") or []}
     special = {}
     for role, name in zip(ROLES, (bos, eos, pad)):
-        if name not in id_of:
-            raise ValueError(f"its {role} token {name!r} is none of its added_tokens")
-        special[role] = {"id": role, "ids": [id_of[name]], "tokens": [name]}
+        if name not in ids:
+            raise ValueError(f"the {role} token {name!r} is none of the added_tokens")
+        special[role] = {"id": role, "ids": [ids[name]], "tokens": [name]}
     first = {"SpecialToken": {"id": "bos", "type_id": 0}}
     single = [first, {"Sequence": {"id": "A", "type_id": 0}}]
     template = {"type": "TemplateProcessing", "single": single,
@@ -68,7 +68,7 @@ class ImportedTokenizer(Tokenizer):
         except BaseException as e:  # the package panics at some files, and a panic is no Exception
             raise ValueError(f"damaged, or no tokenizer.json ({str(e)[:100]})") from None
         if form["model"].get("dropout"):
-            raise ValueError("its model leaves out merges at random (dropout)")
+            raise ValueError("the model leaves out merges at random (dropout)")
         self.original.encode_special_tokens = True
         self.read_vocabulary()
 
@@ -77,23 +77,23 @@ class ImportedTokenizer(Tokenizer):
         added = self.original.get_added_tokens_decoder()
         self.vocab_size = len(vocab)
         if sorted(vocab.values()) != [*range(len(vocab))]:
-            raise ValueError("its ids are not those from 0 on, each once")
+            raise ValueError("the ids are not those from 0 on, each once")
         if not {self.bos_id, self.eos_id, self.pad_id} <= {*vocab.values()}:
-            raise ValueError("its bos, eos or pad is no token")
+            raise ValueError("the bos, eos or pad is no token")
 
         self.names = [b""] * len(vocab)
         for name, i in vocab.items():
             try:
                 self.names[i] = name.encode() if i in added else bytes(BYTE[c] for c in name)
             except KeyError:
-                raise ValueError(f"its token {name[:40]!r} is not spelled in bytes; only "
+                raise ValueError(f"the token {name[:40]!r} is not spelled in bytes; only "
                                  "byte-level tokenizers can be taken") from None
         came_back = b"".join(self.names[i] for i in self.encode("a a"))
         if came_back not in (b"a a", b" a a"):
             raise ValueError(f"it encodes 'a a' as {came_back!r}: it is not byte-level")
 
-        # Some vocabularies have no newline: then their eos ends a line. Where a space is added
-        # before each line, the newline counts no byte, so that a line has as many as its text.
+        # A vocabulary without a newline ends a line in eos. A tokenizer that adds a space before
+        # each line counts no byte for the newline, so that a line has the bytes of the text.
         self.newline_id = vocab.get(CHARACTER[ord("\n")], self.eos_id)
         self.lacking = bytes(b for b, character in CHARACTER.items() if character not in vocab)
         silent = {i for i, token in added.items() if token.special}
@@ -127,7 +127,7 @@ class ImportedTokenizer(Tokenizer):
         if self.original.normalizer:
             text = self.original.normalizer.normalize_str(text)
         raw = text.encode(errors="replace")
-        kept = raw.translate(None, self.lacking.replace(b"\n", b""))  # a newline is its eos
+        kept = raw.translate(None, self.lacking.replace(b"\n", b""))  # which is eos
         return len(raw) - len(kept)
 
     def decode(self, ids):
@@ -165,7 +165,7 @@ def say_lost(tokenizer, texts):
 
 
 def load_tokenizer(path):
-    """Return the tokenizer of a tokenizer.json, or of its folder; UserError if none can be read."""
+    """Return the tokenizer of a file tokenizer.json, or of a folder; UserError where none is."""
     try:
         return ImportedTokenizer.load(path)  # or one of our own
     except OSError as e:

@@ -221,7 +221,7 @@ def test_merges_that_training_learns_are_joined_alike():
         words = {"".join(rng.choices("aab", k=rng.randint(1, 10))): rng.randint(1, 3)
                  for _ in range(20)}
         ours = bpe.Tokenizer(bpe.train_bpe(words))
-        assert first_ambiguous_token(ours.id_of, ours.merges) is None
+        assert first_ambiguous_token(ours.ids, ours.merges) is None
         theirs = HF.from_str(ours.to_json())
         for _ in range(100):
             text = "".join(rng.choices("ab", k=rng.randint(1, 25)))
@@ -236,7 +236,7 @@ def test_merges_that_training_learns_are_joined_alike():
     ([(b"b", b"b"), (b"bb", b"bb"), (b"a", b"bbbb"), (b"b", b"a"), (b"bb", b"bbbb")], b"bbbbbb")])
 def test_merges_that_nobody_learned_are_told(merges, token, make_run, tmp_path):
     ours = bpe.Tokenizer(merges)
-    assert first_ambiguous_token(ours.id_of, ours.merges) == token
+    assert first_ambiguous_token(ours.ids, ours.merges) == token
     theirs = HF.from_str(ours.to_json())
     texts = map("".join, itertools.product("abc", repeat=7))
     differ = any(theirs.encode(text, add_special_tokens=False).ids != ours.encode(text)
@@ -639,7 +639,7 @@ BROKEN = {
     "a tensor more": (lambda f: edit_weights(f, lambda w: w.update(more=torch.ones(1))), "more"),
     "whole numbers": (lambda f: edit_weights(
         f, lambda w: w.update({NORM: torch.ones(32, dtype=torch.int8)})), "type I8"),
-    "more layers": (config_says(num_hidden_layers=9_999_999), "9999999 layers, its weights 2"),
+    "more layers": (config_says(num_hidden_layers=9_999_999), "9999999 layers, the weights 2"),
     "fewer layers": (config_says(num_hidden_layers=1), "1 layers"),
     "no number": (config_says(num_hidden_layers="2"), "num_hidden_layers = '2'"),
     "too many": (config_says(vocab_size=10**12), "vocab_size"),

@@ -83,7 +83,7 @@ def words_table(folder, config, which):
 
 
 def words_row(title, folder):
-    """Return a run's row; "not known" for what its folder does not tell."""
+    """Return a run's row; "not known" for anything that the folder does not tell."""
     unknown = f"| {title} | not known | not known | not known |"
     if not (folder / "config.json").exists():
         return unknown

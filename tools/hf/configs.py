@@ -68,7 +68,7 @@ def model_config(form):
         raise ValueError(f"model_type = {kind!r}; only llama and gpt2 can be imported")
     for name in ("auto_map", "quantization_config", "adapter_config", "sliding_window"):
         if form.get(name):
-            raise ValueError(f"its config.json has {name}; a plain {kind} alone can be imported")
+            raise ValueError(f"config.json has {name}; a plain {kind} alone can be imported")
     return llama_config(form) if kind == "llama" else gpt2_config(form)
 
 
@@ -78,14 +78,14 @@ def number(form, name, default, low=1, high=MOST):
     value = default if value is None else value
     kinds = (int,) if type(default) is int else (int, float)
     if type(value) not in kinds or not low <= value <= high:
-        raise ValueError(f"its config.json has {name} = {value!r}")
+        raise ValueError(f"config.json has {name} = {value!r}")
     return type(default)(value)
 
 
 def flag(form, name):
     value = form.get(name) or False
     if type(value) is not bool:
-        raise ValueError(f"its config.json has {name} = {value!r}")
+        raise ValueError(f"config.json has {name} = {value!r}")
     return value
 
 
@@ -93,7 +93,7 @@ def must_be(form, name, default, *synonyms):
     """Raise ValueError unless a setting is its default, or a synonym of that."""
     value = form.get(name, default)
     if value not in (None, default, *synonyms):
-        raise ValueError(f"its config.json has {name} = {value!r}; only {default!r} can be "
+        raise ValueError(f"config.json has {name} = {value!r}; only {default!r} can be "
                          "imported")
 
 
@@ -103,7 +103,7 @@ def llama_config(form):
     width = number(form, "hidden_size", 4096)
     kv = number(form, "num_key_value_heads", heads)
     if width % heads or width // heads % 2 or heads % kv:
-        raise ValueError(f"its config.json has hidden_size = {width}, {heads} heads and {kv} of "
+        raise ValueError(f"config.json has hidden_size = {width}, {heads} heads and {kv} of "
                          "keys: they do not divide one another")
     must_be(form, "head_dim", width // heads)
     theta, scaling = read_rope(form)
@@ -131,17 +131,17 @@ def read_rope(form):
     new = form.get("rope_parameters") or {}
     scaling = form.get("rope_scaling") or new
     if not isinstance(new, dict) or not isinstance(scaling, dict):
-        raise ValueError(f"its config.json has rope_scaling = {scaling!r}")
+        raise ValueError(f"config.json has rope_scaling = {scaling!r}")
     must_be({**form, **new}, "partial_rotary_factor", 1.0)
     theta = number({**form, **new}, "rope_theta", 10000.0, high=1e12)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return theta, ()
     if kind != "llama3":
-        raise ValueError(f"its rope scaling is {kind!r}; known are default and llama3")
+        raise ValueError(f"rope scaling is {kind!r}; known are default and llama3")
     numbers = tuple(number(scaling, name, 0.0, low=1e-9) for name in LLAMA3)
     if numbers[1] >= numbers[2]:
-        raise ValueError(f"its rope scaling is {scaling!r}")
+        raise ValueError(f"rope scaling is {scaling!r}")
     return theta, numbers
 
 
@@ -154,7 +154,7 @@ def gpt2_config(form):
     width = number(form, "n_embd", 768)
     heads = number(form, "n_head", 12)
     if width % heads:
-        raise ValueError(f"its config.json has n_embd = {width} and n_head = {heads}: it does not "
+        raise ValueError(f"config.json has n_embd = {width} and n_head = {heads}: it does not "
                          "divide")
     return ModelConfig(
         arch="gpt2",

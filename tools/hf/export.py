@@ -36,7 +36,7 @@ def export(folder, target, checkpoints=False):
 def export_one(folder, aside, which):
     lm, tokenizer, config = load(folder, which=which)
     own = not isinstance(tokenizer, ImportedTokenizer)
-    token = first_ambiguous_token(tokenizer.id_of, tokenizer.merges) if own else None
+    token = first_ambiguous_token(tokenizer.ids, tokenizer.merges) if own else None
     if token is not None:
         raise UserError(f"{folder / 'tokenizer.json'}: its own bytes are not merged to the token "
                         f"{token!r}; Hugging Face would encode otherwise. Train another one")
@@ -67,23 +67,22 @@ def export_one(folder, aside, which):
     files.write_text(aside / "README.md", card(folder, which, lm))
 
 
-def first_ambiguous_token(id_of, merges):
-    """The first token that its own bytes do not come to by a pair of `merges`, or None.
+def first_ambiguous_token(ids, merges):
+    """Return the first token that tiktoken and Hugging Face may make in two ways, or None.
 
-    id_of: {bytes: id}; a merge's id is its rank. tiktoken joins any neighbours whose join is a
-    token, Hugging Face only the pairs that were learned. The two give the same ids, for any text,
-    if every token of more than a byte is made in one way from its bytes: if they, by joins of lower
-    rank, come to two tokens, and these two are a pair of `merges`. For where no join has crossed
-    the ends of a token's bytes, in whatever text, the joins within are those of its bytes alone;
-    so once its rank is reached it is that token, by that pair, and neighbours that would make it in
-    another way are never left. Of merges that `train_bpe` learned this is true, for the same
-    reason: a pair that is counted has not been made in another way before.
+    ids: {bytes: id}; the id of a merge is its rank. tiktoken joins any neighbours that make a
+    token, Hugging Face only the pairs that were learned. Both give the same ids for any text if
+    every token has one way to be made: joins of lower rank turn the token's bytes into two tokens,
+    and these two are a pair of `merges`. Reason: while no join crosses the ends of the token's
+    bytes, the joins inside are the same in any text; when the token's rank is reached, that pair
+    is all that is left, so other neighbours cannot make the token. Merges that `train_bpe` learned
+    have this property: a pair that is counted has not been made in another way before.
     """
     pairs_of_merges = set(merges)
-    for token, rank in id_of.items():
+    for token, rank in ids.items():
         parts = [token[i:i + 1] for i in range(len(token))]
         while len(parts) > 2:
-            ranks = [id_of.get(a + b, rank) for a, b in zip(parts, parts[1:])]
+            ranks = [ids.get(a + b, rank) for a, b in zip(parts, parts[1:])]
             i = ranks.index(min(ranks))
             if ranks[i] >= rank:
                 break

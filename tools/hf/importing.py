@@ -27,7 +27,7 @@ from tools.hf.weights import (
 LINES = 200  # of development text, by which a bos is chosen
 CANDIDATES = 8
 
-# What stands where a folder with config.json is expected, by the end of a file's name.
+# Other things that are given for a folder with config.json, by the end of a file's name.
 PICKLED = ("a pickled checkpoint, and to unpickle is to execute; load it with the program that "
            "wrote it, save_pretrained(DIR) of its transformers model, and import DIR")
 KINDS = {
@@ -79,7 +79,7 @@ def import_folder(source, folder, bos="", dev=""):
     lm.load_state_dict(weights)
 
     if tokenizer.lacking:
-        print(f"its vocabulary lacks {len(tokenizer.lacking)} of the 256 bytes: text that has them "
+        print(f"the vocabulary lacks {len(tokenizer.lacking)} of the 256 bytes: text that has them "
               "loses them, as in the original")
     if dev and not bos and isinstance(tokenizer, ImportedTokenizer):
         tokenizer = choose_bos(tokenizer, lm, dev)
@@ -136,7 +136,7 @@ def run_config(c, folder, tokenizer):
     return config
 
 
-# ---------------------------------------------------------------- its tokenizer
+# ---------------------------------------------------------------- the tokenizer
 
 def read_tokenizer(source, form):
     """Return the tokenizer of a folder: one of our own, or taken over. Refused by name."""
@@ -177,12 +177,12 @@ def role_names(source, form, parsed):
     return bos, eos, names["pad"] or eos
 
 
-# ---------------------------------------------------------------- its bos
+# ---------------------------------------------------------------- bos
 
 def with_bos(tokenizer, name):
     """Return an imported tokenizer with another bos; ValueError if `name` is no added token."""
     if not isinstance(tokenizer, ImportedTokenizer):
-        raise ValueError("its tokenizer is one of this program's, whose bos is <s>")
+        raise ValueError("the tokenizer is one of this program, with the bos <s>")
     eos, pad = (tokenizer.names[i].decode() for i in (tokenizer.eos_id, tokenizer.pad_id))
     return ImportedTokenizer(marked(tokenizer.form, name, eos, pad))
 

@@ -26,7 +26,7 @@ def safetensors():
 Part = collections.namedtuple("Part", "ours theirs shape flip", defaults=[False])
 
 
-def parts_of(c):
+def model_parts(c):
     """Return every Part of the model of a ModelConfig, in transformers' names."""
     return [*(llama_parts(c) if c.arch == "llama" else gpt2_parts(c))]
 
@@ -76,7 +76,7 @@ def to_theirs(weights, c):
     """Return transformers' state dict of ours: {name: tensor}."""
     theirs = {}
     start = collections.Counter()  # rows already taken from each of our tensors
-    for part in parts_of(c):
+    for part in model_parts(c):
         rows = part.shape[-1] if part.flip else part.shape[0]
         tensor = weights[part.ours].narrow(0, start[part.ours], rows)
         theirs[part.theirs] = (tensor.T if part.flip else tensor).contiguous()
@@ -87,7 +87,7 @@ def to_theirs(weights, c):
 def to_ours(read, c):
     """Return our state dict. read: transformers' name -> tensor."""
     weights = collections.defaultdict(list)
-    for part in parts_of(c):
+    for part in model_parts(c):
         tensor = read(part.theirs).float()
         weights[part.ours].append(tensor.T if part.flip else tensor)
     weights = {name: torch.cat(tensors).contiguous() for name, tensors in weights.items()}
@@ -105,13 +105,13 @@ LAYER = re.compile(r"(?:layers|h)\.(\d{1,9})\.")
 
 
 def weight_files(source):
-    """Return the safetensors files of a folder: one, or the shards that its index names."""
+    """Return the safetensors files of a folder: one, or the shards that the index names."""
     if (source / "model.safetensors").is_file():
         return [source / "model.safetensors"]
     if not (source / INDEX).is_file():
         pickles = [path.name for pattern in PICKLES for path in sorted(source.glob(pattern))]
         if pickles:
-            raise ValueError(f"its weights are pickled ({pickles[0]}), and to unpickle is to "
+            raise ValueError(f"the weights are pickled ({pickles[0]}), and to unpickle is to "
                              "execute; save them as safetensors: AutoModelForCausalLM"
                              ".from_pretrained(DIR).save_pretrained(DIR), where you trust them")
         raise ValueError("no model.safetensors there; save_pretrained writes it")
@@ -123,7 +123,7 @@ def weight_files(source):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors", name):
             raise ValueError(f"{INDEX} names {name[:80]!r}, no file of that folder")
         if not (source / name).is_file():
-            raise ValueError(f"its shard {name} is missing")
+            raise ValueError(f"shard {name} is missing")
     return [source / name for name in names]
 
 
@@ -153,32 +153,32 @@ def check_headers(tensors, c):
     """Raise ValueError unless the files hold the model of a ModelConfig, name by name."""
     layers = {int(match[1]) for match in map(LAYER.match, tensors) if match}
     if len(layers) != c.n_layer:  # before there is a list of as many parts
-        raise ValueError(f"its config.json has {c.n_layer} layers, its weights {len(layers)}")
-    parts = {plain_name(part.theirs): part for part in parts_of(c)}
+        raise ValueError(f"config.json has {c.n_layer} layers, the weights {len(layers)}")
+    parts = {plain_name(part.theirs): part for part in model_parts(c)}
     for name, part in parts.items():
         if name not in tensors:
-            raise ValueError(f"its weights lack {part.theirs}")
+            raise ValueError(f"the weights lack {part.theirs}")
         tensor = tensors[name]
         if tensor.shape != part.shape:
-            raise ValueError(f"{part.theirs} is {list(tensor.shape)}, by its config.json "
+            raise ValueError(f"{part.theirs} is {list(tensor.shape)}, by config.json "
                              f"{list(part.shape)}")
         if tensor.dtype not in FLOATS:
             raise ValueError(f"{part.theirs} is of type {tensor.dtype}; known are "
                              f"{', '.join(FLOATS)}")
     for name in tensors.keys() - parts.keys():
         if not IGNORED.fullmatch(name) and name != "lm_head.weight":
-            raise ValueError(f"its weights have {name}, which a plain {c.arch} has not")
+            raise ValueError(f"the weights have {name}, which a plain {c.arch} has not")
 
 
 def check_head(tensors, c):
-    """Raise ValueError where a model is tied by its config.json, but not by its weights."""
+    """Raise ValueError where a model is tied by config.json, but not by the weights."""
     if "lm_head.weight" not in tensors or not (c.tie or c.arch == "gpt2"):
         return
     embedding = "model.embed_tokens.weight" if c.arch == "llama" else "transformer.wte.weight"
     if not torch.equal(read_tensor(tensors, "lm_head.weight"), read_tensor(tensors, embedding)):
         remedy = ("set tie_word_embeddings to false there" if c.arch == "llama" else
                   "only a GPT-2 with a tied head can be imported")
-        raise ValueError("its config.json ties the head to the embedding, but its lm_head.weight "
+        raise ValueError("config.json ties the head to the embedding, but lm_head.weight "
                          f"is another; {remedy}")
 
 
