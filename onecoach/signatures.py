@@ -210,7 +210,10 @@ def repeated(y, n=4):
 
 def failures(line):
     """Yield sentences that name a failure and its remedy, from the figures of a log line."""
-    if line.get("entropy_p") and line["entropy_q"] < line["entropy_p"] / 3:
+    # with teacher_cache entropies are over the top k and the remainder as one token: they tell
+    # nothing of a student with most of its mass in the remainder, a young one
+    is_known = line.get("mass_q", 1.0) > 0.5
+    if is_known and line.get("entropy_p") and line["entropy_q"] < line["entropy_p"] / 3:
         remedy = "raise alpha, lower lr, or use mix < 1"
         if "rollout_kl" in line:  # on rollouts
             remedy = "raise alpha or rollout_mix, lower lr or on_policy, or use mix < 1"
