@@ -64,19 +64,41 @@ def unstable(log):
     """Judge instability or collapse by the lines of metrics.jsonl.
 
     Thresholds: those of `failures` (entropy under a third of the teacher's, ...); steps skipped
-    because they were not finite; a last val_ce 0.1 nats over the lowest.
+    because they were not finite; a last val_ce 0.1 nats over the lowest, without overfitting.
     """
     log = [numbers(line) for line in log]
     said = [f"step {line['step']}: {text}" for line in log for text in failures(line)]
     skipped = sum(line.get("skipped", 0) for line in log)
     if skipped:
         said.append(f"{skipped} steps skipped, loss or gradient not finite")
-    val_ce = [(line["val_ce"], line["step"]) for line in log if "val_ce" in line]
-    if val_ce and val_ce[-1][0] > min(val_ce)[0] + 0.1:
-        lowest, step = min(val_ce)
-        said.append(f"val_ce {val_ce[-1][0]:.3f} at the end, {lowest:.3f} at step {step}")
+    rose, fits = rise(log)
+    if rose and not fits:
+        said.append(rose)
     listed = "; ".join([*said[:3], *([f"{len(said) - 3} more"] if len(said) > 3 else [])])
     return Verdict("instability or collapse", bool(said), listed or "nothing in the log")
+
+
+def overfitting(log):
+    """Judge overfitting by the lines of metrics.jsonl.
+
+    Thresholds: a last val_ce 0.1 nats over the lowest, and a last training CE under that.
+    """
+    said, fits = rise([numbers(line) for line in log])
+    if fits:
+        said += (" while the training text is predicted better; take more text, fewer steps, or "
+                 "more dropout or weight_decay")
+    return Verdict("overfitting", fits, said or "val_ce ends near its lowest")
+
+
+def rise(log):
+    """Return a sentence if val_ce ends 0.1 nats over its lowest, else "", and is CE under that?"""
+    val_ce = [(line["val_ce"], line["step"]) for line in log if "val_ce" in line]
+    if not val_ce or val_ce[-1][0] <= min(val_ce)[0] + 0.1:
+        return "", False
+    lowest, step = min(val_ce)
+    ce = [line["ce"] for line in log if "ce" in line]
+    return (f"val_ce {val_ce[-1][0]:.3f} at the end, {lowest:.3f} at step {step}",
+            bool(ce) and ce[-1] < lowest)
 
 
 def numbers(line):
@@ -115,7 +137,7 @@ def of_run(log, accuracies):
 
     accuracies: `paradigms`. An empty log or no pairs give no verdict.
     """
-    verdicts = [unstable(log)] if log else []
+    verdicts = [unstable(log), overfitting(log)] if log else []
     verdicts += [paradigms_lost(accuracies)] if accuracies else []
     return [verdict._asdict() for verdict in verdicts]
 
@@ -123,7 +145,7 @@ def of_run(log, accuracies):
 def of_student(figures, of_rules, written, written_by_teacher, log, accuracies):
     """Return all Verdicts of a student, as dicts; the first four arguments are tools.modes'."""
     verdicts = [averaged(figures, written, written_by_teacher), rare_lost(figures, of_rules),
-                unstable(log), degenerate(written, written_by_teacher)]
+                unstable(log), overfitting(log), degenerate(written, written_by_teacher)]
     verdicts += [paradigms_lost(accuracies)] if accuracies else []
     return [verdict._asdict() for verdict in verdicts]
 

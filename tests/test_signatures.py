@@ -17,8 +17,8 @@ def test_a_sound_run_has_no_signature():
     of_rules = [rules.Rule("S -> X", False, 0.1, 0.09)]
     log = [dict(step=s, entropy_q=2.0, entropy_p=2.0, val_ce=3.0 - s / 10) for s in range(3)]
     verdicts = signatures.of_student(SOUND, of_rules, WRITTEN, WRITTEN, log, {"filler_gap": 0.9})
-    assert [v["found"] for v in verdicts] == [False] * 5
-    assert len({v["name"] for v in verdicts}) == 5
+    assert [v["found"] for v in verdicts] == [False] * 6
+    assert len({v["name"] for v in verdicts}) == 6
     assert signatures.words("student s", verdicts)[0].startswith("student s: no sign of averaged")
 
 
@@ -52,6 +52,17 @@ def test_rare_words_lost():
 def test_instability(log, words):
     verdict = signatures.unstable(log)
     assert verdict.found and words in verdict.said
+
+
+@pytest.mark.parametrize("ce, is_overfitting", [(1.2, True), (4.1, True), (4.3, False), (7, False)])
+def test_overfitting_is_no_instability(ce, is_overfitting):
+    """val_ce rises while the training text is learned on; if that rises too it is instability."""
+    log = [dict(step=100, ce=4.0, val_ce=4.2), dict(step=400, ce=ce), dict(step=400, val_ce=7.7)]
+    verdict = signatures.overfitting(log)
+    assert verdict.found == is_overfitting and signatures.unstable(log).found != is_overfitting
+    assert "val_ce 7.700 at the end, 4.200 at step 100" in verdict.said
+    best = signatures.overfitting(log[:2])
+    assert not best.found and not signatures.unstable(log[:2]).found
 
 
 def test_circling_and_texts_without_an_end():
@@ -126,11 +137,12 @@ def test_what_is_said_of_a_student_does_not_depend_on_the_form_of_the_loss(form,
 
 def test_what_is_judged_anew_replaces_what_was_kept():
     before = signatures.of_run([dict(step=1, skipped=3)], {"filler_gap": 0.6})
-    assert [verdict["found"] for verdict in before] == [True, True]
+    assert [verdict["found"] for verdict in before] == [True, False, True]
     anew = signatures.of_run([dict(step=1)], {})
     kept = signatures.kept(before, anew)
     found = {verdict["name"]: verdict["found"] for verdict in kept}
-    assert found == {"instability or collapse": False, "paradigms lost": True} and len(kept) == 2
+    assert found == {"instability or collapse": False, "overfitting": False,
+                     "paradigms lost": True} and len(kept) == 3
 
 
 def test_the_last_table_says_them_in_words():
@@ -141,7 +153,7 @@ def test_the_last_table_says_them_in_words():
                               ("teacher t", {"val_ce": 2.5})])
     assert shown.split("\n")[-2:] == [
         "student s: INSTABILITY OR COLLAPSE: val_ce 3.200 at the end, 3.000 at step 1",
-        "student s: no sign of paradigms lost"]
+        "student s: no sign of overfitting; paradigms lost"]
 
 
 def test_nothing_is_said_of_what_is_not_there():
