@@ -7,7 +7,7 @@ from onecoach.corpora import building
 from onecoach.imported import ImportedTokenizer
 from onecoach.run import load, word_checkpoints
 from tools.hf.card import card
-from tools.hf.configs import gpt2_form, llama_form
+from tools.hf.configs import config_json
 from tools.hf.weights import safetensors, to_theirs
 
 
@@ -47,10 +47,9 @@ def export_one(folder, aside, which):
     tokens = {name.removesuffix("_id"): names[i].decode() for name, i in special.items()}
     # a model that has never gone on after a newline without `<s>` must stop there
     ends = [tokenizer.eos_id, tokenizer.newline_id] if config.mark == "line" else tokenizer.eos_id
-    form = llama_form if lm.config.arch == "llama" else gpt2_form
 
     safetensors().torch.save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
-    files.write_json(aside / "config.json", {**form(lm.config), **special,
+    files.write_json(aside / "config.json", {**config_json(lm.config), **special,
                                              "torch_dtype": "float32"})
     files.write_json(aside / "generation_config.json", {**special, "eos_token_id": ends})
     files.write_text(aside / "tokenizer.json", tokenizer.to_json())
