@@ -314,6 +314,18 @@ def test_without_the_package_tokenizers_our_own_are_read_and_others_ask_for_it(
     assert run.load(make_run())[1].encode("the dog")
 
 
+def test_a_full_disk_is_one_line_and_leaves_nothing(make_run, tmp_path):
+    resource = pytest.importorskip("resource")
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    done = subprocess.run([sys.executable, "-m", "tools.hf", "export", make_run(), tmp_path / "hf"],
+                          capture_output=True, text=True, preexec_fn=limit,
+                          cwd=pathlib.Path(__file__).parents[1])
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "could not be written" in done.stderr and not (tmp_path / "hf").exists()
+
+
 # ---------------------------------------------------------------- checkpoints by words
 
 def text_file(tmp_path, lines=400):
