@@ -1,10 +1,10 @@
-"""Time and memory of functions, for tools.bench.
+"""Measure time and memory of functions.
 
-Times are of functions in turn, in one process. Memory is of each in a process of its own (Linux: it
-reads /proc), on a GPU in this one.
+A contender is (make, arguments): make(*arguments) is the function that is measured. Times are of
+all contenders in turn, in one process. Memory is measured in a fresh process (on Linux, it reads
+/proc), on a GPU in this one.
 """
 import contextlib
-import functools
 import gc
 import math
 import multiprocessing
@@ -19,27 +19,27 @@ import torch
 from onecoach.config import Config
 from onecoach.run import dtype_of
 
-device = torch.device("cpu")  # where everything is measured; bench.main sets it
+device = torch.device("cpu")  # where everything is measured; the command sets it
 
 
 def machine():
-    """Print a line about the processor or GPU; the dtype, by name, that `dtype = auto` is there."""
+    """Print a line about the machine; return the name of the dtype that `dtype = auto` is there."""
     dtype = dtype_of(Config(), device)
-    if device.type == "cuda":
-        print(f"{name_of(device)}, torch {torch.__version__}")
-        return dtype
-    bf16 = "no bf16 instructions" if dtype == "float32" else "bf16 instructions"
-    print(f"{processor()}, {torch.get_num_threads()} threads, {bf16}, torch {torch.__version__}")
+    details = ""
+    if device.type == "cpu":
+        bf16 = "no bf16" if dtype == "float32" else "bf16"
+        details = f", {torch.get_num_threads()} threads, {bf16} instructions"
+    print(f"{name_of(device)}{details}, torch {torch.__version__}")
     return dtype
 
 
 def name_of(device):
-    """The name of a torch.device: of its GPU, or of the processor."""
+    """Return the name of a torch.device: of its GPU, or of the processor."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 def processor():
-    """The processor's name as the system has it."""
+    """Return the processor's name as the system has it."""
     with contextlib.suppress(OSError):  # Linux alone has this file
         for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -47,22 +47,28 @@ def processor():
     return platform.processor() or platform.machine()
 
 
-def tried(name, make, *arguments):
-    """make(*arguments), called once; None where that fails, and a line says why.
+def made(contenders):
+    """{name: contender} -> {name: function}.
 
-    For what others wrote, which may be missing, or fail in any way.
+    Peers are the code of others, may be missing and fail in any way: each is called once, and one
+    that fails is left out, with a line that says why.
     """
-    try:
-        f = make(*arguments)
-        f()
-    except Exception as error:
-        print(f"row {name} skipped: {reason_of(error)}")
-        return None
-    return f
+    functions = {}
+    for name, (make, arguments) in contenders.items():
+        if name.startswith("ours"):
+            functions[name] = make(*arguments)
+            continue
+        try:
+            functions[name] = make(*arguments)
+            functions[name]()
+        except Exception as error:
+            functions.pop(name, None)
+            print(f"row {name} skipped: {reason(error)}")
+    return functions
 
 
-def reason_of(error):
-    """What an exception says, in a line."""
+def reason(error):
+    """Say in a line why something failed."""
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed"
     lines = str(error).splitlines() or [""]
@@ -71,77 +77,37 @@ def reason_of(error):
 
 # ---------------------------------------------------------------- time
 
-def wait():
-    """Until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def seconds_of(f):
-    """What one call of f takes."""
+def time_call(f):
+    """Return the seconds that one call of f takes, on the device too."""
     start = time.perf_counter()
     f()
-    wait()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
-def median_times(contenders, rounds=7, warm_up=1):
+def median_times(functions, rounds=7, warm_up=1):
     """{name: function} -> {name: median seconds}: all of them in turn, warm_up + rounds times."""
-    times = {name: [] for name in contenders}
+    times = {name: [] for name in functions}
     for _ in range(warm_up + rounds):
-        for name, f in contenders.items():
-            times[name].append(seconds_of(f))
+        for name, f in functions.items():
+            times[name].append(time_call(f))
     return {name: statistics.median(seconds[warm_up:]) for name, seconds in times.items()}
-
-
-# ---------------------------------------------------------------- matrix products
-# as [(rows, inner, columns, how often), ...]
-
-def flops(products):
-    """Floating-point operations: each entry of a product is `inner` products and sums."""
-    return sum(2 * m * k * n * times for m, k, n, times in products)
-
-
-def seconds_alone(products, dtype):
-    """Seconds of the products in `dtype` and nothing else.
-
-    Of each the median of three, times how often it is there.
-    """
-    total = 0.0
-    for m, k, n, times in products:
-        batch = min(int(times), 256) if m * n < 2**16 else 1  # attention's small ones, as they come
-        a = torch.randn(batch, m, k).to(device, dtype)
-        b = torch.randn(batch, k, n).to(device, dtype)
-        if batch > 1:
-            f = functools.partial(torch.bmm, a, b)
-        else:
-            f = functools.partial(torch.mm, a[0], b[0])
-        total += median_times({"": f}, 3)[""] * times / batch
-    return total
 
 
 # ---------------------------------------------------------------- memory
 
-def peak(since_now=False):
-    """Bytes: the peak of this process's resident memory; since_now: the past is forgotten first."""
-    if since_now:
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
-    status = pathlib.Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+def memory(make, arguments, tiny=(), runs=2):
+    """Return (peak, added) GB of a process that calls make(*arguments)() `runs` times.
 
+    added: the part of the calls, without what `make` has made. With `tiny`, a list of arguments,
+    make(*each)() is called first and its peak is forgotten. Where the process fails a line says
+    why, and both are nan.
 
-def memory_of(make, arguments, tiny=(), runs=2):
-    """(peak, added) GB of a process of its own that calls make(*arguments)() `runs` times.
-
-    added: by the calls, to what make has made. With `tiny`, a list of arguments, make(*each)() is
-    called before that, and both are counted from there on. Where that fails a line says why, and
-    both are nan.
-
-    On a GPU it is this process, and what was there before is not counted: its allocator tells what
-    each call takes.
+    A GPU's memory is measured in this process, and what was allocated before is not counted.
     """
     if device.type == "cuda":
-        return gpu_memory_of(make, arguments, runs)
+        return gpu_memory(make, arguments, runs)
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     process = context.Process(target=_measure, args=(queue, device, make, arguments, tiny, runs))
@@ -150,7 +116,7 @@ def memory_of(make, arguments, tiny=(), runs=2):
     return queue.get() if process.exitcode == 0 else (math.nan, math.nan)
 
 
-def gpu_memory_of(make, arguments, runs):
+def gpu_memory(make, arguments, runs):
     gc.collect()
     torch.cuda.empty_cache()
     others = torch.cuda.memory_allocated()
@@ -161,7 +127,7 @@ def gpu_memory_of(make, arguments, runs):
         for _ in range(runs):
             f()
     except Exception as error:
-        print(f"memory not measured: {reason_of(error)}")
+        print(f"memory not measured: {reason(error)}")
         return math.nan, math.nan
     highest = torch.cuda.max_memory_allocated()
     return (highest - others) / 1e9, (highest - before) / 1e9
@@ -174,9 +140,17 @@ def _measure(queue, where, make, arguments, tiny, runs):
         for each in tiny:
             make(*each)()  # loads and compiles what is loaded and compiled once
         f = make(*arguments)
-        before = peak(since_now=bool(tiny))
+        if tiny:
+            pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+        before = peak()
         for _ in range(runs):
             f()
     except Exception as error:
-        sys.exit(f"memory not measured: {reason_of(error)}")
+        sys.exit(f"memory not measured: {reason(error)}")
     queue.put((peak() / 1e9, (peak() - before) / 1e9))
+
+
+def peak():
+    """Return the peak of this process's resident memory in bytes."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])

@@ -1,0 +1,132 @@
+"""The distillation loss alone, forward and backward: ours and the peers', compared with fp64."""
+import functools
+from unittest import mock
+
+import torch
+
+import losses
+from onecoach.run import DTYPES, autocast
+from tools.bench import measure, peers, sizes
+from tools.bench.compare import show
+from tools.bench.peers import ALPHA, TAU
+
+# relative error of a loss and its gradients up to which a peer computes the same as ours
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
+
+
+def bench_loss(args):
+    auto = measure.machine()
+    path = losses.path(measure.device.type, sizes.POSITIONS, sizes.V)
+    d, d_p = widths(args.size)
+    print(f"loss, {args.size}: N {sizes.POSITIONS}, V {sizes.V}, d {d} from {d_p}; the elementwise "
+          f"part of ours is {path}; where no dtype is named, products are in {auto}")
+
+    shape = d, d_p, sizes.POSITIONS, sizes.V
+    contenders = {name: (run_loss, (*how, *shape))
+                  for name, how in loss_contenders(auto, path, args.peers).items()}
+    functions = measure.made(contenders)
+    errors = {name: loss_errors(once, *shape) for name, once in functions.items()}
+    others = [name for name in functions if not name.startswith("ours")
+              and not is_the_same(errors[name], contenders[name][1][1])]
+    for name in others:
+        print(f"{name}: it computes another loss, and is not compared")
+
+    for dtype in dict.fromkeys([auto, "float32"]):
+        functions[f"products, {dtype}"] = run_products(dtype, *shape)
+    times = measure.median_times(functions, sizes.ROUNDS[args.size])
+
+    rows = {name: dict(seconds=seconds, gb=torch.nan) for name, seconds in times.items()}
+    for name, row_errors in errors.items():
+        f, dtype, mode, d, d_p, N, V = contenders[name][1]
+        # two shapes: what is compiled for both of them is compiled for any
+        tiny = [(f, dtype, mode, d, d_p, *small) for small in ((32, 256), (48, 320))]
+        for column, n in (("gb", N), ("GB at 2 N", 2 * N)):
+            rows[name][column] = measure.memory(run_loss, (f, dtype, mode, d, d_p, n, V), tiny)[1]
+        rows[name] |= row_errors
+    return dict(show(rows, left_out=others), dtype=auto, path=path)
+
+
+def loss_contenders(auto, path, with_peers):
+    """{name: (function, dtype of its products, mode of losses.py)}, in `dtype = auto` and fp32."""
+    contenders = {}
+    for dtype in dict.fromkeys([auto, "float32"]):
+        end = "" if dtype == auto else ", fp32"
+        contenders[f"ours{end}"] = ours, dtype, path
+        contenders[f"ours{end}, eager"] = ours, dtype, "eager"
+    for dtype in dict.fromkeys([auto, "float32"]) if with_peers else ():
+        end = "" if dtype == auto else ", fp32"
+        contenders |= {f"{name}{end}": (f, dtype, "eager") for name, f in peers.LOSSES.items()}
+    return contenders
+
+
+def widths(size):
+    """d of student and teacher."""
+    student, teacher = sizes.MODELS[size]
+    return student["d_model"], teacher["d_model"]
+
+
+def ours(h, W, h_p, W_p, y):
+    return losses.distillation_loss(h, W, [losses.head(h_p, W_p)], y, divergence="rkl", tau=TAU,
+                                    alpha=ALPHA)
+
+
+@functools.cache
+def loss_inputs(d, d_p, N, V):
+    """h (N, d) and W (V, d) of the student, h_p and W_p of the teacher, labels (N,)."""
+    generator = torch.Generator().manual_seed(0)
+    normal = functools.partial(torch.randn, generator=generator)
+    inputs = [normal(N, d) * 0.5, normal(V, d) * 0.3, normal(N, d_p) * 0.5, normal(V, d_p) * 0.2,
+              torch.randint(0, V, (N,), generator=generator)]
+    return [t.to(measure.device) for t in inputs]
+
+
+def run_loss(f, dtype, mode, d, d_p, N, V):
+    """() -> the loss f, and its gradients to h and W: forward and backward."""
+    h, W, *rest = loss_inputs(d, d_p, N, V)
+
+    def once():
+        h_q = h.clone().requires_grad_()
+        W_q = W.clone().requires_grad_()
+        with mock.patch.object(losses, "mode", mode):
+            with autocast(dtype, measure.device):
+                loss = f(h_q, W_q, *rest)
+            loss.backward()
+        return loss.detach(), h_q.grad, W_q.grad
+    return once
+
+
+def run_products(dtype, d, d_p, N, V):
+    """() -> None: the four matrix products of the loss, 256 rows at a time, and nothing else."""
+    h, W, h_p, W_p, _ = (t.to(DTYPES[dtype]) for t in loss_inputs(d, d_p, N, V))
+
+    def once():
+        for start in range(0, N, 256):
+            rows = slice(start, start + 256)
+            z = h[rows] @ W.T
+            h_p[rows] @ W_p.T
+            z @ W
+            z.T @ h[rows]
+    return once
+
+
+@functools.cache
+def exact_loss(d, d_p, N, V):
+    """The loss and its gradients to h and W in fp64."""
+    h, W, h_p, W_p, y = loss_inputs(d, d_p, N, V)
+    h = h.double().requires_grad_()
+    W = W.double().requires_grad_()
+    loss = ours(h, W, h_p.double(), W_p.double(), y)
+    loss.backward()
+    return loss.detach(), h.grad, W.grad
+
+
+def loss_errors(once, *shape):
+    """Relative errors of the loss and of its gradients to h and W."""
+    columns = "error: loss", "states", "head"
+    return {column: ((value.double() - exact).norm() / exact.norm()).item()
+            for column, value, exact in zip(columns, once(), exact_loss(*shape))}
+
+
+def is_the_same(errors, dtype):
+    """Are all errors within what rounding explains? They are not where one of them is nan."""
+    return all(error <= TOLERANCE[dtype] for error in errors.values())

@@ -1,0 +1,88 @@
+"""Log-probabilities of sentences under a random model: eval.score_sentences beside minicons."""
+import pathlib
+import tempfile
+
+import torch
+
+import babytalk
+import data
+import eval
+from bpe import Tokenizer, train_bpe
+from onecoach import suite
+from onecoach.config import Config
+from onecoach.run import autocast, model_of
+from tools.bench import measure, peers, sizes
+from tools.bench.compare import show
+
+
+def bench_score(args):
+    auto = measure.machine()
+    sentences = minimal_pairs()
+    model = sizes.MODELS[args.size][0]
+    print(f"score, {args.size}: {len(sentences)} sentences, {len(set(sentences))} distinct; fp32 "
+          "where no dtype is named")
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "tokenizer.json"
+        tokenizer = word_tokenizer(sentences, folder)
+        tokenizer.save(path)
+        inputs = model, max(sizes.V, tokenizer.vocab_size), path, sentences
+        contenders = {}
+        for name, make in (("ours", our_scores), ("minicons", their_scores))[:1 + args.peers]:
+            contenders[name] = make, (*inputs, "float32")
+            if auto == "bfloat16":
+                contenders[f"{name}, bf16"] = make, (*inputs, auto)
+        scorers = measure.made(contenders)
+        times = measure.median_times(scorers, sizes.ROUNDS[args.size])
+        gb = {name: measure.memory(*contenders[name])[0] for name in scorers}
+        log_probs = {name: scorer() for name, scorer in scorers.items()}
+
+    rows = {}
+    right = {name: sums[0::2] > sums[1::2] for name, sums in log_probs.items()}  # (pairs,)
+    for name, seconds in times.items():
+        rows[name] = {"seconds": seconds, "gb": gb[name], "sentences/s": len(sentences) / seconds,
+                      "accuracy": right[name].double().mean().item(),
+                      "pairs that differ": int((right[name] != right["ours"]).sum()),
+                      "nats": (log_probs[name] - log_probs["ours"]).abs().max().item()}
+    return dict(show(rows, "sentences/s"), sentences=len(sentences))
+
+
+def minimal_pairs():
+    """Both sentences of the first PAIRS minimal pairs per paradigm, of BLiMP or babytalk."""
+    if (sizes.BABYLM / "eval/blimp_filtered").exists():
+        items = suite.read("blimp", sizes.BABYLM / "eval", sizes.PAIRS)
+    else:
+        pairs = suite.pairs(babytalk.minimal_pairs(10 * sizes.PAIRS, 0))
+        items = suite.first_of_each(pairs, sizes.PAIRS)
+    return [sentence.strip() for item in items for _, sentence in item.candidates]
+
+
+def word_tokenizer(sentences, folder):
+    """Train a Tokenizer that makes one token of each of their words."""
+    text = pathlib.Path(folder) / "sentences.text"
+    text.write_text("\n".join(sentences))
+    return Tokenizer(train_bpe(data.count_words({"": text})))
+
+
+def random_lm(model, V):
+    torch.manual_seed(0)
+    return model_of(Config(**model), V).eval()
+
+
+def our_scores(model, V, tokenizer, sentences, dtype):
+    """() -> (n,) log p(sentence | <s>); tokenizer: a tokenizer.json; dtype: of the products."""
+    lm = random_lm(model, V).to(measure.device)
+    tokenizer = Tokenizer.load(tokenizer)
+    return in_dtype(lambda: eval.score_sentences(lm, tokenizer, sentences), dtype)
+
+
+def their_scores(model, V, tokenizer, sentences, dtype):
+    lm = random_lm(model, V)
+    return in_dtype(peers.minicons_score(lm, tokenizer, sentences, measure.device), dtype)
+
+
+def in_dtype(f, dtype):
+    """f, called with its matrix products in a dtype."""
+    def once():
+        with autocast(dtype, measure.device):
+            return f()
+    return once

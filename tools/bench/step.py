@@ -1,0 +1,165 @@
+"""One optimizer step of distillation, distill.take_step on random ids, and the peers' step."""
+import copy
+import dataclasses
+import functools
+import pathlib
+import tempfile
+import types
+
+import numpy as np
+import torch
+
+import data
+import distill
+import losses
+import rollouts
+from onecoach import stored
+from onecoach.config import Config
+from onecoach.run import DTYPES, autocast, dtype_of, gpu_usage, model_of
+from tools.bench import measure, peers, sizes
+from tools.bench.compare import show
+from tools.bench.peers import ALPHA, TAU
+from tools.bench.score import random_lm
+
+STORED_K = 64  # of the row "ours, teacher stored"
+ROLLOUT_EVERY = 4
+TOGETHER = f"ours, rollouts, rollout_every {ROLLOUT_EVERY}"
+
+
+def bench_step(args):
+    auto = measure.machine()
+    print(f"step, {args.size}: {args.batch} x {sizes.T} tokens, V {sizes.V}; where no dtype is "
+          f"named, products are in {auto}")
+    contenders = step_contenders(args, auto)
+    if args.peers:
+        contenders |= peer_steps(args, auto)
+    gb = {}
+    for name, contender in contenders.items():  # first: the paper's steps together fill a machine
+        random_teacher.cache_clear()  # a GPU's process has one for all steps
+        peers.hf_teacher.cache_clear()
+        gb[name] = measure.memory(*contender)[0]
+    steps = measure.made(contenders)
+
+    times = measure.median_times(steps, sizes.ROUNDS[args.size])
+    times[TOGETHER] /= ROLLOUT_EVERY
+    rows = {}
+    for name, seconds in times.items():
+        rows[name] = {"seconds": seconds, "gb": gb[name],
+                      "tokens/s": args.batch * sizes.T / seconds}
+        flops = getattr(steps[name], "flops", steps["ours"].flops)  # a peer's step computes as much
+        mfu = gpu_usage(measure.device, flops / seconds).get("mfu")
+        if mfu:
+            rows[name]["MFU"] = mfu
+    return dict(show(rows, "tokens/s"), dtype=auto)
+
+
+def step_contenders(args, auto):
+    """Ours: {name: (make, arguments)}."""
+    models = sizes.MODELS[args.size]
+    pieces = sizes.PIECES[args.size]
+    keys = dict(batch_size=args.batch, block_size=sizes.T, dtype=auto)
+    on_rollouts = dict(on_policy=1.0, rollout_mix=0.2, rollout_loss="single_step", alpha=0.0)
+    kinds = {"ours": {},
+             f"ours, grad_accum {pieces}": dict(grad_accum=pieces),
+             "ours, compiled": dict(compile=True),
+             f"ours, compiled, grad_accum {pieces}": dict(compile=True, grad_accum=pieces),
+             "ours, rollouts": on_rollouts,
+             TOGETHER: on_rollouts | dict(rollout_every=ROLLOUT_EVERY),
+             "ours, teacher stored": dict(teacher_cache=STORED_K, random_offset=False)}
+    if hasattr(torch.optim, "Muon"):
+        kinds["ours, Muon"] = dict(optimizer="muon")
+    if auto != "float32":
+        kinds["ours, fp32"] = dict(dtype="float32")
+    if not losses.can_compile(measure.device.type):
+        kinds = {name: kind for name, kind in kinds.items() if "compile" not in kind}
+    contenders = {name: (Step, (models, keys | kind, sizes.V)) for name, kind in kinds.items()}
+
+    if measure.device.type == "cuda":  # on a CPU it takes minutes
+        for name, kind in (("", {}), (", compiled", dict(compile=True))):
+            contenders[f"the teacher's training{name}"] = Step, (models[1:], keys | kind, sizes.V)
+    return contenders
+
+
+def peer_steps(args, auto):
+    """The peers', as step_contenders."""
+    shape = sizes.MODELS[args.size], sizes.V, args.batch, sizes.T
+    contenders = {name: (peers.hf_step, (*how, auto, *shape)) for name, how in peers.STEPS.items()}
+    if auto != "float32":  # as Baby Llama runs it
+        as_it_comes = peers.STEPS["transformers"]
+        contenders["transformers, fp32"] = peers.hf_step, (*as_it_comes, "float32", *shape)
+    return contenders
+
+
+class Step:
+    """The step of distill.py's loop, on one batch of random ids and with random weights.
+
+    models: the sizes of student and teacher, or of one model alone. With rollout_every = n a call
+    is n steps.
+    """
+
+    def __init__(self, models, keys, V):
+        torch.manual_seed(0)
+        keys = dict(divergence="rkl", tau=TAU, alpha=ALPHA, vocab_size=V) | models[0] | keys
+        config = Config(**keys)
+        self.run = stand_in(config)
+        self.student = model_of(config, V).to(self.run.device)
+        lms = [copy.copy(random_teacher(V, config.longest, self.run.dtype, **model))
+               for model in models[1:]]
+        ids = torch.randint(3, V, (config.batch_size, config.longest + 1)).to(self.run.device)
+        self.x = ids[:, :-1].contiguous()
+        self.y = ids[:, 1:].contiguous()
+        if config.compile:
+            for lm in (self.student, *lms):
+                lm.compile()
+        self.teachers = distill.Teachers(map(distill.Teacher, lms))
+        if config.teacher_cache:
+            self.teachers.store = stored_targets(self, V)
+        self.optimizer = distill.make_optimizer(self.student, config)
+        per_token = distill.flops_per_token(self.student, self.teachers, config.longest)
+        self.flops = self.x.numel() * per_token
+
+    def __call__(self):
+        for _ in range(self.run.config.rollout_every):
+            now = self.run.config.at(0.0)
+            rollout = rollouts.for_step(self.student, self.teachers, self.x, now, self.run, self)
+            distill.take_step(self.student, self.teachers, self.optimizer, self.x, self.y, rollout,
+                              now, self.run)
+            self.run.step += 1
+
+    def batch(self, step, now):
+        """Return the batch of any step, as data.Batches does: always the same."""
+        return self.x, self.y
+
+
+def stand_in(config):
+    """Make what a step asks of its Run, without folder and log: no step has a line in the log."""
+    device = measure.device
+    dtype = dtype_of(config, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
+    return types.SimpleNamespace(config=config, device=device, dtype=dtype, scaler=scaler, step=0,
+                                 steps=1000, kept={}, logs=False,
+                                 autocast=lambda: autocast(dtype, device))
+
+
+@functools.cache
+def random_teacher(V, block_size, dtype, **model):
+    """A model.LM, one for all steps: they are in memory together, at the paper's size too."""
+    lm = random_lm(dict(model, block_size=block_size), V)
+    return lm.to(measure.device, DTYPES[dtype])
+
+
+def stored_targets(step, V):
+    """Write the teacher's outputs on the step's batch to the disk, so that steps only read them.
+
+    The teacher stays in memory, as in a run, whose validations ask it.
+    """
+    ids = torch.cat([step.x.flatten(), step.y[-1:, -1]]).cpu().numpy().astype(np.uint16)
+    config = dataclasses.replace(step.run.config, teachers=["random"])
+    text = types.SimpleNamespace(tokens=ids, count=len(ids))
+    tokenizer = types.SimpleNamespace(hash="", vocab_size=V)
+    with tempfile.TemporaryDirectory() as folder:  # an open file stays readable
+        prepared = data.Prepared(tokenizer, text, None, pathlib.Path(folder))
+        store = stored.open_store(step.teachers, {"random": ""}, prepared, config, step.run.dtype)
+        with step.run.autocast():
+            store(step.x)
+    return store

@@ -1,0 +1,138 @@
+"""From text to tokens: all of data.py, and the tokenizer alone, beside Hugging Face tokenizers."""
+import contextlib
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+import babytalk
+import data
+from bpe import Tokenizer, train_bpe
+from onecoach import corpora
+from onecoach.config import UserError
+from tools.bench import measure, peers, sizes
+from tools.bench.compare import show
+
+
+def bench_prepare(args):
+    measure.machine()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        corpus, V = raw_text(args, folder)
+        dev = sizes.BABYLM / "data/babylm_10m/dev"
+        dev = "" if args.data or not dev.exists() else str(dev.resolve())
+        keys = dict(corpus=corpus, dev=dev, vocab_size=V, max_words=args.words)
+        texts = clean_text(args, corpus, folder, stop=1.0 if dev else 0.98)
+
+        contenders = {"ours": (prepare_in_process, (keys, folder))}
+        if args.peers:
+            contenders["tokenizers"] = peers.hf_bpe, (texts, V, folder / "theirs.bin")
+        functions = measure.made(contenders)
+        functions["ours"] = lambda: prepare_by_command(keys, folder)
+        times = measure.median_times(functions, 3, warm_up=0)
+        rows = {name: dict(seconds=times[name], gb=measure.memory(*contenders[name], runs=1)[0])
+                for name in times}
+        details = text_details(next(folder.glob("prepared-*/*/train.bin")), folder / "theirs.bin")
+    return show(rows) | details
+
+
+def bench_bpe(args):
+    measure.machine()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        corpus, V = raw_text(args, folder)
+        texts = clean_text(args, corpus, folder)
+        contenders = {"ours": (our_bpe, (texts, V, folder / "ours.bin"))}
+        if args.peers:
+            contenders["tokenizers"] = peers.hf_bpe, (texts, V, folder / "theirs.bin")
+
+        results = {name: [] for name in contenders}  # (seconds of each part, merges) of each call
+        functions = {name: lambda name=name, f=f: results[name].append(f())
+                     for name, f in measure.made(contenders).items()}
+        times = measure.median_times(functions, 3, warm_up=0)
+        rows = {}
+        for name, seconds in times.items():
+            parts = [call_parts for call_parts, _ in results[name]]
+            rows[name] = dict(seconds=seconds, gb=measure.memory(*contenders[name], runs=1)[1])
+            rows[name] |= {part: statistics.median(p[part] for p in parts) for part in parts[0]}
+        details = text_details(folder / "ours.bin", folder / "theirs.bin")
+        if "tokenizers" in rows:
+            (_, merges), (_, theirs) = (results[name][-1] for name in ("ours", "tokenizers"))
+            details["merges_same"] = merges == theirs
+            print(f"merges the same: {merges == theirs}")
+    return show(rows) | details
+
+
+def raw_text(args, folder):
+    """(corpus, in the form of that key; the size of the vocabulary, 0: all merges)."""
+    train = sizes.BABYLM / "data/babylm_10m/train"
+    if args.data:
+        return args.data, sizes.V
+    if train.exists():
+        return str(train.resolve()), sizes.V
+    print(f"no text in {train}: babytalk instead, merged until no pair is left")
+    file = folder / "babytalk.txt"
+    file.write_text("".join(babytalk.sample(200_000, 0)))
+    return str(file), 0
+
+
+def clean_text(args, corpus, folder, stop=1.0):
+    """{domain: file}: the share of the corpus that trains, cleaned."""
+    texts = data.write_clean(corpora.resolve(corpus, folder), folder, "train", stop=stop)
+    if args.words:
+        data.keep_words(texts, args.words)
+    return texts
+
+
+def text_details(ours, theirs):
+    """Print and return the size of the token file `ours`, and whether `theirs` has the same ids."""
+    file = data.TokenFile(ours)
+    ids = file.tokens[file.tokens != Tokenizer.bos_id]  # it opens texts and lines, in ours alone
+    same = np.array_equal(ids, np.fromfile(theirs, ids.dtype)) if theirs.exists() else None
+    print(f"{file.words} words, {file.bytes / 1e6:.1f} MB of clean training text, {len(ids)} "
+          f"tokens; ids the same: {'not compared' if same is None else same}")
+    return dict(ids_same=same, words=file.words, tokens=len(ids))
+
+
+# ---------------------------------------------------------------- ours
+
+def data_arguments(keys, folder):
+    """The command line of data.py that prepares `keys` in a new folder."""
+    config = folder / "empty.py"
+    config.write_text("")
+    keys = keys | dict(data_dir=tempfile.mkdtemp(prefix="prepared-", dir=folder))
+    return [str(config), *(f"--{name}={value}" for name, value in keys.items())]
+
+
+def prepare_by_command(keys, folder):
+    """Run data.py in a new process; UserError where it fails, after its own error."""
+    command = [sys.executable, data.__file__, *data_arguments(keys, folder)]
+    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+        raise UserError("data.py failed, see above")
+
+
+def prepare_in_process(keys, folder):
+    """() -> None: data.py's command in this process, whose memory is measured."""
+    def once():
+        with contextlib.redirect_stdout(None):
+            data.main(data_arguments(keys, folder))
+    return once
+
+
+def our_bpe(texts, V, out):
+    """() -> {"count", "train", "encode"}: seconds, and the merges; ids go to the token file out."""
+    def once():
+        start = time.perf_counter()
+        counts = data.count_words(texts)
+        counted = time.perf_counter()
+        tokenizer = Tokenizer(train_bpe(counts, V))
+        trained = time.perf_counter()
+        data.write_tokens(out, tokenizer, texts, "none", 0, "")
+        encoded = time.perf_counter()
+        seconds = dict(count=counted - start, train=trained - counted, encode=encoded - trained)
+        return seconds, tokenizer.merges
+    return once
