@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 import losses
-from data import stream
 from onecoach import files
 from onecoach.config import UserError
 from onecoach.ranks import in_turn
+from onecoach.tokens import stream
 
 MAGIC = b"onecoach teacher outputs\n"
 AGAIN = "remove it, it will be written again"

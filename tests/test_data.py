@@ -24,7 +24,7 @@ from data import (
     validation_blocks,
     write_tokens,
 )
-from onecoach import corpora
+from onecoach import corpora, tokens
 from onecoach.config import UserError
 from onecoach.corpora import ALWAYS, CLEAN, clean, read_blocks
 
@@ -268,7 +268,7 @@ def test_what_is_prepared_does_not_depend_on_processors_and_blocks(processors, b
                                                                    make_config, monkeypatch,
                                                                    tmp_path):
     def prepared(where, processors, block):
-        monkeypatch.setattr(data, "processors", lambda: processors)
+        monkeypatch.setattr(tokens, "processors", lambda: processors)
         monkeypatch.setattr(corpora, "BLOCK", block)
         config = make_config(corpus=str(texts), vocab_size=300, data_dir=str(tmp_path / where))
         return {name: content for name, (_, content) in tree(prepare(config).folder).items()}
@@ -529,7 +529,7 @@ def test_bad_token_files(texts, make_config, tmp_path):
     {"bos_id": 10**400}, {"tokenizer": None}, {"mark": 3}, {"dtype": ["uint16"]}])
 def test_a_token_file_whose_header_does_not_hold_together(texts, make_config, tmp_path, altered):
     good = (prepare(make_config(corpus=str(texts), vocab_size=300)).folder / "dev.bin").read_bytes()
-    start = len(data.MAGIC) + 4
+    start = len(tokens.MAGIC) + 4
     size = int.from_bytes(good[start - 4:start], "little")
     header = json.loads(good[start:start + size])
     for segment in altered.get("segments", ()):  # "end": where it would have to end

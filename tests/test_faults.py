@@ -33,7 +33,7 @@ import babytalk
 import data
 import distill
 import eval
-from onecoach import config, corpora, exam, files, run
+from onecoach import config, corpora, exam, files, run, tokens
 from onecoach.config import UserError
 
 TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line",
@@ -434,13 +434,13 @@ def damaged(whole):
         if whole.startswith(b"{"):  # JSON lines
             forms.append(retyped([json.loads(line) for line in whole.splitlines()]).map(
                 lambda rows: "".join(json.dumps(row) + "\n" for row in rows).encode()))
-        elif whole.startswith(data.MAGIC):
-            start = len(data.MAGIC) + 4
-            size = int.from_bytes(whole[len(data.MAGIC):len(data.MAGIC) + 4], "little")
+        elif whole.startswith(tokens.MAGIC):
+            start = len(tokens.MAGIC) + 4
+            size = int.from_bytes(whole[len(tokens.MAGIC):len(tokens.MAGIC) + 4], "little")
             headers = retyped(json.loads(whole[start:start + size])).map(
                 lambda value: json.dumps(value).encode())
             forms.append(headers.map(
-                lambda header: data.MAGIC + len(header).to_bytes(4, "little") + header
+                lambda header: tokens.MAGIC + len(header).to_bytes(4, "little") + header
                 + whole[start + size:]))
     return st.one_of(*forms)
 
