@@ -24,7 +24,8 @@
 Results are kept in RUN/eval.json, under a key for each way of asking: "babytalk" is the whole task
 on best.pt with the usual seed; "babytalk --limit=20 --seed=1" is a part of it. The last table of a
 training shows whole results, and parts of ppl by their own name; the failure signatures
-(signatures.py), under "verdicts", are printed below it.
+(signatures.py), under "verdicts", are printed below it. A set of your own, choice or rows that are
+not the challenge's, is named by its folder: "choice --data=DIR".
 """
 import dataclasses
 import os
@@ -428,12 +429,15 @@ TASKS = {
 }
 
 
-def slot(task, options, names=None):
+def slot(task, options, names=None, data=""):
     """Return a result's key in eval.json: the task, with the options that are not at their default.
 
-    names: of the options that change the result, by default the task's own.
+    names: of the options that change the result, by default the task's own. data: the folder of a
+    set of your own.
     """
     words = [task]
+    if data:
+        words.append(f"--data={shlex.quote(data)}")
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if field.name in (names or TASKS[task].options) and value != field.default:
@@ -509,7 +513,12 @@ def evaluate_subject(subject, tasks=(), **options):
                         "--tasks, or all with --tasks=suite")
     data = data_folder(options)
     check_folders(exam, data)
-    rows = {name: suite.read(name, data, options.limit) for name in exam}  # all, before any work
+    rows = {name: suite.read(name, data) for name in exam}  # all, before any work
+    lacks = {name: suite.lacks(name, rows[name]) for name in exam}
+    own = {name: data if lacks[name] or name == "choice" else "" for name in exam}
+    for name in exam:
+        if "limit" in TASKS[name].options:
+            rows[name] = suite.first_of_each(rows[name], options.limit)
     other = other_subject(subject, options) if exam else None
 
     # a folder that cannot be written to is refused before hours of scoring
@@ -517,20 +526,22 @@ def evaluate_subject(subject, tasks=(), **options):
     files.add_to_json(path, {slot("val_ce", options, ["which"]): validated(folder, options.which)})
     answers = {}
     for task in tasks:
+        key = slot(task, options, data=own.get(task, ""))
         if task in exam:
             answers[task] = ask(subject, task, rows[task], options)
-            result = with_remarks(task, answers[task], subject, options.limit)
+            result = answers[task].result | {"tokenizer": subject.tokenizer.hash}
+            if lacks[task]:
+                result["lacks"] = lacks[task]
             shown = "\n".join([tables.groups_table(task, answers[task]),
                                *tables.remarks(task, result)])
         else:
             result, shown = TASKS[task].do(subject, options)
-        key = slot(task, options)
         way = {name: getattr(options, name) for name in TASKS[task].options}
         files.add_to_json(path, {key: way | result})
         weights = f" ({options.which})" if "which" in way else ""
         print(f"\n{key} of {folder}{weights}\n{shown}")
     if exam:
-        close_exam(subject, other, rows, answers, options)
+        close_exam(subject, other, rows, answers, own, options)
     return with_verdicts(folder)
 
 
@@ -593,17 +604,6 @@ def check_folders(exam, data):
                         f"get it; what is there: --tasks={','.join(there)}")
 
 
-def with_remarks(name, answers, subject, limit):
-    """Return a task's result with its tokenizer and the items that it lacks."""
-    result = {**answers.result, "tokenizer": subject.tokenizer.hash}
-    counts = {"": len(answers.items)}
-    if "groups" in result:
-        counts = {group: figures["n"] for group, figures in result["groups"].items()}
-    is_part = limit and "limit" in TASKS[name].options
-    lacks = [] if is_part else suite.missing(name, counts)
-    return {**result, "lacks": lacks} if lacks else result
-
-
 def other_subject(subject, options):
     """Return the Subject of --against; None if its folder has an eval.json and no model."""
     if not options.against:
@@ -618,10 +618,13 @@ def other_subject(subject, options):
     return other
 
 
-def close_exam(subject, other, rows, answers, options):
-    """Print the tasks in one table, with other runs, and the comparison; write the predictions."""
+def close_exam(subject, other, rows, answers, own, options):
+    """Print the tasks in one table, with other runs, and the comparison; write the predictions.
+
+    own: {task: the folder of a set of your own, or ""}.
+    """
     columns = [("", {name: its.result for name, its in answers.items()})]
-    columns += yardsticks(subject, list(answers), options)
+    columns += yardsticks(subject, own, options)
     compared = {}
     if other:
         theirs = {name: ask(other, name, rows[name], options) for name in rows}
@@ -630,7 +633,7 @@ def close_exam(subject, other, rows, answers, options):
                                          suite.TASKS[name].over)
                     for name, its in answers.items() if its.share is not None}
     print(f"\nthe tasks of {subject.folder} ({options.which})\n"
-          f"{tables.summary_table(list(answers), columns)}")
+          f"{tables.summary_table(own, columns)}")
     if compared:
         print("\n" + tables.against_table(other.folder.name, compared))
     if options.against and run.other_text(subject.folder, options.against):
@@ -643,11 +646,12 @@ def close_exam(subject, other, rows, answers, options):
         print(f"\npredictions of {', '.join(said)}: {options.predictions}")
 
 
-def yardsticks(subject, names, options):
+def yardsticks(subject, tasks, options):
     """Return [(label, {task: result})] of the ngram-* folders beside a run, and of --against.
 
-    Of --against only where it has no weights. A result with another tokenizer is refused in
-    --against, and elsewhere left out with a message, as are n-grams that counted other text.
+    tasks: {task: the folder of a set of your own, or ""}. Of --against only where it has no
+    weights. A result with another tokenizer is refused in --against, and elsewhere left out with a
+    message, as are n-grams that counted other text.
     """
     folders = sorted(path.parent for path in subject.folder.parent.glob("ngram-*/eval.json")
                      if path.parent != subject.folder)
@@ -658,8 +662,8 @@ def yardsticks(subject, names, options):
     options = dataclasses.replace(options, dtype="float32")  # an n-gram has no other
     for folder in folders:
         saved = files.read_json(folder / "eval.json")
-        results = {name: saved[key] for name in names
-                   if isinstance(saved.get(key := slot(name, options)), dict)}
+        results = {name: saved[key] for name, data in tasks.items()
+                   if isinstance(saved.get(key := slot(name, options, data=data)), dict)}
         tokenizers = {result.get("tokenizer") for result in results.values()}
         if tokenizers - {subject.tokenizer.hash}:
             if folder == named:

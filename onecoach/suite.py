@@ -560,6 +560,13 @@ def first_of_each(items, limit):
     return [item for i, item in enumerate(items) if i in kept]
 
 
+def lacks(name, rows):
+    """Return `missing` of a task's rows, as `read` returns them."""
+    if TASKS[name].kind == "reading":
+        return missing(name, {"words": len(rows[1])})
+    return missing(name, collections.Counter(item.group for item in rows))
+
+
 def missing(name, counts):
     """Return where a task has fewer items than the challenge, or more: "base: 800 of 842"."""
     sizes = TASKS[name].sizes

@@ -1,4 +1,7 @@
 """Tables on the screen: a task's groups, tasks side by side, perplexity, runs side by side."""
+import shlex
+import textwrap
+
 from onecoach import signatures, suite
 
 MARK = "* no farther from chance than 95% of guesses are"
@@ -23,7 +26,7 @@ def groups_table(name, answers):
     """Show a task's groups and fields; a task without groups as in summary_table."""
     result = answers.result
     if "groups" not in result:
-        return summary_table([name], [("", {name: result})])
+        return summary_table({name: ""}, [("", {name: result})])
     rows = [["group", "accuracy", "95% over items", "ties", "as until 2025", "items"]]
     for group, figures in (*result["groups"].items(),
                            (f"mean over {suite.TASKS[name].over}", result)):
@@ -53,12 +56,14 @@ def task_lines(name, result):
 def summary_table(names, columns):
     """Show tasks as lines. columns: [(label, {task: result})], the first with interval and items.
 
-    The last line is the mean over the first column's tasks of knowledge (suite.NLP).
+    names: {task: the folder of a set of your own, or ""}. The last line is the mean over the first
+    column's tasks of knowledge (suite.NLP).
     """
     results = columns[0][1]
     rows = [["task", "figure", "95% over items", "chance", "items", *(c[0] for c in columns[1:])]]
     for name in names:
         for i, (title, figures, key, form) in enumerate(task_lines(name, results[name])):
+            title += f", {names[name]}" if names[name] else ""
             interval = " to ".join(map(form.format, figures["interval"]))
             chance = form.format(figures["chance"]) if "chance" in figures else "-"
             row = [title, marked(figures, key, form), interval, chance, f"{figures['n']:,}"]
@@ -160,23 +165,32 @@ FINAL = [  # title, path in eval.json (trained: added by distill.py), form
 def look_up(values, path):
     """Return the number at a path of nested dicts, "babytalk.precision"; None if there is none.
 
-    A result of a part of a task is none: earlier versions kept it under the task's bare name.
+    A key may have a dot in it. A result of a part of a task is none: earlier versions kept it under
+    the task's bare name.
     """
-    for key in path.split("."):
-        values = values.get(key) if isinstance(values, dict) else None
+    while path and isinstance(values, dict):
+        key = max((key for key in values if f"{path}.".startswith(f"{key}.")), key=len, default="")
+        values = values.get(key)
+        path = path[len(key) + 1:]
         if isinstance(values, dict) and "--" not in key:
             if values.get("limit") or values.get("which") == "last":
                 return None
-    return values if type(values) in (int, float) else None
+    return values if type(values) in (int, float) and not path else None
 
 
 def final_lines(evals):
-    """Yield FINAL, and a line for each part of the text that ppl has scored: ppl --limit=200000."""
-    parts = {slot for _, results in evals for slot in results
-             if slot.removeprefix("ppl --limit=").isdigit()}
+    """Yield FINAL, with a line for each part of the text that ppl has scored, ppl --limit=200000,
+    and for each set of your own, choice --data=DIR."""
+    slots = {slot for _, results in evals for slot in results}
+    parts = {slot for slot in slots if slot.removeprefix("ppl --limit=").isdigit()}
     parts = sorted(parts, key=lambda slot: int(slot.split("=")[1]), reverse=True)
     for title, path, form in FINAL:
         yield title, path, form
+        task, _, rest = path.partition(".")
+        for slot in sorted(slots):
+            words = shlex.split(slot) if slot.startswith(f"{task} --data=") else []
+            if len(words) == 2:
+                yield f"{title}, {words[1].removeprefix('--data=')}", f"{slot}.{rest}", form
         if title == PPL_TITLE:
             for part in parts:
                 limit = int(part.split("=")[1])
@@ -184,16 +198,26 @@ def final_lines(evals):
                        f"{part}.overall.mean_nats_per_byte", form)
 
 
-def final_table(evals):
-    """Show runs side by side, a line for every figure that one of them has, then their verdicts.
+def incomplete(label, results):
+    """Return lines on the results in an eval.json that are not of all of the challenge's items."""
+    said = [f"{label}: {remark}" for slot, result in results.items() if isinstance(result, dict)
+            and not result.get("limit") for remark in remarks(slot, result)]
+    return [line for text in said for line in textwrap.wrap(text, 100, subsequent_indent="    ")]
 
-    evals: [(label, contents of its eval.json)].
+
+def final_table(evals):
+    """Show runs side by side, a line for every figure that one of them has.
+
+    Below are the limits of the suite's results and the verdicts. evals: [(label, contents of its
+    eval.json)].
     """
     rows = [["", *(label for label, _ in evals)]]
     for title, path, form in final_lines(evals):
         figures = [look_up(results, path) for _, results in evals]
         if any(figure is not None for figure in figures):
             rows.append([title, *("-" if x is None else form.format(x) for x in figures)])
-    said = [line for label, results in evals
-            for line in signatures.words(label, results.get("verdicts"))]
+    said = []
+    for label, results in evals:
+        said += incomplete(label, results)
+        said += signatures.words(label, results.get("verdicts"))
     return "\n".join([table(rows), *([""] if said else []), *said])

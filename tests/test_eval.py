@@ -763,7 +763,8 @@ def test_blimp_from_a_folder_and_from_the_environment(babytalk_run, tmp_path, mo
     shown = capsys.readouterr().out
     assert shown.count("mean over groups") == 2 and "NLP mean of 2 tasks" in shown
     monkeypatch.setenv("BABYLM_DIR", str(tmp_path))
-    assert eval.evaluate(babytalk_run, ["blimp"])["supplement"]["n"] == 1
+    own = f"--data={tmp_path / 'eval'}"  # a pair is no BLiMP
+    assert eval.evaluate(babytalk_run, ["blimp"])[f"supplement {own}"]["n"] == 1
 
     # in another dtype it is another figure, and has a place of its own
     seen = []
@@ -771,8 +772,8 @@ def test_blimp_from_a_folder_and_from_the_environment(babytalk_run, tmp_path, mo
         torch.is_autocast_enabled("cpu")) or answer(*asked))
     kept = eval.evaluate(babytalk_run, ["blimp"], dtype="bfloat16", against=str(babytalk_run))
     assert seen == [True, True]
-    assert kept["blimp --dtype=bfloat16"]["dtype"] == "bfloat16"
-    assert kept["blimp"]["dtype"] == "float32"
+    assert kept[f"blimp {own} --dtype=bfloat16"]["dtype"] == "bfloat16"
+    assert kept[f"blimp {own}"]["dtype"] == "float32"
 
 
 @pytest.mark.parametrize("arguments, words", [

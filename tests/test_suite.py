@@ -1,7 +1,9 @@
 """The suite: candidates by hand, means, ties, chance, predictions, two runs, a user's mistakes."""
 import csv
+import dataclasses
 import json
 import math
+import re
 import shutil
 import types
 
@@ -399,8 +401,9 @@ def test_one_command_gives_table_comparison_and_predictions(two_runs, exam, tmp_
     assert "NLP mean of 3 tasks: blimp, entity_tracking, comps" in shown
     assert "against two" in shown and "McNemar's p" in shown and "overall" not in shown
     results = files.read_json(one / "eval.json")
-    assert results["entity_tracking"]["chance"] == about(1 / 3)
-    assert results["comps"]["lacks"][0] == "base: 3 of 49,340" and not (two / "eval.json").exists()
+    assert results[f"entity_tracking --data={exam}"]["chance"] == about(1 / 3)
+    assert results[f"comps --data={exam}"]["lacks"][0] == "base: 3 of 49,340"
+    assert not (two / "eval.json").exists()
 
     predictions = json.loads(said.read_text())
     assert predictions.pop("glue") == {"rte": 1}  # what tools.glue put there stays
@@ -411,7 +414,35 @@ def test_one_command_gives_table_comparison_and_predictions(two_runs, exam, tmp_
     assert predictions["comps"]["base"]["predictions"][1]["pred"] in ("a is 1", "b is 1")
     assert set(predictions["entity_tracking_filtered"]) == {"regular_0_ops", "regular_1_ops"}
     right = sum(line["pred"].startswith("a") for line in lines)
-    assert right / 4 == results["blimp"]["accuracy"]
+    assert right / 4 == results[f"blimp --data={exam}"]["accuracy"]
+
+
+def test_a_set_of_ones_own_is_named_by_its_folder(two_runs, tmp_path, monkeypatch, capsys):
+    """In eval.json and the last table; a task's bare name is for all of the challenge's items."""
+    for name, n in (("mine.v2", 5), ("yours", 3)):
+        write_rows(tmp_path / name / "choice", "rows", [
+            dict(prefix="", options=[f"a{i}", f"b{i}"], right=0) for i in range(n)])
+        write_rows(tmp_path / name / "blimp_filtered", "rows", [
+            dict(sentence_good=f"a{i}", sentence_bad=f"b{i}", field="f") for i in range(n)])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(suite.TASKS, "blimp",
+                        dataclasses.replace(suite.TASKS["blimp"], sizes=3))  # yours is the whole
+    for data in ("mine.v2", "yours"):
+        results = eval.evaluate(two_runs[0], ["choice", "blimp"], data=data)
+    eval.evaluate(two_runs[0], ["blimp"], data="mine.v2", limit=2)
+    assert {slot: result["n"] for slot, result in results.items() if slot.partition(" ")[0] in (
+        "choice", "blimp")} == {"choice --data=mine.v2": 5, "blimp --data=mine.v2": 5,
+                                "choice --data=yours": 3, "blimp": 3}
+    shown = tables.final_table([("run", results)])
+    lines = dict(re.split(r"  +", line) for line in shown.splitlines() if line.endswith("%"))
+    for title, slot in (("choice, mine.v2", "choice --data=mine.v2"), ("BLiMP", "blimp"),
+                        ("choice, yours", "choice --data=yours"),
+                        ("BLiMP, mine.v2", "blimp --data=mine.v2")):
+        assert lines[title] == f"{results[slot]['accuracy']:.1%}"
+    assert ("run: blimp --data=mine.v2 is not whole, or not the challenge's: items: 5 of 3"
+            in " ".join(shown.split()))
+    whole = capsys.readouterr().out.split("the tasks of")
+    assert "BLiMP, mine.v2" in whole[1] and "BLiMP, yours" not in whole[2]
 
 
 def test_a_run_against_itself_differs_in_nothing(two_runs, exam, capsys):
@@ -427,7 +458,7 @@ def test_a_yardstick_beside_the_run_stands_in_its_table(two_runs, exam, tokenize
     config = run.load(one)[2]
     subject = eval.Subject(ngram, Counts(tokenizer), tokenizer, config)
     eval.evaluate_subject(subject, ["blimp"], data=str(exam))
-    assert files.read_json(ngram / "eval.json")["blimp"]["accuracy"] == 1
+    assert files.read_json(ngram / "eval.json")[f"blimp --data={exam}"]["accuracy"] == 1
     capsys.readouterr()
     eval.evaluate(one, ["blimp"], data=str(exam))
     table = capsys.readouterr().out.rsplit("the tasks of", 1)[1].splitlines()
@@ -437,7 +468,7 @@ def test_a_yardstick_beside_the_run_stands_in_its_table(two_runs, exam, tokenize
     assert capsys.readouterr().out.count("ngram-5") == 1
 
     results = files.read_json(ngram / "eval.json")
-    results["blimp"]["tokenizer"] = "another"
+    results[f"blimp --data={exam}"]["tokenizer"] = "another"
     files.write_json(ngram / "eval.json", results)
     eval.evaluate(one, ["blimp"], data=str(exam))
     assert "is not shown: its eval.json is of another tokenizer" in capsys.readouterr().out
@@ -454,8 +485,8 @@ def test_reading_is_whole_whatever_the_limit(two_runs, exam, tokenizer, capsys):
     subject = eval.Subject(ngram, Counts(tokenizer), tokenizer, run.load(one)[2])
     eval.evaluate_subject(subject, ["reading"], data=str(exam))
     results = eval.evaluate(one, ["reading"], data=str(exam), limit=2)
-    assert [slot for slot in results if "reading" in slot] == ["reading"]
-    assert results["reading"]["n"] == 60 and results["reading"]["lacks"] == ["items: 60 of 1,726"]
+    result, = (result for slot, result in results.items() if slot.startswith("reading"))
+    assert result["n"] == 60 and result["lacks"] == ["items: 60 of 1,726"]
     assert "ngram-5" in capsys.readouterr().out.rsplit("the tasks of", 1)[1].splitlines()[1]
 
 

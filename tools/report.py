@@ -120,7 +120,7 @@ def yardsticks(founds):
     beside = {found.subject.folder.resolve().parent: found.subject for found in founds}
     columns = []
     for subject in beside.values():
-        for name, its in eval.yardsticks(subject, [*suite.TASKS], eval.Options()):
+        for name, its in eval.yardsticks(subject, dict.fromkeys(suite.TASKS, ""), eval.Options()):
             label = name if len(beside) == 1 else f"{subject.folder.parent.name}/{name}"
             columns.append((label, its))
     return columns
