@@ -171,8 +171,9 @@ def locked(folder):
             path.write_text("")
             if made and [*folder.iterdir()] == [path]:
                 path.unlink()
-                for parent in made:
-                    parent.rmdir()
+                with contextlib.suppress(OSError):  # a teacher may be in the parent
+                    for parent in made:
+                        parent.rmdir()
 
 
 def out_of_memory(config):
