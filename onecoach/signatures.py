@@ -24,7 +24,7 @@ Verdict = collections.namedtuple("Verdict", "name found said")
 def averaged(figures, of_student, of_teacher):
     """Judge averaged or generic output: flatter than the teacher, or bland.
 
-    figures: of tools.modes.measure; of_student, of_teacher: of tools.writing.written. Thresholds:
+    figures: of tools.modes.measure; of_student, of_teacher: of tools.modes.writing. Thresholds:
     entropy over 1.05 times the teacher's and mass on its first word under 0.95 times its own; or
     distinct 2-grams under 0.8 times the teacher's.
     """

@@ -7,7 +7,9 @@ import pytest
 
 import distill
 from onecoach.config import CONFIGS, parse_override, read_config
-from tools import modes, report, writing
+from tools import report
+from tools.modes import __main__ as modes
+from tools.modes import browser, examine, page, writing
 
 ROOT = pathlib.Path(__file__).parent.parent
 TEXT = (ROOT / "docs/course.md").read_text()
@@ -68,9 +70,9 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(7))
 def test_the_commands_run(number, folder, monkeypatch):
-    monkeypatch.setattr(modes, "LINES", 30)
+    monkeypatch.setattr(examine, "LINES", 30)
     monkeypatch.setattr(writing, "WRITTEN", 10)
-    monkeypatch.setattr(report, "CONTEXTS", 2)
-    monkeypatch.setattr(report, "has_matplotlib", lambda: False)
+    monkeypatch.setattr(browser, "CONTEXTS", 2)
+    monkeypatch.setattr(page, "has_matplotlib", lambda: False)
     for command in COMMANDS[number]:
         run_small(command, folder)

@@ -15,7 +15,7 @@ import losses
 from losses import distillation_loss
 from onecoach import files, run, stored
 from onecoach.run import folder_of, load
-from tools import report
+from tools.modes import page
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 GPU = dict(device="cuda", dtype="float32")
@@ -145,7 +145,7 @@ def test_a_report_is_the_one_of_a_cpu(demo_runs, tmp_path, monkeypatch):
         for name in ("llama_demo", "rkl_demo"):
             shutil.copytree(demo_runs / name, folder / name)
         monkeypatch.setattr(run, "device_of", lambda config, device=device: torch.device(device))
-        report.write_report([folder / "rkl_demo"])
+        page.write_report([folder / "rkl_demo"])
         figures[device] = files.read_json(folder / "rkl_demo/modes.json")["figures"]
     for name in ("ce", "fkl", "rkl", "precision", "recall"):
         assert abs(figures["cuda"][name] - figures["cpu"][name]) < 1e-3

@@ -14,37 +14,38 @@ from model import LM, ModelConfig
 from onecoach import files
 from onecoach.config import UserError
 from onecoach.signatures import rare_lost
-from tools import curves, modes, rules, writing
+from tools.modes import __main__ as command
+from tools.modes import curves, examine, measure, rules, words, writing
 
 
 @pytest.fixture(scope="module")
-def words():
+def tokenizer():
     """A tokenizer for which every word of babytalk is one token."""
     text = "\n".join(babytalk.forms()) * 2
     return Tokenizer(train_bpe(collections.Counter(pre_tokens(text)), 0))
 
 
 @pytest.fixture(scope="module")
-def text(words):
-    sequences = [[words.bos_id, *words.encode(line)] for line in babytalk.sample(40, 7)]
-    bands = modes.bands_of(torch.arange(words.vocab_size).flip(0))
-    return modes.Text(sequences, bands, torch.device("cpu"))
+def text(tokenizer):
+    sequences = [[tokenizer.bos_id, *tokenizer.encode(line)] for line in babytalk.sample(40, 7)]
+    bands = measure.bands_of(torch.arange(tokenizer.vocab_size).flip(0))
+    return measure.Text(sequences, bands, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def truth(words):
-    return rules.Truth(words)
+def truth(tokenizer):
+    return rules.Truth(tokenizer)
 
 
-def some_lm(words, seed):
+def some_lm(tokenizer, seed):
     """The distributions of a small model with random weights, of some nats."""
     torch.manual_seed(seed)
-    lm = LM(ModelConfig(vocab_size=words.vocab_size, n_layer=1, n_head=2, d_model=16, d_ff=32,
+    lm = LM(ModelConfig(vocab_size=tokenizer.vocab_size, n_layer=1, n_head=2, d_model=16, d_ff=32,
                         block_size=32)).eval()
     with torch.no_grad():
         for p in lm.parameters():
             p.add_(0.3 * torch.randn_like(p))
-    return modes.next_word([lm])
+    return measure.next_word([lm])
 
 
 def at_temperature(forward, temperature):
@@ -70,13 +71,13 @@ def without_the_rare(forward, least):
 
 # ---------------------------------------------------------------- identities
 
-def test_what_two_distributions_have_between_them(words, text):
-    figures = modes.measure(some_lm(words, 0), some_lm(words, 1), text).figures
+def test_what_two_distributions_have_between_them(tokenizer, text):
+    figures = measure.measure(some_lm(tokenizer, 0), some_lm(tokenizer, 1), text).figures
     about = pytest.approx
     assert figures["fkl"] == about(-figures["recall"] - figures["entropy_p"], abs=1e-4)
     assert figures["rkl"] == about(-figures["precision"] - figures["entropy_q"], abs=1e-4)
     assert figures["fkl"] > 0.1 and figures["rkl"] > 0.1
-    for k in modes.TOPS:
+    for k in measure.TOPS:
         assert figures[f"q_on_top_{k}_of_p"] <= figures[f"q_on_top_{k}_of_q"] + 1e-6
         assert figures[f"p_on_top_{k}_of_q"] <= figures[f"p_on_top_{k}_of_p"] + 1e-6
     bands = figures["bands"].values()
@@ -85,9 +86,9 @@ def test_what_two_distributions_have_between_them(words, text):
     assert figures["positions"] == sum(len(s) - 1 for s in text.sequences)
 
 
-def test_a_student_that_is_its_teacher(words, text):
-    lm = some_lm(words, 0)
-    figures = modes.measure(lm, lm, text).figures
+def test_a_student_that_is_its_teacher(tokenizer, text):
+    lm = some_lm(tokenizer, 0)
+    figures = measure.measure(lm, lm, text).figures
     assert figures["fkl"] == figures["rkl"] == pytest.approx(0, abs=1e-6)
     assert figures["precision"] == figures["recall"] == pytest.approx(-figures["entropy_q"])
     assert all(band["gap"] == 0 for band in figures["bands"].values())
@@ -95,7 +96,7 @@ def test_a_student_that_is_its_teacher(words, text):
 
 def test_all_mass_is_on_the_top_of_everything():
     """With four words the top 10 hold all of it; and the calibration error by hand."""
-    sums = modes.Sums(torch.zeros(4, dtype=torch.long))
+    sums = measure.Sums(torch.zeros(4, dtype=torch.long))
     log_q = torch.tensor([[0.9, 0.1, 0, 0], [0.6, 0.4, 0, 0]]).clamp_min(1e-30).log()
     sums.add(log_q, log_q, torch.tensor([0, 1]))
     figures = sums.figures()
@@ -105,14 +106,14 @@ def test_all_mass_is_on_the_top_of_everything():
 
 
 def test_bands_go_by_rank():
-    bands = modes.bands_of(torch.arange(200))  # the last is the most frequent
+    bands = measure.bands_of(torch.arange(200))  # the last is the most frequent
     assert bands[199] == bands[190] == 0 and bands[189] == bands[100] == 1 and bands[99] == 2
-    assert len(modes.band_names()) == len(modes.BANDS)
+    assert len(measure.band_names()) == len(measure.BANDS)
 
 
-def test_rules_of_the_truth_itself(words, text, truth):
+def test_rules_of_the_truth_itself(tokenizer, text, truth):
     """Each line has one S; and a student that is p* has p*'s mass on every rule."""
-    measured = modes.measure(truth.forward, truth.forward, text, truth)
+    measured = measure.measure(truth.forward, truth.forward, text, truth)
     starts = [rule for rule in measured.rules if rule.name.split(": ")[-1].startswith("S -> ")]
     assert sum(rule.p for rule in starts) == pytest.approx(1)
     assert len(starts) == 10
@@ -122,13 +123,13 @@ def test_rules_of_the_truth_itself(words, text, truth):
     assert precision.item() == pytest.approx(0, abs=1e-5)  # all of p* is inside
 
 
-def test_a_rule_that_is_lost_is_named(words, text, truth):
+def test_a_rule_that_is_lost_is_named(tokenizer, text, truth):
     """A student that never opens a line with please."""
     def impolite(ids):
         log_p = truth.forward(ids).clone()
         log_p[..., truth.token_of["please"]] = -100.0
         return log_p.log_softmax(-1)
-    measured = modes.measure(impolite, truth.forward, text, truth)
+    measured = measure.measure(impolite, truth.forward, text, truth)
     verdict = rare_lost(measured.figures, measured.rules)
     assert verdict.found and "A: COMMAND -> please VB" in verdict.said
     kept = [rule for rule in measured.rules if rule.name == "B: COMMAND -> VB please"]
@@ -145,18 +146,18 @@ def test_dialects_are_told_apart():
 # ---------------------------------------------------------------- sharpening and mode-seeking
 
 def compared(one, other, text, truth):
-    first, second = (modes.measure(student, truth.forward, text, truth).curves
+    first, second = (measure.measure(student, truth.forward, text, truth).curves
                      for student in (one, other))
     return curves.compare(first["truth"], second["truth"], "truth")
 
 
-def test_a_model_and_its_sharpened_copy_are_one_curve(words, text, truth):
+def test_a_model_and_its_sharpened_copy_are_one_curve(tokenizer, text, truth):
     covering = with_noise(truth.forward, 0.1)
     found = compared(at_temperature(covering, 0.75), covering, text, truth)
     assert found["said"] == curves.SAID[0, 0] and "sharpening alone" in found["said"]
     assert found["temperature"] == pytest.approx(0.75, abs=0.01)
     # without the match at equal entropy it would pass for mode-seeking
-    plain = [modes.measure(s, truth.forward, text, truth).curves["truth"].means()[10]
+    plain = [measure.measure(s, truth.forward, text, truth).curves["truth"].means()[10]
              for s in (at_temperature(covering, 0.75), covering)]
     assert plain[0][1] > plain[1][1] + 0.01
 
@@ -176,16 +177,16 @@ def test_mode_seeking_is_called_so(text, truth):
     assert low < found["precision"]["mean"] < high
 
 
-def test_a_worse_student_lies_under(words, text, truth):
+def test_a_worse_student_lies_under(tokenizer, text, truth):
     found = compared(with_noise(truth.forward, 0.2), with_noise(truth.forward, 0.02), text, truth)
     assert found["signs"][0] == -1 and "lies under" in found["said"]
 
 
-def test_entropies_that_do_not_meet(words, text, truth):
+def test_entropies_that_do_not_meet(tokenizer, text, truth):
     flat = at_temperature(truth.forward, 1000)
     found = compared(truth.forward, flat, text, truth)
     assert found["temperature"] is None and "precision" not in found
-    assert "cannot be compared" in [*modes.comparison_words({"truth": found})][0]
+    assert "cannot be compared" in [*words.comparison_words({"truth": found})][0]
 
 
 def test_a_curve_is_straight_between_temperatures():
@@ -230,10 +231,10 @@ def test_the_longest_repeated_span(ids, longest):
 # ---------------------------------------------------------------- the command
 
 def test_the_command(demo_runs, capsys, monkeypatch):
-    monkeypatch.setattr(modes, "LINES", 60)
+    monkeypatch.setattr(examine, "LINES", 60)
     monkeypatch.setattr(writing, "WRITTEN", 20)
     folders = [str(demo_runs / name) for name in ("base_demo", "fkl_demo", "rkl_demo")]
-    modes.main(folders)
+    command.main(folders)
     said = capsys.readouterr().out
     result = files.read_json(demo_runs / "rkl_demo/modes.json")
     assert set(result["against"]) == set(folders[:2])
@@ -241,7 +242,7 @@ def test_the_command(demo_runs, capsys, monkeypatch):
     assert files.read_json(demo_runs / "base_demo/modes.json")["teacher"] == "llama_demo"
     assert f"beside {folders[1]}, against the truth: " in said
     assert all(verdict["name"] in said for verdict in result["verdicts"])
-    assert len(result["verdicts"]) == 4
+    assert len(result["verdicts"]) == 5
     assert files.read_json(demo_runs / "rkl_demo/eval.json")["verdicts"] == result["verdicts"]
     assert f"{result['figures']['rkl']:.4f}" in said
     curve = result["curves"]["truth"]
@@ -260,12 +261,12 @@ def test_another_text_cannot_be_compared(demo_runs, tmp_path):
     base, student = (tmp_path / "runs" / name for name in names[1:])
     read_text("base_demo", "another")
     with pytest.raises(UserError, match="base_demo was trained on other text than .*rkl_demo"):
-        modes.examine([base, student])
+        examine.examine([base, student])
     read_text("base_demo", "")
-    assert [coached.folder for _, coached in modes.load_all([base, student])] == [student] * 2
+    assert [coached.folder for _, coached in examine.load_all([base, student])] == [student] * 2
     read_text("llama_demo", "another")
     with pytest.raises(UserError, match="llama_demo was trained on other text than .*rkl_demo"):
-        modes.examine([student])
+        examine.examine([student])
 
 
 def test_a_run_of_a_gpu_is_examined_without_one(demo_runs, tmp_path, monkeypatch):
@@ -274,23 +275,23 @@ def test_a_run_of_a_gpu_is_examined_without_one(demo_runs, tmp_path, monkeypatch
         path = tmp_path / name / "config.json"
         files.write_json(path, files.read_json(path) | {"device": "cuda"})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    (subject, _), = modes.load_all([tmp_path / "rkl_demo"])
-    assert modes.text_of(subject).device.type != "cuda"
+    (subject, _), = examine.load_all([tmp_path / "rkl_demo"])
+    assert examine.text_of(subject).device.type != "cuda"
 
 
-def test_texts_of_as_many_blocks_are_not_the_same_text(words):
+def test_texts_of_as_many_blocks_are_not_the_same_text(tokenizer):
     def found(sequences):
-        subject = types.SimpleNamespace(tokenizer=words)
-        measured = modes.Measured({}, {"teacher": modes.Curve(sequences)}, [])
+        subject = types.SimpleNamespace(tokenizer=tokenizer)
+        measured = measure.Measured({}, {"teacher": curves.Curve(sequences)}, [])
         return types.SimpleNamespace(subject=subject, measured=measured)
     one, same, other = (found([np.array(ids)]) for ids in ([1, 5, 6], [1, 5, 6], [1, 6, 5]))
-    assert modes.comparable(one, same) and not modes.comparable(one, other)
+    assert examine.comparable(one, same) and not examine.comparable(one, other)
 
 
 def test_what_cannot_be_compared(demo_runs):
     with pytest.raises(UserError, match="no teacher to be compared with"):
-        modes.examine([demo_runs / "base_demo"])
+        examine.examine([demo_runs / "base_demo"])
     with pytest.raises(UserError, match="given twice"):
-        modes.examine([demo_runs / "rkl_demo", demo_runs / "../runs/rkl_demo"])
+        examine.examine([demo_runs / "rkl_demo", demo_runs / "../runs/rkl_demo"])
     with pytest.raises(UserError, match="is not a run"):
-        modes.examine([demo_runs / "nothing"])
+        examine.examine([demo_runs / "nothing"])

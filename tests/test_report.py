@@ -22,7 +22,9 @@ import distill
 import eval
 from onecoach import files, run
 from onecoach.config import CONFIGS, UserError, parse_args, read_config
-from tools import modes, report, writing
+from tools import report
+from tools.modes import browser as browser_numbers
+from tools.modes import examine, page, pictures, story, words, writing
 
 NAMES = ["base_demo", "fkl_demo", "rkl_demo"]
 
@@ -31,11 +33,11 @@ NAMES = ["base_demo", "fkl_demo", "rkl_demo"]
 def written(demo_runs):
     """The page of three tiny students, without pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(modes, "LINES", 40)
+        patch.setattr(examine, "LINES", 40)
         patch.setattr(writing, "WRITTEN", 20)
-        patch.setattr(report, "CONTEXTS", 4)
-        patch.setattr(report, "has_matplotlib", lambda: False)
-        return report.write_report([demo_runs / name for name in NAMES])
+        patch.setattr(browser_numbers, "CONTEXTS", 4)
+        patch.setattr(page, "has_matplotlib", lambda: False)
+        return page.write_report([demo_runs / name for name in NAMES])
 
 
 def data_of(path):
@@ -91,24 +93,24 @@ def test_numbers_in_the_page_are_the_models(written, demo_runs):
 
 def test_both_forms_say_the_same(written, demo_runs):
     markdown = written.with_suffix(".md").read_text()
-    page = written.read_text()
+    whole = written.read_text()
     for found in ("python distill.py configs/rkl_demo.py --", "--sentences=300", "What was trained",
                   "repetition, texts without an end", "rkl_demo beside fkl_demo, by the truth: "):
-        assert found in markdown and found in page
-    assert report.NO_MATPLOTLIB in page
+        assert found in markdown and found in whole
+    assert pictures.NO_MATPLOTLIB in whole
 
 
 def test_a_large_vocabulary_keeps_its_bars(monkeypatch):
     """The words that are not inlined are a histogram of logits: enough at any temperature."""
-    monkeypatch.setattr(report, "WHOLE", 100)
+    monkeypatch.setattr(browser_numbers, "WHOLE", 100)
     torch.manual_seed(0)
     log_p = (3 * torch.randn(20_000)).log_softmax(-1)
-    words = report.shown_words({"p": log_p})
-    assert len(words) == report.TOP
+    words = browser_numbers.shown_words({"p": log_p})
+    assert len(words) == browser_numbers.TOP
     rest = torch.ones(20_000, dtype=torch.bool)
     rest[words] = False
-    values, counts = torch.tensor(report.histogram(log_p[rest])).T
-    assert counts.sum() == 20_000 - report.TOP
+    values, counts = torch.tensor(browser_numbers.histogram(log_p[rest])).T
+    assert counts.sum() == 20_000 - browser_numbers.TOP
     for T in (0.25, 1.0, 2.0):
         inlined = (log_p[words] * 1000).round() / 1000 / T
         total = inlined.exp().sum() + (counts * (values / 1000 / T).exp()).sum()
@@ -117,13 +119,13 @@ def test_a_large_vocabulary_keeps_its_bars(monkeypatch):
 
 
 def test_of_a_large_vocabulary_the_truth_is_there_and_at_its_words(demo_runs, monkeypatch):
-    monkeypatch.setattr(report, "CONTEXTS", 3)
-    monkeypatch.setattr(report, "WHOLE", 100)
-    monkeypatch.setattr(report, "TOP", 5)
-    found, = modes.examine([demo_runs / "rkl_demo"])
+    monkeypatch.setattr(browser_numbers, "CONTEXTS", 3)
+    monkeypatch.setattr(browser_numbers, "WHOLE", 100)
+    monkeypatch.setattr(browser_numbers, "TOP", 5)
+    found, = examine.examine([demo_runs / "rkl_demo"])
     tokenizer = found.subject.tokenizer
     truth = babytalk.Truth(tokenizer)
-    data = report.browser_data([found])
+    data = browser_numbers.browser_data([found])
     for context in data["contexts"]:
         ids = [tokenizer.bos_id, *tokenizer.encode(context["text"])]
         p = truth.logits(torch.tensor([ids]))[0][0, -1].exp()
@@ -139,7 +141,7 @@ def test_of_a_large_vocabulary_the_truth_is_there_and_at_its_words(demo_runs, mo
     (["x/out/a", "y/out/a"], ["x/out/a", "y/out/a"]), (["a", "out/a"], ["a", "out/a"])])
 def test_runs_of_one_name_are_told_apart_by_their_folders(names, labels):
     folders = [pathlib.Path(name) for name in names]
-    assert [report.short(folder, folders) for folder in folders] == labels
+    assert [words.short(folder, folders) for folder in folders] == labels
 
 
 @pytest.fixture(scope="module")
@@ -159,11 +161,11 @@ def text_runs(tmp_path_factory):
 
 def test_real_text_without_a_truth(text_runs, monkeypatch):
     monkeypatch.setattr(writing, "WRITTEN", 10)
-    monkeypatch.setattr(report, "CONTEXTS", 3)
-    monkeypatch.setattr(report, "WHOLE", 100)
-    monkeypatch.setattr(report, "TOP", 20)
-    monkeypatch.setattr(report, "has_matplotlib", lambda: False)
-    path = report.write_report([text_runs / "rkl_demo"])
+    monkeypatch.setattr(browser_numbers, "CONTEXTS", 3)
+    monkeypatch.setattr(browser_numbers, "WHOLE", 100)
+    monkeypatch.setattr(browser_numbers, "TOP", 20)
+    monkeypatch.setattr(page, "has_matplotlib", lambda: False)
+    path = page.write_report([text_runs / "rkl_demo"])
     result = files.read_json(text_runs / "rkl_demo/modes.json")
     assert set(result["curves"]) == {"teacher"} and result["rules"] == []
     assert "right" not in result["written"] and result["written"]["mean_length"] > 40
@@ -193,27 +195,27 @@ def test_a_shell_reads_the_command_and_trains_the_same_run(name, keys, tmp_path,
     folder.mkdir()
     files.write_json(folder / "config.json", dataclasses.asdict(config))
 
-    python, program, *argv = shlex.split(report.command_of(folder))
+    python, program, *argv = shlex.split(story.command_of(folder))
     assert (python, program) == ("python", "distill.py" if config.teachers else "teacher.py")
     assert parse_args(argv) == config
 
 
 def test_texts_cannot_end_the_script():
     rows = [["a"], ["</script><b>"]]
-    assert "<b>" not in report.as_html([("table", rows)], {}, False)
+    assert "<b>" not in page.as_html([("table", rows)], {}, False)
 
 
 @pytest.mark.slow
 def test_pictures_are_in_the_page_itself():
     pytest.importorskip("matplotlib")
     panel = ("a", "x", "y", {"rkl": ([0, 1], [0, 1])}, {"rkl": (1, 1)})
-    svg = report.svg_of(report.Picture("some", [panel]), {"rkl": "#d9660a"})
+    svg = pictures.svg_of(pictures.Picture("some", [panel]), {"rkl": "#d9660a"})
     assert svg.startswith("<svg") and "http" not in svg and "currentColor" in svg
     tags = Tags()
     tags.feed(svg)
     assert tags.open == []
     lines = {"$a_b$/rkl": ([0, 1], [0, 1]), "10$": ([0, 1], [1, 0])}
-    svg = report.svg_of(report.Picture("some", [("a", "x", "y", lines, {})]), {})
+    svg = pictures.svg_of(pictures.Picture("some", [("a", "x", "y", lines, {})]), {})
     assert ">$a_b$/rkl</text>" in svg and ">10$</text>" in svg
 
 
@@ -224,27 +226,27 @@ def test_yardsticks_of_the_same_tokenizer_stand_beside(tmp_path, capsys):
         files.write_json(tmp_path / name / "eval.json", {"blimp": result})
     founds = [types.SimpleNamespace(subject=eval.Subject(
         tmp_path / name, None, types.SimpleNamespace(hash="ours"), None)) for name in NAMES]
-    assert report.yardsticks(founds) == [("ngram-1", {"blimp": blimp})]
+    assert story.yardsticks(founds) == [("ngram-1", {"blimp": blimp})]
     assert "ngram-5 is not shown" in capsys.readouterr().out
 
 
 def test_a_demo_ends_with_its_page(written, demo_runs, monkeypatch, capsys):
     """Of what stands beside it too; the verdicts in words; another run, or a look, with nothing."""
     asked = []
-    monkeypatch.setattr(report, "write_report", lambda folders: asked.append(folders) or written)
-    monkeypatch.setattr(report, "has_matplotlib", lambda: True)
+    monkeypatch.setattr(page, "write_report", lambda folders: asked.append(folders) or written)
+    monkeypatch.setattr(page, "has_matplotlib", lambda: True)
     config = read_config(demo_runs / "rkl_demo/config.json")
-    report.after_training(config)  # eval_tokens is 0: nobody wants figures
-    report.after_training(dataclasses.replace(config, eval_tokens=1, name="rkl_nano"))
+    page.after_training(config)  # eval_tokens is 0: nobody wants figures
+    page.after_training(dataclasses.replace(config, eval_tokens=1, name="rkl_nano"))
     assert not asked and not capsys.readouterr().out
     config = dataclasses.replace(config, eval_tokens=1)
-    report.after_training(config)
+    page.after_training(config)
     assert [folder.name for folder in asked.pop()] == NAMES
     said = capsys.readouterr().out
     assert f"the page of it: {written}" in said and "rkl_demo: no sign of " in said
 
-    monkeypatch.setattr(report, "has_matplotlib", lambda: False)
-    report.after_training(config)
+    monkeypatch.setattr(page, "has_matplotlib", lambda: False)
+    page.after_training(config)
     said = capsys.readouterr().out
     assert not asked and "pip install matplotlib" in said
     assert f"python -m tools.report {demo_runs / 'base_demo'} {demo_runs / 'fkl_demo'}" in said
@@ -398,10 +400,10 @@ def test_a_page_without_a_context_says_so_and_goes_on(written, tmp_path, browser
     head, rest = written.read_text().split(start)
     data, tail = rest.split(end, 1)
     data = json.dumps(json.loads(data) | {"contexts": [], "note": "There is no context to show"})
-    page = tmp_path / "page.html"
-    page.write_text(head + start + data + end + tail)
+    path = tmp_path / "page.html"
+    path.write_text(head + start + data + end + tail)
     browser.log("browser")
-    browser.ask("POST", "/url", {"url": page.as_uri()})
+    browser.ask("POST", "/url", {"url": path.as_uri()})
     assert [entry for entry in browser.log("browser") if entry["level"] == "SEVERE"] == []
     assert browser.do("return document.getElementById('browser-note').textContent").startswith(
         "There is no context")
@@ -435,7 +437,7 @@ def test_benchmarks_are_the_evaluations():
     blimp = dict(groups=groups, accuracy=0.7, interval=[0.65, 0.75], chance=0.42)
     guesses = {name: group | dict(accuracy=0.5) for name, group in groups.items()}
     unigram = blimp | dict(groups=guesses, accuracy=0.5, interval=[0.45, 0.55])
-    blocks = report.benchmark_blocks([("one", {"blimp": blimp}), ("two", {})],
+    blocks = story.benchmark_blocks([("one", {"blimp": blimp}), ("two", {})],
                                      [("ngram-1", {"blimp": unigram, "ewok": unigram})])
     assert len(blocks) == 2  # of ewok no run knows anything
     assert blocks[1][1] == [
@@ -450,7 +452,7 @@ def test_a_field_that_a_run_lacks_is_a_dash():
               "b": dict(accuracy=0.9, n=100, field="y", chance=0.25)}
     whole = dict(groups=groups, accuracy=0.7, interval=[0.65, 0.75], chance=0.375)
     part = whole | dict(groups={"b": groups["b"]}, accuracy=0.9, interval=[0.84, 0.96])
-    (_, rows), = report.benchmark_blocks([("one", {"blimp": part}), ("two", {"blimp": whole})])[1:]
+    (_, rows), = story.benchmark_blocks([("one", {"blimp": part}), ("two", {"blimp": whole})])[1:]
     assert rows[1:] == [["y", "25.0%", "90.0% (84.1 to 95.9)", "90.0% (84.1 to 95.9)"],
                         ["x", "50.0%", "-", "50.0% (40.2 to 59.8)"],
                         ["mean", "37.5%", "90.0% (84.0 to 96.0)", "70.0% (65.0 to 75.0)"]]
@@ -460,9 +462,9 @@ def test_an_older_evaluation_without_paradigms_has_no_column():
     old = {"babytalk": {"precision": 0.5}}
     paradigm = next(iter(babytalk.PAIRS))
     new = {"babytalk": {"precision": 0.5, "paradigms": {paradigm: 0.75}}}
-    (_, rows), = report.benchmark_blocks([("old", old), ("new", new)])[1:]
+    (_, rows), = story.benchmark_blocks([("old", old), ("new", new)])[1:]
     assert rows[0] == ["babytalk's minimal pairs", "new"] and [paradigm, "75.0%"] in rows
-    (kind, said), = report.benchmark_blocks([("old", old)])
+    (kind, said), = story.benchmark_blocks([("old", old)])
     assert kind == "words" and said.startswith("No benchmark")
 
 
@@ -470,19 +472,19 @@ def test_learning_curves_are_the_evaluations_and_a_part_is_called_one():
     points = {"chck_1M": dict(accuracy=0.5, fields={"x": 0.4}),
               "chck_10M": dict(accuracy=0.6, fields={"x": 0.8})}
     evals = [("one", {"curve --limit=9": {"points": points}})]
-    (_, picture), (_, rows) = report.learning_blocks(evals)
+    (_, picture), (_, rows) = story.learning_blocks(evals)
     assert picture.caption == "one, curve --limit=9: what it learns when"
     assert rows[0] == ["one, curve --limit=9: words read", "all", "x"]
     assert rows[1:] == [["1M", "50.0%", "40.0%"], ["10M", "60.0%", "80.0%"]]
     assert picture.panels[0][3] == {"all": ([0, 1], [0.5, 0.6]), "x": ([0, 1], [0.4, 0.8])}
     evals[0][1]["curve"] = {"points": {"chck_1M": dict(accuracy=0.7, fields={"x": 0.7})}}
-    (_, picture), (_, rows) = report.learning_blocks(evals)
+    (_, picture), (_, rows) = story.learning_blocks(evals)
     assert rows == [["one: words read", "all", "x"], ["1M", "70.0%", "70.0%"]]
-    assert not report.learning_blocks([("one", {"val_ce": 2.5})])
+    assert not story.learning_blocks([("one", {"val_ce": 2.5})])
 
 
 @pytest.mark.parametrize("divergence, role", [
     ("fkl", "forward"), ("skew_fkl(0.3)", "forward"), ("rkl", "reverse"), ("jsd(0.5)", "reverse")])
 def test_a_runs_colour_is_of_its_divergence_whatever_the_parameter(divergence, role):
     config = types.SimpleNamespace(teachers=["coach"], divergence=divergence)
-    assert report.role_of(types.SimpleNamespace(subject=eval.Subject("", "", "", config))) == role
+    assert pictures.role_of(types.SimpleNamespace(subject=eval.Subject("", "", "", config))) == role

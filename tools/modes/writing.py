@@ -7,7 +7,7 @@ import babytalk
 import eval
 from onecoach import signatures
 from onecoach.scoring import positions
-from tools import rules
+from tools.modes import rules
 
 WRITTEN = 500         # texts that each model writes
 DIVERSITY = 2000      # tokens of them by which distinct n-grams are counted: it falls with length

@@ -1,0 +1,141 @@
+"""Two distributions over the next word, compared exactly at the positions of a text."""
+import collections
+import dataclasses
+import math
+
+import torch
+import torch.nn.functional as F
+
+import losses
+from onecoach.scoring import positions
+from tools.modes import rules, writing
+from tools.modes.curves import Curve, mass
+
+BINS = 15             # of confidence, for the calibration error
+TOPS = 1, 10, 100
+BANDS = 10, 100, 1000, 10_000, math.inf  # ranks of word frequency
+
+
+@dataclasses.dataclass
+class Text:
+    """What all models of a comparison read: sequences of ids, each one's first as context."""
+    sequences: list
+    bands: torch.Tensor  # (V,)
+    device: torch.device   # of the models that read it
+
+    def walk(self, forward, device=None):
+        """scoring.positions of a function ids (B, T) -> (B, T, d), over all of the text."""
+        return positions(forward, self.sequences, [1] * len(self.sequences),
+                              writing.BATCH_TOKENS, device or self.device)
+
+
+def next_word(models, ensemble="logits"):
+    """The function ids (B, T) -> log-probabilities (B, T, V) of one model, or of an ensemble.
+
+    ids may be anywhere; what comes is where the models are.
+    """
+    device = next(models[0].parameters()).device
+
+    def forward(ids):
+        ids = ids.to(device)
+        z = [model.logits(model(ids)).float() for model in models]
+        return losses.teacher_log_probs(z, 1.0, ensemble)
+    return forward
+
+
+def bands_of(counts):
+    """(V,) the band in BANDS of each token, by the rank of its count; counts: (V,)."""
+    rank = torch.empty(len(counts), dtype=torch.long)
+    rank[torch.as_tensor(counts).argsort(descending=True, stable=True)] = torch.arange(len(counts))
+    return torch.bucketize(rank, torch.tensor(BANDS[:-1]), right=True)
+
+
+def band_names():
+    starts = [1, *(edge + 1 for edge in BANDS[:-1])]
+    return [f"rank {a:,} to {b:,}" if b < math.inf else f"beyond {a - 1:,}"
+            for a, b in zip(starts, BANDS)]
+
+
+class Sums:
+    """Means over positions, added up chunk by chunk: `figures` at the end.
+
+    bands: (V,) of bands_of, on the CPU.
+    """
+
+    def __init__(self, bands):
+        self.bands = bands
+        self.terms = collections.Counter()
+        self.n = 0
+        self.in_band = torch.zeros(3, len(BANDS), dtype=torch.float64)  # n, CE of q, CE of p
+        self.in_bin = torch.zeros(3, BINS, dtype=torch.float64)  # n, confidence, hits
+
+    def add(self, log_q, log_p, label):
+        """log_q, log_p (N, V) of the next word, label (N,) the one that came."""
+        q = mass(log_q)
+        p = mass(log_p)
+        ce_q = F.nll_loss(log_q, label, reduction="none")
+        ce_p = F.nll_loss(log_p, label, reduction="none")
+        terms = dict(ce=ce_q, ce_teacher=ce_p, fkl=(p * (log_p - log_q)).sum(-1),
+                     rkl=(q * (log_q - log_p)).sum(-1), entropy_q=-(q * log_q).sum(-1),
+                     entropy_p=-(p * log_p).sum(-1), precision=(q * log_p).sum(-1),
+                     recall=(p * log_q).sum(-1))
+        longest = min(max(TOPS), q.shape[1])
+        p_of_p, at = p.topk(longest)
+        q_of_p = q.gather(1, at)
+        q_of_q, at = q.topk(longest)
+        p_of_q = p.gather(1, at)
+        for k in TOPS:
+            terms[f"q_on_top_{k}_of_p"] = q_of_p[:, :k].sum(-1)
+            terms[f"p_on_top_{k}_of_p"] = p_of_p[:, :k].sum(-1)
+            terms[f"p_on_top_{k}_of_q"] = p_of_q[:, :k].sum(-1)
+            terms[f"q_on_top_{k}_of_q"] = q_of_q[:, :k].sum(-1)
+        self.terms.update({name: term.cpu().double().sum().item() for name, term in terms.items()})
+        self.n += len(label)
+
+        band = self.bands[label.cpu()]
+        counted = torch.stack([torch.ones_like(ce_q), ce_q, ce_p]).cpu().double()
+        self.in_band.index_add_(1, band, counted)
+        confidence, guess = q.max(-1)
+        bin = (confidence * BINS).long().clamp_max(BINS - 1).cpu()
+        hit = (guess == label).float()
+        counted = torch.stack([torch.ones_like(hit), confidence, hit]).cpu().double()
+        self.in_bin.index_add_(1, bin, counted)
+
+    def figures(self):
+        """{name: mean}, bands {name: ...} of those that have a word, calibration_error (ECE)."""
+        means = {name: total / self.n for name, total in self.terms.items()}
+        bands = {}
+        for name, (n, ce_q, ce_p) in zip(band_names(), self.in_band.T.tolist()):
+            if n:
+                bands[name] = dict(share=n / self.n, ce=ce_q / n, ce_teacher=ce_p / n,
+                                   gap=(ce_q - ce_p) / n)
+        _, confidence, hits = self.in_bin
+        error = (confidence - hits).abs().sum().item() / self.n
+        return dict(**means, bands=bands, calibration_error=error, positions=self.n)
+
+
+Measured = collections.namedtuple("Measured", "figures curves rules")
+
+
+@torch.no_grad()
+def measure(student, teacher, text, truth=None):
+    """A student beside its teacher on a Text: Measured(figures, {kind: Curve}, [rules.Rule]).
+
+    student, teacher: functions ids (B, T) -> log-probabilities (B, T, V). With truth, a
+    rules.Truth, there is a second Curve, and what falls to each rule of the grammar.
+    """
+    sums = Sums(text.bands)
+    curves = {"teacher": Curve(text.sequences)}
+    if truth:
+        curves["truth"] = Curve(text.sequences)
+        uses = rules.Uses(truth, text)
+    chunks = zip(text.walk(student), text.walk(teacher))
+    for i, ((number, log_q, label), (_, log_p, _)) in enumerate(chunks):
+        sums.add(log_q, log_p, label)
+        curves["teacher"].add(number, log_q, log_p, mass(log_p))
+        if truth:
+            log_p_star = uses.log_p(i).to(log_q.device)
+            inside = (log_p_star > truth.FLOOR).float()
+            curves["truth"].add(number, log_q, inside, mass(log_p_star) * inside, log=True)
+            uses.add(i, mass(log_q).cpu())
+    return Measured(sums.figures(), curves, uses.rules() if truth else [])

@@ -1,0 +1,118 @@
+"""A page as HTML, one file, and the same as markdown; and what the two are written from."""
+import html
+import json
+import pathlib
+import re
+
+import eval
+from onecoach import files, run, signatures
+from onecoach.ranks import RANK
+from tools.modes.browser import browser_data
+from tools.modes.examine import examine
+from tools.modes.pictures import COLOURS, NO_MATPLOTLIB, has_matplotlib, role_of, svg_of
+from tools.modes.story import blocks_of, summary_blocks
+from tools.modes.words import label_of
+
+TEMPLATE = pathlib.Path(__file__).with_name("page.html")
+
+
+def as_markdown(blocks):
+    lines = []
+    for kind, content in blocks:
+        if kind == "table":
+            head, *body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row]
+                           for row in content]
+            rows = [head, ["---"] * len(head), *body]
+            lines += ["| " + " | ".join(row) + " |" for row in rows]
+        elif kind == "text":
+            lines += ["    " + line for line in content.split("\n")]
+        elif kind == "picture":
+            lines += [f"(report.html has a picture here: {content.caption}.)"]
+        else:
+            lines += [("## " if kind == "heading" else "") + content]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def as_html(blocks, colour_of, pictures):
+    """The blocks as HTML; pictures: draw them, by matplotlib."""
+    parts = []
+    for kind, content in blocks:
+        if kind == "table":
+            head, *body = content
+            cells = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
+            rows = "".join(f"<tr>{''.join(map(cell_of, row))}</tr>\n" for row in body)
+            parts.append(f'<div class="scroll" tabindex="0"><table><tr>{cells}</tr>\n{rows}'
+                         "</table></div>")
+        elif kind == "text":
+            parts.append(f'<pre tabindex="0">{html.escape(content)}</pre>')
+        elif kind == "picture" and pictures:
+            parts.append(f'<figure class="picture">{svg_of(content, colour_of)}<figcaption>'
+                         f"{html.escape(content.caption)}</figcaption></figure>")
+        elif kind == "picture":
+            parts.append(f'<p class="faint">{html.escape(NO_MATPLOTLIB)}</p>')
+        else:
+            tag = "h2" if kind == "heading" else "p"
+            parts.append(f"<{tag}>{html.escape(content)}</{tag}>")
+    return "\n".join(parts)
+
+
+def cell_of(text):
+    """A table's cell; a sentence keeps some width, or it would be a word a line."""
+    kind = ' class="sentence"' if len(text) > 40 else ""
+    return f"<td{kind}>{html.escape(text)}</td>"
+
+
+def page(founds, blocks, pictures):
+    """report.html as text."""
+    colour_of = {label_of(found, founds): COLOURS[role_of(found)] for found in founds}
+    data = json.dumps(browser_data(founds), ensure_ascii=False, separators=(",", ":"))
+    title = "Does it seek modes? " + ", ".join(label_of(found, founds) for found in founds)
+    text = TEMPLATE.read_text(encoding="utf-8")
+    filled = {"TITLE": html.escape(title),
+              "SUMMARY": as_html(summary_blocks(founds), colour_of, pictures),
+              "REPORT": as_html(blocks, colour_of, pictures),
+              "DATA": data.replace("<", "\\u003c")}  # a text must not end the script
+    return re.sub(r"<!--(TITLE|SUMMARY|REPORT|DATA)-->", lambda match: filled[match[1]], text)
+
+
+def write_report(folders):
+    """Measure the runs in folders; write report.md and report.html; the page's path."""
+    with eval.full_precision():
+        founds = examine(folders)
+        blocks = blocks_of(founds)
+        pictures = has_matplotlib()
+        whole = page(founds, blocks, pictures)
+    folder = founds[-1].subject.folder
+    files.write_text(folder / "report.md", "# Does it seek modes?\n\n"
+                     + as_markdown(summary_blocks(founds) + blocks))
+    files.write_text(folder / "report.html", whole)
+    if not pictures:
+        print(NO_MATPLOTLIB)
+    return folder / "report.html"
+
+
+def after_training(config):
+    """The page of a demo's student and of what stands beside it; of other runs nothing is done.
+
+    Where matplotlib is not, one line says how to come by it: measuring takes its time.
+    """
+    folder = run.folder_of(config)
+    is_demo = config.name.endswith("_demo") and config.corpus == "babytalk" and config.teachers
+    if RANK or not is_demo or not config.eval_tokens or not run.is_finished(folder):
+        return
+    names = dict.fromkeys([config.baseline, config.name.replace("rkl", "fkl"), config.name])
+    folders = [folder.with_name(name) for name in names if name]
+    folders = [folder for folder in folders if run.is_finished(folder)]
+    if not has_matplotlib():
+        print("\nwith matplotlib (pip install matplotlib) a page to play with comes of this; or by "
+              f"hand:\n  python -m tools.report {' '.join(map(str, folders))}")
+        return
+    show(write_report(folders))
+
+
+def show(path):
+    """Print where the page is, and the verdicts of the run that it is about."""
+    verdicts = files.read_json(path.with_name("eval.json"))["verdicts"]
+    print("\n" + "\n".join(signatures.words(path.parent.name, verdicts)))
+    print(f"the page of it: {path} ({path.stat().st_size / 1e6:.2f} MB), {path.with_suffix('.md')}")
