@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -293,20 +294,26 @@ def test_a_killed_worker_is_said(folder, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills as POSIX does")
-def test_workers_end_with_their_parent_and_their_runs_are_saved(folder):
-    """However it ends: then a restart finds no run that is still being trained."""
+def test_a_command_that_was_killed_goes_on_when_it_is_given_again(folder):
+    """Its workers end with it, saving their runs first; the new ones wait for them."""
     plan = write(folder, variants={"alone": {"base": "base_demo"}}, contrasts=[],
-                 common=TINY | {"max_steps": 10**6})
-    command = [sys.executable, "-m", "tools.ablate", plan, "--jobs=2", f"--results={folder}"]
-    root = pathlib.Path(__file__).parent.parent
-    parent = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL,
-                              env=os.environ | {"PYTHONPATH": str(root)})
+                 common=TINY | {"max_steps": 1000, "val_every": 500})
+    argv = [plan, "--jobs=2", f"--results={folder}"]
+    command = [sys.executable, "-m", "tools.ablate", *argv]
+    how = dict(cwd=folder, stderr=subprocess.PIPE, text=True,
+               env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent.parent)})
+    parent = subprocess.Popen(command, **how)
     runs = [folder / f"out/ablate/some/{seed}/alone" for seed in (0, 1)]
-    wait_until(lambda: all((run / "best.pt").exists() for run in runs))
+    wait_until(lambda: all((run / "metrics.jsonl").exists() for run in runs))
     parent.kill()
     parent.wait()
-    wait_until(lambda: not any((run / ".lock").read_text() for run in runs))
-    assert all(files.last_checkpoint(run)[0]["step"] > 3 for run in runs)
+
+    again = subprocess.run(command, **how)
+    assert again.returncode == 0, again.stderr
+    for seed, run in enumerate(runs):
+        assert files.read_json(folder / f"some/rows/alone-{seed}.json")["steps"] == 1000
+        log = run.with_name("alone.log").read_text()
+        assert re.search(r", from step [1-9]", log)
 
 
 def wait_until(is_so):

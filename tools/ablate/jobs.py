@@ -97,17 +97,19 @@ def work(job, threads=0):
     config = job.config
     folder = folder_of(config)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if (folder / "config.json").exists() and not is_same_run(folder, config):
-        aside = free_name(folder, "old")
-        folder.rename(aside)
-        print(f"{job}: its plan, text or teacher has changed; the old run is now {aside}")
     path = folder.with_name(f"{folder.name}.log")
-    with ending_with_parent(), open(path, "a") as log, contextlib.redirect_stdout(log):
-        distill.train(config)
-        if not is_finished(folder):
-            raise UserError("stopped before its last step; the same command goes on")
-        if job.tasks:
-            eval.evaluate(folder, job.tasks)
+    # the lock: of another command, or of one that was killed, a worker may still train this run
+    with ending_with_parent(), open(path, "a") as log, files.locked(path):
+        if (folder / "config.json").exists() and not is_same_run(folder, config):
+            aside = free_name(folder, "old")
+            folder.rename(aside)
+            print(f"{job}: its plan, text or teacher has changed; the old run is now {aside}")
+        with contextlib.redirect_stdout(log):
+            distill.train(config)
+            if not is_finished(folder):
+                raise UserError("stopped before its last step; the same command goes on")
+            if job.tasks:
+                eval.evaluate(folder, job.tasks)
     return make_row(job, config)
 
 
