@@ -136,9 +136,9 @@ def test_where_the_processor_has_bf16_all_are_measured_in_it_too(small, last_lin
     small.setattr(measure, "machine", lambda: "bfloat16")
     small.setattr(peers, "LOSSES", {"materialised": peers.materialised})
     result = last_line("loss", "--peers")
-    assert [*result["rows"]] == ["ours", "ours, eager", "ours, fp32", "ours, fp32, eager",
-                                    "materialised", "materialised, fp32", "products, bfloat16",
-                                    "products, float32"]
+    assert [*result["rows"]] == ["ours", "ours, eager", "materialised", "ours, fp32",
+                                 "ours, eager, fp32", "materialised, fp32",
+                                 "products, bfloat16", "products, float32"]
     for row in ("ours", "materialised"):
         assert result["rows"][f"{row}, fp32"]["head"] < 1e-5 < result["rows"][row]["head"]
 

@@ -48,14 +48,12 @@ def bench_loss(args):
 
 def loss_contenders(auto, path, with_peers):
     """{name: (function, dtype of its products, mode of losses.py)}, in `dtype = auto` and fp32."""
-    contenders = {}
-    for dtype in dict.fromkeys([auto, "float32"]):
-        end = "" if dtype == auto else ", fp32"
-        contenders[f"ours{end}"] = ours, dtype, path
-        contenders[f"ours{end}, eager"] = ours, dtype, "eager"
-    for dtype in dict.fromkeys([auto, "float32"]) if with_peers else ():
-        end = "" if dtype == auto else ", fp32"
-        contenders |= {f"{name}{end}": (f, dtype, "eager") for name, f in peers.LOSSES.items()}
+    kinds = {"ours": (ours, path), "ours, eager": (ours, "eager")}
+    if with_peers:
+        kinds |= {name: (f, "eager") for name, f in peers.LOSSES.items()}
+    contenders = {name: (f, auto, mode) for name, (f, mode) in kinds.items()}
+    if auto != "float32":
+        contenders |= {f"{name}, fp32": (f, "float32", mode) for name, (f, mode) in kinds.items()}
     return contenders
 
 

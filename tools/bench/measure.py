@@ -11,7 +11,6 @@ import multiprocessing
 import pathlib
 import platform
 import statistics
-import sys
 import time
 
 import torch
@@ -107,50 +106,50 @@ def memory(make, arguments, tiny=(), runs=2):
     A GPU's memory is measured in this process, and what was allocated before is not counted.
     """
     if device.type == "cuda":
-        return gpu_memory(make, arguments, runs)
+        return memory_here(make, arguments, tiny, runs)
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
-    process = context.Process(target=_measure, args=(queue, device, make, arguments, tiny, runs))
+    process = context.Process(target=_put_memory, args=(queue, device, make, arguments, tiny, runs))
     process.start()
     process.join()
     return queue.get() if process.exitcode == 0 else (math.nan, math.nan)
 
 
-def gpu_memory(make, arguments, runs):
+def _put_memory(queue, where, *inputs):
+    global device
+    device = where
+    queue.put(memory_here(*inputs))
+
+
+def memory_here(make, arguments, tiny, runs):
+    """`memory` in this process."""
     gc.collect()
-    torch.cuda.empty_cache()
-    others = torch.cuda.memory_allocated()
+    others = torch.cuda.memory_allocated()  # 0 without a GPU
     try:
+        for each in tiny:
+            make(*each)()  # loads and compiles what is loaded and compiled once
         f = make(*arguments)
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+        if tiny or device.type == "cuda":
+            forget_peak()
+        before = peak()
         for _ in range(runs):
             f()
     except Exception as error:
         print(f"memory not measured: {reason(error)}")
         return math.nan, math.nan
-    highest = torch.cuda.max_memory_allocated()
-    return (highest - others) / 1e9, (highest - before) / 1e9
-
-
-def _measure(queue, where, make, arguments, tiny, runs):
-    global device
-    device = where
-    try:
-        for each in tiny:
-            make(*each)()  # loads and compiles what is loaded and compiled once
-        f = make(*arguments)
-        if tiny:
-            pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
-        before = peak()
-        for _ in range(runs):
-            f()
-    except Exception as error:
-        sys.exit(f"memory not measured: {reason(error)}")
-    queue.put((peak() / 1e9, (peak() - before) / 1e9))
+    return (peak() - others) / 1e9, (peak() - before) / 1e9
 
 
 def peak():
-    """Return the peak of this process's resident memory in bytes."""
+    """Return the peak in bytes: of the GPU's allocations, or of this process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
     status = pathlib.Path("/proc/self/status").read_text()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def forget_peak():
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
