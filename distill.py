@@ -26,11 +26,12 @@ import rollouts
 from data import Batches, prepare, validation_blocks
 from losses import distillation_loss
 from onecoach import files, stored
-from onecoach.config import parse_args, run_main
+from onecoach.config import UserError, parse_args, run_main
 from onecoach.muon import MuonAdamW, check_muon, make_muon
 from onecoach.needs import train_missing
 from onecoach.ranks import RANK, WORLD, all_reduce, in_turn, sum_gradients
-from onecoach.run import DTYPES, Run, alone, digests_of_needs, load, model_of, put_weights
+from onecoach.run import (DTYPES, Run, alone, device_of, digests_of_needs, load, model_of,
+                          put_weights)
 from onecoach.signatures import failures, rollout_figures
 from onecoach.tables import final_table
 
@@ -261,6 +262,10 @@ def check_run(config, data):
         babytalk.check_babytalk(config, data.tokenizer)
     if config.optimizer == "muon":
         check_muon()
+    if config.compile and not losses.can_compile(device_of(config).type):
+        raise UserError("compile = True, but torch.compile fails on this machine: it needs a C++ "
+                        "compiler (g++, or the one in the variable CXX) on a CPU, Triton on a GPU; "
+                        "install one, or use --compile=False")
     stored.check_k(config.teacher_cache, data.tokenizer.vocab_size)
     # both refuse a text that is too short
     Batches(data.train, config)

@@ -40,8 +40,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # Keys that may differ when a run goes on: they say where things lie and how long to work, not what
 # is learned.
 FREE_ON_RESUME = ("out_dir", "data_dir", "resume", "max_minutes", "baseline", "device", "corpus",
-                  "dev", "tokenizer", "grad_accum", "log_every", "max_skipped", "eval_tokens",
-                  "checkpoints")
+                  "dev", "tokenizer", "compile", "grad_accum", "log_every", "max_skipped",
+                  "eval_tokens", "checkpoints")
 
 # Dense bf16 operations a second, by data sheet, by the first name that torch's name of the card
 # holds; other cards have no MFU.
