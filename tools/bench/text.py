@@ -14,6 +14,7 @@ import data
 from bpe import Tokenizer, train_bpe
 from onecoach import corpora
 from onecoach.config import UserError
+from onecoach.tokens import TokenFile, write_tokens
 from tools.bench import measure, peers, sizes
 from tools.bench.compare import show
 
@@ -90,7 +91,7 @@ def clean_text(args, corpus, folder, stop=1.0):
 
 def text_details(ours, theirs):
     """Print and return the size of the token file `ours`, and whether `theirs` has the same ids."""
-    file = data.TokenFile(ours)
+    file = TokenFile(ours)
     ids = file.tokens[file.tokens != Tokenizer.bos_id]  # it opens texts and lines, in ours alone
     same = np.array_equal(ids, np.fromfile(theirs, ids.dtype)) if theirs.exists() else None
     print(f"{file.words} words, {file.bytes / 1e6:.1f} MB of clean training text, {len(ids)} "
@@ -131,7 +132,7 @@ def our_bpe(texts, V, out):
         counted = time.perf_counter()
         tokenizer = Tokenizer(train_bpe(counts, V))
         trained = time.perf_counter()
-        data.write_tokens(out, tokenizer, texts, "none", 0, "")
+        write_tokens(out, tokenizer, texts, "none", 0, "")
         encoded = time.perf_counter()
         seconds = dict(count=counted - start, train=trained - counted, encode=encoded - trained)
         return seconds, tokenizer.merges
