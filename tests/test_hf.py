@@ -277,7 +277,9 @@ def test_the_card_says_what_the_runs_files_say(make_run, tmp_path):
     run.Metrics(folder / "metrics.jsonl", 0).write(step=9, words=5000, loss=1.0)
     files.write_json(folder / "eval.json", {
         "blimp": {"accuracy": 0.625, "limit": 0},
-        "supplement": {"accuracy": 0.75, "n": 4600, "lacks": ["hypernym: 800 of 842"]},
+        "supplement --data=some.where": {"accuracy": 0.75, "n": 4600,
+                                         "lacks": ["hypernym: 800 of 842"]},
+        "choice --data=zorro": {"accuracy": 0.875, "n": 40},
         "babytalk": {"kl_truth_student": 0.5, "mass_outside": 0.25, "kl_inside": 0.125},
         "blimp --limit=2": {"accuracy": 1.0, "limit": 2},
         "global_piqa_parallel": {"accuracy": 0.375}, "global_piqa_nonparallel": {"accuracy": 0.625},
@@ -285,7 +287,8 @@ def test_the_card_says_what_the_runs_files_say(make_run, tmp_path):
     export(folder, tmp_path / "hf")
     text = (tmp_path / "hf/README.md").read_text()
     commit = files.read_json(folder / "config.json")["_commit"]
-    for words in ("| BLiMP | 62.5% | 50% |", "| Global PIQA, parallel | 37.5% | 25% |",
+    for words in ("| BLiMP | 62.5% | 50% |", "zorro | 87.5% |  |",
+                  "| Global PIQA, parallel | 37.5% | 25% |",
                   "| Global PIQA, nonparallel | 62.5% | 50% |",
                   "of its first 200,000 tokens a domain | 1.2500 |",
                   "| 1,234 | 5,000 | 9 |", "step 7",

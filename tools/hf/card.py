@@ -118,10 +118,13 @@ def figures_table(folder, which):
     for title, place, form in tables.final_lines([("", results)]):
         figure = tables.look_up(results, place)
         if figure is not None:
-            name = place.split(".")[0]
-            title += lacking(name, results[name])
+            # a set of your own has a key like "blimp --data=DIR"
+            key = max((key for key in results if place.startswith(f"{key}.")), key=len, default="")
+            task = key.split(" ")[0]
+            title += lacking(task, results.get(key))
             title = title.replace("|", r"\|")  # else the cell would end there
-            rows.append(f"| {title} | {form.format(figure)} | {CHANCE.get(place, '')} |")
+            chance = CHANCE.get(f"{task}{place[len(key):]}", "")
+            rows.append(f"| {title} | {form.format(figure)} | {chance} |")
     if not rows:
         return ""
     return "\n".join(["## Evaluation", "A tie of two sentences counts half a point.", "",
