@@ -12,10 +12,10 @@ of two scorings (lines after `<s>`, full blocks without): none 1.750, half 1.711
 seed, early in training: `python teacher.py configs/base_nano_1m.py --mark=M --max_steps=150`, then
 `python eval.py RUN --tasks=ppl --limit=30000`.
 """
-from onecoach.config import answer_early
+from onecoach.config import answer_early, parse_args
 
 if __name__ == "__main__":
-    answer_early(__doc__)
+    answer_early(lambda argv: parse_args(argv, __doc__, early=True))
 
 import collections
 import hashlib
@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 import babytalk
 from bpe import PATTERN, Tokenizer, count_pre_tokens, train_bpe
-from onecoach.config import UserError, parse_args, run_main
+from onecoach.config import UserError, run_main
 from onecoach.corpora import (
     ALWAYS,
     CLEAN,

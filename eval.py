@@ -31,7 +31,7 @@ import dataclasses
 import os
 import pathlib
 
-from onecoach.config import Arguments, UserError, read_early, run_folder, run_main
+from onecoach.config import Arguments, UserError, answer_early, run_folder, run_main
 
 LINES = 10_000  # of babytalk, to score and to sample
 
@@ -100,7 +100,7 @@ def read_args(argv):
 
 
 if __name__ == "__main__":
-    read_early(read_args)
+    answer_early(read_args)
 
 import collections
 import contextlib

@@ -43,22 +43,28 @@ NO_RUNS = ("truth",)  # the teachers that are no runs, but made by distill.load_
 
 # ---------------------------------------------------------------- the keys
 
-def key(default, help, allowed=None, low=None, high=None, above=None, schedule=False):
-    """Declare a key. allowed: words to choose from; low and high are allowed, `above` is not."""
-    meta = dict(help=help, allowed=allowed, low=low, high=high, above=above, schedule=schedule)
+def key(default, help, allowed=None, low=None, high=None, above=None, schedule=False, path=False):
+    """Declare a key.
+
+    allowed: words to choose from. low, high, above: bounds of a number; `above` itself is not
+    allowed. schedule: the value may be a schedule. path: `~` in it is the home folder.
+    """
+    meta = dict(help=help, allowed=allowed, low=low, high=high, above=above, schedule=schedule,
+                path=path)
     return dataclasses.field(default_factory=lambda: copy.copy(default), metadata=meta)
 
 
 @dataclasses.dataclass
 class Config:
     # the run
-    out_dir: str = key("out", "parent folder of all runs")
+    out_dir: str = key("out", "parent folder of all runs", path=True)
     name: str = key("", "the run's folder is out_dir/name; empty: the config's file stem")
-    seed: int = key(0, "of data order, initialisation and sampling", low=0, high=2**31 - 1)
+    seed: int = key(0, "seed of data order, initialisation and sampling", low=0, high=2**31 - 1)
     device: str = key("auto", "where to compute; auto: cuda, else mps, else cpu",
                       ["auto", "cpu", "cuda", "mps"])
-    dtype: str = key("auto", "of matrix products; auto: bfloat16 where the processor multiplies "
-                     "in it, else float32", ["auto", "float32", "bfloat16", "float16"])
+    dtype: str = key("auto", "dtype of matrix products; auto: bfloat16 if the processor has "
+                     "instructions for it, else float32",
+                     ["auto", "float32", "bfloat16", "float16"])
     compile: bool = key(False, "torch.compile the models (on a CPU this needs a C++ compiler)")
     resume: str = key("auto", "auto: go on with an unfinished run of this name; no: start anew",
                       ["auto", "no"])
@@ -66,59 +72,60 @@ class Config:
                              "on; 0: never", low=0)
     init: str = key("", "run whose weights the model starts from; empty: random")
     # data
-    data_dir: str = key("out/data", "parent folder of prepared data")
+    data_dir: str = key("out/data", "parent folder of prepared data", path=True)
     corpus: str = key("babytalk", "training text: babytalk, a known corpus, a path or glob, an "
-                      "http(s) address")
-    dev: str = key("", "development text, named likewise; empty: the corpus's own, else the last "
-                   "2% of each file")
+                      "http(s) address", path=True)
+    dev: str = key("", "development text, in the forms of corpus; empty: the corpus's own, else "
+                   "the last 2% of each file", path=True)
     tokenizer: str = key("", "run or tokenizer.json to take the tokenizer from; empty: train one "
-                         "on the corpus")
+                         "on the corpus", path=True)
     vocab_size: int = key(0, "tokens, at least 259; 0: merge until no pair is left (babytalk)",
                           low=0, high=10**6)
-    mark: str = key("half", "where <s> opens more than a document: no line, half of the lines, "
+    mark: str = key("half", "lines that <s> opens, besides every document: none, half of them, or "
                     "every line", ["none", "half", "line"])
-    sentences: int = key(400_000, "lines of babytalk to generate", low=1)
+    sentences: int = key(400_000, "lines of babytalk to generate", low=1, high=10**8)
     max_words: int = key(0, "words of training text to use, the same share of every file; 0: all",
                          low=0)
     random_offset: bool = key(True, "give each chunk its own offset each epoch")
-    order: str = key("", "length: chunks of short lines first, all of them from half of the run "
-                     "on; empty: no order", ["", "length"])
+    order: str = key("", "length: chunks of short lines first, all chunks in the second half of "
+                     "the run; empty: no order", ["", "length"])
     # the model
-    arch: str = key("llama", "form of the model", ["llama", "gpt2"])
+    arch: str = key("llama", "architecture", ["llama", "gpt2"])
     n_layer: int = key(16, "layers", low=1, high=1000)
-    n_head: int = key(8, "attention heads a layer", low=1)
-    d_model: int = key(512, "width of the residual stream", low=1)
-    d_ff: int = key(1024, "width inside the feed-forward block", low=1)
-    tie: bool = key(False, "the output head is the embedding matrix (always so in gpt2)")
+    n_head: int = key(8, "attention heads per layer", low=1, high=2**12)
+    d_model: int = key(512, "width of the residual stream", low=1, high=2**16)
+    d_ff: int = key(1024, "width inside the feed-forward block", low=1, high=2**18)
+    tie: bool = key(False, "the output head is the embedding matrix (in gpt2 always)")
     dropout: float = key(0.0, "probability of dropping an activation", low=0, high=0.99)
     n_kv_head: int = key(0, "heads of keys and values, a divisor of n_head (llama); 0: n_head",
                          low=0)
     norm_eps: float = key(0.0, "added to the variance in norms; 0: 1e-6 in llama, 1e-5 in gpt2",
                           low=0, high=1)
-    rope_theta: float = key(10000.0, "base of the rotary angles (llama)", low=1)
-    rope_scaling: list[float] = key([], "Llama 3's of the rotary angles: factor, low and high "
-                                    "frequency factor, original length; empty: none", above=0)
+    rope_theta: float = key(10000.0, "base of the rotary angles (llama)", low=1, high=1e12)
+    rope_scaling: list[float] = key([], "Llama 3's scaling of the rotary angles: factor, low and "
+                                    "high frequency factor, original length; empty: none", above=0)
     attn_bias: bool = key(False, "biases in llama's attention (gpt2 always has them)")
     mlp_bias: bool = key(False, "biases in llama's feed-forward block (gpt2 always has them)")
-    block_size: int = key(128, "tokens of a training sequence; stages of divisors of the longest "
-                          "cut it, tokens per step stay", low=2, high=2**18, schedule=True)
+    block_size: int = key(128, "tokens of a training sequence; stages(...) of divisors of the "
+                          "longest cut it, tokens per step stay the same", low=2, high=2**18,
+                          schedule=True)
     # optimisation
-    batch_size: int = key(32, "sequences (of the longest block) of one optimiser step, all "
+    batch_size: int = key(32, "sequences (of the longest block) per optimiser step, all "
                           "micro-batches together", low=1)
     grad_accum: int = key(1, "micro-batches that the batch is cut into: less memory, same result",
                           low=1)
     max_steps: int = key(0, "optimiser steps; 0: as many as `epochs` needs", low=0)
-    epochs: float = key(6.0, "passes over the corpus", above=0)
-    optimizer: str = key("adamw", "of the weights; muon (torch >= 2.9): Muon on the blocks' "
-                         "matrices, its update scaled to the size of AdamW's, AdamW on embedding, "
-                         "head, norms and biases; it multiplies in bfloat16, slow on a CPU without "
-                         "it", ["adamw", "muon"])
-    lr: float = key(2.5e-4, "peak learning rate, the same of AdamW's and of Muon's weights; warmup "
-                    "and cosine to zero are applied to it", low=0, schedule=True)
-    warmup: int = key(200, "steps of linear warmup; a tenth of a run that is shorter than that",
-                      low=0)
-    weight_decay: float = key(0.1, "of AdamW and Muon, on matrices only", low=0)
-    beta2: float = key(0.999, "of AdamW: decay of the squared gradient's mean", low=0, high=0.99999)
+    epochs: float = key(6.0, "passes over the corpus", above=0, high=1e6)
+    optimizer: str = key("adamw", "adamw, or muon (torch >= 2.9): Muon on the blocks' matrices, "
+                         "with updates of the size of AdamW's, and AdamW on embedding, head, norms "
+                         "and biases; Muon multiplies in bfloat16, slow on a CPU without it",
+                         ["adamw", "muon"])
+    lr: float = key(2.5e-4, "peak learning rate of AdamW and Muon, before warmup and cosine to "
+                    "zero", low=0, high=10, schedule=True)
+    warmup: int = key(200, "steps of linear warmup; in a run that is shorter, a tenth of it", low=0)
+    weight_decay: float = key(0.1, "weight decay of AdamW and Muon, on matrices only", low=0,
+                              high=100)
+    beta2: float = key(0.999, "AdamW's decay of the mean squared gradient", low=0, high=0.99999)
     grad_clip: float = key(1.0, "largest gradient norm; 0: no clipping", low=0)
     max_skipped: int = key(10, "steps in a row with a loss or gradient that is not finite before "
                            "the run stops", low=0)
@@ -129,40 +136,39 @@ class Config:
                         ["logits", "probs"])
     divergence: str = key("rkl", "D between teacher p and student q: fkl = KL(p||q), rkl = "
                           "KL(q||p), or another of losses.py's, with a parameter as in jsd(0.5)")
-    tau: float = key(2.0, "temperature of p and q inside D", above=0, schedule=True)
+    tau: float = key(2.0, "temperature of p and q inside D", above=0, high=1e4, schedule=True)
     alpha: float = key(0.5, "loss = alpha CE + (1 - alpha) tau^2 D", low=0, high=1, schedule=True)
-    mix: float = key(1.0, "D's target is mix p + (1 - mix) q, its q held fixed; 1: the teacher "
-                     "alone", low=0, high=1, schedule=True)
-    reduction: str = key("token", "D's mean over tokens; Baby Llama's, that times block_size; or "
-                         "step by step, weighted", ["token", "sequence", "step"])
+    mix: float = key(1.0, "D's target is mix p + (1 - mix) q, with this q held fixed; 1: the "
+                     "teacher alone", low=0, high=1, schedule=True)
+    reduction: str = key("token", "mean of D per token; per sequence, Baby Llama's: that times "
+                         "block_size; or weighted means per time step",
+                         ["token", "sequence", "step"])
     step_weights: list[float] = key([0.5, 1.5], "reduction = step: weights of the first and last "
                                     "time step, scaled to mean 1", low=0)
-    teacher_cache: int = key(0, "of each position keep the teachers' k likeliest tokens beside the "
-                             "token file, 4k + 2 bytes a token (V > 65536: 6k + 2), and one more "
-                             "for all others: the first epoch writes them, later ones and other "
-                             "runs read them; D is then a lower bound: see mass_p in the log; "
-                             "needs random_offset = False; 0: none", low=0)
+    teacher_cache: int = key(0, "store the teachers' k most likely tokens, and the remainder as "
+                             "one more, at every position: the first epoch writes them, later ones "
+                             "and other runs read them; 4k + 2 bytes per token (V > 65536: 6k + 2) "
+                             "next to the token file; D is then a lower bound: see mass_p in the "
+                             "log; needs random_offset = False; 0: none", low=0)
     on_policy: float = key(0.0, "share of batches that train on rollouts: continuations written "
                            "by the student", low=0, high=1, schedule=True)
     rollout_mix: float = key(0.0, "rollouts are drawn from rollout_mix p + (1 - rollout_mix) q; "
-                             "0: the student's own", low=0, high=1, schedule=True)
-    rollout_every: int = key(1, "write the rollouts of so many steps in one call, which is faster; "
-                             "all but the first are then of an older student: q / q_old "
-                             "enters their weights, and the gradient is biased, by some 4, 17 and "
+                             "0: from the student alone", low=0, high=1, schedule=True)
+    rollout_every: int = key(1, "write the rollouts of this many steps in one call, which is "
+                             "faster; all but the first are then by an older student: q / q_old "
+                             "enters their weights, and the gradient is biased, by about 4, 17 and "
                              "41% of its norm at a rollout_drift of 0.0006, 0.01 and 0.06 nats per "
-                             "token; 1: exactly on-policy", low=1)
+                             "token; 1: exactly on-policy", low=1, high=1000)
     prompt_len: int = key(8, "tokens of the corpus that a rollout starts from", low=1)
     rollout_loss: str = key("token", "on rollouts: D at each position; plain REINFORCE of "
-                            "sequence-level reverse KL; or its single-step part exact and only "
+                            "sequence-level reverse KL; or the single-step part exact and only "
                             "the long-term part sampled", ["token", "reinforce", "single_step"])
-    length_norm: bool = key(False, "divide the long-term return by the number of its terms "
-                            "(biased)")
-    baseline: str = key("", "run shown beside teacher and student in the last table; trained when "
-                        "missing")
-    # what is seen, and kept
-    checkpoints: list[float] = key([], "millions of words read, after each of which to keep the "
-                                   "weights, chck_10M.pt; babylm: 1 to 10, then 20 to 100",
-                                   ["babylm"], above=0)
+    length_norm: bool = key(False, "divide the return-to-go by the number of its terms (biased)")
+    baseline: str = key("", "run to show next to teacher and student in the last table; trained "
+                        "if missing")
+    # log, validation, checkpoints
+    checkpoints: list[float] = key([], "keep the weights (chck_10M.pt) at these millions of words "
+                                   "read; babylm: 1 to 10, then 20 to 100", ["babylm"], above=0)
     log_every: int = key(50, "steps between lines of metrics.jsonl", low=1)
     val_every: int = key(500, "steps between validations", low=1)
     val_tokens: int = key(50_000, "development tokens of a validation during training; 0: all",
@@ -170,7 +176,7 @@ class Config:
     eval_tokens: int = key(200_000, "development tokens, of each domain, that are scored after "
                            "training; 0: no evaluation then", low=0)
 
-    file = None  # where it was read; no key
+    file = None  # the file that it was read from; no key
 
     @property
     def teacher_runs(self):
@@ -183,7 +189,7 @@ class Config:
         return int(max(values_of(self.block_size)))
 
     def at(self, progress):
-        """This config at progress in [0, 1]: numbers in the place of schedules, and `progress`."""
+        """This config at progress in [0, 1], with numbers in the place of schedules."""
         now = copy.copy(self)
         for name in SCHEDULED:
             setattr(now, name, value_at(getattr(self, name), progress))
@@ -193,14 +199,14 @@ class Config:
         return now
 
     def word_marks(self):
-        """{"chck_10M": 10_000_000, ...}: when the key `checkpoints` keeps weights, rising."""
+        """{"chck_10M": 10_000_000, ...}: the words at which `checkpoints` keeps weights, rising."""
         millions = self.checkpoints
         if millions == "babylm":
             millions = [*range(1, 10), *range(10, 101, 10)]
         return {f"chck_{m:g}M": round(m * 1e6) for m in sorted(millions)}
 
     def loss_keys(self):
-        """What losses.distillation_loss calls by these names; of a config that `at` gave."""
+        """The keyword arguments of losses.distillation_loss, from a config that `at` returned."""
         return dict(divergence=self.divergence, tau=self.tau, alpha=self.alpha, mix=self.mix,
                     ensemble=self.ensemble, reduction=self.reduction,
                     step_weights=self.step_weights, T=self.longest_block)
@@ -211,8 +217,8 @@ SCHEDULED = [name for name, field in KEYS.items() if field.metadata["schedule"]]
 TYPES = {str: "a string", int: "a whole number", float: "a number", bool: "True or False",
          list[str]: "a list of strings", list[float]: "a list of numbers"}
 
-# A teacher, baseline or init that is missing is trained from its own config with these taken from
-# the student's run. One that is there already must agree in text, tokenizer, mark and seed.
+# A missing teacher, baseline or init is trained from its own config with these keys taken from the
+# student's run. An existing one must agree in text, tokenizer, mark and seed.
 INHERITED = ("corpus", "dev", "mark", "sentences", "max_words", "seed", "out_dir", "data_dir",
              "tokenizer", "vocab_size", "device", "dtype", "compile", "max_minutes")
 
@@ -223,7 +229,7 @@ INHERITED = ("corpus", "dev", "mark", "sentences", "max_words", "seed", "out_dir
 def read_schedule(value):
     """"linear(0: 1, 0.7: 0)" -> ("linear", ((0.0, 1.0), (0.7, 0.0))); a number is a flat line.
 
-    Raises UserError for any other form, for points outside [0, 1] or out of order.
+    Raises UserError for another form, and for points outside [0, 1] or out of order.
     """
     if not isinstance(value, str):
         return "linear", ((0.0, float(value)),)
@@ -243,12 +249,12 @@ def read_schedule(value):
 
 
 def values_of(value):
-    """The numbers that a schedule's points have; of a number, itself."""
+    """The numbers of a schedule's points; a number alone is its only one."""
     return [y for _, y in read_schedule(value)[1]]
 
 
 def value_at(value, progress):
-    """The value of a key at progress in [0, 1]: of a schedule, or the number that it is."""
+    """The value at progress in [0, 1] of a schedule, or of a number."""
     kind, points = read_schedule(value)
     past = [point for point in points if point[0] <= progress] or points[:1]
     ahead = points[len(past):]
@@ -259,17 +265,17 @@ def value_at(value, progress):
     return y0 + (y1 - y0) * (progress - x0) / (x1 - x0)
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- checks
 
 def check(name, value):
-    """value as the key's type; UserError with the key, what was given and what is allowed."""
+    """The value, in the key's type; UserError names the key, the value and the allowed ones."""
     if name not in KEYS:
         near = difflib.get_close_matches(name, KEYS, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else "; --help lists all keys"
         raise UserError(f"unknown key {name!r}{hint}")
     kind = KEYS[name].type
     meta = KEYS[name].metadata
-    numbers = []  # those that must lie within the key's bounds
+    numbers = []  # to be checked against the key's bounds
     if meta["schedule"] and isinstance(value, str):
         try:
             numbers = values_of(value)
@@ -291,6 +297,8 @@ def check(name, value):
     elif kind is int:
         numbers = [value]
 
+    if meta["path"]:
+        value = os.path.expanduser(value)
     if meta["allowed"] and kind is str and value not in meta["allowed"]:
         raise UserError(f"{name} = {value!r}: allowed are {', '.join(meta['allowed'])}")
     if kind is int and any(x % 1 for x in numbers):
@@ -303,7 +311,7 @@ def check(name, value):
 
 
 def as_float(x):
-    """An int of any length as a float; one that no float can hold is infinite, and so refused."""
+    """A float of an int of any length; too large a one becomes inf, which no key allows."""
     return float(x) if abs(x) < 1e300 else float("inf")
 
 
@@ -421,9 +429,9 @@ def read_assignments(path):
 
     Of a run's config.json its keys; those that begin with _ are notes. Raises UserError.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors of Windows begin it with a mark
+        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     except (OSError, UnicodeDecodeError) as e:
         what = getattr(e, "strerror", "is not UTF-8 text") or "cannot be read"
         meant = CONFIGS / f"{path.stem}.py"
@@ -505,7 +513,7 @@ def read_config(path, overrides=(), early=False):
                 setattr(config, name, check(name, value))
             except UserError as e:
                 raise UserError(f"{source}: {e}")
-    config.file = pathlib.Path(path)
+    config.file = pathlib.Path(path).expanduser()
     config.name = config.name or config.file.stem
     check_together(config)
     if not early:
@@ -535,29 +543,22 @@ def related_config(config, name):
 
 # ---------------------------------------------------------------- the command line
 
-def answer_early(usage):
-    """For the head of a script: --help, a refusal and Ctrl-C, before torch's import takes seconds.
+def answer_early(parse):
+    """For the head of a script: parse(argv) before torch's import, which takes seconds.
 
-    What only the loss can refuse is refused when main reads the command line again.
+    So --help and mistakes are answered at once. During the import a signal ends the process as the
+    system does it, for an exception would be a traceback.
     """
-    read_early(lambda argv: parse_args(argv, usage, early=True))
-
-
-def read_early(read):
-    """`answer_early` of a command line that is read(argv)'s."""
-    run_main(read)
+    run_main(parse)
     if "RANK" not in os.environ:
-        on_signals(leave)
-
-
-def leave(number, frame):
-    """What Ctrl-C does while nothing has begun; an exception would be the import's traceback."""
-    os.write(2, f"interrupted by {signal.Signals(number).name}\n".encode())
-    os._exit(128 + number)
+        on_signals(signal.SIG_DFL)
 
 
 def parse_args(argv, usage="", early=False):
-    """CONFIG [--key=value ...] -> Config; --help prints `usage` and every key, and exits."""
+    """CONFIG [--key=value ...] -> Config. --help prints `usage` and every key, and exits.
+
+    early: torch is not imported, so the loss does not check its keys yet.
+    """
     if any(arg in ("-h", "--help") for arg in argv):
         print(help_text(usage))
         raise SystemExit(0)
@@ -570,8 +571,8 @@ def parse_args(argv, usage="", early=False):
 
 
 def run_folder(text):
-    """A run's folder as it was typed; one without a name, "." or "..", in full."""
-    path = pathlib.Path(text)
+    """The path of a run's folder as it was typed; for "." and ".." the absolute one."""
+    path = pathlib.Path(text).expanduser()
     return path if path.name not in ("", "..") else path.resolve()
 
 
@@ -634,36 +635,39 @@ def help_text(usage):
     return "\n".join(lines) + "\n" + textwrap.indent(example, "  ")
 
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
 def interrupt(number, frame):
-    """What Ctrl-C does, and SIGTERM: `with` cleans up on the way out, run_main says what it was."""
+    """Raise KeyboardInterrupt: `with` blocks clean up, and run_main prints the message."""
     raise KeyboardInterrupt(number, f"interrupted by {signal.Signals(number).name}")
 
 
 def on_signals(act=interrupt):
-    """From now on Ctrl-C and SIGTERM call act(number, frame), where they are not ignored."""
+    """Let Ctrl-C, SIGTERM and SIGHUP call act(number, frame), unless they are ignored so far."""
     if threading.current_thread() is not threading.main_thread():
-        return  # only a main thread has a say in it
-    for number in (signal.SIGINT, signal.SIGTERM):
+        return  # Python allows it to the main thread alone
+    for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, act)
 
 
 def run_main(main):
-    """Call main(argv); an error that a user can mend is one line on stderr, and exit code 2.
+    """Call main(argv). A UserError is one line on stderr, with exit code 2.
 
-    Ctrl-C and SIGTERM are one line too, with codes 130 and 143. What stdout's encoding lacks is
-    escaped, as on stderr: a redirected one need not be UTF-8.
+    Signals are one line too, with exit code 128 + number. Characters that stdout's encoding lacks
+    are escaped, as on stderr.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    if "RANK" not in os.environ:  # a waiting rank must end at once: the system sees to it
+    if "RANK" not in os.environ:  # the system's default ends a waiting rank at once
         on_signals()
     try:
         try:
             main(sys.argv[1:])
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # who reads it, head say, has had enough
+    except BrokenPipeError:  # its reader, head for example, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE)
     except KeyboardInterrupt as e:

@@ -65,7 +65,7 @@ def test_a_run_is_its_config_json(file):
     ("seed = True", ["must be a whole number"]),
     ("tie = 1", ["tie = 1", "True or False"]),
     ("tau = 0", ["tau = 0", "must be > 0"]),
-    ("epochs = 1e999", ["epochs = inf", "> 0 and finite"]),
+    ("epochs = 1e999", ["epochs = inf", "> 0 and <= 1000000"]),
     ("alpha = 1.5", ["alpha = 1.5", ">= 0 and <= 1"]),
     ("alpha = 'linear(0: 2)'", ["alpha", "<= 1"]),
     ("lr = float('nan')", ["line 1", "lr must be a literal"]),
@@ -378,9 +378,8 @@ def test_an_output_that_nobody_reads_is_no_traceback():
     assert ended.returncode == 128 + signal.SIGPIPE and ended.stderr == ""
 
 
-def test_a_signal_while_torch_is_imported_is_one_line(with_torch):
+def test_a_signal_while_torch_is_imported_is_no_traceback(with_torch):
     # SIGTERM, for a suite in the background has Ctrl-C ignored by its shell
     import_torch = "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(5)"
     ended = with_torch([ROOT / "distill.py", f"{ROOT}/configs/rkl_demo.py"], import_torch)
-    assert ended.returncode == 143
-    assert ended.stderr == "interrupted by SIGTERM\n"
+    assert (ended.returncode, ended.stderr) == (-signal.SIGTERM, "")

@@ -23,7 +23,7 @@ flatters, so the table also shows the last epoch's accuracy and the majority's.
 import os
 import pathlib
 
-from onecoach.config import Arguments, UserError, read_early, run_folder, run_main
+from onecoach.config import Arguments, UserError, answer_early, run_folder, run_main
 
 
 def read_args(argv):
@@ -57,7 +57,7 @@ def read_args(argv):
 
 
 if __name__ == "__main__":
-    read_early(read_args)
+    answer_early(read_args)
 
 import collections
 import copy

@@ -11,7 +11,7 @@ eval.json, config.json, tokenizer.json.
 A network is better than the 5-gram by what it learns from more than four tokens back and from
 similar words, and better than the unigram by order.
 """
-from onecoach.config import Arguments, UserError, parse_args, read_early, run_main
+from onecoach.config import Arguments, UserError, answer_early, parse_args, run_main
 
 
 def read_args(argv):
@@ -24,7 +24,7 @@ def read_args(argv):
 
 
 if __name__ == "__main__":
-    read_early(lambda argv: parse_args(read_args(argv)[1], __doc__, early=True))
+    answer_early(lambda argv: parse_args(read_args(argv)[1], __doc__, early=True))
 
 import collections
 import dataclasses

@@ -13,7 +13,7 @@ The story is a list of blocks, written once and put into both forms: (kind, cont
 heading, words, table (rows of texts, the first its head), text (as it stands) or picture (a title,
 curves, ...: see `Picture`).
 """
-from onecoach.config import Arguments, read_early, run_folder, run_main
+from onecoach.config import Arguments, answer_early, run_folder, run_main
 
 
 def read_args(argv):
@@ -23,7 +23,7 @@ def read_args(argv):
 
 
 if __name__ == "__main__":
-    read_early(read_args)
+    answer_early(read_args)
 
 from tools.modes.page import show, write_report
 

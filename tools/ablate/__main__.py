@@ -40,7 +40,7 @@ nothing in results/ changes. --jobs is the number of runs at a time, each on one
 many small ones: for results/1m up to 23, under CUDA's MPS). The packages scipy and, for the
 pictures, matplotlib are in requirements-dev.txt.
 """
-from onecoach.config import Arguments, UserError, read_early, run_main
+from onecoach.config import Arguments, UserError, answer_early, run_main
 
 
 def read_args(argv):
@@ -57,7 +57,7 @@ def read_args(argv):
 
 
 if __name__ == "__main__":
-    read_early(read_args)
+    answer_early(read_args)
 
 import hashlib
 import importlib.util

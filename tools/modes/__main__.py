@@ -19,7 +19,7 @@ at its positions (`measure`); the command, and its words. Beside it, a subject e
 
 The expectations are exact over the next word, at prefixes of the text.
 """
-from onecoach.config import Arguments, read_early, run_folder, run_main
+from onecoach.config import Arguments, answer_early, run_folder, run_main
 
 
 def read_args(argv):
@@ -29,7 +29,7 @@ def read_args(argv):
 
 
 if __name__ == "__main__":
-    read_early(read_args)
+    answer_early(read_args)
 
 import eval
 from onecoach import run

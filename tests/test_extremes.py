@@ -1,0 +1,65 @@
+"""Every numeric key at its extremes: ten steps are trained, or it is refused in one line."""
+import json
+
+import pytest
+import torch
+
+import distill
+from onecoach import config, run
+from onecoach.config import UserError
+
+TINY = dict(sentences=300, n_layer=1, n_head=2, d_model=16, d_ff=32, block_size=16, batch_size=4,
+            max_steps=20, warmup=2, val_tokens=64, eval_tokens=0, log_every=5, val_every=1000,
+            mark="line", dtype="float32")
+STUDENT = dict(TINY, teachers=["coach"], alpha=0.5, divergence="rkl")
+# keys that mean something only together with others
+WITH = {
+    "step_weights": dict(reduction="step"),
+    "teacher_cache": dict(random_offset=False),
+    "norm_eps": {}, "rope_scaling": dict(arch="llama"),
+    **dict.fromkeys(("on_policy", "rollout_mix", "rollout_every", "prompt_len"),
+                    dict(on_policy=1.0, init="first", tau=1.0, prompt_len=4)),
+}
+EXTREMES = {int: [0, 1, 10**9], float: [0.0, 1e-30, 1e30], list[float]: [[0.0, 1e30], [1e-30] * 2]}
+CASES = [(name, value) for name, field in config.KEYS.items() if field.type in EXTREMES
+         for value in EXTREMES[field.type]]
+CASES += [(name, float(field.metadata["high"])) for name, field in config.KEYS.items()
+          if field.type is float and field.metadata["high"]]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with the configs and runs of a coach and of a first student."""
+    folder = tmp_path_factory.mktemp("extremes")
+    for name in ("coach", "first"):
+        (folder / f"{name}.py").write_text("".join(f"{k} = {v!r}\n" for k, v in TINY.items()))
+        distill.train(config.read_config(folder / f"{name}.py", places(folder)))
+    return folder
+
+
+def places(folder):
+    return [("out_dir", str(folder / "out")), ("data_dir", str(folder / "data")),
+            ("device", "cpu")]
+
+
+@pytest.mark.parametrize("name, value", CASES, ids=str)
+def test_ten_steps_or_a_line(name, value, runs, monkeypatch):
+    """Accepted means that it trains: no step is skipped, and the weights stay finite."""
+    goes_on = run.Run.goes_on
+    monkeypatch.setattr(run.Run, "goes_on", lambda self: self.step < 10 and goes_on(self))
+    student = runs / "student.py"
+    student.write_text("")
+    keys = {**STUDENT, **WITH.get(name, {}), name: value, "resume": "no"}
+    try:
+        settings = config.read_config(student, [*keys.items(), *places(runs)])
+        distill.train(settings)
+    except UserError as e:
+        assert "\n" not in str(e)
+        return
+    folder = runs / "out/student"
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    assert not any(line.get("skipped") for line in lines)
+    path = folder / "ckpt.pt"
+    if path.exists():  # with max_minutes or max_steps next to nothing there may be none
+        weights = torch.load(path, weights_only=True)["model"].values()
+        assert all(weight.isfinite().all() for weight in weights)
