@@ -91,13 +91,18 @@ def test_numbers_in_the_page_are_the_models(written, demo_runs):
                 assert truth[tokenizer.encode(word)[0]] == pytest.approx(p_star, abs=1e-6)
 
 
-def test_both_forms_say_the_same(written, demo_runs):
-    markdown = written.with_suffix(".md").read_text()
+def test_the_page_says_what_was_trained_and_found(written):
     whole = written.read_text()
-    for found in ("python distill.py configs/rkl_demo.py --", "--sentences=300", "What was trained",
-                  "repetition, texts without an end", "rkl_demo beside fkl_demo, by the truth: "):
-        assert found in markdown and found in whole
+    for said in ("python distill.py configs/rkl_demo.py --", "--sentences=300", "What was trained",
+                 "repetition, texts without an end", "rkl_demo beside fkl_demo, by the truth: "):
+        assert said in whole
     assert pictures.NO_MATPLOTLIB in whole
+
+
+def test_the_command_ends_with_its_page_and_verdicts(written, capsys):
+    page.show(written)
+    said = capsys.readouterr().out
+    assert f"the page of it: {written}" in said and "rkl_demo: no sign of " in said
 
 
 def test_a_large_vocabulary_keeps_its_bars(monkeypatch):
@@ -228,28 +233,6 @@ def test_yardsticks_of_the_same_tokenizer_stand_beside(tmp_path, capsys):
         tmp_path / name, None, types.SimpleNamespace(hash="ours"), None)) for name in NAMES]
     assert story.yardsticks(founds) == [("ngram-1", {"blimp": blimp})]
     assert "ngram-5 is not shown" in capsys.readouterr().out
-
-
-def test_a_demo_ends_with_its_page(written, demo_runs, monkeypatch, capsys):
-    """Of what stands beside it too; the verdicts in words; another run, or a look, with nothing."""
-    asked = []
-    monkeypatch.setattr(page, "write_report", lambda folders: asked.append(folders) or written)
-    monkeypatch.setattr(page, "has_matplotlib", lambda: True)
-    config = read_config(demo_runs / "rkl_demo/config.json")
-    page.after_training(config)  # eval_tokens is 0: nobody wants figures
-    page.after_training(dataclasses.replace(config, eval_tokens=1, name="rkl_nano"))
-    assert not asked and not capsys.readouterr().out
-    config = dataclasses.replace(config, eval_tokens=1)
-    page.after_training(config)
-    assert [folder.name for folder in asked.pop()] == NAMES
-    said = capsys.readouterr().out
-    assert f"the page of it: {written}" in said and "rkl_demo: no sign of " in said
-
-    monkeypatch.setattr(page, "has_matplotlib", lambda: False)
-    page.after_training(config)
-    said = capsys.readouterr().out
-    assert not asked and "pip install matplotlib" in said
-    assert f"python -m tools.report {demo_runs / 'base_demo'} {demo_runs / 'fkl_demo'}" in said
 
 
 def test_what_cannot_be_reported(tmp_path):

@@ -1,17 +1,12 @@
-"""A run's pages: what was trained, what came of it, and the mode browser to play with.
+"""Write a page about runs: what was trained, what came of it, and a mode browser to play with.
 
     python -m tools.report RUN [RUN ...]
 
-writes report.md and report.html into the last RUN's folder: it is who the page is about. The page
-is one file: no server, no request to anywhere, readable on a phone, dark and light. All is measured
-by tools.modes, whose modes.json is written too. matplotlib (optional) draws the curves; without it
-the page has tables and its interactive parts, and with it a demo ends with its own page
-(`after_training`). Where tools.ngram has put its yardsticks beside the runs, they stand beside the
+The page is report.html in the last RUN's folder, the run that it is about. It is one file, asks no
+server for anything, and can be read on a phone, in dark and in light. tools.modes measures the
+runs and writes their modes.json. matplotlib (optional) draws the curves; without it the page has
+tables and the interactive parts. If tools.ngram has been run, its figures stand beside the
 benchmarks.
-
-The story is a list of blocks, written once and put into both forms: (kind, content), where kind is
-heading, words, table (rows of texts, the first its head), text (as it stands) or picture (a title,
-curves, ...: see `Picture`).
 """
 from onecoach.config import Arguments, answer_early, run_folder, run_main
 

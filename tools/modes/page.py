@@ -1,12 +1,11 @@
-"""A page as HTML, one file, and the same as markdown; and what the two are written from."""
+"""A page about runs as one HTML file."""
 import html
 import json
 import pathlib
 import re
 
 import eval
-from onecoach import files, run, signatures
-from onecoach.ranks import RANK
+from onecoach import files, signatures
 from tools.modes.browser import browser_data
 from tools.modes.examine import examine
 from tools.modes.pictures import COLOURS, NO_MATPLOTLIB, has_matplotlib, role_of, svg_of
@@ -14,24 +13,6 @@ from tools.modes.story import blocks_of, summary_blocks
 from tools.modes.words import label_of
 
 TEMPLATE = pathlib.Path(__file__).with_name("page.html")
-
-
-def as_markdown(blocks):
-    lines = []
-    for kind, content in blocks:
-        if kind == "table":
-            head, *body = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row]
-                           for row in content]
-            rows = [head, ["---"] * len(head), *body]
-            lines += ["| " + " | ".join(row) + " |" for row in rows]
-        elif kind == "text":
-            lines += ["    " + line for line in content.split("\n")]
-        elif kind == "picture":
-            lines += [f"(report.html has a picture here: {content.caption}.)"]
-        else:
-            lines += [("## " if kind == "heading" else "") + content]
-        lines.append("")
-    return "\n".join(lines)
 
 
 def as_html(blocks, colour_of, pictures):
@@ -77,42 +58,21 @@ def page(founds, blocks, pictures):
 
 
 def write_report(folders):
-    """Measure the runs in folders; write report.md and report.html; the page's path."""
+    """Measure the runs in folders, write report.html into the last one, and return its path."""
     with eval.full_precision():
         founds = examine(folders)
         blocks = blocks_of(founds)
         pictures = has_matplotlib()
         whole = page(founds, blocks, pictures)
     folder = founds[-1].subject.folder
-    files.write_text(folder / "report.md", "# Does it seek modes?\n\n"
-                     + as_markdown(summary_blocks(founds) + blocks))
     files.write_text(folder / "report.html", whole)
     if not pictures:
         print(NO_MATPLOTLIB)
     return folder / "report.html"
 
 
-def after_training(config):
-    """The page of a demo's student and of what stands beside it; of other runs nothing is done.
-
-    Where matplotlib is not, one line says how to come by it: measuring takes its time.
-    """
-    folder = run.folder_of(config)
-    is_demo = config.name.endswith("_demo") and config.corpus == "babytalk" and config.teachers
-    if RANK or not is_demo or not config.eval_tokens or not run.is_finished(folder):
-        return
-    names = dict.fromkeys([config.baseline, config.name.replace("rkl", "fkl"), config.name])
-    folders = [folder.with_name(name) for name in names if name]
-    folders = [folder for folder in folders if run.is_finished(folder)]
-    if not has_matplotlib():
-        print("\nwith matplotlib (pip install matplotlib) a page to play with comes of this; or by "
-              f"hand:\n  python -m tools.report {' '.join(map(str, folders))}")
-        return
-    show(write_report(folders))
-
-
 def show(path):
     """Print where the page is, and the verdicts of the run that it is about."""
     verdicts = files.read_json(path.with_name("eval.json"))["verdicts"]
     print("\n" + "\n".join(signatures.words(path.parent.name, verdicts)))
-    print(f"the page of it: {path} ({path.stat().st_size / 1e6:.2f} MB), {path.with_suffix('.md')}")
+    print(f"the page of it: {path} ({path.stat().st_size / 1e6:.2f} MB)")
