@@ -42,7 +42,15 @@ from onecoach.corpora import (
     resolve,
 )
 from onecoach.imported import load_tokenizer, say_lost
-from onecoach.tokens import AGAIN, Segment, TokenFile, read_clean, stream, write_tokens
+from onecoach.tokens import (
+    AGAIN,
+    FORM,
+    Segment,
+    TokenFile,
+    read_clean,
+    stream,
+    write_tokens,
+)
 
 
 # ---------------------------------------------------------------- preparation
@@ -112,8 +120,8 @@ def corpus_files(config):
 def digest_of(config, tokenizer, train_files, dev_files):
     """A digest of all that the prepared data depend on: of the files their content."""
     vocabulary = tokenizer.hash if tokenizer else config.vocab_size
-    # the rules too, for another version of this program may have others
-    keys = (PATTERN, CLEAN, ALWAYS, vocabulary, config.mark, config.seed, config.max_words)
+    # the rules and the form too, for another version of this program may have others
+    keys = (PATTERN, CLEAN, ALWAYS, FORM, vocabulary, config.mark, config.seed, config.max_words)
     digest = hashlib.sha256(repr(keys).encode())
     if config.corpus == "babytalk":
         digest.update(repr(config.sentences).encode())

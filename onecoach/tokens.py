@@ -1,20 +1,21 @@
-"""Token files: text as ids on the disk, mapped into memory; how one is written from clean lines."""
+"""Token files: text as ids on the disk, mapped into memory; how one is written from clean lines.
+
+    train.bin     the ids, one after the other, 16 bits each (32 where V > 65536), little-endian
+    train.json    their type, the domains, the digests of tokenizer and text
+"""
 import collections
 import concurrent.futures
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 
 import numpy as np
 import torch
 
-from bpe import Tokenizer
 from onecoach.config import UserError
 from onecoach.corpora import in_blocks
 
-MAGIC = b"onecoach tokens\n"
+FORM = 2  # of these files: another one is prepared in another folder
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 AGAIN = "remove its folder, it will be prepared again"
 
@@ -23,7 +24,7 @@ Segment = collections.namedtuple("Segment", "name start stop words bytes")
 
 
 class TokenFile:
-    """A stream of token ids on disk: `tokens` (count,), memory-mapped, and what its header says.
+    """A stream of token ids on disk: `tokens` (count,), memory-mapped, and what is known of it.
 
     count; words and bytes of the text; tokenizer and corpus, digests; mark; segments, a Segment for
     each domain; bos_id and newline_id, where documents and lines begin and end.
@@ -33,103 +34,89 @@ class TokenFile:
     """
 
     def __init__(self, path, tokenizer_hash=None):
-        header, start = read_header(path)
-        self.count = header["count"]
-        self.words = header["words"]
-        self.bytes = header["bytes"]
-        self.tokenizer = header["tokenizer"]
-        self.corpus = header["corpus"]
-        self.mark = header["mark"]
-        self.segments = [Segment(*segment) for segment in header["segments"]]
-        self.bos_id = header.get("bos_id", Tokenizer.bos_id)
-        self.newline_id = header.get("newline_id", Tokenizer.newline_id)
-        self.dtype = np.dtype(DTYPES[header["dtype"]])
+        about = read_about(path)
+        self.segments = [Segment(*segment) for segment in about["segments"]]
+        self.count = self.segments[-1].stop
+        self.words = sum(segment.words for segment in self.segments)
+        self.bytes = sum(segment.bytes for segment in self.segments)
+        self.tokenizer = about["tokenizer"]
+        self.corpus = about["corpus"]
+        self.mark = about["mark"]
+        self.bos_id = about["bos_id"]
+        self.newline_id = about["newline_id"]
 
-        size = os.path.getsize(path) - start
-        due = self.count * self.dtype.itemsize
-        if size != due:
-            what = "cut short" if size < due else "too long"
-            raise UserError(f"token file {path}: {what}, {size} bytes of {due}; {AGAIN}")
+        dtype = np.dtype(DTYPES[about["dtype"]])
+        size = os.path.getsize(path)
+        expected = self.count * dtype.itemsize
+        if size != expected:
+            fault = "cut short" if size < expected else "too long"
+            raise UserError(f"token file {path}: {fault}, {size} bytes of {expected}; {AGAIN}")
         if tokenizer_hash not in (None, self.tokenizer):
             raise UserError(f"token file {path}: made with tokenizer {self.tokenizer}, not "
                             f"{tokenizer_hash}; {AGAIN}")
         # mode c: what is written to the array does not reach the file
-        self.tokens = np.memmap(path, self.dtype, "c", offset=start, shape=(self.count,))
+        self.tokens = np.memmap(path, dtype, "c")
 
 
-def read_header(path):
-    """(header of a token file, byte at which its tokens start); UserError if it has none."""
+def read_about(path):
+    """Read the JSON beside a token file; UserError where one of the two is missing or damaged."""
     try:
-        with open(path, "rb") as f:
-            magic = f.read(len(MAGIC))
-            size = int.from_bytes(f.read(4), "little")
-            header = json.loads(f.read(size)) if magic == MAGIC else {}
-        if not is_whole(header):
-            raise ValueError
+        about = json.loads(pathlib.Path(path).with_suffix(".json").read_bytes())
+        if os.path.getsize(path) and is_whole(about):
+            return about
     except OSError as e:
-        raise UserError(f"token file {path}: {e.strerror}")
+        raise UserError(f"token file {e.filename}: {e.strerror}")
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"token file {path}: not a token file, or damaged; {AGAIN}")
-    return header, len(MAGIC) + 4 + size
+        pass
+    raise UserError(f"token file {path}: not a token file, or damaged; {AGAIN}")
 
 
-def is_whole(header):
+def is_whole(about):
     """Is it as `write_tokens` writes it? For some that are not: KeyError, TypeError, ValueError."""
-    segments = [Segment(*segment) for segment in header["segments"]]
-    numbers = [header["count"], header["words"], header["bytes"]]
-    numbers += [header[name] for name in ("bos_id", "newline_id") if name in header]
+    segments = [Segment(*segment) for segment in about["segments"]]
+    numbers = [about["bos_id"], about["newline_id"]]
     numbers += [number for segment in segments for number in segment[1:]]
-    words = [header["tokenizer"], header["corpus"], header["mark"]]
+    words = [about["tokenizer"], about["corpus"], about["mark"]]
     words += [segment.name for segment in segments]
 
-    # one domain after the other, from the first token to the last
+    # one domain after the other, from the first token on
     ends = [0, *(segment.stop for segment in segments)]
-    tiled = ends[:-1] == [segment.start for segment in segments] and ends[-1] == header["count"]
+    tiled = ends[:-1] == [segment.start for segment in segments] and ends == sorted(ends)
     counted = {*map(type, numbers)} == {int} and 0 <= min(numbers) <= max(numbers) < 2**63
-    named = {*map(type, words)} == {str} and header["dtype"] in DTYPES
-    return counted and named and bool(segments) and tiled and ends == sorted(ends)
+    named = {*map(type, words)} == {str} and about["dtype"] in DTYPES
+    return bool(segments) and tiled and counted and named
 
 
 def write_tokens(path, tokenizer, texts, mark, seed, corpus):
     """Encode texts {domain: file of clean lines} into one token file.
 
     `<s>` opens each text and, as `mark` says, no line of it, half of the lines (drawn by `seed`) or
-    every line. corpus: the text's digest, for the header.
+    every line. corpus: the text's digest.
     """
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     share = {"none": 0.0, "half": 0.5, "line": 1.0}[mark]  # of the lines that `<s>` opens
     rng = np.random.default_rng(seed)
     segments = []
     count = 0
-    with tempfile.TemporaryFile(dir=pathlib.Path(path).parent) as body:
+    with open(path, "wb") as out:
         for domain, file in texts.items():
             start = count
             words = 0
             for text, ids in encoded_blocks(file, tokenizer):
-                ids = ids.astype(dtype)
                 starts = np.flatnonzero(ids[:-1] == tokenizer.newline_id) + 1
                 starts = np.concatenate([[0], starts])  # where lines begin
                 chosen = rng.random(len(starts)) < share
                 if count == start:  # a domain always begins with it
                     chosen[0] = True
                 ids = np.insert(ids, starts[chosen], tokenizer.bos_id)
-                body.write(ids.tobytes())
+                out.write(ids.astype(DTYPES[dtype]).tobytes())
                 count += len(ids)
                 words += len(text.split())
             segments.append(Segment(domain, start, count, words, os.path.getsize(file)))
 
-        write_file(path, body, {
-            "dtype": dtype,
-            "count": count,
-            "words": sum(segment.words for segment in segments),
-            "bytes": sum(segment.bytes for segment in segments),
-            "tokenizer": tokenizer.hash,
-            "corpus": corpus,
-            "mark": mark,
-            "bos_id": tokenizer.bos_id,
-            "newline_id": tokenizer.newline_id,
-            "segments": segments,
-        })
+    about = {"dtype": dtype, "tokenizer": tokenizer.hash, "corpus": corpus, "mark": mark,
+             "bos_id": tokenizer.bos_id, "newline_id": tokenizer.newline_id, "segments": segments}
+    pathlib.Path(path).with_suffix(".json").write_text(json.dumps(about))
 
 
 def encoded_blocks(file, tokenizer):
@@ -151,20 +138,10 @@ def encoded_blocks(file, tokenizer):
 
 
 def processors():
-    """How many this process may use."""
+    """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux: fewer than there are, in many a container
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def write_file(path, body, header):
-    """A token file of a body, an open file of tokens, and a header, a dict."""
-    text = json.dumps(header).encode()
-    text += b" " * (-(len(MAGIC) + 4 + len(text)) % 64)  # tokens start on a cache line
-    body.seek(0)
-    with open(path, "wb") as out:
-        out.write(MAGIC + len(text).to_bytes(4, "little") + text)
-        shutil.copyfileobj(body, out)
 
 
 def read_clean(file):
@@ -174,9 +151,9 @@ def read_clean(file):
 
 
 def stream(file, device="cpu"):
-    """A TokenFile's tokens (count,) on a device.
+    """Return a TokenFile's tokens (count,) on a device.
 
-    As signed integers, for torch indexes no unsigned ones; `cut` takes the sign off again.
+    As signed integers, for torch indexes no unsigned ones; `data.cut` takes the sign off again.
     """
     signed = file.tokens.dtype.str.replace("u", "i")
     return torch.from_numpy(file.tokens.view(signed)).to(device)

@@ -260,7 +260,7 @@ def test_prepare_is_deterministic(texts, make_config, tmp_path):
     again = make_config(corpus=str(texts), vocab_size=300, data_dir=str(tmp_path / "again"))
     b = tree(prepare(again).folder)
     assert {k: v[1] for k, v in a.items()} == {k: v[1] for k, v in b.items()}
-    assert len(a) == 3
+    assert len(a) == 5
 
 
 @pytest.mark.parametrize("processors, block", [(2, 1 << 20), (1, 300), (2, 300), (5, 1)])
@@ -442,7 +442,7 @@ def test_what_is_written_is_the_same_on_windows(texts, make_config, tmp_path, mo
 
 
 def test_a_corpus_of_very_many_files(tmp_path):
-    """Its token file's header has an entry for each, and may be as long as that takes."""
+    """The JSON of its token file has an entry for each, and may be as long as that takes."""
     (tmp_path / "a.text").write_text("the cat\n")
     texts = {f"{'a-rather-long-name-' * 10}{i}": tmp_path / "a.text" for i in range(6000)}
     write_tokens(tmp_path / "t.bin", Tokenizer([]), texts, "none", 0, "x")
@@ -504,41 +504,41 @@ def test_bad_tokenizer_files(tmp_path):
 
 def test_bad_token_files(texts, make_config, tmp_path):
     p = prepare(make_config(corpus=str(texts), vocab_size=300))
-    good = (p.folder / "train.bin").read_bytes()
+    good, about = ((p.folder / f"train{ending}").read_bytes() for ending in (".bin", ".json"))
     file = tmp_path / "t.bin"
 
-    def refused(content, match, *args):
+    def refused(content, match, *args, about=about):
         file.write_bytes(content)
+        file.with_suffix(".json").write_bytes(about)
         one_line(TokenFile, file, *args, match=match)
 
     refused(good[:-2], "cut short")
     refused(good + b"xx", "too long")
-    refused(good[:30], "damaged")
     refused(b"", "not a token file")
-    refused(b"x" + good[1:], "not a token file")
-    refused(good.replace(b'"uint16"', b'"object"'), "damaged")
+    refused(good, "damaged", about=b"")
+    refused(good, "damaged", about=about[:-1])
+    refused(good, "damaged", about=about.replace(b'"uint16"', b'"object"'))
     refused(good, "made with tokenizer .*, not abc", "abc")
-    file.write_bytes(good)
+    file.with_suffix(".json").write_bytes(about)
     assert TokenFile(file, p.tokenizer.hash).count == p.train.count
     one_line(TokenFile, tmp_path / "none.bin", match="No such file")
+    file.unlink()
+    one_line(TokenFile, file, match="No such file")
 
 
 @pytest.mark.parametrize("altered", [
-    {"segments": ""}, {"segments": []}, {"segments": [["a", 0, 10**9, 1, 1]]}, {"count": True},
-    {"segments": [["a", 1, "end", 1, 1]]}, {"segments": [[1, 0, "end", 1, 1]]}, {"words": -1},
+    {"segments": ""}, {"segments": []}, {"segments": [["a", 0, 10**9, 1, 1]]},
+    {"segments": [["a", 1, "end", 1, 1]]}, {"segments": [[1, 0, "end", 1, 1]]},
+    {"segments": [["a", 0, "end", -1, 1]]}, {"segments": [["a", 0, True, 1, 1]]},
     {"bos_id": 10**400}, {"tokenizer": None}, {"mark": 3}, {"dtype": ["uint16"]}])
-def test_a_token_file_whose_header_does_not_hold_together(texts, make_config, tmp_path, altered):
-    good = (prepare(make_config(corpus=str(texts), vocab_size=300)).folder / "dev.bin").read_bytes()
-    start = len(tokens.MAGIC) + 4
-    size = int.from_bytes(good[start - 4:start], "little")
-    header = json.loads(good[start:start + size])
+def test_a_token_file_whose_parts_do_not_hold_together(texts, make_config, tmp_path, altered):
+    folder = prepare(make_config(corpus=str(texts), vocab_size=300)).folder
+    about = json.loads((folder / "dev.json").read_bytes())
     for segment in altered.get("segments", ()):  # "end": where it would have to end
-        segment[:] = [header["count"] if x == "end" else x for x in segment]
-    header = json.dumps({**header, **altered}).encode()
-    file = tmp_path / "t.bin"
-    file.write_bytes(good[:start - 4] + len(header).to_bytes(4, "little") + header
-                     + good[start + size:])
-    one_line(TokenFile, file, match="not a token file, or damaged")
+        segment[:] = [about["segments"][-1][2] if x == "end" else x for x in segment]
+    (tmp_path / "dev.json").write_text(json.dumps({**about, **altered}))
+    shutil.copy(folder / "dev.bin", tmp_path)
+    one_line(TokenFile, tmp_path / "dev.bin", match="token file, or damaged|cut short")
 
 
 def test_corpus_smaller_than_one_batch(texts, make_config):

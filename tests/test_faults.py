@@ -33,7 +33,7 @@ import babytalk
 import data
 import distill
 import eval
-from onecoach import config, corpora, exam, files, run, tokens
+from onecoach import config, corpora, exam, files, run
 from onecoach.config import UserError
 
 TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line",
@@ -434,14 +434,6 @@ def damaged(whole):
         if whole.startswith(b"{"):  # JSON lines
             forms.append(retyped([json.loads(line) for line in whole.splitlines()]).map(
                 lambda rows: "".join(json.dumps(row) + "\n" for row in rows).encode()))
-        elif whole.startswith(tokens.MAGIC):
-            start = len(tokens.MAGIC) + 4
-            size = int.from_bytes(whole[len(tokens.MAGIC):len(tokens.MAGIC) + 4], "little")
-            headers = retyped(json.loads(whole[start:start + size])).map(
-                lambda value: json.dumps(value).encode())
-            forms.append(headers.map(
-                lambda header: tokens.MAGIC + len(header).to_bytes(4, "little") + header
-                + whole[start + size:]))
     return st.one_of(*forms)
 
 
@@ -489,6 +481,9 @@ def readers(root):
     # of a run whose best.pt is of a step that is still to come
     beside_best = types.SimpleNamespace(folder=folder, step=0)
 
+    def read_tokens():
+        lm(data.validation_blocks(data.prepare(made).dev, 16)[0])
+
     def table():
         device = torch.device("cpu")
         distill.report(types.SimpleNamespace(config=made, folder=folder, device=device,
@@ -500,8 +495,8 @@ def readers(root):
                         lambda: (run.load(folder), run.state_to_go_on_from(made, folder))),
         "tokenizer.json": (folder / "tokenizer.json",
                            lambda: data.load_tokenizer(folder / "tokenizer.json")),
-        "token file": (prepared.folder / "dev.bin",
-                       lambda: lm(data.validation_blocks(data.prepare(made).dev, 16)[0])),
+        "token file": (prepared.folder / "dev.bin", read_tokens),
+        "token file's JSON": (prepared.folder / "dev.json", read_tokens),
         "best.pt": (folder / "best.pt", lambda: run.load(folder)),
         "ckpt.pt": (folder / "ckpt.pt", go_on),
         "metrics.jsonl": (folder / "metrics.jsonl",
@@ -519,8 +514,8 @@ def readers(root):
     }
 
 
-READERS = ("config .py", "config.json", "tokenizer.json", "token file", "best.pt", "ckpt.pt",
-           "metrics.jsonl", "eval.json", "benchmark rows", "corpus text", "corpus zip")
+READERS = ("config .py", "config.json", "tokenizer.json", "token file", "token file's JSON",
+           "best.pt", "ckpt.pt", "metrics.jsonl", "eval.json", "benchmark rows", "corpus text", "corpus zip")
 
 
 @pytest.fixture(scope="module")
