@@ -24,11 +24,7 @@ import zlib
 from tqdm import tqdm
 
 from onecoach.config import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from onecoach.files import locked
 
 BLOCK = 1 << 20  # bytes, or characters, of text that are read at a time
 
@@ -135,24 +131,6 @@ def building(folder):
         except OSError:
             if not folder.is_dir():
                 raise
-
-
-@contextlib.contextmanager
-def locked(folder, wait=True):
-    """Hold a folder's lock; yields False where it cannot be had. It goes with its process."""
-    if fcntl is None:  # Windows
-        yield False
-        return
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        has_it = True
-    except OSError:  # another process has it, or the file system knows no locks
-        has_it = False
-    try:
-        yield has_it
-    finally:
-        os.close(file)
 
 
 def remove_abandoned(parent):
