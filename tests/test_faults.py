@@ -515,7 +515,8 @@ def readers(root):
 
 
 READERS = ("config .py", "config.json", "tokenizer.json", "token file", "token file's JSON",
-           "best.pt", "ckpt.pt", "metrics.jsonl", "eval.json", "benchmark rows", "corpus text", "corpus zip")
+           "best.pt", "ckpt.pt", "metrics.jsonl", "eval.json", "benchmark rows", "corpus text",
+           "corpus zip")
 
 
 @pytest.fixture(scope="module")
