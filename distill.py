@@ -61,9 +61,9 @@ def train(config):
 
         line = run.stepped(lr, norm, skipped, sums | rollout_figures(rollout))
         run.say(*failures(line))
-        if run.saves:
+        if run.should_save:
             run.save()
-        if run.validates:
+        if run.should_validate:
             run.validated(validate(student, teachers, data, run))
     run.end()
     report(run)
@@ -84,7 +84,8 @@ def take_step(student, teachers, optimizer, x, y, rollout, now, run):
             if rollout is None:
                 targets = teachers.on_text(x_i)
                 out = distillation_loss(student(x_i), student.head.weight, targets, y_i,
-                                        counts=counts, return_stats=run.logs, **now.loss_keys())
+                                        counts=counts, return_stats=run.should_log,
+                                        **now.loss_keys())
             else:
                 shares = counts.sum(), rollouts.positions(rollout.y, now)
                 out = loss_on_rollout(student, teachers, x_i, y_i, rollout_i, shares, now, run)
@@ -116,11 +117,11 @@ def loss_on_rollout(student, teachers, x, y, rollout, counts, now, run):
     """
     ce, ce_stats = 0.0, {}
     # with alpha 0 only the log wants the CE
-    if now.alpha > 0 or run.logs:
+    if now.alpha > 0 or run.should_log:
         out = distillation_loss(student(x), student.head.weight, [], y, counts=counts[0],
-                                return_stats=run.logs)
+                                return_stats=run.should_log)
         ce, ce_stats = with_stats(out)
-    out = rollouts.rollout_loss(student, teachers, rollout, now, counts[1], run.logs)
+    out = rollouts.rollout_loss(student, teachers, rollout, now, counts[1], run.should_log)
     d, d_stats = with_stats(out)
     return now.alpha * ce + (1 - now.alpha) * d, d_stats | ce_stats
 
@@ -333,7 +334,7 @@ def begin(run, student, optimizer, teachers, data, batches):
     if teachers:
         print(f"  {config.divergence} to {', '.join(config.teachers)}; alpha {config.alpha}, tau "
               f"{config.tau}, mix {config.mix}, reduction {config.reduction}")
-    if run.validates and not run.stop:  # at step 0, or if a signal ended the last call in it
+    if run.should_validate and not run.stop:  # at step 0, or if a signal ended the last call in it
         run.validated(validate(student, teachers, data, run))
 
 

@@ -13,7 +13,7 @@ from onecoach.config import UserError
 
 
 class MuonAdamW:
-    """What the loop, GradScaler and a run's books ask of an optimizer, of a Muon and an AdamW.
+    """A Muon and an AdamW as one optimizer, for the loop, GradScaler and a run's state.
 
     In state_dict Muon's parameters come first, as they do in param_groups.
     """

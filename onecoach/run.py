@@ -1,4 +1,4 @@
-"""A run's books: folder, lock, device, clock, log, checkpoints; not what is learned.
+"""A run's state: folder, lock, device, clock, log, checkpoints; not what is learned.
 
     out/NAME/config.json      every key, resolved, with versions and commit
              ckpt.pt          the last state, to go on from; ckpt.prev.pt: the one before
@@ -199,13 +199,13 @@ def catch_signals():
     return caught
 
 
-# ---------------------------------------------------------------- the books
+# ---------------------------------------------------------------- the run state
 
 class Run:
     """A run that is being trained. It computes no loss, and never sees a teacher or a batch.
 
-    `Run(config)` refuses what cannot be gone on with; `begin` opens the books, from the last
-    checkpoint where there is one; then, a step at a time: goes_on, stepped, save, validated; `end`.
+    `Run(config)` refuses a run that cannot go on; `begin` starts from the last checkpoint, if there
+    is one; then come goes_on, stepped, save and validated for each step, and `end`.
     """
 
     minutes_spent = 0.0  # by this command in the loops of the runs before, the teachers'
@@ -239,9 +239,10 @@ class Run:
                             f"--tokenizer={self.folder} has its own, --resume=no trains anew")
 
     def begin(self, student, optimizer, data, steps, flops_per_token=0, loss_path="eager"):
-        """Open the books for `steps` steps; where there is a checkpoint, all is as it has it.
+        """Begin a run of `steps` steps, or restore all of it from the last checkpoint.
 
-        data: what was prepared. UserError where a teacher has changed or the state does not fit.
+        data: the prepared text. Raises UserError if a teacher has changed, or if the checkpoint
+        does not fit.
         """
         needs = digests_of_needs(self.config)
         for name, digest in (self.notes.get("_needs") or {}).items():
@@ -322,8 +323,8 @@ class Run:
         return round(self.step * self.tokens_per_step * self.words_per_token)
 
     @property
-    def logs(self):
-        """Will the step under way have a line in the log?"""
+    def should_log(self):
+        """Does the step under way get a line in the log?"""
         return (self.step + 1) % self.config.log_every == 0 or self.step + 1 == self.steps
 
     def stepped(self, lr, norm, skipped, sums):
@@ -395,7 +396,7 @@ class Run:
             write(f"  step {self.step}: {sentence}")
 
     @property
-    def validates(self):
+    def should_validate(self):
         """Is it time to validate? It is not if a run that goes on has done so at this step."""
         due = self.step % self.config.val_every == 0 or self.step == self.steps
         return due and self.metrics.validated != self.step
@@ -414,10 +415,10 @@ class Run:
         self.say(", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
 
     @property
-    def saves(self):
+    def should_save(self):
         """Is it time to save? Before each validation: what dies in that loses nothing."""
         tenth = max(1, self.steps // 10)
-        return self.validates or self.step % tenth == 0 or bool(self.stop)
+        return self.should_validate or self.step % tenth == 0 or bool(self.stop)
 
     def save(self):
         files.save_checkpoint(self.folder / "ckpt.pt", {
@@ -448,9 +449,9 @@ class Run:
         return (time.monotonic() - self.begun) / 60
 
     def end(self):
-        """Close the books; where steps are left, say how to go on and end the command.
+        """End the run. If steps are left, say how to go on and end the command.
 
-        Raises Stopped if max_minutes is over, KeyboardInterrupt if it was a signal.
+        Raises Stopped if max_minutes is over, KeyboardInterrupt after a signal.
         """
         self.bar.close()
         on_signals()
@@ -671,11 +672,8 @@ def load(path, device="cpu", which="best"):
         state = files.load_checkpoint(file)
     if not state:
         raise UserError(missing_weights(folder, which))
-    try:
-        with torch.device("meta"):  # takes no memory: a stranger's config may name any size
-            must_fit(model_of(config, tokenizer.vocab_size), state["model"], file)
-    except RuntimeError:  # a size that overflows
-        raise UserError(f"{folder / 'config.json'}: there is no model of these sizes")
+    with torch.device("meta"):  # takes no memory: a stranger's config may name a large model
+        must_fit(model_of(config, tokenizer.vocab_size), state["model"], file)
     lm = model_of(config, tokenizer.vocab_size)
     put_weights(lm, state["model"], file)
     return lm.to(device).eval(), tokenizer, config

@@ -18,7 +18,8 @@ from test_distill import (  # noqa: F401
 
 import distill
 from model import LM, ModelConfig
-from onecoach import files, run
+from onecoach import files, needs, run
+from onecoach.config import UserError
 
 MUON = dict(optimizer="muon", dropout=0.1)
 
@@ -138,7 +139,7 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tiny):  # noqa: F811
                            d_model=16, d_ff=32, block_size=16))
     model.load_state_dict(state["model"])
     optimizer = distill.make_optimizer(model, tiny("other", optimizer="muon"))
-    with pytest.raises(distill.UserError, match="optimizer or random state"):
+    with pytest.raises(UserError, match="optimizer or random state"):
         run.put_state(state, model, optimizer, torch.amp.GradScaler("cpu", enabled=False),
                       run.Meter(torch.device("cpu")), path)
 
@@ -147,7 +148,7 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tiny):  # noqa: F811
                                                   ("adamw", False, 0)])
 def test_a_processor_without_bf16_is_said_before_teachers_are_trained(
         tiny, monkeypatch, capsys, optimizer, has, said):  # noqa: F811
-    monkeypatch.setattr(distill, "has_bf16", lambda device: has)
+    monkeypatch.setattr(needs, "has_bf16", lambda device: has)
     tiny("coach")
     trained(tiny("some", optimizer=optimizer, teachers=["coach"], max_steps=1))
     shown = capsys.readouterr().out
@@ -158,5 +159,5 @@ def test_a_processor_without_bf16_is_said_before_teachers_are_trained(
 
 def test_an_older_torch_is_named(model, make_config, monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(distill.UserError, match="torch >= 2.9"):
+    with pytest.raises(UserError, match="torch >= 2.9"):
         distill.make_optimizer(model, make_config(optimizer="muon"))

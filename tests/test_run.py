@@ -194,7 +194,8 @@ def test_weights_that_do_not_fit_are_named(folder, make_config):
 
 
 @pytest.mark.parametrize("arch, keys, words", [
-    ("llama", dict(d_ff=10**12), "does not fit"), ("gpt2", dict(d_model=2**40), "no model of"),
+    ("llama", dict(d_ff=2**18), "does not fit"), ("gpt2", dict(d_model=2**16), "does not fit"),
+    ("gpt2", dict(d_model=2**40), "d_model = 1099511627776: must be"),
     ("gpt2", dict(block_size=2**18), "does not fit"),
     ("llama", dict(block_size=10**11), "block_size = 100000000000: must be"),
     ("llama", dict(n_layer=10**9), "n_layer = 1000000000: must be")])
