@@ -641,9 +641,14 @@ def close_exam(subject, other, rows, answers, own, options):
               "may come from the text")
     if options.predictions:
         said = {suite.TASKS[name].key: its.said for name, its in answers.items()
-                if suite.TASKS[name].key}
-        files.add_to_json(pathlib.Path(options.predictions), said)  # what else it has, glue, stays
-        print(f"\npredictions of {', '.join(said)}: {options.predictions}")
+                if suite.TASKS[name].key in suite.WANTED}
+        path = pathlib.Path(options.predictions)
+        files.add_to_json(path, said)  # other keys, glue, stay
+        print(f"\npredictions of {', '.join(said)}: {path}")
+        held = files.read_json(path)
+        lacks = [f"{key} ({maker})" for key, maker in suite.WANTED.items() if key not in held]
+        if lacks:
+            print(f"a submission of 2026 also holds {', '.join(lacks)}; see docs/babylm.md")
 
 
 def yardsticks(subject, tasks, options):

@@ -494,7 +494,7 @@ class Task:
     kind: str = "choose"
     per: str = "sum"            # sum | token | byte (and sum)
     over: str = "groups"
-    key: str = ""               # in a predictions file; empty: not there
+    key: str = ""               # in a predictions file, if it is among WANTED
     in_2025: bool = False       # with the present rows, and a tie was right
     sizes: object = 0           # number of items: all, or {group: items}
 
@@ -536,6 +536,9 @@ ALIASES = {"global_piqa": ("global_piqa_parallel", "global_piqa_nonparallel"),
            "wug": ("wug_adj", "wug_past"),
            "suite": ("blimp", "supplement", "ewok", "entity_tracking", "comps",
                      "global_piqa_parallel", "global_piqa_nonparallel", "reading")}
+# what a submission of 2026 (strict, strict-small) holds, and what makes it
+WANTED = {**{TASKS[name].key: "eval.py" for name in ALIASES["suite"]}, "glue": "tools.glue",
+          **dict.fromkeys(("fast_eval_results", "aoa", "aoa_surprisals"), "the organisers' code")}
 # tasks of knowledge, for the mean: without similarity to people, and without tasks of your own
 NLP = "blimp", "supplement", "ewok", "entity_tracking", "comps", "global_piqa"
 

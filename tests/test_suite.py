@@ -415,6 +415,19 @@ def test_one_command_gives_table_comparison_and_predictions(two_runs, exam, tmp_
     assert set(predictions["entity_tracking_filtered"]) == {"regular_0_ops", "regular_1_ops"}
     right = sum(line["pred"].startswith("a") for line in lines)
     assert right / 4 == results[f"blimp --data={exam}"]["accuracy"]
+    assert "a submission of 2026 also holds blimp_supplement (eval.py), ewok (eval.py), gl" in shown
+    assert "fast_eval_results (the organisers' code), aoa (the organisers' code)" in shown
+    assert "glue (tools.glue)" not in shown  # it is there
+
+
+def test_the_wugs_are_of_2025_and_no_key_of_a_submission(two_runs, tmp_path, capsys):
+    rows = [dict(sentences=f"{'a' * i}\tb", ratio=i / 10) for i in range(1, 6)]
+    write_rows(tmp_path / "wug_past_tense", "rows", rows)
+    write_rows(tmp_path / "wug_adj_nominalization", "rows", rows)
+    file = tmp_path / "p.json"
+    eval.evaluate(two_runs[0], ["wug"], data=str(tmp_path), predictions=str(file))
+    assert files.read_json(file) == {}
+    assert "2026 also holds blimp (eval.py), " in capsys.readouterr().out
 
 
 def test_a_set_of_ones_own_is_named_by_its_folder(two_runs, tmp_path, monkeypatch, capsys):
