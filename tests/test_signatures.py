@@ -5,7 +5,7 @@ import torch
 import losses
 import rollouts
 from onecoach import signatures, tables
-from tools import rules
+from tools.modes import rules
 
 SOUND = dict(entropy_q=2.0, entropy_p=2.0, q_on_top_1_of_p=0.4, q_on_top_1_of_q=0.4,
              p_on_top_1_of_p=0.4, ce=2.1, ce_teacher=2.0,
