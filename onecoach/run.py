@@ -269,7 +269,7 @@ class Run:
             self.kept = kept if isinstance(kept, dict) else {}
         elif RANK == 0:  # what an earlier run left here is not this one's
             for name in ("best.pt", "ckpt.prev.pt", "ckpt.pt", "metrics.jsonl", "eval.json",
-                         "samples.txt"):
+                         "samples.txt", "modes.json", "report.md", "report.html"):
                 (self.folder / name).unlink(missing_ok=True)
             for path in self.folder.glob("chck_*.pt"):
                 path.unlink()
@@ -470,10 +470,25 @@ class Run:
                     argv = [*(arg for arg in argv if arg != "--resume=no"), "--resume=auto"]
                 said += f": {shlex.join(['python', *argv])}"
             raise KeyboardInterrupt(self.stop, said) if self.stop > 1 else Stopped(said)
-        if RANK == 0:  # of an earlier best.pt, if somebody has looked
-            (self.folder / "eval.json").unlink(missing_ok=True)
+        if RANK == 0:
+            forget_results(self.folder)
         print(f"{self.config.name}: {self.steps} steps in "
               f"{self.minutes + self.minutes_now():.1f} minutes; all of it is in {self.folder}")
+
+
+def forget_results(folder):
+    """Remove all results from eval.json but those of checkpoints by words, which never change.
+
+    The others are of an earlier best.pt or ckpt.pt, if somebody has asked before the end.
+    """
+    path = folder / "eval.json"
+    results = {}
+    with contextlib.suppress(UserError):  # a damaged file goes
+        results = files.read_json_or_empty(path)
+    kept = {slot: result for slot, result in results.items() if "--which=chck_" in slot}
+    path.unlink(missing_ok=True)
+    if kept:
+        files.write_json(path, kept)
 
 
 def same_command(config):

@@ -689,6 +689,26 @@ def test_so_it_does_where_torchrun_knows_the_command(tiny, command, tmp_path, mo
     assert out.endswith("at step 10 of 20; the same command with --resume=auto goes on from here\n")
 
 
+def test_results_belong_to_the_weights_that_they_are_of(tiny, monkeypatch, unfinished):
+    """Those of a checkpoint by words stay while the run goes on; a run begun anew has none."""
+    monkeypatch.setattr(eval, "evaluate", lambda folder, **_: files.add_to_json(
+        folder / "eval.json", {"babytalk": {}, "ppl": {}, "sample": {}}))
+    folder = unfinished()
+    old = {"blimp": {"n": 1}, "blimp --which=last": {"n": 2}, "blimp --which=chck_1M": {"n": 3},
+           "verdicts": []}
+    files.write_json(folder / "eval.json", old)
+    trained(tiny("some"))
+    results = files.read_json(folder / "eval.json")
+    assert results["blimp --which=chck_1M"] == {"n": 3}
+    assert not {"blimp", "blimp --which=last"} & set(results)
+
+    for name in ("modes.json", "report.md", "report.html"):
+        (folder / name).write_text("{}")
+    trained(tiny("some", resume="no"))
+    assert "blimp --which=chck_1M" not in files.read_json(folder / "eval.json")
+    assert not {"modes.json", "report.md", "report.html"} & set(os.listdir(folder))
+
+
 def test_a_restart_by_torchrun_goes_on_whatever_resume_says(tiny, unfinished, monkeypatch, losses):
     unfinished()
     monkeypatch.setattr(run, "RESTARTS", 1)
