@@ -30,8 +30,8 @@ from onecoach.config import UserError, run_main
 from onecoach.muon import MuonAdamW, check_muon, make_muon
 from onecoach.needs import train_missing
 from onecoach.ranks import RANK, WORLD, all_reduce, in_turn, sum_gradients
-from onecoach.run import (DTYPES, Run, alone, device_of, digests_of_needs, load, model_of,
-                          put_weights)
+from onecoach.run import (DTYPES, Run, alone, changed_needs, device_of, digests_of_needs, load,
+                          model_of, put_weights)
 from onecoach.signatures import failures, rollout_figures
 from onecoach.tables import final_table
 
@@ -379,6 +379,8 @@ def show_run(run):
             known = {key: n for key, n in trained.items() if n > 0}  # an archived run lacks some
             evals.append((label, {**files.read_json(path), "trained": known}))
     print("\n" + final_table(evals))
+    for name in changed_needs(folder):
+        print(f"{name} was trained again after {config.name}: this {name} did not teach it")
 
 
 def trained_for(folder):

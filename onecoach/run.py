@@ -613,13 +613,31 @@ def must_fit(lm, weights, path, model="the model of its config (another arch or 
             raise UserError(f"{path}: {name} does not fit {model}")
 
 
-def digests_of_needs(config):
-    """{run that is teacher or init: digest of its best.pt}."""
+def digests_of_needs(config, folder=None):
+    """Return {run that is teacher or init: digest of its best.pt}, of the runs that are there.
+
+    folder: of config's run, if it is not out_dir/name: a run may have been moved.
+    """
+    folder = folder or folder_of(config)
     digests = {}
     for name in sorted({*config.teacher_runs, config.init} - {""}):
-        with open(folder_of(config).with_name(name) / "best.pt", "rb") as f:
-            digests[name] = hashlib.file_digest(f, "sha256").hexdigest()[:16]
+        path = folder.with_name(name) / "best.pt"
+        if path.exists():
+            with open(path, "rb") as f:
+                digests[name] = hashlib.file_digest(f, "sha256").hexdigest()[:16]
     return digests
+
+
+def changed_needs(folder):
+    """Return the names of teachers and init that were trained again after the run in `folder`.
+
+    config.json notes the digests; a run that came without these notes has no such names.
+    """
+    path = folder / "config.json"
+    noted = files.read_json(path).get("_needs")
+    digests = digests_of_needs(read_config(path), folder)
+    return [name for name, digest in digests.items()
+            if isinstance(noted, dict) and noted.get(name, digest) != digest]
 
 
 def write_config(config, dtype, tokenizer, text="", loss_path="eager", needs=None, words=0):

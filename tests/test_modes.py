@@ -1,5 +1,6 @@
 """tools.modes: identities, sharpening told from mode-seeking, each failure signature provoked."""
 import collections
+import dataclasses
 import math
 import shutil
 import types
@@ -9,11 +10,13 @@ import pytest
 import torch
 
 import babytalk
+import distill
 from bpe import Tokenizer, pre_tokens, train_bpe
 from model import LM, ModelConfig
-from onecoach import files
+from onecoach import files, run
 from onecoach.config import UserError
 from onecoach.signatures import rare_lost
+from tools.hf import card
 from tools.modes import __main__ as command
 from tools.modes import curves, examine, measure, rules, words, writing
 
@@ -267,6 +270,26 @@ def test_another_text_cannot_be_compared(demo_runs, tmp_path):
     read_text("llama_demo", "another")
     with pytest.raises(UserError, match="llama_demo was trained on other text than .*rkl_demo"):
         examine.examine([student])
+
+
+def test_a_teacher_that_was_trained_again_is_refused_by_all_that_read_it(demo_runs, tmp_path,
+                                                                         capsys):
+    for name in ("llama_demo", "base_demo", "rkl_demo"):
+        shutil.copytree(demo_runs / name, tmp_path / name)
+    student = tmp_path / "rkl_demo"
+    assert run.changed_needs(student) == []
+    path = tmp_path / "llama_demo/best.pt"
+    torch.save(torch.load(path) | {"step": 5}, path)
+    assert run.changed_needs(student) == ["llama_demo"]
+    with pytest.raises(UserError, match="llama_demo was trained again after .*rkl_demo"):
+        examine.examine([student])
+
+    model, _, config = run.load(student)
+    assert "| teacher llama_demo, trained again since | not known" in card.card(student, "best",
+                                                                                model)
+    config = dataclasses.replace(config, out_dir=str(tmp_path))
+    distill.report(types.SimpleNamespace(config=config, folder=student, is_finished=True, steps=8))
+    assert "this llama_demo did not teach it" in capsys.readouterr().out
 
 
 def test_a_run_of_a_gpu_is_examined_without_one(demo_runs, tmp_path, monkeypatch):

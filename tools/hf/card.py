@@ -10,6 +10,7 @@ import pathlib
 from distill import trained_for
 from onecoach import files, suite, tables
 from onecoach.config import NO_RUNS, Config
+from onecoach.run import changed_needs
 
 CHANCE = {  # path in eval.json, as in tables.FINAL -> the figure of a guess
     "blimp.accuracy": "50%",
@@ -73,8 +74,12 @@ def words_table(folder, config, which):
     state = files.load_checkpoint(folder / f"{which}.pt")
     lines = ["## Words", "| | words of the training text | words read, all epochs | steps |",
              "|---|---|---|---|", words_row("this model, to the end of its run", folder)]
+    teachers = [name for name in config.get("teachers") or [] if name not in NO_RUNS]
+    changed = changed_needs(folder)
     lines += [words_row(f"teacher {name}", folder.with_name(name))
-              for name in config.get("teachers") or [] if name not in NO_RUNS]
+              for name in teachers if name not in changed]
+    lines += [f"| teacher {name}, trained again since | not known | not known | not known |"
+              for name in teachers if name in changed]
     if "words" in state:
         when = f"when {state['words']:,} words had been read"
     else:

@@ -48,8 +48,13 @@ def coach_of(folder, config, tokenizer, device):
     """(name, function ids -> log p, [Subject]) of a run's teachers; the truth is no Subject."""
     if config.teachers == ["truth"]:
         return "truth", rules.Truth(tokenizer).forward, []
+    changed = run.changed_needs(folder)
     loaded = []
     for name in config.teachers:
+        if name in changed:
+            raise UserError(f"{folder.with_name(name)} was trained again after {folder}, which had "
+                            "another teacher of this name; put that back, or train the student "
+                            "again with --resume=no")
         if name == "truth":
             raise UserError(f"{folder}: the truth in an ensemble is not measured here")
         model, its, its_config = run.load(folder.with_name(name), device)
