@@ -72,7 +72,8 @@ def prepare(config):
     digest = digest_of(config, given, train_files, dev_files)
     name = pathlib.Path(config.corpus).stem or "corpus"
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:40]
-    name = f"{name}-{config.vocab_size or 'all'}-{config.mark}-{digest[:10]}"
+    size = given.vocab_size if given else config.vocab_size
+    name = f"{name}-{size or 'all'}-{config.mark}-{digest[:10]}"
     folder = pathlib.Path(config.data_dir, name)
 
     if not folder.exists():

@@ -368,7 +368,8 @@ def show_run(run):
     runs = [(f"teacher {name}", name) for name in config.teacher_runs]
     if config.baseline:
         runs.append((f"baseline {config.baseline}", config.baseline))
-    runs.append((f"student {config.name}", config.name))
+    role = "student" if config.teachers else "model"
+    runs.append((f"{role} {config.name}", config.name))
     evals = []
     for label, name in runs:
         path = folder.with_name(name) / "eval.json"

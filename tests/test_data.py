@@ -296,8 +296,9 @@ def test_interrupted_preparation_leaves_nothing_half(texts, make_config, monkeyp
 
 def test_given_tokenizer(texts, make_config, tmp_path):
     first = prepare(make_config(corpus=str(texts), vocab_size=300))
-    given = prepare(make_config(corpus=str(texts), vocab_size=300, tokenizer=str(first.folder)))
+    given = prepare(make_config(corpus=str(texts), vocab_size=270, tokenizer=str(first.folder)))
     assert given.tokenizer.hash == first.tokenizer.hash
+    assert given.folder.name.startswith("texts-300-half-")
     assert given.folder != first.folder
     assert np.array_equal(given.train.tokens, first.train.tokens)
 
