@@ -4,10 +4,12 @@ A checkpoint is data: it is loaded with weights_only, and its checksums are look
 a disk spoils later is noticed. ckpt.pt is kept twice: what it was before is ckpt.prev.pt.
 """
 import contextlib
+import glob
 import io
 import json
 import os
 import pathlib
+import uuid
 import zipfile
 
 import torch
@@ -26,9 +28,10 @@ def replacing(path, previous=None):
     if os.environ.get("RANK", "0") != "0":  # of several ranks the first alone writes
         yield io.BytesIO()
         return
-    aside = path.with_name(f".{path.name}.tmp")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # another may write path too
     try:
-        with open(aside, "wb") as f:
+        remove_abandoned(path)
+        with open(aside, "wb") as f, locked(aside):
             yield f
             f.flush()
             os.fsync(f.fileno())
@@ -43,6 +46,14 @@ def replacing(path, previous=None):
         raise UserError(f"{path} could not be written: {e.strerror or e}")
     finally:
         aside.unlink(missing_ok=True)
+
+
+def remove_abandoned(path):
+    """Remove what processes that were killed have left of `path`, not yet renamed."""
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError), locked(aside, wait=False) as is_abandoned:
+            if is_abandoned:
+                aside.unlink()
 
 
 @contextlib.contextmanager

@@ -184,11 +184,11 @@ def kill_and_go_on(root, kind, kills, rng):
         job = Job(broken)
         writing = rng.random() < 0.5
         if writing:  # in the middle of a checkpoint
-            aside = kid / ".ckpt.pt.tmp"
+            is_writing = lambda: any(kid.glob(".ckpt.pt.*.tmp"))
             nth = rng.randrange(1, 4)
             for _ in range(nth):
-                job.until(aside.exists) and job.until(lambda: not aside.exists())
-            job.until(aside.exists)
+                job.until(is_writing) and job.until(lambda: not is_writing())
+            job.until(is_writing)
             time.sleep(rng.uniform(0, 0.002))
         else:
             time.sleep(rng.uniform(0, duration))
@@ -204,7 +204,7 @@ def kill_and_go_on(root, kind, kills, rng):
             state, path = files.last_checkpoint(kid)
             logged = files.read_json_lines(kid / "metrics.jsonl") if kid.exists() else []
             step = state["step"] if state else 0
-            seen["in_writes"] += (kid / ".ckpt.pt.tmp").exists()
+            seen["in_writes"] += any(kid.glob(".ckpt.pt.*.tmp"))
             seen["fallbacks"] += bool(path) and path.name == "ckpt.prev.pt"
             val = [m["step"] for m in logged if "val_ce" in m]
             assert step >= before, "a checkpoint was lost"

@@ -96,6 +96,17 @@ def test_what_several_commands_add_to_a_file_is_all_in_it(tmp_path):
     assert os.listdir(tmp_path) == ["eval.json"]
 
 
+def test_two_may_write_one_file_at_once_and_what_the_killed_leave_goes(tmp_path):
+    path = tmp_path / "a.json"
+    (tmp_path / ".a.json.0123abcd.tmp").write_bytes(b"hal")
+    with files.replacing(path) as one:
+        one.write(b"one")
+        with files.replacing(path) as two:
+            two.write(b"two")
+        assert path.read_bytes() == b"two"
+    assert path.read_bytes() == b"one" and list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
 def test_damaged_json_is_named(tmp_path, content):
     (tmp_path / "eval.json").write_bytes(content)
