@@ -39,12 +39,13 @@ KINDS = {
     ".safetensors": "weights alone; import the folder that has its config.json and tokenizer.json",
 }
 
+
 def import_folder(source, folder, bos="", dev=""):
     """Make the run `folder` of a Hugging Face folder `source`, whole or not at all.
 
-    bos: the token that opens a text, by default as the folder says or, where `dev` names
-    development text, the one that predicts it best. UserError, one line, for what is missing,
-    damaged or not supported, by name.
+    bos: the token that opens a text; by default the folder's or, if `dev` names development text,
+    the one that predicts it best. UserError, one line, names anything missing, damaged or not
+    supported.
     """
     source, folder = pathlib.Path(source), pathlib.Path(folder)
     safetensors()
@@ -67,14 +68,7 @@ def import_folder(source, folder, bos="", dev=""):
                         f"vocabulary {c.vocab_size}")
     config = run_config(c, folder, tokenizer)
 
-    weights = to_ours(lambda name: read_tensor(tensors, name), c)
-    if tokenizer.vocab_size < c.vocab_size:
-        print(f"the last {c.vocab_size - tokenizer.vocab_size} rows of the embedding are no "
-              "tokens: left out")
-        for name in ("embed.weight", "head.weight"):
-            weights[name] = weights[name][:tokenizer.vocab_size].clone()
-    if config.tie or config.arch == "gpt2":
-        weights["head.weight"] = weights["embed.weight"]
+    weights = read_weights(tensors, c, tokenizer.vocab_size)
     lm = model_of(config, tokenizer.vocab_size).eval()
     lm.load_state_dict(weights)
 
@@ -91,7 +85,7 @@ def import_folder(source, folder, bos="", dev=""):
 
 
 def read_form(source):
-    """Return a folder's config.json; ValueError says what `source` is where it has none."""
+    """Return the config.json of a folder; without one, ValueError says what `source` is."""
     if (source / "config.json").exists():
         form = files.read_json(source / "config.json")
         if "model_type" not in form and "arch" in form:
@@ -105,6 +99,18 @@ def read_form(source):
             raise ValueError(f"{name} is {kind}")
     raise ValueError("no config.json there, so no model of Hugging Face's; save_pretrained writes "
                      "one beside the weights")
+
+
+def read_weights(tensors, c, vocab_size):
+    """Return the run's state dict, without rows of the embedding that are no tokens."""
+    weights = to_ours(lambda name: read_tensor(tensors, name), c)
+    if vocab_size < c.vocab_size:
+        print(f"the last {c.vocab_size - vocab_size} rows of the embedding are no tokens: left out")
+        for name in ("embed.weight", "head.weight"):
+            weights[name] = weights[name][:vocab_size].clone()
+    if c.tie or c.arch == "gpt2":
+        weights["head.weight"] = weights["embed.weight"]
+    return weights
 
 
 def write_run(folder, config, tokenizer, weights, source, paths):
@@ -130,7 +136,7 @@ def run_config(c, folder, tokenizer):
     config.rope_scaling = list(c.rope_scaling)
     config.vocab_size = 0 if tokenizer.vocab_size < 259 else tokenizer.vocab_size
     config.out_dir, config.name = str(folder.parent), folder.name
-    config.corpus = ""  # what it has read is not known here
+    config.corpus = ""  # the text of its training is not known here
     config.mark = "none"
     check_together(config)
     return config
