@@ -1,6 +1,7 @@
 """Does rounding the loss in bfloat16 harm reverse KL? Each rounding alone, paired by seed (plan.md).
 
     python results/bf16/roundings.py --seeds=20-39 --share=0/2 >> out/bf16_0.log
+    python results/bf16/summary.py        # the plan's contrasts, from the rows that are there
 
 Trains the demo in fp32 with one rounding at a time put into its loss, and once in bfloat16 whole.
 Appends a row a student to results/bf16/rows.jsonl; what has its row is not trained again. It was
