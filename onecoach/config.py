@@ -326,88 +326,77 @@ def within(meta, x):
 
 
 def check_together(config):
-    """UserError for keys that do not go with one another."""
-    for name in (config.name, config.init, config.baseline, *config.teachers):
-        if name and not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name in (".", ".."):
-            raise UserError(f"run name {name!r}: only letters, digits, '.', '_' and '-' are "
-                            "allowed")
+    """Raise UserError for the first of `conflicts` that is true."""
+    for is_wrong, message in conflicts(config):
+        if is_wrong:
+            raise UserError(message)
+
+
+def conflicts(c):
+    """Yield (is it so?, message) for keys of a Config c that do not go with one another."""
+    for name in (c.name, c.init, c.baseline, *c.teachers):
+        yield (name and not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name in (".", ".."),
+               f"run name {name!r}: only letters, digits, '.', '_' and '-' are allowed")
     for name in ("init", "baseline"):
-        if getattr(config, name) in NO_RUNS:
-            raise UserError(f"{name} = {getattr(config, name)!r}: that is a teacher, and no run; "
-                            "name a run instead")
-    if 0 < config.vocab_size < 259:
-        raise UserError(f"vocab_size = {config.vocab_size}: the 256 bytes and 3 special tokens are "
-                        "always in it; choose 0 or at least 259")
-    if config.batch_size % config.grad_accum:
-        raise UserError(f"batch_size {config.batch_size} is not a multiple of grad_accum "
-                        f"{config.grad_accum}")
-    head_dim, rest = divmod(config.d_model, config.n_head)
-    if rest or config.arch == "llama" and head_dim % 2:
-        raise UserError(f"d_model {config.d_model} does not split into n_head = {config.n_head} "
-                        "heads of an even size")
-    check_variants(config)
-    lines = isinstance(config.block_size, str) and read_schedule(config.block_size)[0] != "stages"
-    if lines or any(b % 1 or config.longest % b for b in values_of(config.block_size)):
-        raise UserError(f"block_size = {config.block_size!r}: a schedule of it is stages(...) of "
-                        "whole divisors of the longest")
-    if "truth" in config.teachers and config.corpus != "babytalk":
-        raise UserError("teachers: \"truth\" is known for corpus = babytalk only; name a run "
-                        "instead")
-    check_teacher_cache(config)
-    check_rollouts(config)
+        yield (getattr(c, name) in NO_RUNS,
+               f"{name} = {getattr(c, name)!r}: that is a teacher, and no run; name a run instead")
+    yield ("truth" in c.teachers and c.corpus != "babytalk",
+           "teachers: \"truth\" is known for corpus = babytalk only; name a run instead")
 
-
-def check_variants(config):
-    if config.n_head % (config.n_kv_head or config.n_head):
-        raise UserError(f"n_kv_head = {config.n_kv_head}: must divide n_head = {config.n_head}")
+    # sizes
+    yield (0 < c.vocab_size < 259,
+           f"vocab_size = {c.vocab_size}: the 256 bytes and 3 special tokens are always in it; "
+           "choose 0 or at least 259")
+    yield (c.batch_size % c.grad_accum,
+           f"batch_size {c.batch_size} is not a multiple of grad_accum {c.grad_accum}")
+    head_dim, rest = divmod(c.d_model, c.n_head)
+    yield (rest or c.arch == "llama" and head_dim % 2,
+           f"d_model {c.d_model} does not split into n_head = {c.n_head} heads of an even size")
+    yield (c.n_head % (c.n_kv_head or c.n_head),
+           f"n_kv_head = {c.n_kv_head}: must divide n_head = {c.n_head}")
     for name in ("n_kv_head", "rope_theta", "rope_scaling", "attn_bias", "mlp_bias"):
-        if config.arch == "gpt2" and getattr(config, name) != getattr(Config(), name):
-            raise UserError(f"{name} is about arch = llama; gpt2 has no such variant")
-    scaling = config.rope_scaling
-    if scaling and (len(scaling) != 4 or scaling[1] >= scaling[2]):
-        raise UserError(f"rope_scaling = {scaling}: must be four numbers, the second below the "
-                        "third: [8, 1, 4, 8192]")
+        yield (c.arch == "gpt2" and getattr(c, name) != getattr(Config(), name),
+               f"{name} is about arch = llama; gpt2 has no such variant")
+    scaling = c.rope_scaling
+    yield (scaling and (len(scaling) != 4 or scaling[1] >= scaling[2]),
+           f"rope_scaling = {scaling}: must be four numbers, the second below the third: "
+           "[8, 1, 4, 8192]")
+    blocks = values_of(c.block_size)
+    yield (isinstance(c.block_size, str) and read_schedule(c.block_size)[0] != "stages"
+           or any(b % 1 or c.longest % b for b in blocks),
+           f"block_size = {c.block_size!r}: a schedule of it is stages(...) of whole divisors of "
+           "the longest")
 
+    if c.teacher_cache:
+        yield (not c.teachers or c.teacher_runs != c.teachers,
+               "teacher_cache stores the outputs of teachers that are runs; name one in teachers, "
+               "or set teacher_cache = 0")
+        yield (c.random_offset, "teacher_cache needs the same chunks in every epoch; set "
+                                "random_offset = False")
+        for name in ("tau", "block_size"):
+            yield (len({*values_of(getattr(c, name))}) > 1,
+                   f"teacher_cache stores outputs of one {name}, and it is a schedule, "
+                   f"{getattr(c, name)!r}; give a number, or set teacher_cache = 0")
 
-def check_teacher_cache(config):
-    if not config.teacher_cache:
+    if not max(values_of(c.on_policy)):
+        for name in ("rollout_mix", "rollout_every", "prompt_len", "rollout_loss", "length_norm"):
+            yield (getattr(c, name) != getattr(Config(), name),
+                   f"{name} is about rollouts, and there are none; set on_policy, the share of "
+                   "batches with them")
         return
-    if not config.teachers or config.teacher_runs != config.teachers:
-        raise UserError("teacher_cache stores what teachers say that are runs; name one in "
-                        "teachers, or set teacher_cache = 0")
-    if config.random_offset:
-        raise UserError("teacher_cache needs the same chunks in every epoch; set random_offset = "
-                        "False")
-    for name in ("tau", "block_size"):
-        if len({*values_of(getattr(config, name))}) > 1:
-            raise UserError(f"teacher_cache stores outputs of one {name}, and it is a schedule, "
-                            f"{getattr(config, name)!r}; give a number, or set teacher_cache = 0")
-
-
-def check_rollouts(config):
-    if not max(values_of(config.on_policy)):
-        for name in ("rollout_mix", "rollout_every", "prompt_len", "rollout_loss",
-                     "length_norm"):
-            if getattr(config, name) != getattr(Config(), name):
-                raise UserError(f"{name} is about rollouts, and there are none; set on_policy, the "
-                                "share of batches with them")
-        return
-    if not config.teachers:
-        raise UserError("on_policy needs teachers: rollouts are trained towards one")
-    if not config.init and value_at(config.on_policy, 0.0) > 0:
-        raise UserError("on_policy: rollouts of random weights are noise; start from a trained "
-                        "student with init = RUN, or later: on_policy = \"stages(0: 0, 0.5: 0.5)\"")
-    if config.rollout_loss != "token" and config.divergence != "rkl":
-        raise UserError(f"rollout_loss = {config.rollout_loss!r} is the gradient of reverse KL; "
-                        f"with {config.divergence} only token")
-    if config.rollout_every > 1 and len({*values_of(config.block_size)}) > 1:
-        raise UserError(f"rollout_every = {config.rollout_every}: rollouts written together are of "
-                        f"one length, and block_size = {config.block_size!r} has stages; set "
-                        "rollout_every = 1")
-    shortest = min(values_of(config.block_size))
-    if config.prompt_len >= shortest:
-        raise UserError(f"prompt_len = {config.prompt_len}: must be shorter than the shortest "
-                        f"block, {shortest:.0f}")
+    yield not c.teachers, "on_policy needs teachers: rollouts are trained towards one"
+    yield (not c.init and value_at(c.on_policy, 0.0) > 0,
+           "on_policy: rollouts of random weights are noise; start from a trained student with "
+           "init = RUN, or later: on_policy = \"stages(0: 0, 0.5: 0.5)\"")
+    yield (c.rollout_loss != "token" and c.divergence != "rkl",
+           f"rollout_loss = {c.rollout_loss!r} is the gradient of reverse KL; with {c.divergence} "
+           "only token")
+    yield (c.rollout_every > 1 and len({*blocks}) > 1,
+           f"rollout_every = {c.rollout_every}: rollouts written together are of one length, and "
+           f"block_size = {c.block_size!r} has stages; set rollout_every = 1")
+    yield (c.prompt_len >= min(blocks),
+           f"prompt_len = {c.prompt_len}: must be shorter than the shortest block, "
+           f"{min(blocks):.0f}")
 
 
 def check_loss(config):
