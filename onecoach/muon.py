@@ -31,15 +31,24 @@ class MuonAdamW:
     def param_groups(self):
         return [*self.muon.param_groups, *self.adamw.param_groups]
 
+    @torch.no_grad()
     def step(self):
-        """Leaves all as it is where found_inf, a tensor, is 1: AdamW's kernel sees to it itself.
+        """Take a step, or leave everything as it is where the tensor found_inf is 1.
 
-        Muon has no such kernel, so the device is waited for.
+        AdamW's kernel does that itself. Muon has no such kernel, and reading found_inf would wait
+        for the device: its step is taken in any case, and taken back where found_inf is 1.
         """
         self.adamw.found_inf = self.found_inf
         self.adamw.step()
-        if not self.found_inf.item():
-            self.muon.step()
+
+        skipped = self.found_inf.bool()
+        matrices = [p for group in self.muon.param_groups for p in group["params"]]
+        before = [p.clone() for p in matrices]
+        for p in matrices:  # a momentum that moves towards itself stays where it is
+            p.grad = torch.where(skipped, self.muon.state[p]["momentum_buffer"], p.grad)
+        self.muon.step()
+        for p, old in zip(matrices, before):
+            p.copy_(torch.where(skipped, old, p))
 
     def zero_grad(self, set_to_none=True):
         self.muon.zero_grad(set_to_none)
