@@ -137,7 +137,7 @@ def stand_in(config):
     dtype = dtype_of(config, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
     return types.SimpleNamespace(config=config, device=device, dtype=dtype, scaler=scaler, step=0,
-                                 steps=1000, kept={}, logs=False,
+                                 steps=1000, kept={}, should_log=False,
                                  autocast=lambda: autocast(dtype, device))
 
 
