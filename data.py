@@ -19,7 +19,6 @@ if __name__ == "__main__":
 
 import collections
 import hashlib
-import math
 import os
 import pathlib
 import re
@@ -309,6 +308,7 @@ class Batches:
                             f"x {self.T}; choose a smaller batch_size or block_size, or a larger "
                             "corpus")
         self.easiest = None
+        self.file = file
         if config.order == "length":
             rng = np.random.default_rng((self.seed, 2))
             hardness = line_length(file, self.chunks, self.T)
@@ -342,9 +342,32 @@ class Batches:
     def easy_starts(self, step, progress):
         """(B,) where the chunks of a step begin, drawn from the easiest ones."""
         rng = np.random.default_rng((self.seed, step, 2))  # by the step: exact when gone on with
-        competence = math.sqrt(0.01 + 0.99 * progress / 0.5)
-        n = max(self.B, int(competence * self.chunks))
+        n = int(self.count_easy(progress))
         return self.starts_of(self.easiest[rng.choice(n, self.B, replace=False)], rng)
+
+    def count_easy(self, progress):
+        """Return how many of the easiest chunks a step before half of the run draws from."""
+        competence = np.sqrt(0.01 + 0.99 * progress / 0.5)
+        return np.maximum(self.B, (competence * self.chunks).astype(np.int64))
+
+    def words_read(self, steps, tokenizer):
+        """Return (steps + 1,): the words that a run of `steps` steps has read after each, expected.
+
+        Order "length" reads fewer per token at first, where a mark or a newline is every fifth one.
+        """
+        per_step = np.ones(steps)  # relative to that of the whole text
+        if self.easiest is not None:
+            # a word begins at a space, the first one of a line at the newline before it
+            begins = np.array([name.startswith((b" ", b"\n")) for name in tokenizer.tokens()])
+            begins[self.file.newline_id] = tokenizer.token_bytes[self.file.newline_id] > 0
+            tokens = self.file.tokens[:self.chunks * self.T].reshape(self.chunks, self.T)
+            words = begins[tokens].sum(1)[self.easiest]
+            mean = words.cumsum() / np.arange(1, self.chunks + 1)  # of the easiest 1, 2, ...
+            progress = np.arange(steps) / steps
+            n = self.count_easy(np.minimum(progress, 0.5))
+            per_step = np.where(progress < 0.5, mean[n - 1] / mean[-1], 1.0)
+        per_token = self.file.words / self.file.count
+        return np.concatenate([[0.0], per_step.cumsum()]) * self.B * self.T * per_token
 
     def starts_of(self, chunks, rng):
         """Where chunks (n,) begin in the stream, each at an offset of its own; on the device."""

@@ -325,7 +325,8 @@ def begin(run, student, optimizer, teachers, data, batches):
     flops = flops_per_token(student, teachers, config.longest)
     micro_batch = config.batch_size // (WORLD * config.grad_accum) * config.longest
     loss_path = losses.path(run.device.type, micro_batch, data.tokenizer.vocab_size)
-    run.begin(student, optimizer, data, steps, flops, loss_path)
+    words_read = batches.words_read(steps, data.tokenizer)
+    run.begin(student, optimizer, data, steps, words_read, flops, loss_path)
     going_on = f", from step {run.step}" if run.step else ""
     print(f"\n{config.name}: {config.arch} {student.num_params() / 1e6:.2f}M parameters, {steps} "
           f"steps of {config.batch_size} x {config.longest} tokens, "

@@ -238,11 +238,12 @@ class Run:
             raise UserError(f"{self.folder} was begun with another tokenizer than now; "
                             f"--tokenizer={self.folder} has its own, --resume=no trains anew")
 
-    def begin(self, student, optimizer, data, steps, flops_per_token=0, loss_path="eager"):
+    def begin(self, student, optimizer, data, steps, words_read, flops_per_token=0,
+              loss_path="eager"):
         """Begin a run of `steps` steps, or restore all of it from the last checkpoint.
 
-        data: the prepared text. Raises UserError if a teacher has changed, or if the checkpoint
-        does not fit.
+        data: the prepared text; words_read: (steps + 1,), as data.Batches has it. Raises UserError
+        if a teacher has changed, or if the checkpoint does not fit.
         """
         needs = digests_of_needs(self.config)
         for name, digest in (self.notes.get("_needs") or {}).items():
@@ -282,7 +283,7 @@ class Run:
 
         self.first = self.step
         self.tokens_per_step = self.config.batch_size * self.config.longest
-        self.words_per_token = data.train.words / data.train.count
+        self.words_read = words_read
         self.marks = {name: words for name, words in self.config.word_marks().items()
                       if words > self.words}  # those that are still to come
         self.flops_per_token = flops_per_token
@@ -320,7 +321,7 @@ class Run:
     @property
     def words(self):
         """How many words of the corpus this run has read, in all its epochs."""
-        return round(self.step * self.tokens_per_step * self.words_per_token)
+        return round(self.words_read[self.step])
 
     @property
     def should_log(self):

@@ -680,6 +680,31 @@ def test_order_draws_from_the_easiest_until_half_way(small):
         assert torch.equal(batches.batch(step, now)[0], usual.batch(step, now)[0])
 
 
+@pytest.mark.parametrize("order", ["", "length"])
+def test_the_words_that_were_read_are_counted(texts, make_config, order):
+    """Against the text of all batches: short lines have fewer words per token than the rest."""
+    (texts / "childes.train").write_text("".join(f"*MOT: no {i % 7} .\n" for i in range(3000)))
+    (texts / "gutenberg.train.txt").write_text("it was the best of times and the worst\n" * 1500)
+    config = make_config(corpus=str(texts), vocab_size=0, order=order, mark="line", block_size=16,
+                         batch_size=8)
+    p = prepare(config)
+    batches = Batches(p.train, config)
+    steps = 400
+    read = batches.words_read(steps, p.tokenizer)
+    assert read.shape == (steps + 1,) and read[0] == 0
+
+    words = 0
+    for step in range(steps):
+        x, _ = batches.batch(step, config.at(step / steps))
+        ids = x.numpy()
+        begins = [p.tokenizer.tokens()[i][:1] in (b" ", b"\n") for i in ids[ids != 1]]
+        words += sum(begins)
+        if step + 1 in (100, 200, 400):
+            assert read[step + 1] == pytest.approx(words, rel=0.02)
+    claimed = 100 * 8 * 16 * p.train.words / p.train.count  # as if every chunk had as many
+    assert (read[100] < 0.95 * claimed) == (order == "length")
+
+
 def test_order_with_offsets_and_short_blocks(small):
     config = small(order="length", block_size="stages(0: 4, 0.3: 8)")
     batches = Batches(with_lines(4010), config)
