@@ -692,11 +692,24 @@ def test_flops_count_muons_own_products(folder, make_config, tmp_path):
     assert difference == 6 * 5 * sum(4 * 64 * n + 2 * 512 for n in (24, 8, 32, 16))
 
 
-def test_a_row_of_json_is_whole(folder):
-    append(folder / "t/tuning.jsonl", {"a": 1})
-    append(folder / "t/tuning.jsonl", {"a": 2})
-    lines = (folder / "t/tuning.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [{"a": 1}, {"a": 2}]
+def test_a_line_of_tuning_is_whole_after_a_torn_one(folder):
+    path = folder / "t/tuning.jsonl"
+    append(path, {"seed": 1})
+    path.write_text(path.read_text() + '{"seed": 2, "val')
+    append(path, {"seed": 3})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"seed": 1},
+                                                                            {"seed": 3}]
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_leaves_tuning_as_it_was(folder, monkeypatch):
+    path = folder / "t/tuning.jsonl"
+    append(path, {"seed": 1})
+    full = open("/dev/full", "wb")
+    monkeypatch.setattr(files, "open", lambda *args: full, raising=False)
+    with pytest.raises(UserError, match="No space left"):
+        append(path, {"seed": 2})
+    assert path.read_text() == '{"seed": 1}\n'
 
 
 def test_a_plan_that_extends_another_has_its_variants_rows_and_settings(folder):

@@ -238,6 +238,8 @@ def point_key(settings):
 
 
 def append(path, line):
+    """Add a line to tuning.jsonl, to which other commands may add; on a full disk it stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as f:
-        f.write(json.dumps(line) + "\n")
+    with files.locked(path.parent):
+        lines = files.read_json_lines(path, "seed")
+        files.write_text(path, "".join(json.dumps(each) + "\n" for each in [*lines, line]))
