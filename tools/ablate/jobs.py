@@ -132,9 +132,9 @@ def is_same_run(folder, config):
 
 
 def is_trained(job):
-    """Whether a job's run is finished, and still the one that its plan describes."""
-    folder = folder_of(job.config)
-    return is_finished(folder) and is_same_run(folder, job.config)
+    """Whether a job's run is finished, and is still the run of its plan."""
+    config = job.config
+    return is_finished(folder_of(config)) and is_same_run(folder_of(config), config)
 
 
 def make_row(job, config):
@@ -176,7 +176,7 @@ def total_flops(folder):
         per_token = 3 * lm.flops(config.longest) + sum(t.flops(config.longest) for t in teachers)
         per_step = per_token * config.batch_size * config.longest
         per_step += newton_schulz_flops(distill.make_optimizer(lm, config))
-        total += per_step * own_steps(run, config)
+        total += per_step * own_steps(run)
     return total
 
 
@@ -188,19 +188,16 @@ def ancestors(folder):
     return needs.union(*map(ancestors, needs))
 
 
-def own_steps(folder, config):
+def own_steps(folder):
     """Count the steps of a run itself, without its init's."""
-    steps, _ = distill.trained_for(folder)
-    if config.init:
-        steps -= distill.trained_for(folder.with_name(config.init))[0]
-    return int(steps)
+    return max((line["step"] for line in files.read_metrics(folder / "metrics.jsonl")), default=0)
 
 
 def tokens_seen(folder):
     """Count the tokens that a run's weights were trained on, with its init's."""
     config = read_config(folder / "config.json")
     before = tokens_seen(folder.with_name(config.init)) if config.init else 0
-    return before + own_steps(folder, config) * config.batch_size * config.longest
+    return before + own_steps(folder) * config.batch_size * config.longest
 
 
 # ---------------------------------------------------------------- processes
@@ -218,7 +215,7 @@ class InProcess(concurrent.futures.Executor):
 
 
 def begin_worker():
-    """Prepare a worker process: Ctrl-C is its parent's affair, and it ends with its parent."""
+    """Let a worker process ignore Ctrl-C, and end when its parent has ended."""
     # a terminal sends Ctrl-C to the workers too, and two signals would end a run unsaved
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

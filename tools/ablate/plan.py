@@ -40,7 +40,7 @@ class Plan:
         return [name for name in names if name in self.variants]
 
     def all_needs(self, variant):
-        """Return the same with the needs of those, each after its own."""
+        """Return a variant's needs and theirs in turn, each after its own needs."""
         names = self.needs(variant)
         return [far for name in names for far in self.all_needs(name)] + names
 
@@ -204,13 +204,12 @@ def over_name(variant, value):
 
 
 def check_names(plan):
-    """Raise UserError where a plan names a variant or figure that it does not have."""
+    """Raise UserError where a plan names a variant or figure that is not in it."""
     order = [*plan.variants]
     for variant in order:
-        if any(len(values) > 1 for values in plan.space(variant).values()):
-            if not plan.tuning_seeds:
-                raise UserError(f"variant {variant} has a grid or ladder, and there are no "
-                                "tuning_seeds to choose on")
+        if not plan.tuning_seeds and any(len(v) > 1 for v in plan.space(variant).values()):
+            raise UserError(f"variant {variant} has a grid or ladder, and there are no "
+                            "tuning_seeds to choose on")
         for name in plan.needs(variant):
             if order.index(name) >= order.index(variant):
                 raise UserError(f"variant {variant} needs {name}, which must come before it")

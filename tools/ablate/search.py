@@ -12,7 +12,7 @@ def grid_points(grid):
 def climb(ladder, start, mean):
     """Search from `start` along one key after another, until no neighbour has a lower mean.
 
-    Returns what Plan.search does.
+    Returns (settings, []) at the end, before it (None, points to try next), as Plan.search does.
     """
     point = start
     settled = 0  # keys in a row along which nothing was better
@@ -34,7 +34,7 @@ def climb(ladder, start, mean):
 
 
 def neighbours(point, key, values):
-    """Return the points one step down and up the values of a key, where there are such."""
+    """Return the points one step down and one step up the values of a key."""
     i = values.index(point[key])
     return [{**point, key: value} for value in [*values[:i][-1:], *values[i + 1:][:1]]]
 
