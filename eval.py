@@ -605,15 +605,12 @@ def check_folders(exam, data):
 
 
 def other_subject(subject, options):
-    """Return the Subject of --against; None if its folder has an eval.json and no model."""
+    """Return the Subject of --against, or None."""
     if not options.against:
         return None
-    folder = pathlib.Path(options.against)
-    if (folder / "eval.json").exists() and not run.has_weights(folder):
-        return None
-    other = load_subject(folder, options)
+    other = load_subject(options.against, options)
     if other.tokenizer.hash != subject.tokenizer.hash:
-        raise UserError(f"{folder} has another tokenizer than {subject.folder}, so their "
+        raise UserError(f"{other.folder} has another tokenizer than {subject.folder}, so their "
                         "log-probabilities cannot be compared; choose a run of the same")
     return other
 
@@ -652,30 +649,22 @@ def close_exam(subject, other, rows, answers, own, options):
 
 
 def yardsticks(subject, tasks, options):
-    """Return [(label, {task: result})] of the ngram-* folders beside a run, and of --against.
+    """Return [(label, {task: result})] of the ngram-* folders beside a run.
 
-    tasks: {task: the folder of a set of your own, or ""}. Of --against only where it has no
-    weights. A result with another tokenizer is refused in --against, and elsewhere left out with a
-    message, as are n-grams that counted other text.
+    tasks: {task: the folder of a set of your own, or ""}. One of another tokenizer or text is left
+    out with a message.
     """
-    folders = sorted(path.parent for path in subject.folder.parent.glob("ngram-*/eval.json")
-                     if path.parent != subject.folder)
-    named = pathlib.Path(options.against)
-    if options.against and not run.has_weights(named) and named not in folders:
-        folders.append(named)
     columns = []
     options = dataclasses.replace(options, dtype="float32")  # an n-gram has no other
-    for folder in folders:
-        saved = files.read_json(folder / "eval.json")
+    for path in sorted(subject.folder.parent.glob("ngram-*/eval.json")):
+        folder = path.parent
+        saved = files.read_json(path) if folder != subject.folder else {}
         results = {name: saved[key] for name, data in tasks.items()
                    if isinstance(saved.get(key := slot(name, options, data=data)), dict)}
         tokenizers = {result.get("tokenizer") for result in results.values()}
         if tokenizers - {subject.tokenizer.hash}:
-            if folder == named:
-                raise UserError(f"{folder / 'eval.json'} was taken with another tokenizer than "
-                                f"{subject.folder}'s; evaluate it anew with the same")
             print(f"{folder} is not shown: its eval.json is of another tokenizer")
-        elif folder != named and run.other_text(subject.folder, folder):
+        elif results and run.other_text(subject.folder, folder):
             print(f"{folder} is not shown: it has read other text; python -m tools.ngram "
                   f"{subject.folder / 'config.json'} counts this run's")
         elif results:

@@ -145,9 +145,8 @@ def of_run(log, accuracies):
 def of_student(figures, of_rules, written, written_by_teacher, log, accuracies):
     """Return all Verdicts of a student, as dicts; the first four arguments are tools.modes'."""
     verdicts = [averaged(figures, written, written_by_teacher), rare_lost(figures, of_rules),
-                unstable(log), overfitting(log), degenerate(written, written_by_teacher)]
-    verdicts += [paradigms_lost(accuracies)] if accuracies else []
-    return [verdict._asdict() for verdict in verdicts]
+                degenerate(written, written_by_teacher)]
+    return [verdict._asdict() for verdict in verdicts] + of_run(log, accuracies)
 
 
 def paradigms(results):
@@ -159,18 +158,17 @@ def paradigms(results):
     return {uid: accuracy for uid, accuracy in accuracies.items() if isinstance(accuracy, float)}
 
 
-def kept(before, verdicts):
-    """Return the verdicts `before` in eval.json, those of equal names replaced by new ones."""
-    names = [verdict["name"] for verdict in verdicts]
-    return [old for old in readable(before) if old["name"] not in names] + verdicts
-
-
 def keep(folder, verdicts):
-    """Put verdicts into the eval.json of a run's folder, and return all that it holds then."""
+    """Put verdicts into the eval.json of a run's folder, and return all that it holds then.
+
+    Verdicts of equal names are replaced.
+    """
     path = folder / "eval.json"
+    names = [verdict["name"] for verdict in verdicts]
     with files.locked(folder):
         results = files.read_json_or_empty(path)
-        results["verdicts"] = kept(results.get("verdicts"), verdicts)
+        before = readable(results.get("verdicts"))
+        results["verdicts"] = [old for old in before if old["name"] not in names] + verdicts
         files.write_json(path, results)
     return results
 

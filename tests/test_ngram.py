@@ -163,10 +163,9 @@ def test_pairs_stand_beside_and_another_text_begins_anew(argv, tmp_path, capsys)
     assert found[1][blimp]["accuracy"] == 0.5  # the same words: a tie
     assert found[5][blimp]["accuracy"] == 1
 
-    # beside a run, and asked for by name
+    # beside a run
     some = distill_of(argv)
-    eval.main([str(some), "--tasks=blimp", f"--data={rows.parent}",
-               f"--against={tmp_path / 'out/ngram-5'}"])
+    eval.main([str(some), "--tasks=blimp", f"--data={rows.parent}"])
     header = capsys.readouterr().out.split("the tasks of")[1]
     assert "ngram-1" in header and "ngram-5" in header
     with pytest.raises(UserError, match="neither best.pt nor ckpt.pt"):

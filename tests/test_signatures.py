@@ -4,7 +4,7 @@ import torch
 
 import losses
 import rollouts
-from onecoach import signatures, tables
+from onecoach import files, signatures, tables
 from tools.modes import rules
 
 SOUND = dict(entropy_q=2.0, entropy_p=2.0, q_on_top_1_of_p=0.4, q_on_top_1_of_q=0.4,
@@ -135,11 +135,12 @@ def test_what_is_said_of_a_student_does_not_depend_on_the_form_of_the_loss(form,
 
 # ---------------------------------------------------------------- kept, and said
 
-def test_what_is_judged_anew_replaces_what_was_kept():
+def test_what_is_judged_anew_replaces_what_was_kept(tmp_path):
     before = signatures.of_run([dict(step=1, skipped=3)], {"filler_gap": 0.6})
     assert [verdict["found"] for verdict in before] == [True, False, True]
     anew = signatures.of_run([dict(step=1)], {})
-    kept = signatures.kept(before, anew)
+    files.write_json(tmp_path / "eval.json", {"verdicts": before})
+    kept = signatures.keep(tmp_path, anew)["verdicts"]
     found = {verdict["name"]: verdict["found"] for verdict in kept}
     assert found == {"instability or collapse": False, "overfitting": False,
                      "paradigms lost": True} and len(kept) == 3
@@ -165,9 +166,10 @@ def test_nothing_is_said_of_what_is_not_there():
 
 @pytest.mark.parametrize("verdicts", [
     None, 3, "found", [None], [{}], [{"name": 3, "said": "x"}], [{"name": "x", "found": True}]])
-def test_a_damaged_file_has_no_verdicts(verdicts):
+def test_a_damaged_file_has_no_verdicts(verdicts, tmp_path):
     assert tables.final_table([("s", {"verdicts": verdicts})]) == tables.final_table([("s", {})])
-    assert signatures.kept(verdicts, []) == []
+    files.write_json(tmp_path / "eval.json", {"verdicts": verdicts})
+    assert signatures.keep(tmp_path, [])["verdicts"] == []
 
 
 @pytest.mark.parametrize("line", [

@@ -465,7 +465,7 @@ def test_a_run_against_itself_differs_in_nothing(two_runs, exam, capsys):
 
 
 def test_a_yardstick_beside_the_run_stands_in_its_table(two_runs, exam, tokenizer, capsys):
-    one, two = two_runs
+    one, _ = two_runs
     ngram = one.with_name("ngram-5")
     ngram.mkdir()
     config = run.load(one)[2]
@@ -477,17 +477,12 @@ def test_a_yardstick_beside_the_run_stands_in_its_table(two_runs, exam, tokenize
     table = capsys.readouterr().out.rsplit("the tasks of", 1)[1].splitlines()
     assert table[1].endswith("ngram-5 ") or table[1].endswith("ngram-5")
     assert "100.0%" in table[2]
-    eval.evaluate(two, ["blimp"], data=str(exam), against=str(ngram))  # it has no model to ask
-    assert capsys.readouterr().out.count("ngram-5") == 1
 
     results = files.read_json(ngram / "eval.json")
     results[f"blimp --data={exam}"]["tokenizer"] = "another"
     files.write_json(ngram / "eval.json", results)
     eval.evaluate(one, ["blimp"], data=str(exam))
     assert "is not shown: its eval.json is of another tokenizer" in capsys.readouterr().out
-    with pytest.raises(UserError, match="eval.json was taken with another tokenizer") as e:
-        eval.evaluate(one, ["blimp"], data=str(exam), against=str(ngram))
-    assert "\n" not in str(e.value)
 
 
 def test_reading_is_whole_whatever_the_limit(two_runs, exam, tokenizer, capsys):
@@ -596,6 +591,7 @@ def test_what_is_evaluated_after_training():
 def test_the_end_of_training_is_bounded(tmp_path, monkeypatch, corpus, tokens, asked):
     limits = []
     monkeypatch.setattr(eval, "evaluate", lambda folder, device, limit: limits.append(limit))
+    files.write_json(tmp_path / "config.json", {})
     config = types.SimpleNamespace(corpus=corpus, eval_tokens=tokens, teachers=[], baseline="",
                                    teacher_runs=[], name="one")
     distill.show_run(types.SimpleNamespace(config=config, folder=tmp_path, is_finished=False,
