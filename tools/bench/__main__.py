@@ -5,7 +5,7 @@
     prepare  `python data.py` in a process of its own: from raw files to token files, V 16000. The
              peer is the training and encoding of Hugging Face tokenizers alone.
     bpe      train a tokenizer of V 16000 and encode a cleaned corpus. The peer is Hugging Face
-             tokenizers on the same pre-tokens; merges and ids are compared.
+             tokenizers on the same pre-tokens; their ids are compared.
     loss     forward and backward of the distillation loss: 4096 positions, V 16000, alpha 0.5, tau
              2, reverse KL; nano d 128 from 256, paper d 512 from 1024. The peers are the
              materialised loss, liger-kernel, TRL and orda-kernel; all are compared with fp64.

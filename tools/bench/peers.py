@@ -6,14 +6,12 @@ STEPS name the ways that are worth a row: none is the best on every machine.
 """
 import functools
 import itertools
-import json
-import time
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bpe import CHARACTER, PATTERN, SPECIAL
+from bpe import PATTERN, SPECIAL
 from onecoach.run import DTYPES, autocast
 from tools.bench import measure
 from tools.hf.weights import to_theirs
@@ -162,19 +160,15 @@ def hf_teacher(vocab_size, positions, dtype, **sizes):
 # ---------------------------------------------------------------- the tokenizer
 
 def hf_bpe(texts, vocab_size, out):
-    """() -> {"train", "encode"}: seconds, and the merges, pairs of bytes; ids (uint16) go to `out`.
+    """() -> None: train on the texts {domain: file}, and write their ids (uint16) to `out`.
 
-    texts: {domain: file}. vocab_size 0: merge until no pair is left.
+    vocab_size 0: merge until no pair is left.
     """
     def once():
-        start = time.perf_counter()
         tokenizer = hf_tokenizer(texts, vocab_size)
-        trained = time.perf_counter()
         with open(out, "wb") as f:
             for ids in hf_ids(tokenizer, texts):
                 f.write(ids.tobytes())
-        encoded = time.perf_counter()
-        return dict(train=trained - start, encode=encoded - trained), hf_merges(tokenizer)
     return once
 
 
@@ -200,13 +194,6 @@ def hf_ids(tokenizer, texts):
                 encodings = tokenizer.encode_batch_fast(lines)
                 ids = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
                 yield np.fromiter(ids, np.uint16)
-
-
-def hf_merges(tokenizer):
-    """The merges as pairs of bytes."""
-    byte_of = {character: byte for byte, character in CHARACTER.items()}
-    merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [tuple(bytes(byte_of[c] for c in part) for part in pair) for pair in merges]
 
 
 # ---------------------------------------------------------------- scoring

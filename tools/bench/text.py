@@ -1,11 +1,9 @@
 """From text to tokens: all of data.py, and the tokenizer alone, beside Hugging Face tokenizers."""
 import contextlib
 import pathlib
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
 
@@ -20,52 +18,44 @@ from tools.bench.compare import show
 
 
 def bench_prepare(args):
+    return bench_text(args, prepares=True)
+
+
+def bench_bpe(args):
+    return bench_text(args, prepares=False)
+
+
+def bench_text(args, prepares):
+    """Measure all of data.py (prepares), or the tokenizer's training and encoding alone."""
     measure.machine()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         corpus, V = raw_text(args, folder)
         dev = sizes.BABYLM / "data/babylm_10m/dev"
-        dev = "" if args.data or not dev.exists() else str(dev.resolve())
-        keys = dict(corpus=corpus, dev=dev, vocab_size=V, max_words=args.words)
-        texts = clean_text(args, corpus, folder, stop=1.0 if dev else 0.98)
+        dev = str(dev.resolve()) if prepares and not args.data and dev.exists() else ""
+        # data.py keeps the end of a corpus without development text for validation
+        stop = 0.98 if prepares and not dev else 1.0
+        texts = data.write_clean(corpora.resolve(corpus, folder), folder, "train", stop=stop)
+        if args.words:
+            data.keep_words(texts, args.words)
 
-        contenders = {"ours": (prepare_in_process, (keys, folder))}
+        contenders = {"ours": (our_bpe, (texts, V, folder / "ours.bin"))}
+        if prepares:
+            keys = dict(corpus=corpus, dev=dev, vocab_size=V, max_words=args.words)
+            contenders["ours"] = prepare_in_process, (keys, folder)
         if args.peers:
             contenders["tokenizers"] = peers.hf_bpe, (texts, V, folder / "theirs.bin")
         functions = measure.made(contenders)
-        functions["ours"] = lambda: prepare_by_command(keys, folder)
-        times = measure.median_times(functions, 3, warm_up=0)
-        rows = {name: dict(seconds=times[name], gb=measure.memory(*contenders[name], runs=1)[0])
-                for name in times}
-        details = text_details(next(folder.glob("prepared-*/*/train.bin")), folder / "theirs.bin")
-    return show(rows) | details
-
-
-def bench_bpe(args):
-    measure.machine()
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        corpus, V = raw_text(args, folder)
-        texts = clean_text(args, corpus, folder)
-        contenders = {"ours": (our_bpe, (texts, V, folder / "ours.bin"))}
-        if args.peers:
-            contenders["tokenizers"] = peers.hf_bpe, (texts, V, folder / "theirs.bin")
-
-        results = {name: [] for name in contenders}  # (seconds of each part, merges) of each call
-        functions = {name: lambda name=name, f=f: results[name].append(f())
-                     for name, f in measure.made(contenders).items()}
+        if prepares:
+            functions["ours"] = lambda: prepare_by_command(keys, folder)
         times = measure.median_times(functions, 3, warm_up=0)
         rows = {}
         for name, seconds in times.items():
-            parts = [call_parts for call_parts, _ in results[name]]
-            rows[name] = dict(seconds=seconds, gb=measure.memory(*contenders[name], runs=1)[1])
-            rows[name] |= {part: statistics.median(p[part] for p in parts) for part in parts[0]}
-        details = text_details(folder / "ours.bin", folder / "theirs.bin")
-        if "tokenizers" in rows:
-            (_, merges), (_, theirs) = (results[name][-1] for name in ("ours", "tokenizers"))
-            details["merges_same"] = merges == theirs
-            print(f"merges the same: {merges == theirs}")
-    return show(rows) | details
+            peak, added = measure.memory(*contenders[name], runs=1)
+            rows[name] = dict(seconds=seconds, gb=peak if prepares else added)
+
+        file = next(folder.glob("prepared-*/*/train.bin")) if prepares else folder / "ours.bin"
+        return show(rows) | text_details(file, folder / "theirs.bin")
 
 
 def raw_text(args, folder):
@@ -79,14 +69,6 @@ def raw_text(args, folder):
     file = folder / "babytalk.txt"
     file.write_text("".join(babytalk.sample(200_000, 0)))
     return str(file), 0
-
-
-def clean_text(args, corpus, folder, stop=1.0):
-    """{domain: file}: the share of the corpus that trains, cleaned."""
-    texts = data.write_clean(corpora.resolve(corpus, folder), folder, "train", stop=stop)
-    if args.words:
-        data.keep_words(texts, args.words)
-    return texts
 
 
 def text_details(ours, theirs):
@@ -125,15 +107,8 @@ def prepare_in_process(keys, folder):
 
 
 def our_bpe(texts, V, out):
-    """() -> {"count", "train", "encode"}: seconds, and the merges; ids go to the token file out."""
+    """() -> None: train a tokenizer on the texts {domain: file}, and encode them into `out`."""
     def once():
-        start = time.perf_counter()
-        counts = data.count_words(texts)
-        counted = time.perf_counter()
-        tokenizer = Tokenizer(train_bpe(counts, V))
-        trained = time.perf_counter()
+        tokenizer = Tokenizer(train_bpe(data.count_words(texts), V))
         write_tokens(out, tokenizer, texts, "none", 0, "")
-        encoded = time.perf_counter()
-        seconds = dict(count=counted - start, train=trained - counted, encode=encoded - trained)
-        return seconds, tokenizer.merges
     return once
