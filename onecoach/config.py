@@ -27,6 +27,12 @@ import sys
 import textwrap
 import threading
 
+# The number of this process and of all processes. Schedulers set RANK, too: only torchrun's counts.
+RANK, WORLD = 0, 1
+if "TORCHELASTIC_RUN_ID" in os.environ:
+    RANK = int(os.environ["RANK"])
+    WORLD = int(os.environ["WORLD_SIZE"])
+
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"  # where NAME.py of a missing teacher is
 
 
@@ -539,7 +545,7 @@ def answer_early(parse):
     system does it, for an exception would be a traceback.
     """
     run_main(parse)
-    if "RANK" not in os.environ:
+    if WORLD == 1:
         on_signals(signal.SIG_DFL)
 
 
@@ -649,7 +655,7 @@ def run_main(main):
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    if "RANK" not in os.environ:  # the system's default ends a waiting rank at once
+    if WORLD == 1:  # the system's default ends a waiting rank at once
         on_signals()
     try:
         try:
@@ -674,5 +680,5 @@ def run_main(main):
 
 
 def say_last(line):
-    if os.environ.get("RANK", "0") == "0":  # the other ranks would say the same
+    if RANK == 0:  # the other ranks would say the same
         print(line, file=sys.stderr)

@@ -14,7 +14,7 @@ import zipfile
 
 import torch
 
-from onecoach.config import UserError
+from onecoach.config import RANK, UserError
 
 
 @contextlib.contextmanager
@@ -25,7 +25,7 @@ def replacing(path, previous=None):
     disk is full or the folder is not there.
     """
     path = pathlib.Path(path)
-    if os.environ.get("RANK", "0") != "0":  # of several ranks the first alone writes
+    if RANK:  # of several ranks the first alone writes
         yield io.BytesIO()
         return
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # another may write path too

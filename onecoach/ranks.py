@@ -12,10 +12,8 @@ import sys
 import torch
 import torch.distributed as dist
 
-from onecoach.config import UserError
+from onecoach.config import RANK, WORLD, UserError
 
-RANK = int(os.environ.get("RANK", 0))
-WORLD = int(os.environ.get("WORLD_SIZE", 1))
 RESTARTS = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))  # --max-restarts: how many it took
 LAUNCH = os.environ.get("TORCHELASTIC_RUN_ID", "")  # what its restarts have in common
 

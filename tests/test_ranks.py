@@ -5,6 +5,7 @@ The same run as one process, and what becomes of a killed one.
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,13 +45,13 @@ def tiny(tmp_path_factory):
     return folder
 
 
-def start(folder, ranks, name, *options, restarts=0):
+def start(folder, ranks, name, *options, restarts=0, **environment):
     torchrun = [] if ranks == 1 else [
         "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}",
         f"--max-restarts={restarts}", "--monitor-interval=0.2"]
     return subprocess.Popen(
         [sys.executable, *torchrun, "quick.py", f"{name}.py", *options], cwd=folder, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT)
 
 
@@ -173,3 +174,11 @@ def test_a_killed_rank_ends_the_job_and_a_restart_goes_on(tiny):
     (a, whole), (b, again) = found(tiny, "whole"), found(tiny, "again")
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert whole == again
+
+
+def test_a_rank_that_a_scheduler_set_is_none(tiny):
+    """Only torchrun's counts: a process alone writes and speaks, whatever RANK says."""
+    shutil.rmtree(tiny / "out/first")
+    launch(tiny, 1, "first", RANK="1", WORLD_SIZE="4", LOCAL_RANK="1")
+    assert "val_ce" in (tiny / "out/first/metrics.jsonl").read_text()
+    assert (tiny / "out/first/best.pt").exists()
