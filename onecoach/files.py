@@ -151,7 +151,10 @@ def is_figure(name, value):
 # ---------------------------------------------------------------- checkpoints
 
 def save_checkpoint(path, state):
-    """Write path whole; what was ckpt.pt becomes ckpt.prev.pt."""
+    """Write path whole; what was ckpt.pt becomes ckpt.prev.pt. UserError if not all is finite."""
+    if name := not_finite(state["model"]):
+        raise UserError(f"{path} is not written, for {name} is not finite; train anew with "
+                        "--resume=no and a lower lr, or dtype = float32")
     previous = path.with_name("ckpt.prev.pt") if path.name == "ckpt.pt" else None
     with replacing(path, previous) as f:
         try:
@@ -179,7 +182,21 @@ def load_checkpoint(path, device="cpu"):
         raise UserError(f"{path}: not a checkpoint of this program")
     if any(type(state.get(count, 0)) is not int for count in ("step", "steps")):
         raise UserError(f"{path}: not a checkpoint of this program")
+    if name := not_finite(state["model"]):
+        raise UserError(f"{path}: {name} is not finite; train anew with --resume=no and a lower lr")
     return state
+
+
+def is_weight(value):
+    """Whether it is a tensor of numbers in memory, as all weights are."""
+    return (isinstance(value, torch.Tensor) and value.is_floating_point()
+            and value.layout == torch.strided and not value.is_meta)
+
+
+def not_finite(weights):
+    """Return the name of the first weight of a state dict that holds nan or inf, or None."""
+    return next((name for name, weight in weights.items()
+                 if is_weight(weight) and not weight.float().isfinite().all()), None)
 
 
 def last_checkpoint(folder):

@@ -39,7 +39,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 # Keys that may differ when a run goes on: they say where things lie and how long to work, not what
 # is learned.
-FREE_ON_RESUME = ("out_dir", "data_dir", "resume", "max_minutes", "baseline", "device", "corpus",
+FREE_ON_RESUME = ("out_dir", "name", "data_dir", "resume", "max_minutes", "baseline", "device", "corpus",
                   "dev", "tokenizer", "compile", "grad_accum", "log_every", "max_skipped",
                   "eval_tokens", "checkpoints")
 
@@ -608,9 +608,7 @@ def must_fit(lm, weights, path, model="the model of its config (another arch or 
     own = lm.state_dict()
     for name in {**own, **weights}:
         a, b = own.get(name), weights.get(name)
-        plain = isinstance(b, torch.Tensor) and b.is_floating_point()
-        plain = plain and b.layout == torch.strided and not b.is_meta
-        if a is None or not plain or a.shape != b.shape:
+        if a is None or not files.is_weight(b) or a.shape != b.shape:
             raise UserError(f"{path}: {name} does not fit {model}")
 
 

@@ -186,8 +186,25 @@ def test_a_damaged_checkpoint_is_named(folder):
 
 @pytest.mark.parametrize("state", [[1, 2], {"weights": {}}, {"model": torch.ones(2)}])
 def test_another_programs_checkpoint_is_named(folder, state):
-    files.save_checkpoint(folder / "best.pt", state)
+    torch.save(state, folder / "best.pt")
     one_line(run.load, folder, words=["best.pt", "not a checkpoint of this program"])
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_weights_that_are_not_finite_are_neither_saved_nor_read(folder, number):
+    whole = (folder / "ckpt.pt").read_bytes()
+    state = torch.load(folder / "ckpt.pt")
+    state["model"]["head.weight"][3, 1] = number
+    one_line(files.save_checkpoint, folder / "ckpt.pt", state,
+             words=["ckpt.pt is not written", "head.weight is not finite", "a lower lr"])
+    assert (folder / "ckpt.pt").read_bytes() == whole and not (folder / "ckpt.prev.pt").exists()
+    # of a teacher that was trained before they were refused, or somewhere else
+    torch.save(state, folder / "best.pt")
+    one_line(run.load, folder, words=["best.pt: head.weight is not finite", "a lower lr"])
+    # the checkpoint before is taken in the place of a bad one
+    (folder / "ckpt.pt").rename(folder / "ckpt.prev.pt")
+    torch.save(state, folder / "ckpt.pt")
+    assert files.last_checkpoint(folder)[1].name == "ckpt.prev.pt"
 
 
 def test_weights_that_do_not_fit_are_named(folder, make_config):
