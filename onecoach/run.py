@@ -39,9 +39,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 # Keys that may differ when a run goes on: they say where things lie and how long to work, not what
 # is learned.
-FREE_ON_RESUME = ("out_dir", "name", "data_dir", "resume", "max_minutes", "baseline", "device", "corpus",
-                  "dev", "tokenizer", "compile", "grad_accum", "log_every", "max_skipped",
-                  "eval_tokens", "checkpoints")
+FREE_ON_RESUME = ("out_dir", "name", "data_dir", "resume", "max_minutes", "baseline", "device",
+                  "corpus", "dev", "tokenizer", "compile", "grad_accum", "log_every",
+                  "max_skipped", "eval_tokens", "checkpoints")
 
 # Dense bf16 operations a second, by data sheet, by the first name that torch's name of the card
 # holds; other cards have no MFU.
@@ -375,7 +375,11 @@ class Run:
         if breaks and not self.eager:
             self.say(f"torch.compile falls back to eager execution: {breaks[0]}")
         self.eager = bool(breaks)
-        self.metrics.write(**line)
+        try:
+            self.metrics.write(**line)
+        except UserError:
+            self.rescue()
+            raise
         self.bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
         if not sys.stderr.isatty():
             minutes = (self.steps - self.step) / seen["steps_per_s"] / 60
@@ -428,6 +432,12 @@ class Run:
             "corpus": self.corpus, "step": self.step, "steps": self.steps,
             "meter": self.meter.state(), "kept": self.kept,
             "minutes": self.minutes + self.minutes_now()})
+
+    def rescue(self):
+        """Save on a full disk: the checkpoint before the last one makes room."""
+        if WORLD == 1:  # other ranks do not know of it, and saving needs them all
+            (self.folder / "ckpt.prev.pt").unlink(missing_ok=True)
+            self.save()
 
     def keep_by_words(self):
         """Write the weights, chck_10M.pt, of each mark of `checkpoints` that the step has passed.
@@ -639,21 +649,27 @@ def changed_needs(folder):
             if isinstance(noted, dict) and noted.get(name, digest) != digest]
 
 
+def git_commit(root=pathlib.Path(__file__).parents[1]):
+    """Return the commit of the code in root, with -dirty if it was edited; None without git."""
+    # --git-dir: a repository that root was unpacked into is not asked
+    git = ["git", "-C", root, "--git-dir=.git", "describe", "--always", "--dirty", "--abbrev=40",
+           "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    return None
+
+
 def write_config(config, dtype, tokenizer, text="", loss_path="eager", needs=None, words=0):
     """config.json: the keys and, as notes (names with _), what they came to on this machine.
 
     text: the digest of the prepared text; words: how many it has; needs: digests of the weights of
     teachers and init.
     """
-    commit = None
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        git = ["git", "-C", pathlib.Path(__file__).parent, "rev-parse", "HEAD"]
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     versions = {"python": platform.python_version(), "torch": torch.__version__,
                 "numpy": np.__version__}
     files.write_json(folder_of(config) / "config.json", {
         **dataclasses.asdict(config), "_dtype": dtype, "_text": text, "_tokenizer": tokenizer.hash,
-        "_vocab_size": tokenizer.vocab_size, "_commit": commit, "_versions": versions,
+        "_vocab_size": tokenizer.vocab_size, "_commit": git_commit(), "_versions": versions,
         "_loss": loss_path, "_threads": torch.get_num_threads(), "_needs": needs or {},
         "_words": words, "_launch": LAUNCH})
 

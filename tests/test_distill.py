@@ -762,6 +762,32 @@ def test_going_on_with_other_settings_is_refused_and_names_them(tiny, unfinished
     refused(tiny("some", lr=2e-2), "lr = 0.01 there, 0.02 here")  # of a finished run too
 
 
+def test_a_run_whose_folder_was_moved_and_renamed_goes_on(tiny, unfinished, losses, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    unfinished().rename(tmp_path / "elsewhere/other")
+    calls = losses()
+    folder = trained(tiny("other", out_dir=str(tmp_path / "elsewhere")))
+    assert run.is_finished(folder) and len(calls) == 5 - 1
+    assert files.read_json(folder / "config.json")["name"] == "other"
+
+
+def test_a_log_on_a_full_disk_saves_the_run_first(tiny, monkeypatch):
+    whole = trained(tiny("whole", max_steps=30, val_every=100))
+    settings = tiny("some", max_steps=30, val_every=100)
+    write = run.Metrics.write
+
+    def full(self, **values):
+        if values["step"] == 8:
+            raise UserError("metrics.jsonl could not be written: No space left on device")
+        write(self, **values)
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Metrics, "write", full)
+        refused(settings, "metrics.jsonl", "No space left")
+    folder = run.folder_of(settings)
+    assert files.load_checkpoint(folder / "ckpt.pt")["step"] == 8  # by itself it saves every third
+    assert same(weights(trained(settings)), weights(whole))
+
+
 def test_a_run_from_before_a_key_had_its_default(tiny, unfinished):
     folder = unfinished()
     config = files.read_json(folder / "config.json")

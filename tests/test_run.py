@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pathlib
 import pickle
+import subprocess
 import warnings
 
 import pytest
@@ -121,6 +122,23 @@ def test_config_json_has_every_key_and_says_what_made_the_run(folder, make_confi
     assert found["_tokenizer"] == data.Tokenizer([]).hash
     assert found["_vocab_size"] == 259
     assert found["_versions"]["torch"] == torch.__version__ and "_commit" in found
+
+
+def test_a_commit_is_of_this_repository_and_says_whether_the_code_was_edited(tmp_path):
+    def git(*words):
+        name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(["git", *name, *words], cwd=tmp_path, capture_output=True, text=True,
+                              check=True).stdout.strip()
+    (tmp_path / "unpacked").mkdir()
+    (tmp_path / "a.py").write_text("1")
+    assert run.git_commit(tmp_path) is None
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "a")
+    assert run.git_commit(tmp_path) == git("rev-parse", "HEAD")
+    (tmp_path / "a.py").write_text("2")
+    assert run.git_commit(tmp_path) == git("rev-parse", "HEAD") + "-dirty"
+    assert run.git_commit(tmp_path / "unpacked") is None
 
 
 @pytest.mark.parametrize("damaged", [
