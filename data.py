@@ -148,7 +148,7 @@ def build(config, folder, train_files, dev_files, tokenizer):
         dev_texts = write_clean(train_files, folder, "dev", start=0.98)
     if config.max_words:
         keep_words(texts, config.max_words)
-    say_what_is_shared(texts, dev_texts)
+    shared = share_in_training(texts, dev_texts)
 
     if tokenizer is None:
         # babytalk's rare words too are tokens, drawn or not: its truth needs one token a word
@@ -161,7 +161,8 @@ def build(config, folder, train_files, dev_files, tokenizer):
     say_lost(tokenizer, (text for file in files for text in read_clean(file)))
     digest = digest_of_text(files)
     write_tokens(folder / "train.bin", tokenizer, texts, config.mark, config.seed, digest)
-    write_tokens(folder / "dev.bin", tokenizer, dev_texts, config.mark, config.seed, digest)
+    write_tokens(folder / "dev.bin", tokenizer, dev_texts, config.mark, config.seed, digest,
+                 shared)
     for file in files:
         file.unlink()
 
@@ -225,8 +226,8 @@ def keep_words(texts, max_words):
         os.truncate(file, sizes[kept].sum())
 
 
-def say_what_is_shared(texts, dev_texts):
-    """Print how much of the development text stands in the training text too, line by line."""
+def share_in_training(texts, dev_texts):
+    """Return the share of the development text's words in lines of the training text; print it."""
     dev_lines = collections.Counter()
     for file in dev_texts.values():
         with open(file, "rb") as f:
@@ -237,14 +238,13 @@ def say_what_is_shared(texts, dev_texts):
             for line in f:
                 if line in dev_lines:
                     shared[line] = dev_lines[line]
+
+    words, all_words = (sum(n * len(line.split()) for line, n in lines.items())
+                        for lines in (shared, dev_lines))
     if shared:
-        words = count_all_words(shared) / count_all_words(dev_lines)
-        print(f"{shared.total():,} of the {dev_lines.total():,} development lines, {words:.1%} of "
-              "the words, stand in the training text too")
-
-
-def count_all_words(lines):
-    return sum(n * len(line.split()) for line, n in lines.items())
+        print(f"{shared.total():,} of the {dev_lines.total():,} development lines, "
+              f"{words / all_words:.1%} of the words, stand in the training text too")
+    return words / all_words
 
 
 def digest_of_text(files):

@@ -8,7 +8,8 @@
     python eval.py RUN --tasks=ppl --dev=PATH                # of other text
 
     ppl                perplexity of the run's test split (the second half of the development
-                       text; the first half chose best.pt), or of --dev=PATH;
+                       text; the first half chose best.pt), and again without the lines that stand
+                       in the training text too ("unseen"); or of --dev=PATH;
                        --limit: tokens per domain
     blimp, supplement, ewok, entity_tracking, comps, global_piqa_parallel, global_piqa_nonparallel,
     wug_adj, wug_past, reading
@@ -127,6 +128,7 @@ from onecoach.scoring import (  # noqa: F401  others call eval.score and eval.sc
     score_sentences,
     sum_log_probs,
 )
+from onecoach.tokens import without_lines_of
 
 STRIDE = 8  # sampled tokens after which finished texts are taken out
 
@@ -330,8 +332,8 @@ def samples(model, tokenizer, prompt="", n=5, tokens=64, seed=0, stop=-1, **samp
 Subject = collections.namedtuple("Subject", "folder model tokenizer config")  # of a run
 
 
-def own_text(subject):
-    """Return {domain: ids (n,)}: the test split of the run's development text.
+def own_data(subject):
+    """Return data.Prepared, the run's own text.
 
     Raises UserError if that text is not to be had from here.
     """
@@ -347,7 +349,12 @@ def own_text(subject):
     if run.text_of(folder) not in ("", prepared.train.corpus):
         raise UserError(f"{folder} was trained on other text than corpus = {config.corpus!r} is "
                         "now; put that back, or name text to score with --dev=PATH")
-    return test_split(prepared.dev, tokenizer.newline_id)
+    return prepared
+
+
+def own_text(subject):
+    """Return {domain: ids (n,)}: the test split of the run's development text."""
+    return test_split(own_data(subject).dev, subject.tokenizer.newline_id)
 
 
 def other_text(name, subject):
@@ -362,9 +369,17 @@ def other_text(name, subject):
 
 
 def ppl_task(subject, options):
-    texts = other_text(options.dev, subject) if options.dev else own_text(subject)
     model, tokenizer, config = subject[1:]
+    if options.dev:
+        texts, unseen = other_text(options.dev, subject), {}
+    else:
+        prepared = own_data(subject)
+        texts = test_split(prepared.dev, tokenizer.newline_id)
+        unseen = without_lines_of(prepared.train, texts) if prepared.dev.shared else {}
     result = perplexity(model, tokenizer, texts, config.longest, options.limit)
+    if any(len(ids) > 1 for ids in unseen.values()):  # else every line was trained on
+        result["unseen"] = perplexity(model, tokenizer, unseen, config.longest,
+                                      options.limit)["overall"]
     return result, tables.perplexity_table(result)
 
 

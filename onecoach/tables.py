@@ -129,8 +129,10 @@ def curve_table(points):
 def perplexity_table(result):
     rows = [["domain", "tokens", "blocks: perplexity", "bits per byte", "lines: perplexity",
              "bits per byte", "nats per byte"]]
-    whole = "all; nats per byte: mean of both", result["overall"]
-    for name, figures in (*result["domains"].items(), whole):
+    parts = {**result["domains"], "all; nats per byte: mean of both": result["overall"]}
+    if "unseen" in result:
+        parts["all, unseen lines only"] = result["unseen"]
+    for name, figures in parts.items():
         ways = [f"{figures[way][key]:.4g}" for way in ("blocks", "lines")
                 for key in ("perplexity", "bits_per_byte")]
         mean = f"{figures['mean_nats_per_byte']:.4f}"
@@ -158,6 +160,7 @@ FINAL = [  # title, path in eval.json (trained: added by distill.py), form
     ("reading, eye tracking", "reading.eye_tracking.r2", "{:.2%}"),
     ("reading, self paced", "reading.self_paced.r2", "{:.2%}"),
     (PPL_TITLE, "ppl.overall.mean_nats_per_byte", "{:.4f}"),
+    (f"{PPL_TITLE}, unseen lines only", "ppl.unseen.mean_nats_per_byte", "{:.4f}"),
     ("validation CE (val_ce), nats per token", "val_ce", "{:.4f}"),
 ]
 
@@ -191,11 +194,11 @@ def final_lines(evals):
             words = shlex.split(slot) if slot.startswith(f"{task} --data=") else []
             if len(words) == 2:
                 yield f"{title}, {words[1].removeprefix('--data=')}", f"{slot}.{rest}", form
-        if title == PPL_TITLE:
+        if task == "ppl":
             for part in parts:
                 limit = int(part.split("=")[1])
                 yield (f"{title}, of its first {limit:,} tokens a domain",
-                       f"{part}.overall.mean_nats_per_byte", form)
+                       f"{part}.{rest}", form)
 
 
 def incomplete(label, results):

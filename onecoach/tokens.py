@@ -15,7 +15,7 @@ import torch
 from onecoach.config import UserError
 from onecoach.corpora import in_blocks
 
-FORM = 2  # of these files: another one is prepared in another folder
+FORM = 3  # of these files: another one is prepared in another folder
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 AGAIN = "remove its folder, it will be prepared again"
 
@@ -27,7 +27,8 @@ class TokenFile:
     """A stream of token ids on disk: `tokens` (count,), memory-mapped, and what is known of it.
 
     count; words and bytes of the text; tokenizer and corpus, digests; mark; segments, a Segment for
-    each domain; bos_id and newline_id, where documents and lines begin and end.
+    each domain; bos_id and newline_id, where documents and lines begin and end; shared, of
+    development text the share of its words in lines that stand in the training text too.
 
     Raises UserError if the file is missing, cut short, no token file, or of another tokenizer than
     that of the hash given.
@@ -44,6 +45,7 @@ class TokenFile:
         self.mark = about["mark"]
         self.bos_id = about["bos_id"]
         self.newline_id = about["newline_id"]
+        self.shared = about["shared"]
 
         dtype = np.dtype(DTYPES[about["dtype"]])
         size = os.path.getsize(path)
@@ -84,14 +86,15 @@ def is_whole(about):
     tiled = ends[:-1] == [segment.start for segment in segments] and ends == sorted(ends)
     counted = {*map(type, numbers)} == {int} and 0 <= min(numbers) <= max(numbers) < 2**63
     named = {*map(type, words)} == {str} and about["dtype"] in DTYPES
-    return bool(segments) and tiled and counted and named
+    is_share = type(about["shared"]) is float and 0 <= about["shared"] <= 1
+    return bool(segments) and tiled and counted and named and is_share
 
 
-def write_tokens(path, tokenizer, texts, mark, seed, corpus):
+def write_tokens(path, tokenizer, texts, mark, seed, corpus, shared=0.0):
     """Encode texts {domain: file of clean lines} into one token file.
 
     `<s>` opens each text and, as `mark` says, no line of it, half of the lines (drawn by `seed`) or
-    every line. corpus: the text's digest.
+    every line. corpus: the text's digest; shared: as TokenFile has it.
     """
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     share = {"none": 0.0, "half": 0.5, "line": 1.0}[mark]  # of the lines that `<s>` opens
@@ -115,7 +118,8 @@ def write_tokens(path, tokenizer, texts, mark, seed, corpus):
             segments.append(Segment(domain, start, count, words, os.path.getsize(file)))
 
     about = {"dtype": dtype, "tokenizer": tokenizer.hash, "corpus": corpus, "mark": mark,
-             "bos_id": tokenizer.bos_id, "newline_id": tokenizer.newline_id, "segments": segments}
+             "bos_id": tokenizer.bos_id, "newline_id": tokenizer.newline_id, "shared": shared,
+             "segments": segments}
     pathlib.Path(path).with_suffix(".json").write_text(json.dumps(about))
 
 
@@ -148,6 +152,27 @@ def read_clean(file):
     """Yield the text of a file of clean lines in blocks of whole lines."""
     with open(file, encoding="utf-8", newline="\n") as f:
         yield from in_blocks(f)
+
+
+def without_lines_of(file, texts):
+    """Return texts {domain: ids (n,)} without the lines that stand in a TokenFile; no `<s>` stays.
+
+    Both have the same tokenizer, so the same lines have the same ids.
+    """
+    lines = {domain: split_lines(ids, file) for domain, ids in texts.items()}
+    there = {line for some_lines in lines.values() for line in some_lines}
+    for _, start, stop, *_ in file.segments:
+        there -= there.intersection(split_lines(file.tokens[start:stop], file))
+    return {domain: np.frombuffer(b"".join(line for line in some_lines if line in there),
+                                  file.tokens.dtype)
+            for domain, some_lines in lines.items()}
+
+
+def split_lines(ids, file):
+    """Return the lines of ids (n,) as the bytes of their ids, without `<s>`; a list."""
+    ids = ids[ids != file.bos_id].astype(file.tokens.dtype)
+    ends = np.flatnonzero(ids == file.newline_id) + 1
+    return [line.tobytes() for line in np.split(ids, ends) if len(line)]
 
 
 def stream(file, device="cpu"):

@@ -27,6 +27,7 @@ from data import (
 from onecoach import corpora, tokens
 from onecoach.config import UserError
 from onecoach.corpora import ALWAYS, CLEAN, clean, read_blocks
+from onecoach.tokens import without_lines_of
 
 
 @pytest.fixture
@@ -403,15 +404,29 @@ def test_a_file_that_is_in_both_is_refused(splits, texts, make_config, tmp_path)
 
 
 def test_development_lines_that_are_trained_on_are_counted(splits, make_config, capsys):
-    prepare(make_config(corpus=str(splits), dev=str(splits / "childes.test"), vocab_size=265))
-    assert "development lines" not in capsys.readouterr().out
+    p = prepare(make_config(corpus=str(splits), dev=str(splits / "childes.test"), vocab_size=265))
+    assert "development lines" not in capsys.readouterr().out and p.dev.shared == 0
     with open(splits / "childes.dev", "a") as f:
         f.write("*MOT: train line 3 of many\ntrain line 3 of many\ntrain line 4 of many\n")
-    prepare(make_config(corpus=str(splits), dev=str(splits), vocab_size=265))
+    p = prepare(make_config(corpus=str(splits), dev=str(splits), vocab_size=265))
+    assert p.dev.shared == pytest.approx(15 / (300 * 5 + 15))
     said = capsys.readouterr().out
     assert "3 of the 303 development lines, 1.0% of the words, stand in the training text" in said
     prepare(make_config(corpus=str(splits), dev=str(splits), vocab_size=265, max_words=4 * 5))
     assert "2 of the 303 development lines, 0.7% of the words" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mark", ["none", "half", "line"])
+def test_lines_of_the_training_text_can_be_left_out(splits, make_config, mark):
+    with open(splits / "childes.dev", "a") as f:
+        f.write("train line 3 of many\ndev line 300 of many\ntrain line 4 of many\n")
+    p = prepare(make_config(corpus=str(splits), dev=str(splits), vocab_size=265, mark=mark))
+    texts = {"childes": p.dev.tokens, "none of it": p.train.tokens[:100]}
+    unseen = without_lines_of(p.train, texts)
+    text = p.tokenizer.decode(unseen["childes"])
+    assert text == "".join(f"dev line {i} of many\n" for i in range(301))
+    left = p.tokenizer.decode(unseen["none of it"])
+    assert "\n" not in left and left  # the last line was cut, so it is another one
 
 
 # ---------------------------------------------------------------- other machines, other sizes

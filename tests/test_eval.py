@@ -606,6 +606,21 @@ def test_ppl_is_of_the_half_that_did_not_choose(babytalk_run):
     assert result["overall"] == expected["overall"]
 
 
+def test_ppl_is_also_of_the_lines_that_no_run_was_trained_on(babytalk_run, capsys):
+    result = eval.evaluate(babytalk_run, ["ppl"])["ppl"]
+    model, tokenizer, config = run.load(babytalk_run)
+    prepared = data.prepare(config)
+    split_lines = lambda ids: tokenizer.decode(ids[ids != 1]).splitlines(keepends=True)
+    trained_on = set(split_lines(np.asarray(prepared.train.tokens)))
+    split = eval.test_split(prepared.dev, tokenizer.newline_id)["babytalk"]
+    lines = [line for line in split_lines(np.asarray(split)) if line not in trained_on]
+    ids = np.array(tokenizer.encode("".join(lines)))
+    expected = eval.perplexity(model, tokenizer, {"babytalk": ids}, 32)
+    assert result["unseen"] == expected["overall"]
+    assert 0 < len(ids) < result["overall"]["lines"]["tokens"]
+    assert "all, unseen lines only" in capsys.readouterr().out
+
+
 @pytest.fixture
 def moved_run(make_run, tmp_path, monkeypatch):
     """A run on the text TEXT whose paths are relative to a folder that it has left."""
