@@ -107,6 +107,12 @@ def read_json(path):
     raise UserError(f"{path}: damaged (not a JSON object); move it away")
 
 
+def check_writable(folder):
+    """Raise UserError if nothing can be written to a run's folder, before hours of work."""
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} cannot be written to; copy the run, or change its permissions")
+
+
 def read_json_or_empty(path):
     """`read_json`, or {} where there is no such file yet."""
     return read_json(path) if path.exists() else {}

@@ -16,6 +16,7 @@ from model import LM, ModelConfig
 from onecoach import files, run
 from onecoach.config import UserError
 from onecoach.signatures import rare_lost
+from tools import glue
 from tools.hf import card
 from tools.modes import __main__ as command
 from tools.modes import curves, examine, measure, rules, words, writing
@@ -31,7 +32,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def text(tokenizer):
     sequences = [[tokenizer.bos_id, *tokenizer.encode(line)] for line in babytalk.sample(40, 7)]
-    bands = measure.bands_of(torch.arange(tokenizer.vocab_size).flip(0))
+    bands = measure.frequency_bands(torch.arange(tokenizer.vocab_size).flip(0))
     return measure.Text(sequences, bands, torch.device("cpu"))
 
 
@@ -109,7 +110,7 @@ def test_all_mass_is_on_the_top_of_everything():
 
 
 def test_bands_go_by_rank():
-    bands = measure.bands_of(torch.arange(200))  # the last is the most frequent
+    bands = measure.frequency_bands(torch.arange(200))  # the last is the most frequent
     assert bands[199] == bands[190] == 0 and bands[189] == bands[100] == 1 and bands[99] == 2
     assert len(measure.band_names()) == len(measure.BANDS)
 
@@ -299,21 +300,47 @@ def test_a_run_of_a_gpu_is_examined_without_one(demo_runs, tmp_path, monkeypatch
         files.write_json(path, files.read_json(path) | {"device": "cuda"})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (subject, _), = examine.load_all([tmp_path / "rkl_demo"])
-    assert examine.text_of(subject).device.type != "cuda"
+    assert examine.choose_text(subject).device.type != "cuda"
 
 
 def test_texts_of_as_many_blocks_are_not_the_same_text(tokenizer):
-    def found(sequences):
-        subject = types.SimpleNamespace(tokenizer=tokenizer)
-        measured = measure.Measured({}, {"teacher": curves.Curve(sequences)}, [])
-        return types.SimpleNamespace(subject=subject, measured=measured)
-    one, same, other = (found([np.array(ids)]) for ids in ([1, 5, 6], [1, 5, 6], [1, 6, 5]))
+    def student(sequences):
+        return types.SimpleNamespace(subject=types.SimpleNamespace(tokenizer=tokenizer),
+                                     text=measure.Text(sequences, None, None))
+    one, same, other = (student([np.array(ids)]) for ids in ([1, 5, 6], [1, 5, 6], [1, 6, 5]))
     assert examine.comparable(one, same) and not examine.comparable(one, other)
 
 
+def test_a_run_without_a_teacher_is_measured_by_the_truth(demo_runs, monkeypatch, capsys):
+    monkeypatch.setattr(examine, "LINES", 30)
+    monkeypatch.setattr(writing, "WRITTEN", 10)
+    command.main([str(demo_runs / "base_demo")])
+    assert "base_demo, teacher truth" in capsys.readouterr().out
+    result = files.read_json(demo_runs / "base_demo/modes.json")
+    assert result["teacher"] == "truth" and set(result["curves"]) == {"teacher", "truth"}
+
+
+def test_without_a_teacher_figures_are_the_students_own(tokenizer, text):
+    lm = some_lm(tokenizer, 0)
+    alone, curves_, _ = measure.measure(lm, None, text)
+    both = measure.measure(lm, some_lm(tokenizer, 1), text).figures
+    assert curves_ == {}
+    assert {name: both[name] for name in measure.ALONE} == {
+        name: alone[name] for name in measure.ALONE}
+    assert set(alone) == {*measure.ALONE, "bands"}
+    assert all(set(band) == {"share", "ce"} for band in alone["bands"].values())
+
+
+def test_a_run_that_cannot_be_written_to_is_refused_before_any_work(demo_runs, monkeypatch):
+    monkeypatch.setattr(files.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(examine, "measure", None)
+    with pytest.raises(UserError, match="rkl_demo cannot be written to"):
+        examine.examine([demo_runs / "rkl_demo"])
+    with pytest.raises(UserError, match="rkl_demo cannot be written to"):
+        glue.main([str(demo_runs / "rkl_demo"), "--data=nowhere"])
+
+
 def test_what_cannot_be_compared(demo_runs):
-    with pytest.raises(UserError, match="no teacher to be compared with"):
-        examine.examine([demo_runs / "base_demo"])
     with pytest.raises(UserError, match="given twice"):
         examine.examine([demo_runs / "rkl_demo", demo_runs / "../runs/rkl_demo"])
     with pytest.raises(UserError, match="is not a run"):

@@ -75,7 +75,7 @@ def test_the_page_is_well_formed_small_and_asks_nobody(written):
 def test_numbers_in_the_page_are_the_models(written, demo_runs):
     data = data_of(written)
     assert [m["name"] for m in data["models"]] == ["teacher llama_demo", *NAMES]
-    assert [m["colour"] for m in data["models"]] == ["teacher", "plain", "forward", "reverse"]
+    assert [m["colour"] for m in data["models"]] == ["teacher", "alone", "forward", "reverse"]
     assert len(data["contexts"]) == 4
     for name in ("llama_demo", "rkl_demo"):
         model, tokenizer, _ = run.load(demo_runs / name)
@@ -127,10 +127,10 @@ def test_of_a_large_vocabulary_the_truth_is_there_and_at_its_words(demo_runs, mo
     monkeypatch.setattr(browser_numbers, "CONTEXTS", 3)
     monkeypatch.setattr(browser_numbers, "WHOLE", 100)
     monkeypatch.setattr(browser_numbers, "TOP", 5)
-    found, = examine.examine([demo_runs / "rkl_demo"])
-    tokenizer = found.subject.tokenizer
+    student, = examine.examine([demo_runs / "rkl_demo"])
+    tokenizer = student.subject.tokenizer
     truth = babytalk.Truth(tokenizer)
-    data = browser_numbers.browser_data([found])
+    data = browser_numbers.browser_data([student], pictures.colours([student]))
     for context in data["contexts"]:
         ids = [tokenizer.bos_id, *tokenizer.encode(context["text"])]
         p = truth.logits(torch.tensor([ids]))[0][0, -1].exp()
@@ -146,7 +146,7 @@ def test_of_a_large_vocabulary_the_truth_is_there_and_at_its_words(demo_runs, mo
     (["x/out/a", "y/out/a"], ["x/out/a", "y/out/a"]), (["a", "out/a"], ["a", "out/a"])])
 def test_runs_of_one_name_are_told_apart_by_their_folders(names, labels):
     folders = [pathlib.Path(name) for name in names]
-    assert [words.short(folder, folders) for folder in folders] == labels
+    assert [examine.short(folder, folders) for folder in folders] == labels
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +200,29 @@ def test_a_shell_reads_the_command_and_trains_the_same_run(name, keys, tmp_path,
     folder.mkdir()
     files.write_json(folder / "config.json", dataclasses.asdict(config))
 
-    python, program, *argv = shlex.split(story.command_of(folder))
+    python, program, *argv = shlex.split(story.training_command(folder))
     assert (python, program) == ("python", "distill.py" if config.teachers else "teacher.py")
     assert parse_args(argv) == config
+
+
+def test_a_run_without_a_teacher_has_a_page_on_real_text(text_runs, monkeypatch):
+    monkeypatch.setattr(writing, "WRITTEN", 10)
+    monkeypatch.setattr(browser_numbers, "CONTEXTS", 3)
+    monkeypatch.setattr(page, "has_matplotlib", lambda: False)
+    config = read_config(text_runs / "llama_demo/config.json")
+    assert not config.teachers
+    path = page.write_report([text_runs / "llama_demo"])
+    assert [model["name"] for model in data_of(path)["models"]] == ["llama_demo"]
+    result = files.read_json(text_runs / "llama_demo/modes.json")
+    assert result["curves"] == {} and "fkl" not in result["figures"]
+
+
+def test_long_tables_are_folded_and_the_contents_lead_to_every_heading(written):
+    whole = written.read_text()
+    assert "<details><summary>a table of" in whole
+    targets = re.findall(r'href="#([\w-]+)"', whole)
+    ids = re.findall(r'<h2 id="([\w-]+)"', whole)
+    assert [*map(str, targets)][:len(ids)] == ids and len(ids) > 8
 
 
 def test_texts_cannot_end_the_script():
@@ -214,13 +234,15 @@ def test_texts_cannot_end_the_script():
 def test_pictures_are_in_the_page_itself():
     pytest.importorskip("matplotlib")
     panel = ("a", "x", "y", {"rkl": ([0, 1], [0, 1])}, {"rkl": (1, 1)})
-    svg = pictures.svg_of(pictures.Picture("some", [panel]), {"rkl": "#d9660a"})
-    assert svg.startswith("<svg") and "http" not in svg and "currentColor" in svg
+    svg = pictures.draw(pictures.Picture("some", [panel]), {"rkl": "reverse"})
+    assert svg.startswith("<svg") and "http" not in svg
+    assert "var(--ink)" in svg and "var(--reverse)" in svg
+    assert not re.search("#[0-9a-f]{6}", svg)  # in the dark no colour stays as it is
     tags = Tags()
     tags.feed(svg)
     assert tags.open == []
     lines = {"$a_b$/rkl": ([0, 1], [0, 1]), "10$": ([0, 1], [1, 0])}
-    svg = pictures.svg_of(pictures.Picture("some", [("a", "x", "y", lines, {})]), {})
+    svg = pictures.draw(pictures.Picture("some", [("a", "x", "y", lines, {})]), {})
     assert ">$a_b$/rkl</text>" in svg and ">10$</text>" in svg
 
 
@@ -229,9 +251,11 @@ def test_yardsticks_of_the_same_tokenizer_stand_beside(tmp_path, capsys):
     for name, result in (("ngram-1", blimp), ("ngram-5", blimp | dict(tokenizer="another"))):
         (tmp_path / name).mkdir()
         files.write_json(tmp_path / name / "eval.json", {"blimp": result})
-    founds = [types.SimpleNamespace(subject=eval.Subject(
-        tmp_path / name, None, types.SimpleNamespace(hash="ours"), None)) for name in NAMES]
-    assert story.yardsticks(founds) == [("ngram-1", {"blimp": blimp})]
+    subjects = [eval.Subject(tmp_path / name, None, types.SimpleNamespace(hash="ours"), None)
+                for name in NAMES]
+    students = [types.SimpleNamespace(subject=subject, folder=subject.folder)
+                for subject in subjects]
+    assert story.yardsticks(students) == [("ngram-1", {"blimp": blimp})]
     assert "ngram-5 is not shown" in capsys.readouterr().out
 
 
@@ -466,8 +490,50 @@ def test_learning_curves_are_the_evaluations_and_a_part_is_called_one():
     assert not story.learning_blocks([("one", {"val_ce": 2.5})])
 
 
-@pytest.mark.parametrize("divergence, role", [
-    ("fkl", "forward"), ("skew_fkl(0.3)", "forward"), ("rkl", "reverse"), ("jsd(0.5)", "reverse")])
-def test_a_runs_colour_is_of_its_divergence_whatever_the_parameter(divergence, role):
-    config = types.SimpleNamespace(teachers=["coach"], divergence=divergence)
-    assert pictures.role_of(types.SimpleNamespace(subject=eval.Subject("", "", "", config))) == role
+def trained_with(*pairs):
+    """Students by (label, divergence), "" for one without a teacher."""
+    return [types.SimpleNamespace(label=label, config=types.SimpleNamespace(
+        teachers=["coach"] if divergence else [], divergence=divergence or "rkl"))
+        for label, divergence in pairs]
+
+
+def test_each_run_has_a_colour_and_orange_is_reverse_kl_alone():
+    students = trained_with(("a", "fkl"), ("b", "skew_rkl(0.3)"), ("c", "rkl"), ("d", "jsd(0.5)"),
+                            ("e", ""), ("f", "skew_fkl(0.1)"))
+    chosen = pictures.colours(students)
+    assert chosen == {"a": "forward", "b": "reverse", "c": "other-1", "d": "other-2",
+                      "e": "alone", "f": "other-3"}
+    assert pictures.colours(trained_with(("d", "jsd(0.5)"))) == {"d": "other-1"}
+    template = page.TEMPLATE.read_text()
+    assert all(template.count(f"--{name}:") == 2 for name in pictures.COLOURS)  # light and dark
+
+
+def test_a_page_of_fewer_runs_does_not_take_the_place_of_one_with_more(tmp_path):
+    a, b, c = (types.SimpleNamespace(folder=tmp_path / name) for name in "abc")
+    for student in (a, b, c):
+        student.folder.mkdir()
+    whole = page.page_path([a, b, c])
+    assert whole == tmp_path / "c/report.html"
+    whole.write_text('<meta name="runs" content="a b c">')
+    assert page.page_path([b, a, c]) == whole
+    assert page.page_path([a, c]) == tmp_path / "c/report-a-c.html"
+    whole.write_text('<meta name="runs" content="a c">')
+    assert page.page_path([a, b, c]) == whole
+
+
+@pytest.mark.parametrize("signs, beginning", [
+    ([1, -1], "Yes: when both are equally varied, c says less that is wrong and leaves more out, "
+              "compared with b."),
+    ([0, 0], "No, any difference is sharpness"), ([1, 1], "No, it is better"),
+    ([-1, 1], "No, it covers")])
+def test_the_first_sentence_answers_the_title(signs, beginning):
+    students = trained_with(("a", ""), ("b", "fkl"), ("c", "rkl"))
+    for student in students:
+        student.folder = pathlib.Path(student.label)
+    against = {"truth": dict(temperature=1.0, signs=signs)}
+    students[2].result = {"against": {"a": {}, "b": against}}
+    assert words.plain_verdict(students).startswith(beginning)
+    against["truth"]["temperature"] = None
+    assert words.plain_verdict(students).startswith("Nobody can say: at no temperature")
+    students[2].result = {"against": {}}
+    assert words.plain_verdict(students).startswith("Of c alone nobody can say")

@@ -415,6 +415,7 @@ def main(argv):
     if predictions:
         files.read_json_or_empty(predictions)  # damaged? They are written hours later
     lm, tokenizer, config = run.load(args.run, which=args.which)
+    files.check_writable(args.run)
     config.device = args.device
     config.dtype = args.dtype
     device = run.device_of(config)

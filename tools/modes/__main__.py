@@ -2,22 +2,21 @@
 
     python -m tools.modes RUN [RUN ...]
 
-Each RUN is compared with its own teacher; one without a teacher (a baseline) with the teacher of
-the first RUN beside it that has one. Students in the same folder are compared with each other, at
-equal entropy, so that what a lower sampling temperature would do too is not called mode-seeking.
-What is found is printed in words and kept in RUN/modes.json, the verdicts in RUN/eval.json too.
+Each RUN is compared with its own teacher; a RUN without a teacher (a baseline) with the teacher of
+the first RUN in the same folder that has one, and if none has, with babytalk's truth or nobody.
+Students in the same folder are compared with each other at equal entropy, so that an effect that a
+lower sampling temperature has too is not called mode-seeking. The results are printed in words and
+kept in RUN/modes.json, the verdicts in RUN/eval.json too.
 
-Here, in this order: the runs and the text that they read; what two distributions have between them
-at its positions (`measure`); the command, and its words. Beside it, a subject each: curves.py
-(precision and recall over the temperature), writing.py (what a model writes freely), rules.py
-(babytalk's grammar), and signatures.py, the rules of the verdicts with their thresholds.
-
-    precision   E_q[log p], nats a token: what p thinks of what q would say
-    recall      E_p[log q], nats a token: what q thinks of what p would say
+    precision   E_q[log p], nats per token: how likely q's words are to p
+    recall      E_p[log q], nats per token: how likely p's words are to q
     on babytalk, where the truth p* is known, also   precision: log of q's mass inside the language;
                 recall: E_p*[log q]
 
-The expectations are exact over the next word, at prefixes of the text.
+The expectations are exact over the next word, at prefixes of the text. examine.py loads the runs
+and compares them, measure.py measures at the positions of a text; curves.py has precision and
+recall over the temperature, writing.py the texts that a model writes, rules.py babytalk's grammar,
+and onecoach/signatures.py the thresholds of the verdicts.
 """
 from onecoach.config import Arguments, answer_early, run_folder, run_main
 
@@ -38,24 +37,25 @@ from tools.modes.examine import examine
 from tools.modes.words import comparison_words, figure_rows, over_seeds, rule_words
 
 
-def show(founds):
-    """Print what was found."""
-    print("\n" + table(figure_rows(founds)))
-    for found in founds:
-        print(f"\n{found.subject.folder}, teacher {found.teacher}")
-        for verdict in found.result["verdicts"]:
+def show(students):
+    """Print the figures, then verdicts, rules and comparisons of each run."""
+    print("\n" + table(figure_rows(students)))
+    for student in students:
+        folder = student.folder
+        print(f"\n{folder}, teacher {student.teacher or 'none'}")
+        for verdict in student.result["verdicts"]:
             mark = "FOUND" if verdict["found"] else "not found"
             print(f"  {verdict['name']}: {mark}. {verdict['said']}")
-        for line in rule_words(found.result["rules"], 3):
+        for line in rule_words(student.result["rules"], 3):
             print(f"  rule {line}")
-        for other, against in found.result["against"].items():
+        for other, against in student.result["against"].items():
             for line in comparison_words(against):
                 print(f"  beside {other}, {line}")
-            if run.other_text(found.subject.folder, other):
-                print(f"  {other} was trained on other text, which may be what parts them")
-    for line in over_seeds(founds):
+            if run.other_text(folder, other):
+                print(f"  {other} was trained on other text, which may explain a difference")
+    for line in over_seeds(students):
         print(f"\nover folders: {line}")
-    print("\nThresholds stand in signatures.py. Intervals are 95% over texts, not over runs.")
+    print("\nsignatures.py has the thresholds. Intervals are 95% over texts, not over runs.")
 
 
 def main(argv):

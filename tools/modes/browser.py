@@ -5,30 +5,30 @@ import numpy as np
 import torch
 
 import babytalk
-from tools.modes.examine import text_of
-from tools.modes.pictures import role_of
-from tools.modes.words import label_of
 
 CONTEXTS = 30         # of the mode browser
-WHOLE = 1000          # words of a vocabulary that are all inlined; of a larger one TOP a model
+WHOLE = 1000          # words of a vocabulary that are all inlined; of a larger one TOP per model
 TOP = 200
 TAIL_STEP = 100       # thousandths of a nat: the width of the histogram of the other words' logits
 
 
-def contexts_of(found):
-    """[ids of a prefix, `<s>` first] in which more than one word is likely, CONTEXTS at most.
+# ---------------------------------------------------------------- contexts
 
-    On babytalk where the next word says most about the dialect, by p* (mutual information), for
-    there the two dialects are modes in the same context; else where the teacher's second word is
-    nearest to its first.
+def choose_contexts(student):
+    """Return [ids of a prefix, `<s>` first] before which several words are likely, <= CONTEXTS.
+
+    On babytalk where the next word tells most about the dialect, by p* (mutual information), for
+    the two dialects are modes in the same context; else where the teacher's second word is nearest
+    to its first.
     """
-    text = text_of(found.subject)
-    if found.subject.config.corpus == "babytalk":
-        return dialect_contexts(found.subject.tokenizer, text.sequences)
-    tokenizer = found.subject.tokenizer
+    sequences = student.text.sequences
+    tokenizer = student.subject.tokenizer
+    if student.config.corpus == "babytalk":
+        return dialect_contexts(tokenizer, sequences)
     clear, flat = [], []  # the teacher has a favourite, or none
-    for ids in text.sequences[::8]:
-        log_p = found.teacher_forward(torch.as_tensor(ids[:-1])[None].long())[0]
+    for ids in sequences[::8]:
+        forward = student.teacher_forward or student.forward
+        log_p = forward(torch.as_tensor(ids[:-1])[None].long())[0]
         first, second = log_p.exp().topk(2).values.T
         for t in range(8, len(ids) - 1):
             start = last_line(ids[:t + 1], tokenizer.newline_id)
@@ -38,45 +38,47 @@ def contexts_of(found):
 
 
 def last_line(ids, newline_id):
-    """Where the line begins that ids end in, with at least 8 tokens before the end."""
+    """Return where the last line of ids begins, with at least 8 tokens before the end."""
     ends = np.flatnonzero(np.asarray(ids[:-8]) == newline_id)
     return int(ends[-1]) + 1 if len(ends) else 0
 
 
 def distinct_ends(scored):
-    """The first CONTEXTS prefixes of [(score, ids)] whose last two tokens nobody before has."""
+    """Return the first CONTEXTS prefixes of [(score, ids)] that end in different tokens."""
     chosen = {}
     for _, ids in scored:
-        chosen.setdefault(ids[-2:], ids)
+        chosen.setdefault(ids[-1], ids)
     return [*chosen.values()][:CONTEXTS]
 
 
 def dialect_contexts(tokenizer, sequences):
-    scored = {(tokenizer.bos_id,): told_of_dialect(babytalk.LANGUAGE.start)}
+    scored = {(tokenizer.bos_id,): dialect_information(babytalk.LANGUAGE.start)}
     for ids in sequences[:500]:
         words = tokenizer.decode(ids[1:-1]).split(" ")
         for t in range(1, len(words)):
             _, state = babytalk.LANGUAGE.read(words[:t])
-            scored[tuple(int(i) for i in ids[:t + 1])] = told_of_dialect(state)
+            scored[tuple(int(i) for i in ids[:t + 1])] = dialect_information(state)
     return distinct_ends(sorted(((score, ids) for ids, score in scored.items()), reverse=True))
 
 
-def told_of_dialect(state):
-    """Nats that the next word says about the dialect after a State of babytalk."""
+def dialect_information(state):
+    """Return how many nats the next word tells about the dialect, after a State of babytalk."""
     joint = {}
     for (dialect, (top, *_)), weight in state.derivations:
         for word, _, p in babytalk.LANGUAGE.first_words(dialect, top):
-            of_word = joint.setdefault(word, {"A": 0.0, "B": 0.0})
-            of_word[dialect] += weight * p
-    of_dialect = {d: sum(of_word[d] for of_word in joint.values()) for d in "AB"}
-    return sum(p * math.log(p / sum(of_word.values()) / of_dialect[d])
-               for of_word in joint.values() for d, p in of_word.items() if p)
+            by_dialect = joint.setdefault(word, {"A": 0.0, "B": 0.0})
+            by_dialect[dialect] += weight * p
+    prior = {d: sum(by_dialect[d] for by_dialect in joint.values()) for d in "AB"}
+    return sum(p * math.log(p / sum(by_dialect.values()) / prior[d])
+               for by_dialect in joint.values() for d, p in by_dialect.items() if p)
 
+
+# ---------------------------------------------------------------- distributions
 
 def shown_words(log_ps, true=()):
-    """Ids that are inlined of log-probabilities {name: (V,)}: all of a small V, else the likely.
+    """Return the ids to inline from log-probabilities {name: (V,)}: all of a small V, or the top.
 
-    true: ids that are among them in any case.
+    true: ids that are shown in any case.
     """
     V = len(next(iter(log_ps.values())))
     if V <= WHOLE:
@@ -86,31 +88,34 @@ def shown_words(log_ps, true=()):
 
 
 def histogram(logits):
-    """[[logit in thousandths, how many]] of logits (n,), by steps of TAIL_STEP."""
+    """Return [[logit in thousandths, count]] of logits (n,), by steps of TAIL_STEP."""
     steps = (logits * 1000 / TAIL_STEP).round().long()
     values, counts = steps.unique(return_counts=True)
     return [[v * TAIL_STEP, n] for v, n in zip(values.tolist(), counts.tolist())]
 
 
 @torch.no_grad()
-def browser_data(founds):
-    """What the page's script reads: models, vocabulary, contexts with logits and truth, a note.
+def browser_data(students, colours):
+    """Return what the page's script reads: models, vocabulary, contexts, and a note.
 
-    Of the last run's teacher and of the runs beside it.
+    The models are the last run's teacher, and the runs in the same folder with its tokenizer.
+    colours: {label: name of a colour}.
     """
-    lead = founds[-1]
-    beside = [found for found in founds
-              if found.subject.folder.parent == lead.subject.folder.parent
-              and found.subject.tokenizer.hash == lead.subject.tokenizer.hash]
+    lead = students[-1]
     tokenizer = lead.subject.tokenizer
-    readers = {f"teacher {lead.teacher}": lead.teacher_forward}
-    models = [dict(name=f"teacher {lead.teacher}", role="teacher", colour="teacher")]
-    for found in beside:
-        name = label_of(found, beside)
-        readers[name] = found.forward
-        models.append(dict(name=name, role="student", colour=role_of(found)))
-    truth = babytalk.Truth(tokenizer) if lead.subject.config.corpus == "babytalk" else None
-    contexts = [context_data(ids, readers, tokenizer, truth) for ids in contexts_of(lead)]
+    beside = [student for student in students if student.folder.parent == lead.folder.parent
+              and student.subject.tokenizer.hash == tokenizer.hash]
+    readers = {}
+    models = []
+    if lead.teacher:
+        readers[f"teacher {lead.teacher}"] = lead.teacher_forward
+        models.append(dict(name=f"teacher {lead.teacher}", role="teacher", colour="teacher"))
+    for student in beside:
+        readers[student.label] = student.forward
+        models.append(dict(name=student.label, role="student", colour=colours[student.label]))
+
+    truth = babytalk.Truth(tokenizer) if lead.config.corpus == "babytalk" else None
+    contexts = [context_data(ids, readers, tokenizer, truth) for ids in choose_contexts(lead)]
     used = {i for context in contexts for i in context.get("words") or []}
     V = tokenizer.vocab_size
     vocabulary = [tokenizer.decode([i]) if V <= WHOLE or i in used else "" for i in range(V)]

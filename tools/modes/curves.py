@@ -1,9 +1,8 @@
 """Precision and recall over the sampling temperature, and two students at equal entropy.
 
-A student that is sampled below temperature 1 is more precise too, whatever it was trained by. So
-one figure says nothing of mode-seeking: a `Curve` has precision and recall at each temperature, and
-`compare` holds two of them against each other where their entropies are equal. What still parts
-them there is more than sharpening.
+Any student that is sampled below temperature 1 is more precise, so one figure does not show
+mode-seeking. A `Curve` has precision and recall at each temperature, and `compare` compares two of
+them at equal entropy. A difference that is left there is more than sharpening.
 """
 import numpy as np
 import torch
@@ -12,26 +11,25 @@ TEMPERATURES = [round(0.5 + 0.05 * i, 2) for i in range(21)]
 
 
 def mass(log_p):
-    """exp, of what is over e^-80: below, fp32 runs into denormal numbers, which are slow."""
+    """Return exp(log_p), at least e^-80: below, fp32 has denormal numbers, which are slow."""
     return log_p.clamp_min(-80).exp_()
 
 
 class Curve:
-    """Entropy, precision and recall at each of TEMPERATURES, kept a text, for intervals.
+    """Entropy, precision and recall at each of TEMPERATURES, summed for each text, for intervals.
 
     sums (texts, temperatures, 3) float64; tokens (texts,) that are predicted.
     """
 
     def __init__(self, sequences):
-        self.sequences = sequences
         self.sums = torch.zeros(len(sequences), len(TEMPERATURES), 3, dtype=torch.float64)
         self.tokens = torch.tensor([len(s) - 1 for s in sequences], dtype=torch.float64)
 
     def add(self, number, log_q, judged, p, log=False):
-        """Positions of texts `number` (N,), of a student's log_q (N, V) at temperature 1.
+        """Add positions of texts `number` (N,) with a student's log_q (N, V) at temperature 1.
 
-        judged (N, V): what precision is the mean of under q, with log the log of that mean; p
-        (N, V): what recall is the mean under.
+        Precision is the mean of judged (N, V) under q, with log its logarithm; recall is the mean
+        of log q under p (N, V).
         """
         expected = (p * log_q).sum(-1)  # at temperature T this is divided by T
         sides = torch.stack([torch.ones_like(log_q), log_q, judged], 1)  # (N, 3, V)
@@ -51,13 +49,13 @@ class Curve:
             self.sums[:, t].index_add_(0, number, terms.cpu().double())
 
     def means(self):
-        """(temperatures, 3) float64: entropy, precision, recall, nats a token."""
+        """Return (temperatures, 3) float64: entropy, precision, recall, nats per token."""
         return self.sums.sum(0) / self.tokens.sum()
 
     def at_entropy(self, entropy):
-        """(temperature, sums (texts, 2) of precision and recall) where the entropy is this one.
+        """Return (temperature, sums (texts, 2) of precision and recall) at this mean entropy.
 
-        On straight lines between TEMPERATURES; None where no temperature has it.
+        On straight lines between TEMPERATURES; None if no temperature has this entropy.
         """
         have = self.means()[:, 0].numpy()  # rises with the temperature
         if not have[0] <= entropy <= have[-1]:
@@ -73,12 +71,12 @@ class Curve:
         return dict(temperature=TEMPERATURES, entropy=entropy, precision=precision, recall=recall)
 
 
-# Below these, nats a token, a difference is none, however sure: of precision, of recall. Against
-# the truth precision is the log of a mass near 1: 0.002 a token is one line in fifty.
+# Smaller differences in precision and recall, nats per token, do not count, however sure. Against
+# the truth precision is the log of a mass near 1: 0.002 per token is one line in fifty.
 SAME = {"teacher": (0.01, 0.01), "truth": (0.002, 0.01)}
 
-SAID = {  # signs of the differences in precision and recall at equal entropy -> what that is
-    (0, 0): "the curves coincide: what parts them is sharpening alone",
+SAID = {  # signs of the differences in precision and recall at equal entropy -> words
+    (0, 0): "the curves coincide: the difference is sharpening alone",
     (1, 0): "more precise at equal entropy and no less recall: its curve lies over the other",
     (1, 1): "more precise at equal entropy and more recall: its curve lies over the other",
     (0, 1): "more recall at equal entropy and no less precise: its curve lies over the other",
@@ -91,13 +89,13 @@ SAID = {  # signs of the differences in precision and recall at equal entropy ->
 
 
 def compare(one, other, kind):
-    """Two Curves on the same text, at the entropy that `one` has at temperature 1.
+    """Compare two Curves on the same text, at the entropy that `one` has at temperature 1.
 
-    The temperature that gives `other` this entropy; differences (one - other) of precision and
-    recall, nats a token, each with its 95% interval over texts; how they range over all entropies
-    that both reach; and in words what it is (SAID): a difference counts if it is beyond SAME[kind]
-    and its interval is on one side of 0. Where no temperature brings the entropies together there
-    is said that, and no figure.
+    Returns a dict: the temperature that gives `other` this entropy; differences (one - other) of
+    precision and recall, nats per token, with 95% intervals over texts and their range over all
+    entropies that both reach; signs, and words for them (SAID). A difference counts if it is
+    beyond SAME[kind] and its interval is on one side of 0. If no temperature gives `other` this
+    entropy, there are words alone.
     """
     at_1 = TEMPERATURES.index(1.0)
     entropy = one.means()[at_1, 0].item()
@@ -132,7 +130,7 @@ def compare(one, other, kind):
 
 
 def ratio_interval(sums, tokens):
-    """(mean, low, high), 95%: sums over texts divided by their tokens; texts are what varies."""
+    """Return (mean, low, high), 95% over texts, of sums (texts,) divided by all their tokens."""
     mean = (sums.sum() / tokens.sum()).item()
     error = (sums - mean * tokens).square().sum().sqrt().item() / tokens.sum().item()
     return mean, mean - 1.96 * error, mean + 1.96 * error

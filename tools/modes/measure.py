@@ -14,25 +14,26 @@ from tools.modes.curves import Curve, mass
 BINS = 15             # of confidence, for the calibration error
 TOPS = 1, 10, 100
 BANDS = 10, 100, 1000, 10_000, math.inf  # ranks of word frequency
+ALONE = "ce", "entropy_q", "calibration_error", "positions"  # figures that need no teacher
 
 
 @dataclasses.dataclass
 class Text:
-    """What all models of a comparison read: sequences of ids, each one's first as context."""
+    """The text that all models of a comparison read: sequences of ids, the first as context."""
     sequences: list
-    bands: torch.Tensor  # (V,)
-    device: torch.device   # of the models that read it
+    bands: torch.Tensor    # (V,)
+    device: torch.device   # of the models
 
     def walk(self, forward, device=None):
-        """scoring.positions of a function ids (B, T) -> (B, T, d), over all of the text."""
+        """Yield scoring.positions of a function ids (B, T) -> (B, T, d), over all of the text."""
         return positions(forward, self.sequences, [1] * len(self.sequences),
-                              writing.BATCH_TOKENS, device or self.device)
+                         writing.BATCH_TOKENS, device or self.device)
 
 
 def next_word(models, ensemble="logits"):
-    """The function ids (B, T) -> log-probabilities (B, T, V) of one model, or of an ensemble.
+    """Return the function ids (B, T) -> log-probabilities (B, T, V) of a model or an ensemble.
 
-    ids may be anywhere; what comes is where the models are.
+    The ids may be on any device; the log-probabilities are on the models'.
     """
     device = next(models[0].parameters()).device
 
@@ -43,8 +44,8 @@ def next_word(models, ensemble="logits"):
     return forward
 
 
-def bands_of(counts):
-    """(V,) the band in BANDS of each token, by the rank of its count; counts: (V,)."""
+def frequency_bands(counts):
+    """Return (V,) the band in BANDS of each token, by the rank of its count; counts: (V,)."""
     rank = torch.empty(len(counts), dtype=torch.long)
     rank[torch.as_tensor(counts).argsort(descending=True, stable=True)] = torch.arange(len(counts))
     return torch.bucketize(rank, torch.tensor(BANDS[:-1]), right=True)
@@ -57,9 +58,9 @@ def band_names():
 
 
 class Sums:
-    """Means over positions, added up chunk by chunk: `figures` at the end.
+    """Means over positions, added up chunk by chunk; `figures` at the end.
 
-    bands: (V,) of bands_of, on the CPU.
+    bands: (V,) from frequency_bands, on the CPU.
     """
 
     def __init__(self, bands):
@@ -70,7 +71,7 @@ class Sums:
         self.in_bin = torch.zeros(3, BINS, dtype=torch.float64)  # n, confidence, hits
 
     def add(self, log_q, log_p, label):
-        """log_q, log_p (N, V) of the next word, label (N,) the one that came."""
+        """Add positions with log_q, log_p (N, V) for the next word, which was label (N,)."""
         q = mass(log_q)
         p = mass(log_p)
         ce_q = F.nll_loss(log_q, label, reduction="none")
@@ -79,16 +80,18 @@ class Sums:
                      rkl=(q * (log_q - log_p)).sum(-1), entropy_q=-(q * log_q).sum(-1),
                      entropy_p=-(p * log_p).sum(-1), precision=(q * log_p).sum(-1),
                      recall=(p * log_q).sum(-1))
+
+        # how much of each one's mass is on the other's likeliest words
         longest = min(max(TOPS), q.shape[1])
-        p_of_p, at = p.topk(longest)
-        q_of_p = q.gather(1, at)
-        q_of_q, at = q.topk(longest)
-        p_of_q = p.gather(1, at)
+        p_on_p, top_of_p = p.topk(longest)
+        q_on_q, top_of_q = q.topk(longest)
+        q_on_p = q.gather(1, top_of_p)
+        p_on_q = p.gather(1, top_of_q)
         for k in TOPS:
-            terms[f"q_on_top_{k}_of_p"] = q_of_p[:, :k].sum(-1)
-            terms[f"p_on_top_{k}_of_p"] = p_of_p[:, :k].sum(-1)
-            terms[f"p_on_top_{k}_of_q"] = p_of_q[:, :k].sum(-1)
-            terms[f"q_on_top_{k}_of_q"] = q_of_q[:, :k].sum(-1)
+            terms[f"q_on_top_{k}_of_p"] = q_on_p[:, :k].sum(-1)
+            terms[f"p_on_top_{k}_of_p"] = p_on_p[:, :k].sum(-1)
+            terms[f"p_on_top_{k}_of_q"] = p_on_q[:, :k].sum(-1)
+            terms[f"q_on_top_{k}_of_q"] = q_on_q[:, :k].sum(-1)
         self.terms.update({name: term.cpu().double().sum().item() for name, term in terms.items()})
         self.n += len(label)
 
@@ -102,7 +105,7 @@ class Sums:
         self.in_bin.index_add_(1, bin, counted)
 
     def figures(self):
-        """{name: mean}, bands {name: ...} of those that have a word, calibration_error (ECE)."""
+        """Return {name: mean}, with bands {name: ...} that have a word, and calibration_error."""
         means = {name: total / self.n for name, total in self.terms.items()}
         bands = {}
         for name, (n, ce_q, ce_p) in zip(band_names(), self.in_band.T.tolist()):
@@ -119,23 +122,33 @@ Measured = collections.namedtuple("Measured", "figures curves rules")
 
 @torch.no_grad()
 def measure(student, teacher, text, truth=None):
-    """A student beside its teacher on a Text: Measured(figures, {kind: Curve}, [rules.Rule]).
+    """Measure a student against its teacher: Measured(figures, {kind: Curve}, [rules.Rule]).
 
-    student, teacher: functions ids (B, T) -> log-probabilities (B, T, V). With truth, a
-    rules.Truth, there is a second Curve, and what falls to each rule of the grammar.
+    student, teacher: functions ids (B, T) -> log-probabilities (B, T, V); without a teacher (None)
+    the figures are ALONE and bands. truth, a rules.Truth, adds a Curve and the grammar's rules.
     """
     sums = Sums(text.bands)
-    curves = {"teacher": Curve(text.sequences)}
+    curves = {}
+    if teacher:
+        curves["teacher"] = Curve(text.sequences)
     if truth:
         curves["truth"] = Curve(text.sequences)
         uses = rules.Uses(truth, text)
-    chunks = zip(text.walk(student), text.walk(teacher))
+
+    chunks = zip(text.walk(student), text.walk(teacher or student))
     for i, ((number, log_q, label), (_, log_p, _)) in enumerate(chunks):
         sums.add(log_q, log_p, label)
-        curves["teacher"].add(number, log_q, log_p, mass(log_p))
+        if teacher:
+            curves["teacher"].add(number, log_q, log_p, mass(log_p))
         if truth:
             log_p_star = uses.log_p(i).to(log_q.device)
             inside = (log_p_star > truth.FLOOR).float()
             curves["truth"].add(number, log_q, inside, mass(log_p_star) * inside, log=True)
             uses.add(i, mass(log_q).cpu())
-    return Measured(sums.figures(), curves, uses.rules() if truth else [])
+
+    figures = sums.figures()
+    if not teacher:
+        bands = {name: dict(share=band["share"], ce=band["ce"])
+                 for name, band in figures["bands"].items()}
+        figures = {name: figures[name] for name in ALONE} | {"bands": bands}
+    return Measured(figures, curves, uses.rules() if truth else [])

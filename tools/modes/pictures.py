@@ -1,4 +1,4 @@
-"""A page's pictures, drawn by matplotlib (optional) as inline SVG."""
+"""A page's pictures, drawn by matplotlib (optional) as inline SVG in the page's own colours."""
 import dataclasses
 import html
 import importlib.util
@@ -6,13 +6,14 @@ import io
 import re
 
 from onecoach import files
-from tools.modes.words import label_of
 
 NO_MATPLOTLIB = "pictures of the curves need matplotlib (pip install matplotlib)"
 
-
-def has_matplotlib():
-    return importlib.util.find_spec("matplotlib") is not None
+# Names of page.html's CSS variables -> stand-ins while matplotlib draws. Blue is forward KL, orange
+# reverse KL and purple no teacher in every picture; a second run of a kind has one of the others.
+COLOURS = {"forward": "#2f7fe0", "reverse": "#d9660a", "alone": "#8a5cc7", "other-1": "#0b8793",
+           "other-2": "#c2337a", "other-3": "#857000", "other-4": "#8c5a3c", "ink": "#010203"}
+KINDS = {"fkl": "forward", "skew_fkl": "forward", "rkl": "reverse", "skew_rkl": "reverse"}
 
 
 @dataclasses.dataclass
@@ -22,27 +23,36 @@ class Picture:
     panels: list
 
 
-COLOURS = {"forward": "#2f7fe0", "reverse": "#d9660a", "plain": "#8a5cc7", "teacher": "#7d8790"}
+def has_matplotlib():
+    return importlib.util.find_spec("matplotlib") is not None
 
 
-def role_of(found):
-    """The colour of a run: forward, reverse or plain, by what it was trained with."""
-    config = found.subject.config
-    if not config.teachers:
-        return "plain"
-    name = config.divergence.partition("(")[0]
-    return "forward" if name in ("fkl", "skew_fkl") else "reverse"
+def colours(students):
+    """Return {label: name in COLOURS}, another one for each run while there are enough."""
+    chosen = {}
+    others = [name for name in COLOURS if name.startswith("other")]
+    for student in students:
+        config = student.config
+        divergence = config.divergence.partition("(")[0]
+        colour = KINDS.get(divergence) if config.teachers else "alone"
+        if colour is None or colour in chosen.values():
+            colour = others[0]
+            others = others[1:] + others[:1]
+        chosen[student.label] = colour
+    return chosen
 
 
-def svg_of(picture, colour_of):
-    """A Picture as inline SVG, in the page's own ink; no reference to anywhere."""
+def draw(picture, colours):
+    """Return a Picture as inline SVG that refers to nothing outside; colours: {name: colour}."""
     import matplotlib
     matplotlib.use("svg")
-    from matplotlib import pyplot
-    ink = "#010203"  # stands for the page's colour of text
+    from matplotlib import cycler, pyplot
+    ink = COLOURS["ink"]
+    free = [colour for name, colour in COLOURS.items() if name.startswith("other")]
     style = {"svg.fonttype": "none", "svg.hashsalt": picture.caption, "font.size": 9,
              "font.family": "sans-serif", "text.color": ink, "axes.labelcolor": ink,
              "axes.edgecolor": ink, "xtick.color": ink, "ytick.color": ink,
+             "axes.prop_cycle": cycler(color=[ink, *free]),
              "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
              "text.parse_math": False}  # a folder's name may have a $
     n = len(picture.panels)
@@ -51,71 +61,86 @@ def svg_of(picture, colour_of):
         for axis, (title, x_label, y_label, lines, marks) in zip(axes[0], picture.panels):
             for i, (name, (xs, ys)) in enumerate(lines.items()):
                 dash = ["-", "--", ":", "-."][i % 4]
-                axis.plot(xs, ys, dash, color=colour_of.get(name), label=name)
+                colour = COLOURS.get(colours.get(name))
+                axis.plot(xs, ys, dash, color=colour, label=name)
                 if name in marks:
-                    axis.plot(*marks[name], "o", color=colour_of.get(name))
+                    axis.plot(*marks[name], "o", color=colour)
             axis.set(title=title, xlabel=x_label, ylabel=y_label)
             axis.legend(fontsize=8)
         figure.tight_layout()
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
         pyplot.close(figure)
+
     svg = out.getvalue()
     svg = svg[svg.index("<svg"):]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = svg.replace(ink, "currentColor")
+    for name, colour in COLOURS.items():  # the page has other values in the dark
+        svg = svg.replace(colour, f"var(--{name})")
     title = html.escape(picture.caption, quote=True)
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
-def training_picture(founds):
+# ---------------------------------------------------------------- what is drawn
+
+def training_picture(students):
     panels = []
     for title, key in (("training loss", "loss"), ("validation CE", "val_ce"),
                        ("validation KL(q||p)", "val_rkl")):
         lines = {}
-        for found in founds:
-            log = files.read_metrics(found.subject.folder / "metrics.jsonl")
+        for student in students:
+            log = files.read_metrics(student.folder / "metrics.jsonl")
             points = [(line["step"], line[key]) for line in log
                       if isinstance(line.get(key), float)]
             if key != "loss":
                 points = points[1:]  # random weights would flatten all that follows
             if points:
-                lines[label_of(found, founds)] = tuple(zip(*points))
+                lines[student.label] = tuple(zip(*points))
         if lines:
-            panels.append((title, "step", "nats a token", lines, {}))
-    return Picture("training", panels) if panels else None
+            panels.append((title, "step", "nats per token", lines, {}))
+    if not panels:
+        return None
 
-
-def curve_picture(founds):
-    panels = []
-    for kind in ("teacher", "truth"):
-        lines, marks = {}, {}
-        for found in founds:
-            curve = found.result["curves"].get(kind)
-            if curve:
-                at_1 = curve["temperature"].index(1.0)
-                name = label_of(found, founds)
-                lines[name] = (curve["recall"], curve["precision"])
-                marks[name] = (curve["recall"][at_1], curve["precision"][at_1])
-        precision = {"teacher": "precision E_q[log p]",
-                     "truth": "precision: log of mass inside"}[kind]
-        recall = {"teacher": "recall E_p[log q]", "truth": "recall E_p*[log q]"}[kind]
-        if lines:
-            panels.append((f"against the {kind}", recall, precision, lines, marks))
-    caption = ("precision against recall as the sampling temperature goes from 0.5 (left, above) "
-               "to 1.5; the dots are temperature 1")
+    caption = "training"
+    scheduled = [student for student in students
+                 if student.config.teachers and not isinstance(student.config.alpha, float)]
+    for student in scheduled[:1]:
+        caption += (f"; alpha = {student.config.alpha} makes the loss of {student.label} go from "
+                    "cross-entropy to the divergence, which is a smaller number, so its fall is "
+                    "no progress by itself: look at the validation")
     return Picture(caption, panels)
 
 
-def step_picture(founds):
-    """The step-wise loss's own curve, of runs that were trained by it; None where none was."""
+def curve_picture(students):
+    """Precision against recall of all runs that have a curve; None if none has."""
+    panels = []
+    axes = {"teacher": ("recall E_p[log q]", "precision E_q[log p]"),
+            "truth": ("recall E_p*[log q]", "precision: log of mass inside")}
+    for kind, labels in axes.items():
+        lines, marks = {}, {}
+        for student in students:
+            curve = student.result["curves"].get(kind)
+            if curve:
+                at_1 = curve["temperature"].index(1.0)
+                lines[student.label] = (curve["recall"], curve["precision"])
+                marks[student.label] = (curve["recall"][at_1], curve["precision"][at_1])
+        if lines:
+            panels.append((f"against the {kind}", *labels, lines, marks))
+    caption = ("precision against recall as the sampling temperature goes from 0.5 (left, above) "
+               "to 1.5; the dots are temperature 1")
+    return Picture(caption, panels) if panels else None
+
+
+def step_picture(students):
+    """The step-wise loss by time step, of runs that were trained by it; None if none was."""
     lines = {}
-    for found in founds:
-        log = files.read_metrics(found.subject.folder / "metrics.jsonl")
+    for student in students:
+        log = files.read_metrics(student.folder / "metrics.jsonl")
         curves = [line["per_step"] for line in log if line.get("per_step")]
         if curves:
-            lines[label_of(found, founds)] = (range(1, len(curves[-1]) + 1), curves[-1])
-    if lines:
-        return Picture("divergence by time step, at the last line of the log",
-                       [("step-wise loss", "time step", "nats", lines, {})])
+            lines[student.label] = (range(1, len(curves[-1]) + 1), curves[-1])
+    if not lines:
+        return None
+    return Picture("divergence by time step, at the last line of the log",
+                   [("step-wise loss", "time step", "nats", lines, {})])

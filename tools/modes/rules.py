@@ -1,8 +1,8 @@
-"""How much of a model's next-word mass falls to each rule of babytalk's grammar, beside p*'s.
+"""How much of a model's next-word mass each rule of babytalk's grammar has, and how much of p*'s.
 
-After a prefix of the language each next word has its own derivations, and those their rules:
-p*(rule | prefix, word) is known. So a model's q(word | prefix) says how often it would use each
-rule there, without a sample being drawn. A rule that q hardly uses is a mode lost, by name.
+After a prefix of the language each next word has its derivations, and these use rules:
+p*(rule | prefix, word) is known. So q(word | prefix) tells how often a model would use each rule
+there, and no sample is drawn. A rule that q hardly uses is a lost mode with a name.
 """
 import collections
 import functools
@@ -19,13 +19,13 @@ Rule = collections.namedtuple("Rule", "name is_word p q")
 
 
 def bare(symbols):
-    """NP[sg] REL -> NP REL: the readings of a rule for number and gender count as one."""
+    """Return symbols without features: the readings of a rule for number and gender are one."""
     return re.sub(r"\[\w+\]", "", " ".join(symbols))
 
 
 @functools.cache
 def rule_names():
-    """{(dialect, symbol, body): the rule's name}."""
+    """Return {(dialect, symbol, body): the rule's name}."""
     dialects = collections.defaultdict(set)
     for dialect, table in babytalk.LANGUAGE.rules.items():
         for symbol, options in table.items():
@@ -43,13 +43,13 @@ def rule_names():
 
 @functools.cache
 def word_classes():
-    """The symbols that only choose a word: N, VT, NAME, ..."""
+    """Return the symbols that only choose a word: N, VT, NAME, ..."""
     return set(re.findall(r"^(\w+) +:", babytalk.GRAMMAR, re.M))
 
 
 @functools.cache
 def expansions(dialect, symbol):
-    """[(first word, probability, names of the rules on the way)] of a symbol."""
+    """Return [(first word, probability, names of the rules on the way)] of a symbol."""
     rules = babytalk.LANGUAGE.rules[dialect]
     if symbol not in rules:
         return [(symbol, 1.0, ())]
@@ -59,7 +59,7 @@ def expansions(dialect, symbol):
 
 
 def rules_of_words(state):
-    """{word: {rule: p*(rule | prefix, word)}} of a State; a rule may stand on several ways."""
+    """Return {word: {rule: p*(rule | prefix, word)}} after a State of the language."""
     mass = collections.Counter()
     joint = collections.defaultdict(collections.Counter)
     for (dialect, (top, *_)), weight in state.derivations:
@@ -75,7 +75,7 @@ class Truth(babytalk.Truth):
     """babytalk's truth as the teacher that a run names "truth": ids -> log p*, its zeros kept."""
 
     def rows(self, ids):
-        """The table's row (B, T) after each of ids (B, T)."""
+        """Return the table's row (B, T) after each of ids (B, T)."""
         return self.walk(ids, [{}] * len(ids))
 
     def forward(self, ids):
@@ -83,9 +83,9 @@ class Truth(babytalk.Truth):
 
 
 class Uses:
-    """A student's next-word mass at the positions of a modes.Text, added up for each prefix.
+    """A student's next-word mass at the positions of a measure.Text, added up for each prefix.
 
-    It goes through the text in the chunks in which text.walk gives it.
+    Chunks are numbered as text.walk yields them.
     """
 
     def __init__(self, truth, text):
@@ -96,24 +96,24 @@ class Uses:
         self.q_of_row = torch.zeros(truth.table.shape)
 
     def log_p(self, i):
-        """(N, V) log p* of the positions in chunk i, on the CPU."""
+        """Return (N, V) log p* at the positions of chunk i, on the CPU."""
         return self.truth.table[self.chunks[i]]
 
     def add(self, i, q):
-        """q (N, V), on the CPU: the student's distributions at the positions in chunk i."""
+        """Add the student's distributions q (N, V), on the CPU, at the positions of chunk i."""
         self.q_of_row.index_add_(0, self.chunks[i], q)
 
     def rules(self):
-        """[Rule] of all rules that p* used, the rarest first."""
+        """Return [Rule] of all rules that p* used, the rarest first."""
         visits = torch.cat(self.chunks).bincount(minlength=len(self.truth.table))
         return rule_masses(self.truth, self.q_of_row, visits, self.lines)
 
 
 def rule_masses(truth, q_of_row, visits, lines):
-    """[Rule] of all rules that p* used, the rarest first.
+    """Return [Rule] of all rules that p* used, the rarest first.
 
-    truth: babytalk.Truth that has met the prefixes. q_of_row (rows, V): the sum of the model's
-    next-word distributions over the visits (rows,) of each row of truth's table; lines: of text.
+    truth: a Truth that has met the prefixes. q_of_row (rows, V): the sum of the model's next-word
+    distributions over the visits (rows,) to each row of truth's table; lines: how many in the text.
     """
     p_uses = collections.Counter()
     q_uses = collections.Counter()
@@ -134,9 +134,9 @@ def rule_masses(truth, q_of_row, visits, lines):
 
 
 def dialect_shares(lines):
-    """(share of A, of B) among those of lines that are in the language, by p*(dialect | line).
+    """Return the shares of A and B among lines of the language, by p*(dialect | line).
 
-    (nan, nan) where none is.
+    (nan, nan) if no line is in the language.
     """
     total = np.zeros(2)
     for line in lines:

@@ -1,7 +1,7 @@
 """The story of a page as a list of blocks: what was trained, and what came of it.
 
-A block is (kind, content): kind is heading, words, table (rows of texts, the first its head), text
-(as it stands) or picture (a title, curves, ...: see `Picture`).
+A block is (kind, content): kind is heading, words, table (rows of texts, the first one its head),
+text (shown as it is) or picture (a `Picture`).
 """
 import math
 import pathlib
@@ -12,14 +12,16 @@ import eval
 from onecoach import files, run, signatures, suite, tables
 from onecoach.config import CONFIGS, KEYS, command_line, read_config
 from tools.modes import words
+from tools.modes.examine import short
 from tools.modes.pictures import Picture, curve_picture, step_picture, training_picture
-from tools.modes.words import label_of, short
 
 CONTINUATIONS = 2     # of each prompt
 
 
-def command_of(folder):
-    """What trains the run in `folder` again: its config in configs/, and the keys that differ."""
+# ---------------------------------------------------------------- what was trained
+
+def training_command(folder):
+    """Return the command that trains the run in `folder` again."""
     config = read_config(folder / "config.json")
     program = "distill.py" if config.teachers else "teacher.py"
     file = CONFIGS / f"{config.name}.py"
@@ -33,10 +35,10 @@ def command_of(folder):
     return f"python {program} configs/{config.name}.py {command_line(given)}".rstrip()
 
 
-def trained_rows(founds):
+def trained_rows(students):
     rows = [["run", "teacher", "loss", "parameters", "steps", "best at", "on", "commit"]]
-    for found in founds:
-        folder, model, _, config = found.subject
+    for student in students:
+        folder, model, _, config = student.subject
         notes = files.read_json(folder / "config.json")
         log = files.read_metrics(folder / "metrics.jsonl")
         best = files.best_line(log)
@@ -48,12 +50,12 @@ def trained_rows(founds):
     return rows
 
 
-def evaluations(founds):
-    """[(label, eval.json)] of teachers' and students' runs, each once."""
+def evaluations(students):
+    """Return [(label, eval.json)] of the teachers' and students' runs, each once."""
     paths = {}
-    for found in founds:
-        folder = found.subject.folder
-        for name in [*found.subject.config.teachers, folder.name]:
+    for student in students:
+        folder = student.folder
+        for name in [*student.config.teacher_runs, folder.name]:
             path = folder.with_name(name) / "eval.json"
             if path.exists():
                 paths.setdefault(path.resolve(), path)
@@ -61,58 +63,60 @@ def evaluations(founds):
     return [(short(path.parent, folders), files.read_json(path)) for path in paths.values()]
 
 
-def yardsticks(founds):
-    """[(label, {task: result})] of tools.ngram's folders beside the runs, each once."""
-    beside = {found.subject.folder.resolve().parent: found.subject for found in founds}
+def yardsticks(students):
+    """Return [(label, {task: result})] of tools.ngram's folders beside the runs, each once."""
+    beside = {student.folder.resolve().parent: student.subject for student in students}
     columns = []
     for subject in beside.values():
-        for name, its in eval.yardsticks(subject, dict.fromkeys(suite.TASKS, ""), eval.Options()):
+        tasks = dict.fromkeys(suite.TASKS, "")
+        for name, results in eval.yardsticks(subject, tasks, eval.Options()):
             label = name if len(beside) == 1 else f"{subject.folder.parent.name}/{name}"
-            columns.append((label, its))
+            columns.append((label, results))
     return columns
 
 
 def benchmark_blocks(evals, beside=()):
-    """Accuracy by field with 95% intervals over items and chance, of the benchmarks that a run has.
+    """Return blocks of the benchmarks that a run has: accuracy by field, 95% over items, chance.
 
     evals, beside: [(label, {task: result})], of runs and of yardsticks.
     """
     blocks = []
     for name, task in suite.TASKS.items():
-        of_runs = columns_of(name, evals)
-        if of_runs:
-            rows = benchmark_rows(of_runs + columns_of(name, beside))
+        columns = task_columns(name, evals)
+        if columns:
+            rows = benchmark_rows(columns + task_columns(name, beside))
             blocks += [("words", f"{task.title}, with 95% intervals over items."), ("table", rows)]
-    of_truth = [(label, its) for label, results in evals if (its := signatures.paradigms(results))]
-    if of_truth:
-        blocks += [("words", "200 pairs a paradigm, by construction; chance is 50%."),
-                   ("table", paradigm_rows(of_truth))]
+    pairs = [(label, signatures.paradigms(results)) for label, results in evals]
+    pairs = [(label, paradigms) for label, paradigms in pairs if paradigms]
+    if pairs:
+        blocks += [("words", "200 pairs per paradigm, by construction; chance is 50%."),
+                   ("table", paradigm_rows(pairs))]
     return blocks or [("words", "No benchmark has been run: python eval.py RUN --tasks=blimp "
                        "--data=DIR.")]
 
 
-def columns_of(name, evals):
-    """[(label, result)] of those that have a task's accuracies by group."""
+def task_columns(name, evals):
+    """Return [(label, result)] of the runs that have a task's accuracies by group."""
     return [(label, results[name]) for label, results in evals
             if isinstance(results.get(name), dict) and results[name].get("groups")]
 
 
 def benchmark_rows(columns):
-    """A row a field, then one of the whole task. columns: [(label, result)] of that task."""
+    """Return a row for each field, then one for the whole task. columns: [(label, result)]."""
     results = [result for _, result in columns]
     fields = dict.fromkeys(group["field"] for result in results
                            for group in result["groups"].values() if group["field"])
     rows = [["", "chance", *(label for label, _ in columns)]]
     for field in fields:
-        figures = [of_field(result, field) for result in results]
-        chance = next(its["chance"] for its in figures if its)
+        figures = [field_accuracy(result, field) for result in results]
+        chance = next(known["chance"] for known in figures if known)
         rows.append([field, f"{chance:.1%}", *map(with_interval, figures)])
     rows.append(["mean", f"{results[0]['chance']:.1%}", *map(with_interval, results)])
     return rows
 
 
-def of_field(result, field):
-    """A field's accuracy with its 95% interval, and chance: means of its groups; {} without any."""
+def field_accuracy(result, field):
+    """Return a field's accuracy, 95% interval and chance, means of its groups; {} without any."""
     groups = [group for group in result["groups"].values() if group["field"] == field]
     if not groups:
         return {}
@@ -124,7 +128,7 @@ def of_field(result, field):
 
 
 def with_interval(figures):
-    """"68.1% (67.0 to 69.2)"; "-" where there are none."""
+    """Return "68.1% (67.0 to 69.2)", or "-" without figures."""
     if not figures:
         return "-"
     low, high = figures["interval"]
@@ -132,15 +136,16 @@ def with_interval(figures):
 
 
 def paradigm_rows(columns):
-    """Babytalk's minimal pairs, a row a paradigm. columns: [(label, {paradigm: accuracy})]."""
+    """Return babytalk's minimal pairs by paradigm. columns: [(label, {paradigm: accuracy})]."""
     rows = [["babytalk's minimal pairs", *(label for label, _ in columns)]]
     for uid in babytalk.PAIRS:
-        rows.append([uid, *(f"{its[uid]:.1%}" if uid in its else "-" for _, its in columns)])
+        rows.append([uid, *(f"{paradigms[uid]:.1%}" if uid in paradigms else "-"
+                            for _, paradigms in columns)])
     return rows
 
 
 def learning_blocks(evals):
-    """Minimal pairs by field against words read, of runs that eval.py's curve was asked of."""
+    """Return blocks of minimal pairs by field against words read, by eval.py --tasks=curve."""
     blocks = []
     for label, results in evals:
         slots = [slot for slot, result in results.items()
@@ -165,55 +170,55 @@ def learning_blocks(evals):
     return blocks
 
 
-def band_rows(founds):
-    names = dict.fromkeys(name for found in founds for name in found.result["figures"]["bands"])
+# ---------------------------------------------------------------- tables
+
+def band_rows(students):
+    names = dict.fromkeys(name for student in students
+                          for name in student.result["figures"]["bands"])
     rows = [["words by frequency", "share", "teacher's CE",
-             *(label_of(found, founds) for found in founds)]]
+             *(student.label for student in students)]]
     for name in names:
-        bands = [found.result["figures"]["bands"].get(name) for found in founds]
-        first = next(band for band in bands if band)
-        rows.append([name, f"{first['share']:.1%}", f"{first['ce_teacher']:.3f}",
-                     *("-" if band is None else f"{band['gap']:+.4f}" for band in bands)])
+        bands = [student.result["figures"]["bands"].get(name, {}) for student in students]
+        share = next(band["share"] for band in bands if band)
+        teacher = next((band["ce_teacher"] for band in bands if "ce_teacher" in band), None)
+        rows.append([name, f"{share:.1%}", "-" if teacher is None else f"{teacher:.3f}",
+                     *(f"{band['gap']:+.4f}" if "gap" in band else "-" for band in bands)])
     return rows
 
 
-def rule_rows(founds, n=15):
-    """The rules of babytalk whose share of the truth's mass is least in any run."""
-    with_rules = [found for found in founds if found.result["rules"]]
+def rule_rows(students, n=15):
+    """Return the rules of babytalk with the least share of the truth's mass in any run."""
     shares = {}
-    for found in with_rules:
-        for rule in found.result["rules"]:
-            shares.setdefault((rule["name"], rule["p"]), {})[id(found)] = rule["q"] / rule["p"]
-    worst = sorted(shares.items(), key=lambda item: min(item[1].values()))[:n]
-    rows = [["rule", "uses a line, p*", *(label_of(found, founds) for found in with_rules)]]
-    for (name, p), of_run in worst:
-        rows.append([name, f"{p:.4f}", *(f"{of_run[id(found)]:.2f}" for found in with_rules)])
+    for student in students:
+        for rule in student.result["rules"]:
+            by_label = shares.setdefault((rule["name"], rule["p"]), {})
+            by_label[student.label] = f"{rule['q'] / rule['p']:.2f}"
+    worst = sorted(shares.items(), key=lambda item: min(map(float, item[1].values())))[:n]
+    rows = [["rule", "uses in a line, p*", *(student.label for student in students)]]
+    for (name, p), by_label in worst:
+        rows.append([name, f"{p:.4f}", *(by_label.get(student.label, "-")
+                                         for student in students)])
     return rows
 
 
-def prompts_of(subject):
-    if subject.config.corpus == "babytalk":
+def prompts(config):
+    if config.corpus == "babytalk":
         return ["", "the dog", "what", "tom", "please"]
     return ["", "the little", "once upon a time", "do you want"]
 
 
-def continuation_rows(founds):
-    """Prompts, and what teachers and students make of them, each with the same seed."""
-    writers = {}
-    for found in founds:
-        folder, *_, config = found.subject
-        for name in config.teachers:
-            if name != "truth":
-                path = folder.with_name(name)
-                writers.setdefault(path.resolve(), (f"teacher {name}", path))
-    readers = []
-    for label, path in writers.values():
-        model, tokenizer, _ = run.load(path)
-        readers.append((label, model, tokenizer))
-    readers += [(label_of(found, founds), found.subject.model, found.subject.tokenizer)
-                for found in founds]
+def continuation_rows(students):
+    """Return prompts and how teachers and students continue them, each with the same seed."""
+    teachers = {}
+    for student in students:
+        for name in student.config.teacher_runs:
+            path = student.folder.with_name(name)
+            teachers.setdefault(path.resolve(), (f"teacher {name}", path))
+    readers = [(label, *run.load(path)[:2]) for label, path in teachers.values()]
+    readers += [(student.label, student.subject.model, student.subject.tokenizer)
+                for student in students]
     rows = [["prompt", *(label for label, *_ in readers)]]
-    for prompt in prompts_of(founds[0].subject):
+    for prompt in prompts(students[0].config):
         cells = []
         for _, model, tokenizer in readers:
             texts = eval.samples(model, tokenizer, prompt, CONTINUATIONS, 24, seed=1,
@@ -223,24 +228,24 @@ def continuation_rows(founds):
     return rows
 
 
-def verdict_rows(founds):
+def verdict_rows(students):
     rows = [["run", "signature", "found", "figures"]]
-    for found in founds:
-        for verdict in found.result["verdicts"]:
-            rows.append([label_of(found, founds), verdict["name"],
-                         "yes" if verdict["found"] else "no", verdict["said"]])
+    for student in students:
+        for verdict in student.result["verdicts"]:
+            rows.append([student.label, verdict["name"], "yes" if verdict["found"] else "no",
+                         verdict["said"]])
     return rows
 
 
-def comparison_rows(founds):
-    """Two students at equal entropy, a row a pair and a kind of curve."""
-    label = {str(found.subject.folder): label_of(found, founds) for found in founds}
-    rows = [["run", "beside", "by the", "precision, nats a token (95%)", "recall",
+def comparison_rows(students):
+    """Return two students at equal entropy, a row for each pair and kind of curve."""
+    labels = {str(student.folder): student.label for student in students}
+    rows = [["run", "beside", "by the", "precision, nats per token (95%)", "recall",
              "entropy", "the other's temperature", "verdict"]]
-    for found in founds:
-        for other, against in found.result["against"].items():
+    for student in students:
+        for other, against in student.result["against"].items():
             for kind, result in against.items():
-                pair = [label_of(found, founds), label[other], kind]
+                pair = [student.label, labels[other], kind]
                 if result["temperature"] is None:
                     rows.append([*pair, "-", "-", f"{result['entropy']:.3f}", "-", result["said"]])
                     continue
@@ -252,56 +257,57 @@ def comparison_rows(founds):
     return rows
 
 
-def summary_blocks(founds):
-    """What a reader should know after two minutes."""
-    blocks = [("words", "A student q that is too small to copy its teacher p must choose its "
+# ---------------------------------------------------------------- the story, in blocks
+
+def summary_blocks(students):
+    """Return the beginning: an answer to the title, why it is asked, and the comparisons."""
+    over_seeds = [*words.over_seeds(students)]
+    answer = [] if over_seeds else [("words", words.plain_verdict(students))]
+    blocks = [*answer,
+              ("words", "A student q that is too small to copy its teacher p must choose its "
                "errors. Forward KL, KL(p||q), charges it for what it leaves out, so it covers; "
                "reverse KL, KL(q||p), charges it for what it says and the teacher would not, so it "
-               "seeks. Whether it did is measured here at equal entropy, for a lower sampling "
-               "temperature makes anybody more precise.")]
-    over_seeds = [*words.over_seeds(founds)]
+               "seeks. Both are compared at equal entropy, because a lower sampling temperature "
+               "makes any student more precise.")]
     if over_seeds:
         return blocks + [("words", f"{line}.") for line in over_seeds]
-    last = founds[-1]
+    last = students[-1]
     for other, against in last.result["against"].items():
         for kind, result in against.items():
             name = pathlib.Path(other).name
-            blocks.append(("words", f"{last.subject.folder.name} beside {name}, by the {kind}: "
+            blocks.append(("words", f"{last.folder.name} beside {name}, by the {kind}: "
                            f"{result['said']}."))
     return blocks
 
 
-def blocks_of(founds):
-    """[(kind, content)] of the report."""
-    evals = evaluations(founds)
-    blocks = [("heading", "What was trained"), ("table", trained_rows(founds)),
-              ("text", "\n".join(command_of(found.subject.folder) for found in founds))]
-    if evals:
-        blocks += [("heading", "What eval.py says"), ("text", tables.final_table(evals))]
-    blocks += [("heading", "Loss and validation")]
-    blocks += [("picture", training_picture(founds))]
-    blocks += [("heading", "Benchmarks"), *benchmark_blocks(evals, yardsticks(founds))]
-    if learning_blocks(evals):
-        blocks += [("heading", "By words read"), *learning_blocks(evals)]
-    blocks += [("heading", "Precision and recall over the temperature"),
-               ("picture", curve_picture(founds))]
-    if len(comparison_rows(founds)) > 1:
+def story_blocks(students):
+    """Return all blocks after the summary."""
+    evals = evaluations(students)
+    blocks = [("heading", "Is it more than sharpening?"), ("picture", curve_picture(students))]
+    comparisons = comparison_rows(students)
+    if len(comparisons) > 1:
         blocks += [("words", "Two students at equal entropy: the first minus the other, which is "
                     "brought to the first one's entropy by its temperature. Intervals are 95% over "
-                    "texts, not over runs."), ("table", comparison_rows(founds))]
-    _, *figures = words.figure_rows(founds)
-    head = ["", *(label_of(found, founds) for found in founds)]
-    blocks += [("heading", "Distributions"), ("table", [head, *figures])]
-    blocks += [("heading", "Does it lose the rare?"),
-               ("words", "Cross-entropy over the teacher's, nats, by the rank of the word."),
-               ("table", band_rows(founds))]
-    if any(found.result["rules"] for found in founds):
-        blocks += [("words", "Rules of the grammar that a student uses least, as a share of the "
-                    "truth's mass; under 0.10 counts as lost."), ("table", rule_rows(founds))]
-    if step_picture(founds):
-        blocks += [("heading", "By time step"), ("picture", step_picture(founds))]
-    blocks += [("heading", "The same prompts"), ("table", continuation_rows(founds))]
+                    "texts, not over runs."), ("table", comparisons)]
+    if evals:
+        blocks += [("heading", "Results"), ("text", tables.final_table(evals))]
     blocks += [("heading", "Failure signatures"),
                ("words", "Rules with stated thresholds (signatures.py), to be argued with."),
-               ("table", verdict_rows(founds))]
+               ("table", verdict_rows(students))]
+    blocks += [("heading", "The same prompts"), ("table", continuation_rows(students))]
+    blocks += [("heading", "Does it lose the rare?"),
+               ("words", "Cross-entropy over the teacher's, nats, by the rank of the word."),
+               ("table", band_rows(students))]
+    if any(student.result["rules"] for student in students):
+        blocks += [("words", "Rules of the grammar that a student uses least, as a share of the "
+                    "truth's mass; under 0.10 counts as lost."), ("table", rule_rows(students))]
+    blocks += [("heading", "Distributions"), ("table", words.figure_rows(students))]
+    blocks += [("heading", "Loss and validation"), ("picture", training_picture(students)),
+               ("picture", step_picture(students))]
+    blocks += [("heading", "Benchmarks"), *benchmark_blocks(evals, yardsticks(students))]
+    learning = learning_blocks(evals)
+    if learning:
+        blocks += [("heading", "By words read"), *learning]
+    blocks += [("heading", "What was trained"), ("table", trained_rows(students)),
+               ("text", "\n".join(training_command(student.folder) for student in students))]
     return [(kind, content) for kind, content in blocks if content]

@@ -1,4 +1,4 @@
-"""What is found of runs, in words and as rows of a table."""
+"""Words and rows of a table about Students: their figures, comparisons and rules."""
 import collections
 import pathlib
 
@@ -7,18 +7,18 @@ import numpy as np
 from onecoach.tables import look_up
 from tools.modes.measure import TOPS
 
-FIGURES = [  # title, where it is in modes.json, form
-    ("CE, nats a token", "figures.ce", "{:.4f}"),
+FIGURES = [  # title, path in modes.json, form
+    ("CE, nats per token", "figures.ce", "{:.4f}"),
     ("KL(p||q) to the teacher", "figures.fkl", "{:.4f}"),
     ("KL(q||p)", "figures.rkl", "{:.4f}"),
     ("entropy of q, nats", "figures.entropy_q", "{:.4f}"),
-    ("entropy of its teacher", "figures.entropy_p", "{:.4f}"),
+    ("entropy of the teacher", "figures.entropy_p", "{:.4f}"),
     ("precision E_q[log p]", "figures.precision", "{:.4f}"),
     ("recall E_p[log q]", "figures.recall", "{:.4f}"),
     *[(f"q on the teacher's top {k}", f"figures.q_on_top_{k}_of_p", "{:.4f}") for k in TOPS],
     *[(f"the teacher on q's top {k}", f"figures.p_on_top_{k}_of_q", "{:.4f}") for k in TOPS],
     ("calibration error (ECE)", "figures.calibration_error", "{:.4f}"),
-    ("written: log p a token", "written.log_p", "{:.4f}"),
+    ("written: log p per token", "written.log_p", "{:.4f}"),
     ("written: in the language", "written.right", "{:.1%}"),
     ("written: in dialect A (60%)", "written.dialect_a", "{:.1%}"),
     *[(f"written: distinct {n}-grams", f"written.distinct_{n}", "{:.3f}") for n in (1, 2, 3)],
@@ -28,19 +28,49 @@ FIGURES = [  # title, where it is in modes.json, form
     ("written: never ends", "written.never_ends", "{:.1%}"),
 ]
 
+# signs of the differences in precision and recall at equal entropy, by curves.compare -> words
+SAYS = {1: "says less that is wrong", 0: "says as much that is wrong",
+        -1: "says more that is wrong"}
+LEAVES = {1: "leaves less out", 0: "leaves as much out", -1: "leaves more out"}
+ANSWERS = {(1, -1): "Yes", (-1, 1): "No, it covers",
+           (0, 0): "No, any difference is sharpness, which a lower temperature gives to anybody",
+           (1, 0): "No, it is better", (0, 1): "No, it is better", (1, 1): "No, it is better",
+           (-1, 0): "No, it is worse", (0, -1): "No, it is worse", (-1, -1): "No, it is worse"}
 
-def figure_rows(founds):
-    """The table of FIGURES as rows of texts, a column a run."""
-    rows = [["", *(str(found.subject.folder) for found in founds)]]
+
+def plain_verdict(students):
+    """Answer in one sentence whether the last student seeks modes, as the page's title asks.
+
+    It is compared with the last distilled run before it, else with the last run before it.
+    """
+    *before, last = students
+    others = [other for other in before if str(other.folder) in last.result["against"]]
+    others = [other for other in others if other.config.teachers] or others
+    if not others:
+        return (f"Of {last.label} alone nobody can say: name another run too, such as the same "
+                "student trained with forward KL.")
+    against = last.result["against"][str(others[-1].folder)]
+    result = against.get("truth") or against.get("teacher")
+    if not result or result["temperature"] is None:
+        return (f"Nobody can say: at no temperature are {last.label} and {others[-1].label} "
+                "equally varied.")
+    precision, recall = result["signs"]
+    return (f"{ANSWERS[precision, recall]}: when both are equally varied, {last.label} "
+            f"{SAYS[precision]} and {LEAVES[recall]}, compared with {others[-1].label}.")
+
+
+def figure_rows(students):
+    """Return the table of FIGURES as rows of texts, a column for each run."""
+    rows = [["", *(student.label for student in students)]]
     for title, path, form in FIGURES:
-        values = [look_up(found.result, path) for found in founds]
+        values = [look_up(student.result, path) for student in students]
         if any(value is not None for value in values):
             rows.append([title, *("-" if v is None else form.format(v) for v in values)])
     return rows
 
 
 def comparison_words(against):
-    """Lines that say what was found of one run against another, a line a kind of curve."""
+    """Yield a line for each kind of curve that one run was compared with another by."""
     for kind, result in against.items():
         if result["temperature"] is None:
             yield f"against the {kind}: {result['said']} ({result['entropy']:.3f} nats)"
@@ -50,26 +80,26 @@ def comparison_words(against):
             low, high = result[axis]["interval"]
             parts.append(f"{axis} {result[axis]['mean']:+.4f} ({low:+.4f} to {high:+.4f})")
         yield (f"against the {kind}: {result['said']}. At entropy {result['entropy']:.3f} (the "
-               f"other at temperature {result['temperature']:.2f}): {', '.join(parts)} nats a "
+               f"other at temperature {result['temperature']:.2f}): {', '.join(parts)} nats per "
                "token")
 
 
-def rule_words(of_rules, n=5):
-    """The n rules with the least share of the truth's mass, a line each."""
-    for rule in sorted(of_rules, key=lambda rule: rule["q"] / rule["p"])[:n]:
+def rule_words(rules, n=5):
+    """Yield a line for each of the n rules with the least share of the truth's mass."""
+    for rule in sorted(rules, key=lambda rule: rule["q"] / rule["p"])[:n]:
         yield (f"{rule['name']}: {rule['q'] / rule['p']:.2f} of the truth's mass ({rule['q']:.2g} "
-               f"for {rule['p']:.2g} uses a line)")
+               f"for {rule['p']:.2g} uses in a line)")
 
 
-def over_seeds(founds):
-    """Lines that sum up the same pair of names in several folders, one figure each."""
+def over_seeds(students):
+    """Yield a line for each pair of names that was compared in several folders."""
     groups = collections.defaultdict(list)
-    for found in founds:
-        for other, against in found.result["against"].items():
+    for student in students:
+        for other, against in student.result["against"].items():
             for kind, result in against.items():
                 if result["temperature"] is not None:
-                    groups[found.subject.folder.name, pathlib.Path(other).name,
-                           kind].append(result)
+                    pair = student.folder.name, pathlib.Path(other).name, kind
+                    groups[pair].append(result)
     for (one, other, kind), results in groups.items():
         if len(results) > 1:
             parts = []
@@ -80,15 +110,3 @@ def over_seeds(founds):
             said = collections.Counter(result["said"] for result in results)
             words = "; ".join(f"{n} of {len(results)}: {text}" for text, n in said.most_common())
             yield f"{one} against {other}, by the {kind}: {', '.join(parts)}. {words}"
-
-
-def short(folder, folders):
-    """A run's name, with as many folders before it as tell it from the others of folders."""
-    parts = folder.parts
-    others = [other.parts for other in folders if other != folder]
-    enough = (n for n in range(1, len(parts)) if all(o[-n:] != parts[-n:] for o in others))
-    return str(pathlib.Path(*parts[-next(enough, len(parts)):]))
-
-
-def label_of(found, founds):
-    return short(found.subject.folder, [other.subject.folder for other in founds])

@@ -1,4 +1,4 @@
-"""What a model writes freely: does it vary, does it end, is it likely to its teacher and to it?"""
+"""Texts that a model writes freely: do they vary and end, do teacher and model find them likely?"""
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,13 +15,13 @@ BATCH_TOKENS = 2048   # of a forward pass that keeps all logits
 
 
 def distinct(texts, n):
-    """Share of different n-grams among those of texts (lists of ids), of their first DIVERSITY."""
+    """Return the share of different n-grams among the first DIVERSITY of texts (lists of ids)."""
     grams = [tuple(ids[i:i + n]) for ids in texts for i in range(len(ids) - n + 1)][:DIVERSITY]
     return len(set(grams)) / max(1, len(grams))
 
 
 def longest_repeat(ids):
-    """Tokens of the longest span of ids that stands in them twice; the two may overlap."""
+    """Return the length of the longest span that ids hold twice; the two may overlap."""
     ids = np.asarray(ids)
     longest = 0
     for lag in range(1, len(ids)):
@@ -32,7 +32,7 @@ def longest_repeat(ids):
 
 
 def diversity(texts, ended):
-    """What texts (lists of ids) are like; ended: a bool each."""
+    """Return figures of how texts (lists of ids) vary, repeat and end; ended: a bool each."""
     width = max(map(len, texts))
     y = torch.tensor([[*ids, *[-100] * (width - len(ids))] for ids in texts])
     repeated = signatures.repeated(y).item() if width >= 4 else 0.0
@@ -43,22 +43,22 @@ def diversity(texts, ended):
 
 
 def log_likelihood(forward, tokenizer, texts, device):
-    """Mean log-probability a token, nats, of texts (lists of ids), each after `<s>`."""
+    """Return the mean log-probability per token, nats, of texts (lists of ids) after `<s>`."""
     sequences = [[tokenizer.bos_id, *ids] for ids in texts]
     total = 0.0
-    for _, log_p, label in positions(forward, sequences, [1] * len(texts), BATCH_TOKENS,
-                                          device):
+    starts = [1] * len(texts)
+    for _, log_p, label in positions(forward, sequences, starts, BATCH_TOKENS, device):
         total -= F.nll_loss(log_p, label, reduction="sum").item()
     return total / sum(map(len, texts))
 
 
 def written(subject, forward, teacher, longest, seed=0):
-    """Figures of WRITTEN texts that a model writes after `<s>` at temperature 1, and some of them.
+    """Return figures of WRITTEN texts by a model after `<s>` at temperature 1, with examples.
 
-    log_p, log_q: mean a token under teacher and model. A text ends at its first newline where
-    every line of the corpus was marked by `<s>`; else it goes on to 64 tokens, and one without a
-    newline never ended. On babytalk: right, the share that is in the language, and dialect_a.
-    longest: tokens of a text that are scored, for a GPT-2 among the readers reads no more.
+    log_p, log_q: mean per token under the teacher (if there is one) and the model. A text ends at
+    its first newline if every line of the corpus was marked by `<s>`; else it goes on to 64 tokens,
+    and one without a newline never ended. On babytalk: right, the share in the language, and
+    dialect_a. longest: tokens of a text that are scored, for a GPT-2 reads no more.
     """
     _, model, tokenizer, config = subject
     newline = tokenizer.newline_id
@@ -69,7 +69,8 @@ def written(subject, forward, teacher, longest, seed=0):
     device = next(model.parameters()).device
     figures = diversity(ids, [newline in tokens for tokens in ids])
     scored = [tokens[:longest] for tokens in ids]
-    figures["log_p"] = log_likelihood(teacher, tokenizer, scored, device)
+    if teacher:
+        figures["log_p"] = log_likelihood(teacher, tokenizer, scored, device)
     figures["log_q"] = log_likelihood(forward, tokenizer, scored, device)
     if config.corpus == "babytalk":
         right = [text.endswith("\n") and babytalk.contains(text) for text in texts]
@@ -79,7 +80,7 @@ def written(subject, forward, teacher, longest, seed=0):
 
 
 def written_by_truth(tokenizer):
-    """The same of babytalk's truth, as far as it goes without a model: WRITTEN lines of its own."""
+    """Return the figures that need no model, of WRITTEN lines by babytalk's truth."""
     lines = babytalk.sample(WRITTEN, "modes, written")
     ids = [tokenizer.encode(line) for line in lines]
     return diversity(ids, [True] * len(ids)) | {"examples": lines[:5]}
