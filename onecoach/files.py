@@ -97,7 +97,7 @@ def write_json(path, value):
 def read_json(path):
     """A JSON object from a run's file; UserError where it is damaged."""
     try:
-        value = json.loads(pathlib.Path(path).read_text())
+        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8-sig"))
         if isinstance(value, dict):
             return value
     except (ValueError, RecursionError):

@@ -729,6 +729,20 @@ def test_a_thing_that_is_no_model_folder_is_called_by_its_name(name, tmp_path):
     assert not (tmp_path / "out/coach").exists()
 
 
+def test_text_is_utf_8_whatever_the_locale_with_or_without_a_byte_order_mark(
+        make_stranger, tmp_path):
+    folder, _ = make_stranger()
+    for path in folder.glob("*.json"):
+        path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert not (folder / "tokenizer.json").read_bytes().isascii()
+    done = subprocess.run([sys.executable, "-m", "tools.hf", "import", folder, tmp_path / "coach"],
+                          capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[1],
+                          env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0",
+                               "PYTHONCOERCECLOCALE": "0"})
+    assert done.returncode == 0, done.stderr
+    assert run.load(tmp_path / "coach")[1].encode("the dog")
+
+
 def test_a_missing_folder_and_a_run_of_ours_are_called_so(make_run, tmp_path):
     one_line(import_folder, tmp_path / "gone", tmp_path / "x", words=["no such folder"])
     one_line(import_folder, make_run(), tmp_path / "x", words=["a run of this program already"])
