@@ -30,7 +30,7 @@ import torch
 from tqdm import tqdm
 
 from model import LM, ModelConfig
-from onecoach import files
+from onecoach import __version__, files
 from onecoach.config import CONFIGS, KEYS, Config, Stopped, UserError, on_signals, read_config
 from onecoach.imported import load_tokenizer
 from onecoach.ranks import LAUNCH, RANK, RESTARTS, WORLD, all_reduce, gather, in_turn, join_ranks
@@ -665,8 +665,8 @@ def write_config(config, dtype, tokenizer, text="", loss_path="eager", needs=Non
     text: the digest of the prepared text; words: how many it has; needs: digests of the weights of
     teachers and init.
     """
-    versions = {"python": platform.python_version(), "torch": torch.__version__,
-                "numpy": np.__version__}
+    versions = {"onecoach": __version__, "python": platform.python_version(),
+                "torch": torch.__version__, "numpy": np.__version__}
     files.write_json(folder_of(config) / "config.json", {
         **dataclasses.asdict(config), "_dtype": dtype, "_text": text, "_tokenizer": tokenizer.hash,
         "_vocab_size": tokenizer.vocab_size, "_commit": git_commit(), "_versions": versions,

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import data
+import onecoach
 from onecoach import files, run
 from onecoach.config import UserError, read_config
 
@@ -122,6 +123,7 @@ def test_config_json_has_every_key_and_says_what_made_the_run(folder, make_confi
     assert found["_tokenizer"] == data.Tokenizer([]).hash
     assert found["_vocab_size"] == 259
     assert found["_versions"]["torch"] == torch.__version__ and "_commit" in found
+    assert found["_versions"]["onecoach"] == onecoach.__version__
 
 
 def test_a_commit_is_of_this_repository_and_says_whether_the_code_was_edited(tmp_path):
