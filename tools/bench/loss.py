@@ -47,7 +47,7 @@ def bench_loss(args):
 
 
 def loss_contenders(auto, path, with_peers):
-    """{name: (function, dtype of its products, mode of losses.py)}, in `dtype = auto` and fp32."""
+    """{name: (function, dtype of the products, mode of losses.py)}, in `dtype = auto` and fp32."""
     kinds = {"ours": (ours, path), "ours, eager": (ours, "eager")}
     if with_peers:
         kinds |= {name: (f, "eager") for name, f in peers.LOSSES.items()}
@@ -126,5 +126,5 @@ def loss_errors(once, *shape):
 
 
 def is_the_same(errors, dtype):
-    """Are all errors within what rounding explains? They are not where one of them is nan."""
+    """Can rounding explain all errors? No if one of them is nan."""
     return all(error <= TOLERANCE[dtype] for error in errors.values())

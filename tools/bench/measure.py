@@ -47,10 +47,10 @@ def processor():
 
 
 def made(contenders):
-    """{name: contender} -> {name: function}.
+    """Make the functions of contenders {name: contender}: {name: function}.
 
-    Peers are the code of others, may be missing and fail in any way: each is called once, and one
-    that fails is left out, with a line that says why.
+    A peer may be missing or fail in any way: each is called once, and one that fails is left out,
+    with a line that says why.
     """
     functions = {}
     for name, (make, arguments) in contenders.items():
@@ -86,7 +86,7 @@ def time_call(f):
 
 
 def median_times(functions, rounds=7, warm_up=1):
-    """{name: function} -> {name: median seconds}: all of them in turn, warm_up + rounds times."""
+    """Call all functions in turn, warm_up + rounds times; return {name: median seconds}."""
     times = {name: [] for name in functions}
     for _ in range(warm_up + rounds):
         for name, f in functions.items():
@@ -100,8 +100,8 @@ def memory(make, arguments, tiny=(), runs=2):
     """Return (peak, added) GB of a process that calls make(*arguments)() `runs` times.
 
     added: the part of the calls, without what `make` has made. With `tiny`, a list of arguments,
-    make(*each)() is called first and its peak is forgotten. Where the process fails a line says
-    why, and both are nan.
+    make(*each)() is called first, and the peak so far is forgotten. If the process fails, a line
+    says why, and both are nan.
 
     A GPU's memory is measured in this process, and what was allocated before is not counted.
     """

@@ -1,8 +1,8 @@
-"""What a user would run instead, for tools.bench. Each function imports its package when called.
+"""The alternatives to this project, for tools.bench. Each function imports its package when called.
 
-The loss with materialised logits and as Liger, TRL and orda-kernel compute it, a distillation step
-in transformers, a tokenizer by Hugging Face tokenizers, and minicons' sentence scores. LOSSES and
-STEPS name the ways that are worth a row: none is the best on every machine.
+The loss with materialised logits and by Liger, TRL and orda-kernel, a distillation step in
+transformers, a tokenizer by Hugging Face tokenizers, sentence scores by minicons. LOSSES and STEPS
+name the variants that have a row: none is the best on every machine.
 """
 import functools
 import itertools
@@ -34,9 +34,9 @@ def materialised(h, W, h_p, W_p, y):
 
 
 def liger(h, W, h_p, W_p, y, compiled=False):
-    """Its generalised Jensen-Shannon divergence is reverse KL at beta 1; it leaves out tau^2.
+    """Liger's generalised Jensen-Shannon divergence: at beta 1 reverse KL, without tau^2.
 
-    On a CPU 256 positions at a time: faster and smaller there than its default of 1024.
+    On a CPU chunks of 256 positions: they are faster and smaller than the default of 1024.
     """
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
     jsd = LigerFusedLinearJSDLoss(weight_hard_loss=ALPHA, weight_soft_loss=(1 - ALPHA) * TAU**2,
@@ -46,7 +46,7 @@ def liger(h, W, h_p, W_p, y, compiled=False):
 
 
 def trl(h, W, h_p, W_p, y):
-    """Its kernels of DistillationTrainer (beta 1) and, for the CE, of SFTTrainer.
+    """TRL's kernels of DistillationTrainer (beta 1) and, for the CE, of SFTTrainer.
 
     Triton's on a GPU, torch's on a CPU; both by 4096 positions and 32768 tokens, as shipped.
     """

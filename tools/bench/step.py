@@ -132,7 +132,7 @@ class Step:
 
 
 def stand_in(config):
-    """Make what a step asks of its Run, without folder and log: no step has a line in the log."""
+    """Make a run without folder and log: the attributes of a Run that a step reads."""
     device = measure.device
     dtype = dtype_of(config, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
