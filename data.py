@@ -4,13 +4,13 @@
 
     corpus -> files -> clean lines -> word counts -> train_bpe -> Tokenizer -> TokenFile -> Batches
 
-Text is read by the block, a megabyte of whole lines, and a block is cleaned, counted or encoded at
-once.
+Text is read in blocks of whole lines, a megabyte each, and a block is cleaned, counted or encoded
+at once.
 
-`mark` is "half" by default since that has the fewest nats a byte of the same development text, mean
-of two scorings (lines after `<s>`, full blocks without): none 1.750, half 1.711, line 1.717. One
-seed, early in training: `python teacher.py configs/base_nano_1m.py --mark=M --max_steps=150`, then
-`python eval.py RUN --tasks=ppl --limit=30000`.
+`mark` is "half" by default because it has the fewest nats per byte on the same development text,
+mean of two scorings (lines after `<s>`, full blocks without): none 1.750, half 1.711, line 1.717.
+One seed, early in training: `python teacher.py configs/base_nano_1m.py --mark=M --max_steps=150`,
+then `python eval.py RUN --tasks=ppl --limit=30000`.
 """
 from onecoach.config import answer_early, parse_args
 
@@ -58,17 +58,16 @@ Prepared = collections.namedtuple("Prepared", "tokenizer train dev folder")
 
 
 def prepare(config):
-    """What a run reads: Prepared(tokenizer: Tokenizer, train and dev: TokenFile, folder: Path).
+    """Return Prepared(tokenizer: Tokenizer, train and dev: TokenFile, folder: Path) for a config.
 
-    From disk, if it has been prepared before. What counts is the text itself and the keys
-    tokenizer, vocab_size, mark, seed, sentences and max_words, not how corpus and dev are called.
-    train.corpus, and dev.corpus too, is a digest of all the clean text: where that agrees two runs
-    have read the same, whatever else their configs say. Raises UserError for what cannot be
-    prepared.
+    Data that were prepared before are read from the disk. They depend on the text itself and on the
+    keys tokenizer, vocab_size, mark, seed, sentences and max_words, not on the names of corpus and
+    dev. train.corpus, equal to dev.corpus, is a digest of all the clean text: two runs in which it
+    agrees have read the same, whatever else their configs say. Raises UserError.
     """
     given = load_tokenizer(config.tokenizer) if config.tokenizer else None
     train_files, dev_files = corpus_files(config)
-    digest = digest_of(config, given, train_files, dev_files)
+    digest = digest_inputs(config, given, train_files, dev_files)
     name = pathlib.Path(config.corpus).stem or "corpus"
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:40]
     size = given.vocab_size if given else config.vocab_size
@@ -86,18 +85,18 @@ def prepare(config):
     tokenizer = load_tokenizer(folder)
     train = TokenFile(folder / "train.bin", tokenizer.hash)
     dev = TokenFile(folder / "dev.bin", tokenizer.hash)
-    for file in (train, dev):  # an id that is none would end a step on a GPU, without a word
+    for file in (train, dev):  # an id beyond V would end a step on a GPU without a message
         if file.tokens.max(initial=0) >= tokenizer.vocab_size:
-            raise UserError(f"{folder}: a token file is damaged, it holds what is no token; "
-                            f"{AGAIN}")
+            raise UserError(f"{folder}: a token file is damaged, it holds ids beyond the "
+                            f"vocabulary; {AGAIN}")
     return Prepared(tokenizer, train, dev, folder)
 
 
 def corpus_files(config):
-    """The files of the training and the development text, each [(domain, path), ...].
+    """Return the files of the training and of the development text, each [(domain, path), ...].
 
-    None for babytalk, which is generated; no development files where the corpus has none of its
-    own: then the end of each training file is kept for that. UserError for a file in both.
+    babytalk is generated and has none. A corpus without development text has no files for it: the
+    end of each training file is kept instead. Raises UserError for a file in both.
     """
     if config.corpus == "babytalk":
         return [], []
@@ -107,7 +106,7 @@ def corpus_files(config):
         name = CORPORA[config.corpus].dev
     dev = resolve(name, config.data_dir, "dev") if name else []
 
-    # by where they are, not by how they are spelled
+    # two spellings of one path are one file
     trained_on = {path.resolve() for _, path in train}
     for _, path in dev:
         if path.resolve() in trained_on:
@@ -117,10 +116,10 @@ def corpus_files(config):
     return train, dev
 
 
-def digest_of(config, tokenizer, train_files, dev_files):
-    """A digest of all that the prepared data depend on: of the files their content."""
+def digest_inputs(config, tokenizer, train_files, dev_files):
+    """Digest everything that the prepared data depend on; of the files their content."""
     vocabulary = tokenizer.hash if tokenizer else config.vocab_size
-    # the rules and the form too, for another version of this program may have others
+    # another version of this program may have other rules, or another form of token files
     keys = (PATTERN, CLEAN, ALWAYS, FORM, vocabulary, config.mark, config.seed, config.max_words)
     digest = hashlib.sha256(repr(keys).encode())
     if config.corpus == "babytalk":
@@ -135,7 +134,7 @@ def digest_of(config, tokenizer, train_files, dev_files):
 
 
 def build(config, folder, train_files, dev_files, tokenizer):
-    """Everything that prepare leaves, into `folder`; a tokenizer is trained if none is given."""
+    """Fill `folder` with tokenizer and token files; train a tokenizer if None is given."""
     if config.corpus == "babytalk":
         texts = generate(folder, "train", config.sentences, config.seed)
         n = max(2000, min(10_000, config.sentences // 20))  # fewer would be too coarse a measure
@@ -151,33 +150,32 @@ def build(config, folder, train_files, dev_files, tokenizer):
     shared = share_in_training(texts, dev_texts)
 
     if tokenizer is None:
-        # babytalk's rare words too are tokens, drawn or not: its truth needs one token a word
+        # babytalk's truth needs one token per word, also for rare words that were not drawn
         forms = babytalk.forms() if config.corpus == "babytalk" else ()
         tokenizer = train_tokenizer(count_words(texts, forms), config.vocab_size)
     tokenizer.save(folder / "tokenizer.json")
 
-    # only tokens stay: what was written on the way is as large as the corpus
     files = [*texts.values(), *dev_texts.values()]
     say_lost(tokenizer, (text for file in files for text in read_clean(file)))
-    digest = digest_of_text(files)
+    digest = digest_text(files)
     write_tokens(folder / "train.bin", tokenizer, texts, config.mark, config.seed, digest)
     write_tokens(folder / "dev.bin", tokenizer, dev_texts, config.mark, config.seed, digest,
                  shared)
-    for file in files:
+    for file in files:  # the clean text is as large as the corpus
         file.unlink()
 
 
 def generate(folder, split, n, seed):
-    """n lines of babytalk, in a file in `folder`; {domain: file}."""
+    """Write n lines of babytalk to a file in `folder`; return {domain: file}."""
     file = folder / f"babytalk.{split}.text"
     file.write_text("".join(babytalk.sample(n, seed)), encoding="utf-8", newline="\n")
     return {"babytalk": file}
 
 
 def write_clean(files, folder, split, start=0.0, stop=1.0):
-    """Clean files [(domain, path), ...] into `folder`; {domain: file}.
+    """Clean files [(domain, path), ...] into `folder`; return {domain: file}.
 
-    start, stop: which share of each file's lines to take. Raises UserError if no text is left.
+    start, stop: the share of each file's lines to take. Raises UserError if no text is left.
     """
     texts = {}
     for domain, path in tqdm(files, desc="clean", disable=None):
@@ -196,7 +194,7 @@ def write_clean(files, folder, split, start=0.0, stop=1.0):
 
 
 def read_share(path, start, stop):
-    """Yield the lines of a file from a share `start` of them to `stop`, as read_blocks does."""
+    """Yield a file's lines in blocks, from the share `start` of them to the share `stop`."""
     if (start, stop) == (0, 1):
         yield from read_blocks(path)
         return
@@ -211,19 +209,19 @@ def read_share(path, start, stop):
 
 
 def keep_words(texts, max_words):
-    """Cut each text file to the same share, from its start: max_words are left in all, or fewer."""
-    lines_of = {}  # file -> of each line words and bytes, (lines, 2)
+    """Cut the end of each text file, the same share of all, so that at most max_words are left."""
+    sizes = {}  # file -> words and bytes of each line, (lines, 2)
     for file in texts.values():
         with open(file, "rb") as f:
-            sizes = ((len(line.decode().split()), len(line)) for line in f)
-            lines_of[file] = np.fromiter(sizes, (np.int64, 2))
-    share = max_words / max(1, sum(lines[:, 0].sum() for lines in lines_of.values()))
+            lines = ((len(line.decode().split()), len(line)) for line in f)
+            sizes[file] = np.fromiter(lines, (np.int64, 2))
+    share = max_words / max(1, sum(lines[:, 0].sum() for lines in sizes.values()))
     if share >= 1:
         return
-    for file, lines in lines_of.items():
-        words, sizes = lines.T
+    for file, lines in sizes.items():
+        words, size = lines.T
         kept = words.cumsum() <= words.sum() * share
-        os.truncate(file, sizes[kept].sum())
+        os.truncate(file, size[kept].sum())
 
 
 def share_in_training(texts, dev_texts):
@@ -241,14 +239,15 @@ def share_in_training(texts, dev_texts):
 
     words, all_words = (sum(n * len(line.split()) for line, n in lines.items())
                         for lines in (shared, dev_lines))
+    share = words / all_words
     if shared:
-        print(f"{shared.total():,} of the {dev_lines.total():,} development lines, "
-              f"{words / all_words:.1%} of the words, stand in the training text too")
-    return words / all_words
+        print(f"{shared.total():,} of the {dev_lines.total():,} development lines, {share:.1%} of "
+              "the words, stand in the training text too")
+    return share
 
 
-def digest_of_text(files):
-    """A digest of clean text, and of where its files begin."""
+def digest_text(files):
+    """Digest clean text, and the sizes of its files."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.stat().st_size}\n".encode())
@@ -258,7 +257,7 @@ def digest_of_text(files):
 
 
 def count_words(texts, extra=()):
-    """Counter of the pre-tokens of all texts {domain: file}, and 1 for each of `extra`."""
+    """Count the pre-tokens of all texts {domain: file}, and each of `extra` once more."""
     files = tqdm(texts.values(), desc="count words", disable=None)
     counts = count_pre_tokens(block for file in files for block in read_clean(file))
     counts.update(extra)
@@ -266,7 +265,7 @@ def count_words(texts, extra=()):
 
 
 def train_tokenizer(word_counts, vocab_size):
-    """A Tokenizer trained on word counts; UserError if they cannot fill vocab_size."""
+    """Train a Tokenizer on word counts; UserError if they cannot fill vocab_size."""
     try:
         return Tokenizer(train_bpe(word_counts, vocab_size))
     except ValueError as e:
@@ -279,13 +278,13 @@ class Batches:
     """Random chunks of a TokenFile: batch(step, now) -> x, y, a pure function of seed and step.
 
     From the config: longest block T, batch_size B, seed, random_offset and order. An epoch takes
-    every chunk of T tokens once, in a new order, each shifted by an offset of its own in [0, T) if
-    random_offset (Baby Llama's loader), else 0. per_epoch: batches an epoch. On a GPU the stream
-    and the epoch's order lie in its memory: a step copies nothing.
+    every chunk of T tokens once, in a new order; with random_offset each chunk is shifted by an
+    offset in [0, T), as in Baby Llama's loader. per_epoch: batches per epoch. On a GPU the stream
+    and the epoch's order are in its memory: a step copies nothing.
 
     order "length": text of short lines comes first. Until half of the run a batch is drawn from the
-    easiest chunks, the share c of them all: competence (arXiv 1903.09848, eq. 7), c^2 rising in a
-    straight line from 0.1^2 to 1. After that the order is the usual one.
+    easiest chunks, a share c of all: competence (arXiv 1903.09848, eq. 7), c^2 rises in a straight
+    line from 0.1^2 to 1. After that the order is the usual one.
 
     Raises UserError if the corpus is smaller than one batch.
     """
@@ -297,7 +296,7 @@ class Batches:
         self.random_offset = config.random_offset
         self.tokens = stream(file, device)
         self.bos_id = file.bos_id
-        self.epoch = None  # whose order is in self.order
+        self.epoch = None  # the epoch of self.order
 
         # the last chunk must end within the stream also at the largest offset, label included
         reach = self.T - 1 if self.random_offset else 0
@@ -312,12 +311,12 @@ class Batches:
         if config.order == "length":
             rng = np.random.default_rng((self.seed, 2))
             hardness = line_length(file, self.chunks, self.T)
-            self.easiest = np.lexsort((rng.random(self.chunks), hardness))  # equal ones by chance
+            self.easiest = np.lexsort((rng.random(self.chunks), hardness))  # ties at random
 
     def batch(self, step, now):
-        """x, y (B, T) int64; y is x one position on, -100 (no label) where that is `<s>`.
+        """Return x, y (B, T) int64; y is x one position on, -100 (no label) where that is `<s>`.
 
-        now: what config.at(progress) gives. A block_size shorter than T, a divisor, cuts the same
+        now: the result of config.at(progress). A shorter block_size, a divisor of T, cuts the same
         tokens into shorter sequences: (B T / block_size, block_size).
         """
         if self.easiest is not None and now.progress < 0.5:
@@ -330,20 +329,20 @@ class Batches:
         return cut(self.tokens, starts, now.block_size, self.bos_id)
 
     def usual_starts(self, step):
-        """(B,) where the chunks of a step begin, by the order of its epoch."""
+        """Return (B,), the first positions of a step's chunks, in the order of its epoch."""
         epoch, i = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             rng = np.random.default_rng((self.seed, epoch))
             chunks = rng.permutation(self.chunks)
-            self.order = self.starts_of(chunks, rng)
+            self.order = self.place(chunks, rng)
             self.epoch = epoch
         return self.order[i * self.B:(i + 1) * self.B]
 
     def easy_starts(self, step, progress):
-        """(B,) where the chunks of a step begin, drawn from the easiest ones."""
-        rng = np.random.default_rng((self.seed, step, 2))  # by the step: exact when gone on with
+        """Return (B,), the first positions of a step's chunks, drawn from the easiest ones."""
+        rng = np.random.default_rng((self.seed, step, 2))  # of the step alone: resume is exact
         n = int(self.count_easy(progress))
-        return self.starts_of(self.easiest[rng.choice(n, self.B, replace=False)], rng)
+        return self.place(self.easiest[rng.choice(n, self.B, replace=False)], rng)
 
     def count_easy(self, progress):
         """Return how many of the easiest chunks a step before half of the run draws from."""
@@ -351,11 +350,11 @@ class Batches:
         return np.maximum(self.B, (competence * self.chunks).astype(np.int64))
 
     def words_read(self, steps, tokenizer):
-        """Return (steps + 1,): the words that a run of `steps` steps has read after each, expected.
+        """Return (steps + 1,): the expected words that a run has read before step 0, 1, ..., steps.
 
-        Order "length" reads fewer per token at first, where a mark or a newline is every fifth one.
+        Short lines have fewer words per token, so order "length" reads fewer at first.
         """
-        per_step = np.ones(steps)  # relative to that of the whole text
+        per_step = np.ones(steps)  # relative to the mean of the whole text
         if self.easiest is not None:
             # a word begins at a space, the first one of a line at the newline before it
             begins = np.array([name.startswith((b" ", b"\n")) for name in tokenizer.tokens()])
@@ -369,20 +368,20 @@ class Batches:
         per_token = self.file.words / self.file.count
         return np.concatenate([[0.0], per_step.cumsum()]) * self.B * self.T * per_token
 
-    def starts_of(self, chunks, rng):
-        """Where chunks (n,) begin in the stream, each at an offset of its own; on the device."""
+    def place(self, chunks, rng):
+        """Return the first positions of chunks (n,), each with its own offset; on the device."""
         offsets = rng.integers(0, self.T, len(chunks)) * self.random_offset
         return torch.from_numpy(chunks * self.T + offsets).to(self.tokens.device)
 
 
 def line_length(file, chunks, T):
-    """(chunks,) mean tokens of a line, of each chunk of T tokens."""
+    """Return (chunks,): the mean tokens per line in each chunk of T tokens."""
     tokens = file.tokens[:chunks * T].reshape(chunks, T)
     return T / (1 + (tokens == file.newline_id).sum(1))
 
 
 def cut(tokens, starts, T, bos_id=Tokenizer.bos_id):
-    """x, y (B, T) int64 of the chunks of a `stream` that begin at starts (B,), on its device."""
+    """Return x, y (B, T) int64, cut from a `stream` at the positions starts (B,), on its device."""
     positions = starts[:, None] + torch.arange(T + 1, device=starts.device)
     ids = tokens[positions].long()  # (B, T + 1)
     ids &= (1 << 8 * tokens.element_size()) - 1
@@ -392,11 +391,11 @@ def cut(tokens, starts, T, bos_id=Tokenizer.bos_id):
 
 
 def validation_blocks(file, block_size, max_tokens=0):
-    """x, y (n, T): blocks of T tokens of the text that chooses best.pt, in order, without overlap.
+    """Return x, y (n, T): blocks of T tokens of the validation split, in order, without overlap.
 
-    That is the first half of each domain of a TokenFile; the second half is the test split
-    (eval.test_split). max_tokens: take evenly spread blocks with about that many tokens; 0: all.
-    Raises UserError if there is not one.
+    The validation split, which chooses best.pt, is the first half of each domain of a TokenFile;
+    the second half is the test split (eval.test_split). max_tokens: take evenly spread blocks with
+    about that many tokens; 0: all. Raises UserError if there is no block.
     """
     halves = [(start, (start + stop) // 2) for _, start, stop, *_ in file.segments]
     starts = np.concatenate([np.arange(start, end - block_size, block_size)
@@ -424,6 +423,7 @@ def main(argv):
             tokens = part.stop - part.start
             print(f"{split:7}{part.name:16}{part.words:12,}{part.bytes:13,}{tokens:12,}"
                   f"{tokens / max(1, part.words):12.3f}")
+    print(f"{prepared.dev.shared:.1%} of the words of dev stand in lines of train")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Where text comes from: corpora by name, path or address, safe downloads, cleaning by domain.
+"""Corpora by name, path or address; safe downloads; cleaning by domain.
 
-    resolve(corpus, data_dir, split)     -> [(domain, path), ...], downloaded where need be
-    read_blocks(path)                    -> its lines, a megabyte of them at a time
-    clean(domain, block)                 -> those lines, clean
+    resolve(corpus, data_dir, split)     -> [(domain, path), ...], downloaded if necessary
+    read_blocks(path)                    -> the lines of a file, a megabyte at a time
+    clean(domain, block)                 -> the same lines, clean
 
-A domain is a file's name up to the first dot, as BabyLM's are: childes.train, gutenberg.dev.
+A domain is a file's name up to the first dot, as in BabyLM: childes.train, gutenberg.dev.
 """
 import collections
 import contextlib
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from onecoach.config import UserError
 from onecoach.files import locked
 
-BLOCK = 1 << 20  # bytes, or characters, of text that are read at a time
+BLOCK = 1 << 20  # bytes or characters that are read at a time
 
 DOMAINS = ("bnc_spoken", "childes", "gutenberg", "open_subtitles", "simple_wiki", "switchboard")
 TEXT_ENDINGS = (".train", ".dev", ".test", ".txt")
@@ -35,8 +35,8 @@ BABYLM = HF + "datasets/BabyLM-community/"
 SMALL_2026 = BABYLM + "BabyLM-2026-Strict-Small/resolve/c92ab16b4f08858304b0815706065b3354d8fc0a/"
 LARGE_2026 = BABYLM + "BabyLM-2026-Strict/resolve/main/"
 
-# addresses: one zip, or a plain file a domain; megabytes that it may have at most, unpacked; the
-# name of its development text, "" for none
+# addresses: one zip, or a plain file per domain; megabytes: at most so many, unpacked; dev: the
+# corpus of development text, or ""
 Corpus = collections.namedtuple("Corpus", "addresses megabytes dev")
 CORPORA = {
     # BabyLM 2024: strict-small is the paper's
@@ -51,12 +51,12 @@ CORPORA = {
 
 
 def resolve(corpus, data_dir, split="train"):
-    """The text files [(domain, path), ...] of a corpus, in the order of their names.
+    """Return the text files [(domain, path), ...] of a corpus, in the order of their names.
 
     corpus: a name in CORPORA or an address, fetched into data_dir/raw; a folder, a file or a glob.
-    split: "train" or "dev", what a folder is asked for. Raises UserError if there is no text.
+    split: "train" or "dev": which files of a folder. Raises UserError if there is no text.
     """
-    if not corpus:  # Path("") would be the folder one is in
+    if not corpus:  # Path("") would be the current folder
         raise UserError("corpus is empty; name babytalk, a known corpus, a path or an address: "
                         "--corpus=PATH")
     if corpus in CORPORA:
@@ -66,15 +66,15 @@ def resolve(corpus, data_dir, split="train"):
         name = "url-" + hashlib.sha256(corpus.encode()).hexdigest()[:12]
         path = fetch(name, [corpus], 4 << 30, data_dir)
     else:
-        path = pathlib.Path(corpus)
+        path = pathlib.Path(os.path.expanduser(corpus))
 
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if is_text_name(file.name))
-        files = of_split(files, split)
+        files = choose_split(files, split)
     elif path.is_file():
         files = [path]
     else:
-        files = sorted(pathlib.Path(p) for p in glob.glob(corpus) if os.path.isfile(p))
+        files = sorted(pathlib.Path(p) for p in glob.glob(str(path)) if os.path.isfile(p))
     if not files:
         raise UserError(f"corpus {corpus!r}: no text there; known names: babytalk, "
                         f"{', '.join(CORPORA)}; else a file, a glob, or a folder with files "
@@ -86,22 +86,22 @@ def is_text_name(name):
     return name.endswith(TEXT_ENDINGS) and not name.startswith(".")
 
 
-def of_split(files, split):
-    """Of a folder's files those that are for "train" or "dev", so that none serves for both.
+def choose_split(files, split):
+    """Return the files of a folder that are for "train" or "dev", so that none serves for both.
 
-    That is what is called so, as in childes.train or dev.txt; if there is nothing of that, what is
-    not called by any split; and if all is, then *.test for "dev", or whatever there is.
+    First choice: files with that word in their names, as in childes.train or dev.txt. Second: files
+    that name no split. Then, for "dev", *.test; and last, all files.
     """
     order = {"train": ["train", ""], "dev": ["dev", "", "test"]}[split]
     for name in order:
-        chosen = [file for file in files if split_of(file) == name]
+        chosen = [file for file in files if split_in_name(file) == name]
         if chosen:
             return chosen
     return files
 
 
-def split_of(file):
-    """train, dev or test, if that is a part of the file's name; else ""."""
+def split_in_name(file):
+    """Return train, dev or test, if it is a part of the file's name; else ""."""
     for part in file.name.split("."):
         if part in ("train", "dev", "test"):
             return part
@@ -112,15 +112,15 @@ def split_of(file):
 
 @contextlib.contextmanager
 def building(folder):
-    """with building(folder) as aside: ... - fill `aside`; it becomes `folder` if there is no error.
+    """Yield a folder to fill; it becomes `folder` if there is no error.
 
-    If another process has made the same meanwhile, that one stays. An error leaves nothing, and
-    what a process that was killed has left is removed by the next one. Raises OSError.
+    If another process has made the same folder meanwhile, that one stays. An error leaves nothing.
+    The next call removes what a killed process has left. Raises OSError.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.parent / f".preparing-{uuid.uuid4().hex[:12]}"
     with contextlib.ExitStack() as stack:
-        with locked(folder.parent):  # nobody sweeps before aside is locked too
+        with locked(folder.parent):  # until aside is locked too
             remove_abandoned(folder.parent)
             aside.mkdir()
             stack.callback(shutil.rmtree, aside, ignore_errors=True)
@@ -134,7 +134,7 @@ def building(folder):
 
 
 def remove_abandoned(parent):
-    """Remove what processes that are gone were building in a folder."""
+    """Remove what killed processes have left in a folder."""
     for aside in parent.glob(".preparing-*"):
         with contextlib.suppress(OSError), locked(aside, wait=False) as is_abandoned:
             if is_abandoned:
@@ -147,9 +147,9 @@ HINT = "or pass a file or folder that you have: --corpus=PATH --dev=PATH"
 
 
 def fetch(name, addresses, limit, data_dir):
-    """The folder data_dir/raw/name of a corpus, downloaded where it is not there yet.
+    """Return the folder data_dir/raw/name of a corpus, downloaded if it is not there yet.
 
-    limit: bytes that a file, or what a zip unpacks to, may have. What is there is whole, and text.
+    limit: bytes of a file, or of an unpacked zip, at most. The folder's files are whole, and text.
     Raises UserError.
     """
     folder = pathlib.Path(data_dir) / "raw" / name
@@ -176,7 +176,7 @@ def fetch(name, addresses, limit, data_dir):
 
 
 class SameHost(urllib.request.HTTPRedirectHandler):
-    """Follows redirects as usual, but within a host the token goes along, and on to no other."""
+    """Follow redirects as usual; the token goes along within Hugging Face, and to no other host."""
 
     def redirect_request(self, request, *answer):
         onward = super().redirect_request(request, *answer)
@@ -190,7 +190,7 @@ def download(url, path, limit):
     """Fetch url to the file path, at most `limit` bytes.
 
     HF_TOKEN goes along to Hugging Face. Raises UserError if the url cannot be fetched, breaks off,
-    or gives more than that, or nothing. What has arrived stays there.
+    or gives more than `limit` bytes, or none.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "onecoach"})
     token = os.environ.get("HF_TOKEN")
@@ -221,7 +221,7 @@ def download(url, path, limit):
 
 
 def remedy(error):
-    """What to do about an HTTPError."""
+    """Say what to do about an HTTPError."""
     if error.code in (401, 403) and error.url.startswith(HF):
         return ("set HF_TOKEN to a token of yours (huggingface.co/settings/tokens), and accept the "
                 "data's terms on its page if it has any")
@@ -229,9 +229,9 @@ def remedy(error):
 
 
 def unzip(archive, folder, limit, name=None):
-    """Unpack the text files of a zip into `folder`, without their own folders; their paths.
+    """Unpack the text files of a zip into `folder`, without their own folders; return their paths.
 
-    name: what errors call the zip. Raises UserError for a damaged zip, one that unpacks to more
+    name: the zip's name in errors. Raises UserError for a damaged zip, one that unpacks to more
     than `limit` bytes, or holds a link or a path that leads outside.
     """
     name = name or archive
@@ -253,33 +253,33 @@ def unzip(archive, folder, limit, name=None):
 
 
 def leads_outside(member):
-    """True for a member of a zip that is a link, or whose path leaves the folder it is put in."""
+    """Is a member of a zip a link, or does its path leave the folder?"""
     path = pathlib.PurePosixPath(member.filename.replace("\\", "/"))
     is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
     return is_link or path.is_absolute() or ".." in path.parts or ":" in member.filename
 
 
 def unpack(z, members, folder, zip_name):
-    """Those members of a zip that are text, into the folder; UserError if there are none."""
+    """Unpack the members that are text into the folder; UserError if there are none."""
     paths = []
-    texts = [(pathlib.PurePosixPath(member.filename).name, member) for member in members]
-    texts = [(name, member) for name, member in texts if is_text_name(name)]
-    if not texts:
-        raise UserError(f"{zip_name}: the zip holds no text file ({', '.join(TEXT_ENDINGS)})")
-    for name, member in texts:
-        path = folder / name
+    for member in members:
+        path = folder / pathlib.PurePosixPath(member.filename).name
+        if not is_text_name(path.name):
+            continue
         if path.exists():
-            raise UserError(f"{zip_name}: the zip holds {name!r} in several folders; unpack it "
-                            "yourself and pass a path")
+            raise UserError(f"{zip_name}: the zip holds {path.name!r} in several folders; unpack "
+                            "it yourself and pass a path")
         with z.open(member) as source, open(path, "wb") as target:
             shutil.copyfileobj(source, target)
         paths.append(path)
+    if not paths:
+        raise UserError(f"{zip_name}: the zip holds no text file ({', '.join(TEXT_ENDINGS)})")
     return paths
 
 
 # ---------------------------------------------------------------- reading
 
-# How a file begins that is something else.
+# The beginnings of files that are something else.
 NO_TEXT = {
     r"\s*<(?i:!doctype|html)": "a page of HTML",
     r"\s*<\?xml": "XML",
@@ -298,14 +298,14 @@ def in_blocks(file):
 def read_blocks(path, name=None):
     r"""Yield the lines of a UTF-8 file in blocks, each line ended by \n.
 
-    In the file lines may end in \n, \r\n or \r. name: what errors call it. Raises UserError for a
-    file that is no text, and names the line that is not UTF-8.
+    In the file lines may end in \n, \r\n or \r. name: the file's name in errors. Raises UserError
+    for a file that is no text, and names the line that is not UTF-8.
     """
     name = name or path
     lines = 0
     with open(path, "rb") as f:
-        if what := what_else(f.read(1 << 16)):
-            raise UserError(f"{name} is {what}, no text; pass text: --corpus=PATH --dev=PATH")
+        if kind := recognise(f.read(1 << 16)):
+            raise UserError(f"{name} is {kind}, no text; pass text: --corpus=PATH --dev=PATH")
         f.seek(0)
         for block in in_blocks(f):
             try:
@@ -318,7 +318,7 @@ def read_blocks(path, name=None):
 
 
 def with_newlines(text):
-    r"""The same lines, each ended by \n; several \r before a \n are one end with it."""
+    r"""End each line by \n; several \r before a \n are one end with it."""
     text = text.removesuffix("\n")
     if "\r" in text:
         lines = (line.rstrip("\r").replace("\r", "\n") for line in text.split("\n"))
@@ -326,29 +326,29 @@ def with_newlines(text):
     return text + "\n"
 
 
-def what_else(head):
-    """What the first bytes of a file say that it is, if not text; else ""."""
+def recognise(head):
+    """Return the kind of file that begins with `head`, if it is no text; else ""."""
     beginning = head.removeprefix(b"\xef\xbb\xbf").decode("latin-1")
-    for pattern, what in NO_TEXT.items():
+    for pattern, kind in NO_TEXT.items():
         if re.match(pattern, beginning):
-            return what
+            return kind
     if head.count(0) > len(head) / 10:  # in UTF-16 every second byte of English
         return "UTF-16 or something else"
     return ""
 
 
 def check_text(path, name):
-    """UserError, which calls the file `name`, unless it is UTF-8 text to its end."""
+    """Raise UserError, in which the file is `name`, unless it is UTF-8 text to its end."""
     for _ in read_blocks(path, name):
         pass
 
 
 # ---------------------------------------------------------------- cleaning
 
-# What is removed, by domain, in this order. A rule sees thousands of lines at once: ^ and $ are the
-# ends of each, and nothing may look beyond them; [^\S\n] is a space within a line. A line may have
-# any length, so a rule must take time in proportion to it: it may not look through a run of
-# something from each place in that run.
+# Removed, by domain, in this order. A rule sees thousands of lines at once: ^ and $ are the ends of
+# each, and nothing may look beyond them; [^\S\n] is a space within a line. A line may have any
+# length, so a rule must take time in proportion to it: it may not look through a run of something
+# from each place in that run.
 CLEAN = {
     "childes": [
         (r"^\*[A-Z0-9]{1,7}:[^\S\n]*", "speaker mark: *MOT: where is it ?"),
@@ -387,7 +387,7 @@ CLEAN = {
         (r"\[\[|\]\]|'{2,}|</?[a-z]{1,10}[^>\n]{0,40}>", "markup: [[link]] ''italic'' <ref>"),
     ],
 }
-# Then, in every domain: what becomes what. Before the first line too there is a newline.
+# Replaced afterwards, in every domain. There is a newline before the first line too.
 ALWAYS = [
     (r"\ufeff", "", "byte order mark"),
     (r"[\x00-\x09\x0b-\x1f\x7f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]", " ",
@@ -401,9 +401,9 @@ ALWAYS = [
 
 
 def clean(domain, text):
-    r"""Text cleaned as its domain asks: lines, each ended by \n, as are those that are left.
+    r"""Clean lines by the rules of their domain; each line ends in \n, before and after.
 
-    A line is cleaned alone: the result does not depend on those around it.
+    A line is cleaned alone: the result does not depend on its neighbours.
     """
     rules = [(pattern, "") for pattern, _ in CLEAN.get(domain, [])]
     rules += [(pattern, becomes) for pattern, becomes, _ in ALWAYS]

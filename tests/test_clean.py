@@ -136,7 +136,7 @@ def test_every_character_within_a_line_and_alone():
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_odd_files(domain, monkeypatch, tmp_path):
     """Of line ends of all kinds, wherever a block ends; cut into shares as lines are."""
-    monkeypatch.setattr(corpora, "what_else", lambda head: "")  # some look like something else
+    monkeypatch.setattr(corpora, "recognise", lambda head: "")  # some look like something else
     rng = random.Random(domain)
     file = tmp_path / "a.txt"
     for i in range(100):

@@ -390,6 +390,12 @@ def test_a_folder_whose_names_say_less(splits):
     assert names("train") == names("dev") == ["childes.test"]
 
 
+def test_the_home_folder_is_found(splits, monkeypatch):
+    monkeypatch.setenv("HOME", str(splits.parent))
+    for name in ("~/splits", "~/splits/*.train", "~/splits/childes.train"):
+        assert corpora.resolve(name, "none") == [("childes", splits / "childes.train")]
+
+
 def test_a_file_that_is_in_both_is_refused(splits, texts, make_config, tmp_path):
     def refused(corpus, dev):
         config = make_config(corpus=str(corpus), dev=str(dev), vocab_size=265)
