@@ -24,8 +24,14 @@ def test_every_document_that_readme_names_is_there():
     assert configs and all((ROOT / path).exists() for path in configs)
 
 
-def test_readme_is_short():
+def test_documents_of_the_front_are_short_and_name_what_is_there():
     assert README.count("\n") <= 165
+    for name, lines in (("CONTRIBUTING.md", 60), ("CHANGELOG.md", 80)):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert text.count("\n") <= lines
+        paths = re.findall(r"`((?:results|configs|tests|onecoach)/[\w/]+\.\w+)`", text)
+        paths += re.findall(r"\]\(([\w/.-]+)\)", text) + re.findall(r"`(\w+\.py)`", text)
+        assert all((ROOT / path).exists() for path in paths if "TABLE" not in path), name
 
 
 # ---------------------------------------------------------------- the patches of "Change it"
