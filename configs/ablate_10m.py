@@ -2,7 +2,7 @@
 # at temperature 2 and 1, and the student without a teacher. For a GPU; not run yet.
 #     python -m tools.ablate configs/ablate_10m.py
 # BLiMP and its supplement are looked for under the environment variable BABYLM_DIR.
-# What is asked, and was written down before it was run: results/10m/plan.md.
+# The questions, written down before anything was run: results/10m/plan.md.
 
 table = "10m"
 tuning_seeds = [100]

@@ -2,7 +2,7 @@
 # from teachers of 3.3M; one coach or two, forward or reverse KL, or none.
 #     python -m tools.ablate configs/ablate_1m.py --jobs=2 --corpus=DIR/train --dev=DIR/dev
 # BLiMP and its supplement are looked for under the environment variable BABYLM_DIR.
-# What is asked, and was written down before it was run: results/1m/plan.md.
+# The questions, written down before anything was run: results/1m/plan.md.
 
 table = "1m"
 tuning_seeds = [100]

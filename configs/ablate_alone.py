@@ -2,7 +2,7 @@
 # student has alone? The equal-compute rows of ablate_text again, with a grid that goes on where
 # theirs ended, and reverse KL's with dropout too.
 #     python -m tools.ablate configs/ablate_alone.py --jobs=2
-# What is asked, and was written down before it was run: results/alone/plan.md.
+# The questions, written down before anything was run: results/alone/plan.md.
 
 table = "alone"
 extends = "ablate_text"    # its seeds, teachers and rows

@@ -1,7 +1,7 @@
 # One coach or two, and which? The demo's text and student; its rows (ablate_demo) stand beside
 # these: teacher (a Llama), base, base_compute, fkl and rkl.
 #     python -m tools.ablate configs/ablate_coaches.py --jobs=2
-# What is asked, and was written down before it was run: results/coaches/plan.md.
+# The questions, written down before anything was run: results/coaches/plan.md.
 
 table = "coaches"
 extends = "ablate_demo"

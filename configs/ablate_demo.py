@@ -2,7 +2,7 @@
 # Every variant has a grid of eight, the longest run one of four; what is chosen is what the demo's
 # configs then say.
 #     python -m tools.ablate configs/ablate_demo.py --jobs=2
-# What is asked, and was written down before it was run: results/demo/plan.md.
+# The questions, written down before anything was run: results/demo/plan.md.
 
 table = "demo"
 tuning_seeds = [100, 101, 102]

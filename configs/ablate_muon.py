@@ -1,6 +1,6 @@
 # Muon against AdamW: the student of nano size without a teacher, equal tokens, each at its own lr.
 #     python -m tools.ablate configs/ablate_muon.py --jobs=2 --corpus=DIR/train --dev=DIR/dev
-# What is asked, and was written down before it was run: results/muon/plan.md.
+# The questions, written down before anything was run: results/muon/plan.md.
 
 table = "muon"
 tuning_seeds = [100]

@@ -1,7 +1,7 @@
 # How far do ten hours of a CPU go? The student of rkl_small with its teacher; ten epochs without.
 #     python -m tools.ablate configs/ablate_small.py --corpus=DIR/train --dev=DIR/dev
 # BLiMP and its supplement are looked for under the environment variable BABYLM_DIR.
-# What is asked, and was written down before it was run: results/small/plan.md.
+# The questions, written down before anything was run: results/small/plan.md.
 
 table = "small"
 tuning_seeds = []          # nothing is tuned

@@ -1,6 +1,6 @@
 # Stored teacher outputs, k tokens and a tail: what do they do to the student of rkl_nano?
 #     python -m tools.ablate configs/ablate_stored.py --jobs=2 --corpus=DIR/train --dev=DIR/dev
-# What is asked, and was written down before it was run: results/stored/plan.md. Disk: a file a
+# The questions, written down before anything was run: results/stored/plan.md. Disk: a file a
 # seed and k, 4k + 2 bytes for each token of the text (k = 256: 16 GB).
 
 table = "stored"

@@ -1,7 +1,7 @@
 # The paper's techniques and the other divergences, each against as many steps of rkl, the demo's
 # student; text, teacher and seeds are the demo's (ablate_demo).
 #     python -m tools.ablate configs/ablate_techniques.py --jobs=2
-# What is asked, and was written down before it was run: results/techniques/plan.md.
+# The questions, written down before anything was run: results/techniques/plan.md.
 
 table = "techniques"
 extends = "ablate_demo"

@@ -1,7 +1,7 @@
 # Where does a coach help? Students of two sizes, with and without one, on 1,000 to 400,000
 # sentences of babytalk, each against the truth.
 #     python -m tools.ablate configs/ablate_text.py --jobs=2
-# What is asked, and was written down before it was run: results/text/plan.md.
+# The questions, written down before anything was run: results/text/plan.md.
 
 table = "text"
 tuning_seeds = [100, 101, 102]

@@ -431,7 +431,7 @@ def test_the_points_of_a_ladder_are_run_as_they_are_asked_for_and_kept(folder, m
         f"tune coach.lr-0.0001_epochs-{epochs}, seed 100" for epochs in (4, 2)]
     text = as_markdown(table, summarise(table))
     assert text.count("| coach | lr ") == 6
-    assert "| coach | lr 0.0001, epochs 4 | 0.0001 | chosen, at the end of lr and epochs |" in text
+    assert "| coach | lr 0.0001, epochs 4 | 0.0001 | chosen, at the end of lr, epochs |" in text
     assert "## Not at their best" in text and "| coach | lr, epochs |  |" in text
 
 

@@ -95,7 +95,7 @@ def main(argv):
         table.out.rename(free_name(table.out, "done"))
     if table.failed:
         raise UserError(f"{len(table.failed)} runs failed: {'; '.join(table.failed)}; the same "
-                        "command tries them again")
+                        "command tries them again, from the start where a folder is moved away")
 
 
 def again_name(args):

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import pathlib
 import re
 import signal
 import threading
@@ -20,7 +21,6 @@ from onecoach.run import (
     FREE_ON_RESUME,
     device_of,
     digests_of_needs,
-    folder_of,
     is_finished,
     load,
 )
@@ -74,6 +74,10 @@ class Job:
         return read_config(CONFIGS / f"{self.base}.py", list(self.keys.items()))
 
     @property
+    def folder(self):
+        return pathlib.Path(self.keys["out_dir"], self.keys["name"])
+
+    @property
     def command(self):
         """The command of the same run, to be typed after those of its teachers and init."""
         given = {key: value for key, value in self.keys.items() if key not in MACHINE_KEYS}
@@ -95,7 +99,7 @@ def work(job, threads=0):
     if threads:
         torch.set_num_threads(threads)
     config = job.config
-    folder = folder_of(config)
+    folder = job.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.with_name(f"{folder.name}.log")
     # the lock: of another command, or of one that was killed, a worker may still train this run
@@ -133,13 +137,12 @@ def is_same_run(folder, config):
 
 def is_trained(job):
     """Whether a job's run is finished, and is still the run of its plan."""
-    config = job.config
-    return is_finished(folder_of(config)) and is_same_run(folder_of(config), config)
+    return is_finished(job.folder) and is_same_run(job.folder, job.config)
 
 
 def make_row(job, config):
     """Return what results/ keeps of a finished run: everything but the weights."""
-    folder = folder_of(config)
+    folder = job.folder
     lines = files.read_metrics(folder / "metrics.jsonl")
     notes = files.read_json(folder / "config.json")
     best = files.best_line(lines)

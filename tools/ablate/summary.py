@@ -158,7 +158,7 @@ def tuned_points(table, content):
             words = ", ".join(f"{key} {value}" for key, value in point.items())
             mark = "chosen" if content["chosen"].get(variant) == point else ""
             if mark and variant in content["ends"]:
-                mark += f", at the end of {' and '.join(content['ends'][variant])}"
+                mark += f", at the end of {', '.join(content['ends'][variant])}"
             cells.append([variant, words, "-" if mean is None else f"{mean:.4f}", mark])
     return cells
 

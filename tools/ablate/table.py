@@ -185,7 +185,7 @@ class Table:
             raise
         except Exception as e:  # the other runs go on
             self.failed.append(str(job))
-            print(f"{job}: {type(e).__name__}: {e}", flush=True)
+            print(f"{job}: {type(e).__name__}: {e}; its folder is {job.folder}", flush=True)
             return
         print(f"{job}: val_ce {row['val_ce']:.4f} at step {row['best_step']} of {row['steps']}",
               flush=True)
