@@ -419,6 +419,11 @@ def check_loss(config):
 
 # ---------------------------------------------------------------- config files
 
+def read_text(path):
+    """The text of a UTF-8 file on any system, without a byte order mark."""
+    return pathlib.Path(path).read_text(encoding="utf-8-sig")
+
+
 def read_assignments(path):
     """The assignments of a config file, in their order: {name: value}, not yet looked at.
 
@@ -426,7 +431,7 @@ def read_assignments(path):
     """
     path = pathlib.Path(path).expanduser()
     try:
-        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as e:
         what = getattr(e, "strerror", "is not UTF-8 text") or "cannot be read"
         meant = CONFIGS / f"{path.stem}.py"
@@ -626,7 +631,7 @@ def help_text(usage):
               "Schedules over the run's progress: \"linear(0: 1, 0.7: 0)\", "
               "\"stages(0: 1, 0.5: 2)\".", "A whole progressive config is configs/rkl_full_10m.py:",
               ""]
-    example = (CONFIGS / "rkl_full_10m.py").read_text().split("\n\n", 1)[1]
+    example = read_text(CONFIGS / "rkl_full_10m.py").split("\n\n", 1)[1]
     return "\n".join(lines) + "\n" + textwrap.indent(example, "  ")
 
 

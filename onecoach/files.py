@@ -7,6 +7,7 @@ import contextlib
 import glob
 import io
 import json
+import math
 import os
 import pathlib
 import uuid
@@ -14,7 +15,7 @@ import zipfile
 
 import torch
 
-from onecoach.config import RANK, UserError
+from onecoach.config import RANK, UserError, read_text
 
 
 @contextlib.contextmanager
@@ -86,18 +87,30 @@ def add_to_json(path, values):
 
 
 def write_text(path, text):
+    """Write UTF-8 on any system, with "\\n" alone at the end of lines."""
     with replacing(path) as f:
         f.write(text.encode())
 
 
 def write_json(path, value):
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    write_text(path, json.dumps(rounded(value), indent=1) + "\n")
+
+
+def rounded(value, digits=17):
+    """The value with floats of so many digits, and None for nan and inf, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: rounded(item, digits) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item, digits) for item in value]
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
 def read_json(path):
     """A JSON object from a run's file; UserError where it is damaged."""
     try:
-        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8-sig"))
+        value = json.loads(read_text(path))
         if isinstance(value, dict):
             return value
     except (ValueError, RecursionError):

@@ -862,7 +862,7 @@ class Metrics:
         """Append a line; UserError on a full disk."""
         if "val_ce" in values:
             self.validated = values["step"]
-        line = json.dumps({name: rounded(value) for name, value in values.items()}) + "\n"
+        line = json.dumps(files.rounded(values, digits=6)) + "\n"
         if RANK:
             return
         try:
@@ -872,12 +872,3 @@ class Metrics:
                 os.fsync(f.fileno())
         except OSError as e:
             raise UserError(f"{self.path} could not be written: {e.strerror}")
-
-
-def rounded(value):
-    """Floats with six digits, None for what is not a number (JSON has no nan)."""
-    if isinstance(value, list):
-        return [rounded(x) for x in value]
-    if not isinstance(value, float):
-        return value
-    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -6,6 +6,7 @@ import os
 import pathlib
 import pickle
 import subprocess
+import sys
 import warnings
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 import data
 import onecoach
-from onecoach import files, run
+from onecoach import config, files, run
 from onecoach.config import UserError, read_config
 
 TINY = dict(corpus="babytalk", sentences=300, n_layer=1, n_head=2, d_model=16, d_ff=32,
@@ -107,6 +108,19 @@ def test_two_may_write_one_file_at_once_and_what_the_killed_leave_goes(tmp_path)
             two.write(b"two")
         assert path.read_bytes() == b"two"
     assert path.read_bytes() == b"one" and list(tmp_path.iterdir()) == [path]
+
+
+def test_text_is_utf_8_whatever_the_locale_and_may_have_a_byte_order_mark(tmp_path):
+    (tmp_path / "config.json").write_bytes("\ufeff{\"corpus\": \"Bücher\"}\n".encode())
+    script = ("from onecoach import files\nvalue = files.read_json('config.json')\n"
+              "files.write_json('again.json', value | {'nan': float('nan'), 'third': 1 / 3})\n"
+              "files.write_text('again.txt', value['corpus'])\n")
+    subprocess.run([sys.executable, "-X", "utf8=0", "-c", script], cwd=tmp_path, check=True,
+                   env={**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0",
+                        "PYTHONPATH": str(config.CONFIGS.parent)})
+    assert files.read_json(tmp_path / "again.json") == {"corpus": "Bücher", "nan": None,
+                                                        "third": 1 / 3}
+    assert (tmp_path / "again.txt").read_bytes() == "Bücher".encode()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])

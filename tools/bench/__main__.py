@@ -28,7 +28,6 @@ more; null where no peer was measured.
 """
 import contextlib
 import json
-import math
 
 from onecoach.config import Arguments, Config, run_main
 
@@ -50,18 +49,10 @@ def read_args(argv):
     return parser.parse_args(argv)
 
 
-def plain(value):
-    """Prepare a value for JSON: floats with five digits, null for nan."""
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    if not isinstance(value, float):
-        return value
-    return float(f"{value:.5g}") if math.isfinite(value) else None
-
-
 def main(argv):
     args = read_args(argv)
     # here, so that --help does not wait for torch
+    from onecoach import files
     from onecoach.run import device_of
     from tools.bench import loss, measure, score, step, text
     commands = {"prepare": text.bench_prepare, "bpe": text.bench_bpe, "loss": loss.bench_loss,
@@ -70,7 +61,8 @@ def main(argv):
     measure.device = device_of(Config(device=args.device))
     with contextlib.suppress(BrokenPipeError):
         result = commands[args.what](args)
-        print(json.dumps(plain({"what": args.what, "size": args.size, **result})))
+        result = {"what": args.what, "size": args.size, **result}
+        print(json.dumps(files.rounded(result, digits=5)))
 
 
 if __name__ == "__main__":

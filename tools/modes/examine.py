@@ -195,7 +195,7 @@ def examine(folders):
             kind: compare(curve, other.curves[kind], kind)
             for kind, curve in one.curves.items() if kind in other.curves}
     for student in students:
-        files.write_json(student.folder / "modes.json", without_nan(student.result))
+        files.write_json(student.folder / "modes.json", student.result)
         # the last table shows the verdicts
         signatures.keep(student.folder, student.result["verdicts"])
     return students
@@ -222,12 +222,3 @@ def comparable(a, b):
     texts = [student.text.sequences for student in (a, b)]
     same = len(texts[0]) == len(texts[1]) and all(map(np.array_equal, *texts))
     return same and a.subject.tokenizer.hash == b.subject.tokenizer.hash
-
-
-def without_nan(value):
-    """Put None for numbers that are not finite: JSON has no nan."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
