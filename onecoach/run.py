@@ -20,7 +20,6 @@ import math
 import os
 import pathlib
 import platform
-import shlex
 import subprocess
 import sys
 import time
@@ -473,13 +472,6 @@ class Run:
             why = "interrupted" if self.stop > 1 else "max_minutes is over"
             said = (f"{self.config.name}: {why} at step {self.step} of {self.steps}; "
                     f"{same_command(self.config)} goes on from here")
-            if WORLD == 1:
-                module = sys.modules["__main__"].__spec__  # under python -m argv[0] is its file
-                program = ["-m", module.name] if module else sys.argv[:1]
-                argv = [*program, *sys.argv[1:]]
-                if self.config.resume == "no":
-                    argv = [*(arg for arg in argv if arg != "--resume=no"), "--resume=auto"]
-                said += f": {shlex.join(['python', *argv])}"
             raise KeyboardInterrupt(self.stop, said) if self.stop > 1 else Stopped(said)
         if RANK == 0:
             forget_results(self.folder)

@@ -268,9 +268,10 @@ def stuck_step(root):
     run.Run.stepped = stepped
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("within", ["kid", "coach"])
-def test_a_signal_ends_the_step_saves_and_names_the_command(tmp_path, number, within):
+@pytest.mark.parametrize("number, within", [
+    (signal.SIGINT, "kid"), (signal.SIGINT, "coach"), (signal.SIGTERM, "kid"),
+    (signal.SIGTERM, "coach"), (signal.SIGHUP, "kid")])
+def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(tmp_path, number, within):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     folders = [prepared(root, "distill", log_every=5, val_every=4) for root in (whole, parts)]
     folder = folders[1].with_name(within)
@@ -285,8 +286,8 @@ def test_a_signal_ends_the_step_saves_and_names_the_command(tmp_path, number, wi
     last = one_line(out)
     steps = 12 if within == "kid" else 4
     said = (f"{within}: interrupted at step {state['step']} of {steps}; the same command goes on "
-            "from here: python distill.py ")
-    assert code == 128 + number and last == said + str(parts / "configs/kid.py"), out
+            "from here")
+    assert code == 128 + number and last == said, out
     assert (folder / "ckpt.pt").exists()
     assert not (folder / ".lock").read_text()
     assert Job(parts).end()[0] == 0
