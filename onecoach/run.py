@@ -186,12 +186,12 @@ def out_of_memory(config):
 
 
 def catch_signals():
-    """A list that the next Ctrl-C or SIGTERM puts its number into; one more acts at once."""
+    """A list into which the next signal puts 1 + its number; one more signal acts at once."""
     caught = []
 
     def note(number, frame):
         on_signals()
-        caught.append(number)
+        caught.append(1 + number)
         # print must not be called in here
         os.write(2, b"\nfinishing this step, then saving; once more stops at once\n")
     on_signals(note)
@@ -288,10 +288,10 @@ class Run:
         self.flops_per_token = flops_per_token
         self.bar = tqdm(total=steps, initial=self.step, unit="step", leave=False,
                         disable=not sys.stderr.isatty() or RANK > 0)
-        # 1: max_minutes is over, here if the teachers took it all; else the number of a signal
+        # 1: max_minutes is over, here if the teachers took it all; more: 1 + a signal's number
         self.stop = int(self.over(Run.minutes_spent))
         self.eager = False  # has a compiled model fallen back?
-        self.caught = catch_signals()  # Ctrl-C and SIGTERM wait for the end of the step
+        self.caught = catch_signals()  # signals wait for the end of the step
         self.begun = time.monotonic()
 
     def best_so_far(self):
@@ -472,7 +472,7 @@ class Run:
             why = "interrupted" if self.stop > 1 else "max_minutes is over"
             said = (f"{self.config.name}: {why} at step {self.step} of {self.steps}; "
                     f"{same_command(self.config)} goes on from here")
-            raise KeyboardInterrupt(self.stop, said) if self.stop > 1 else Stopped(said)
+            raise KeyboardInterrupt(self.stop - 1, said) if self.stop > 1 else Stopped(said)
         if RANK == 0:
             forget_results(self.folder)
         print(f"{self.config.name}: {self.steps} steps in "
