@@ -105,6 +105,15 @@ def test_the_command_ends_with_its_page_and_verdicts(written, capsys):
     assert f"the page of it: {written}" in said and "rkl_demo: no sign of " in said
 
 
+def test_no_two_contexts_are_followed_by_the_same_words(demo_runs):
+    tokenizer = run.load(demo_runs / "rkl_demo")[1]
+    sequences = [[tokenizer.bos_id, *tokenizer.encode(line)] for line in babytalk.sample(300, 1)]
+    contexts = browser_numbers.dialect_contexts(tokenizer, sequences)
+    prefixes = [tokenizer.decode(ids[1:]).split() for ids in contexts]
+    following = [sorted(babytalk.next_words(words).items()) for words in prefixes]
+    assert len(contexts) > 15 and len({*map(str, following)}) == len(contexts)
+
+
 def test_a_large_vocabulary_keeps_its_bars(monkeypatch):
     """The words that are not inlined are a histogram of logits: enough at any temperature."""
     monkeypatch.setattr(browser_numbers, "WHOLE", 100)

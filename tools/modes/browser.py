@@ -34,7 +34,7 @@ def choose_contexts(student):
             start = last_line(ids[:t + 1], tokenizer.newline_id)
             scored = (second[t] / first[t]).item(), tuple(ids[start:t + 1])
             (clear if first[t] > 0.1 else flat).append(scored)
-    return distinct_ends(sorted(clear or flat, reverse=True))
+    return first_distinct((ids, ids[-1]) for _, ids in sorted(clear or flat, reverse=True))
 
 
 def last_line(ids, newline_id):
@@ -43,11 +43,11 @@ def last_line(ids, newline_id):
     return int(ends[-1]) + 1 if len(ends) else 0
 
 
-def distinct_ends(scored):
-    """Return the first CONTEXTS prefixes of [(score, ids)] that end in different tokens."""
+def first_distinct(prefixes):
+    """Return the first CONTEXTS ids of (ids, key) with different keys."""
     chosen = {}
-    for _, ids in scored:
-        chosen.setdefault(ids[-1], ids)
+    for ids, key in prefixes:
+        chosen.setdefault(key, ids)
     return [*chosen.values()][:CONTEXTS]
 
 
@@ -58,7 +58,9 @@ def dialect_contexts(tokenizer, sequences):
         for t in range(1, len(words)):
             _, state = babytalk.LANGUAGE.read(words[:t])
             scored[tuple(int(i) for i in ids[:t + 1])] = dialect_information(state)
-    return distinct_ends(sorted(((score, ids) for ids, score in scored.items()), reverse=True))
+    # the same information means the same rules of the grammar, with other words
+    ordered = sorted(((round(score, 3), ids) for ids, score in scored.items()), reverse=True)
+    return first_distinct((ids, score) for score, ids in ordered)
 
 
 def dialect_information(state):

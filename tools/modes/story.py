@@ -273,10 +273,10 @@ def summary_blocks(students):
         return blocks + [("words", f"{line}.") for line in over_seeds]
     last = students[-1]
     for other, against in last.result["against"].items():
-        for kind, result in against.items():
-            name = pathlib.Path(other).name
-            blocks.append(("words", f"{last.folder.name} beside {name}, by the {kind}: "
-                           f"{result['said']}."))
+        *_, (kind, result) = against.items()  # by the truth, where it is known
+        name = pathlib.Path(other).name
+        blocks.append(("words", f"{last.folder.name} beside {name}, by the {kind}: "
+                       f"{result['said']}."))
     return blocks
 
 
