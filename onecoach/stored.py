@@ -1,6 +1,6 @@
 """Teacher outputs on the disk: the first epoch writes them beside the token file, later ones read.
 
-    teacher_cache = 64       # of each position the 64 likeliest tokens and one for all others
+    teacher_cache = 64       # per position the 64 most likely tokens, and the remainder as one
 
 A chunk of T tokens has one record: a keyed digest of the rest, ids (T, k), 16 bits each (32 where
 V > 65536), and log p_tau (T, k + 1), fp16. The file is its records and nothing else. It is named by
@@ -31,10 +31,10 @@ AGAIN = "remove it, it will be written again"
 
 
 class StoredTeacher:
-    """The teachers' mixture, read from the disk; of a chunk that is not there yet, computed once.
+    """The teachers' mixture on chunks of one TokenFile, read from the disk.
 
-    Called as any teacher is, with chunks of one TokenFile: those asked for the first time are
-    computed, rounded and written, and given as every later reader will have them.
+    It is called like any teacher. A chunk that is asked for the first time is computed, rounded and
+    written, and returned as every later reader will have it.
     """
 
     def __init__(self, teachers, file, config, identity, path):
@@ -60,9 +60,9 @@ class StoredTeacher:
 
     @torch.no_grad()
     def __call__(self, x):
-        """ids (B, T), chunks of the token file, each whole -> losses.TopK of the B T positions.
+        """Map ids (B, T), whole chunks of the token file, to a losses.TopK of the B T positions.
 
-        UserError for a record that is not what was written.
+        Raises UserError for a record that was changed after it was written.
         """
         chunks = self.find(x)
         if not self.records["digest"][chunks].all():
@@ -74,7 +74,7 @@ class StoredTeacher:
         """Return how many chunks are in the file, and how many there will be."""
         return int((self.records["digest"][self.by_hash] != 0).sum()), len(self.by_hash)
 
-    # which chunk: by its tokens, so that the batch may come in any order, cut in any way
+    # a chunk is found by its tokens, so that batches may be of any size and order
 
     def hash(self, x):
         """Return (n,) int64 of rows of tokens (n, T); `find` compares the tokens themselves."""
@@ -110,7 +110,7 @@ class StoredTeacher:
         return ids.astype(self.record["ids"].base), log_p
 
     def write(self, chunks, outputs):
-        with files.locked(self.path):
+        with files.locked(self.path.parent):
             for chunk, ids, log_p in zip(chunks, *outputs):
                 if self.records["digest"][chunk]:
                     continue  # it was there, or another run was faster
