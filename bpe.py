@@ -94,7 +94,7 @@ def count_pre_tokens(texts):
 
 # ---------------------------------------------------------------- training
 
-def train_bpe(word_counts, vocab_size=0):
+def train_bpe(word_counts: dict[str, int], vocab_size=0) -> list[tuple[bytes, bytes]]:
     """Learn the merges of byte pair encoding: merge the most frequent pair, again and again.
 
     word_counts: dict pre-token (str) -> number of occurrences; the order does not matter.
@@ -245,7 +245,7 @@ class Tokenizer:
     newline_id = BYTE_ID[ord("\n")]  # PATTERN keeps it apart, so that it is never merged
     lacking = b""  # bytes without a token; vocabularies from elsewhere may have some
 
-    def __init__(self, merges):
+    def __init__(self, merges: list[tuple[bytes, bytes]]):
         self.merges = [tuple(pair) for pair in merges]
         self.ids = {bytes([b]): i for b, i in BYTE_ID.items()}
         for left, right in self.merges:
@@ -264,7 +264,7 @@ class Tokenizer:
         form = repr((PATTERN, SPECIAL, self.merges))
         self.hash = hashlib.sha256(form.encode()).hexdigest()[:16]
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         return self.encoding.encode_ordinary(text)
 
     def encode_with_ends(self, text):
@@ -276,7 +276,7 @@ class Tokenizer:
         """Return the ids (n,) of whole lines, each ended by newline_id; releases the GIL."""
         return self.encoding.encode_to_numpy(text, disallowed_special=())
 
-    def decode(self, ids):
+    def decode(self, ids: list[int]) -> str:
         return self.encoding.decode([int(i) for i in ids])
 
     def tokens(self):
@@ -292,7 +292,7 @@ class Tokenizer:
             differ.insert(0, f"{len(ours)} tokens here, {len(theirs)} there")
         return ", ".join(differ[:3]) or "the same tokens, but text is split otherwise"
 
-    def to_json(self):
+    def to_json(self) -> str:
         """Return the text of a tokenizer.json: tokenizers.Tokenizer.from_file gives the same ids.
 
         There `<s>` comes first, unless add_special_tokens is False: models of this program expect

@@ -210,7 +210,8 @@ def check(divergence, tau, alpha, mix, ensemble, reduction, step_weights):
 
 # ================================================================ page 2: the loss, plainly
 
-def plain_loss(z_q, z_ps, labels, divergence="rkl", tau=1.0, alpha=0.0, mix=1.0, ensemble="logits"):
+def plain_loss(z_q: torch.Tensor, z_ps: list, labels: torch.Tensor, divergence="rkl", tau=1.0,
+               alpha=0.0, mix=1.0, ensemble="logits") -> torch.Tensor:
     """The loss at the top of this file, by autograd: the definition that training follows.
 
     z_q: the student's logits (N, V). z_ps: a list of the teachers', or of one TopK. labels (N,),
@@ -320,8 +321,9 @@ def head(h, W):
     return lambda rows: h[rows] @ W.T
 
 
-def distillation_loss(h, W, teachers, labels, *, divergence="rkl", tau=1.0, alpha=0.0, mix=1.0,
-                      ensemble="logits", reduction="token", step_weights=None, T=None, counts=None,
+def distillation_loss(h: torch.Tensor, W: torch.Tensor, teachers: list, labels: torch.Tensor, *,
+                      divergence="rkl", tau=1.0, alpha=0.0, mix=1.0, ensemble="logits",
+                      reduction="token", step_weights=None, T=None, counts=None,
                       ignore_index=IGNORE, chunk=None, return_stats=False):
     """alpha CE + (1 - alpha) tau^2 D (tau for tvd) from hidden states; gradients to h and W.
 

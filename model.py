@@ -194,7 +194,7 @@ class LM(nn.Module):
     Raises ValueError where the sizes do not fit, or a GPT-2 input is longer than block_size.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: ModelConfig):
         super().__init__()
         c = self.config = config
         if c.arch not in ("llama", "gpt2"):
@@ -232,7 +232,7 @@ class LM(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
-    def forward(self, ids, cache=None):
+    def forward(self, ids: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
         start = 0 if cache is None else cache.pos
         end = start + ids.shape[1]
         x = self.embed(ids)  # (B, T, d)
@@ -258,11 +258,11 @@ class LM(nn.Module):
             cache.pos = end
         return self.norm(x)
 
-    def logits(self, hidden):
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., d) -> (..., V)."""
         return self.head(hidden)
 
-    def num_params(self):
+    def num_params(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
     def flops(self, T):
@@ -293,7 +293,8 @@ class LM(nn.Module):
         return step
 
     @torch.no_grad()
-    def generate(self, ids, n, temperature=1.0, top_k=0, top_p=1.0, generator=None, stop=None):
+    def generate(self, ids: torch.Tensor, n: int, temperature=1.0, top_k=0, top_p=1.0,
+                 generator=None, stop=None) -> torch.Tensor:
         """Continue ids (B, T) by up to n sampled tokens: (B, T + n).
 
         It ends early once every row has produced `stop`, and fills finished rows up with it.

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from bpe import Tokenizer
 from model import LM, ModelConfig
 from onecoach import __version__, files
 from onecoach.config import CONFIGS, KEYS, Config, Stopped, UserError, on_signals, read_config
@@ -686,7 +687,7 @@ def sizes_of(config):
                     "tie": config.tie, "attn_bias": config.attn_bias, "mlp_bias": config.mlp_bias}
 
 
-def load(path, device="cpu", which="best"):
+def load(path, device="cpu", which="best") -> tuple[LM, Tokenizer, Config]:
     """(LM in eval mode on `device`, Tokenizer, Config) of the run folder `path`.
 
     which: best, last, or a checkpoint by words, chck_10M. UserError where the folder, its config,

@@ -113,7 +113,8 @@ def score_all(model, tokenizer, prefixes, completions, batch_tokens=BATCH_TOKENS
     return Scores(sums[numbers], tokens[numbers], cut)
 
 
-def score(model, tokenizer, prefixes, completions, batch_tokens=BATCH_TOKENS):
+def score(model, tokenizer, prefixes: list[str], completions: list[str],
+          batch_tokens=BATCH_TOKENS) -> torch.Tensor:
     """Return (n,) float64: log p(completion | <s> prefix), nats.
 
     Prefix and completion are encoded as one string; the tokens that end beyond the prefix are
@@ -124,6 +125,7 @@ def score(model, tokenizer, prefixes, completions, batch_tokens=BATCH_TOKENS):
     return score_all(model, tokenizer, prefixes, completions, batch_tokens).sums
 
 
-def score_sentences(model, tokenizer, sentences, batch_tokens=BATCH_TOKENS):
+def score_sentences(model, tokenizer, sentences: list[str],
+                    batch_tokens=BATCH_TOKENS) -> torch.Tensor:
     """Return (n,) float64: log p(sentence | <s>), nats: `score` with empty prefixes."""
     return score(model, tokenizer, [""] * len(sentences), sentences, batch_tokens)
