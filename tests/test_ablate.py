@@ -622,6 +622,11 @@ def test_seeds_that_the_plan_does_not_report_are_refused(folder, seeds):
         main([write(folder), f"--seeds={seeds}"])
 
 
+def test_jobs_are_one_at_least(folder):
+    with pytest.raises(UserError, match="--jobs=0: at least 1"):
+        main([write(folder), "--jobs=0"])
+
+
 def test_a_missing_assignment_is_named(folder):
     path = folder / "plan.py"
     path.write_text("table = 'some'\n")

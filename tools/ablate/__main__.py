@@ -79,6 +79,8 @@ def main(argv):
     for name in only:
         if name not in plan.variants:
             raise UserError(f"--only={name}: the plan has {', '.join(plan.variants)}")
+    if args.jobs < 1:
+        raise UserError(f"--jobs={args.jobs}: at least 1")
     seeds = [seed for seed in args.seeds.split(",") if seed]
     if not set(seeds) <= {str(seed) for seed in plan.seeds}:
         raise UserError(f"--seeds={args.seeds}: the plan reports seeds "
