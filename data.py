@@ -371,7 +371,8 @@ class Batches:
     def place(self, chunks, rng):
         """Return the first positions of chunks (n,), each with its own offset; on the device."""
         offsets = rng.integers(0, self.T, len(chunks)) * self.random_offset
-        return torch.from_numpy(chunks * self.T + offsets).to(self.tokens.device)
+        starts = torch.from_numpy(chunks * self.T + offsets)
+        return starts.to(self.tokens.device, non_blocking=True)
 
 
 def line_length(file, chunks, T):

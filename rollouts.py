@@ -59,7 +59,7 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
     ids = new = x[:, :prompt_len]
     logs = []
     valid = []
-    for u in uniforms.to(x.device).unbind(1):
+    for u in uniforms.to(x.device, non_blocking=True).unbind(1):
         log_q = student_step(new).float().log_softmax(-1)  # (B, V)
         z_ps, knows = zip(*(step(new) for step in teacher_steps))
         known = torch.stack(knows).all(0)  # (B,)
@@ -167,7 +167,7 @@ def sequence_loss(h, W, teachers, rollout, exact=1.0, ensemble="logits", counts=
     """
     valid = rollout.y != -100
     ce_weight = (-rollout.coefficients).to(torch.promote_types(h.dtype, torch.float32)) * valid
-    d_weight = torch.as_tensor(exact, dtype=ce_weight.dtype, device=h.device) * valid
+    d_weight = (valid * exact).to(ce_weight.dtype)
     # one division for the whole step, so that micro-batches add up
     n = valid.sum() if counts is None else torch.as_tensor(counts, device=h.device)
     n = n.to(ce_weight.dtype).clamp_min(1)
@@ -260,7 +260,7 @@ def as_rollout(fields, x, run):
     if not tensors or [t.shape for t in fields] != [x.shape] * 5:
         raise UserError(f"{run.folder / 'ckpt.pt'}: the rollouts in it are damaged; train anew "
                         "with --resume=no")
-    return Rollout(*(t.to(x.device) for t in fields))
+    return Rollout(*(t.to(x.device, non_blocking=True) for t in fields))
 
 
 def refresh_log_q(rollout, student, now, run):
