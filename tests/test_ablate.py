@@ -627,6 +627,13 @@ def test_jobs_are_one_at_least(folder):
         main([write(folder), "--jobs=0"])
 
 
+def test_a_missing_scipy_is_named_before_anything_is_run(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(UserError, match="need scipy: pip install scipy"):
+        main([write(folder), f"--results={folder}"])
+    assert not (folder / "out").exists()
+
+
 def test_a_missing_assignment_is_named(folder):
     path = folder / "plan.py"
     path.write_text("table = 'some'\n")

@@ -67,12 +67,13 @@ from onecoach import files
 from tools.ablate.jobs import free_name
 from tools.ablate.pictures import draw, draw_curves
 from tools.ablate.plan import read_plan
-from tools.ablate.summary import as_markdown, summarise
+from tools.ablate.summary import as_markdown, import_stats, summarise
 from tools.ablate.table import Table
 
 
 def main(argv):
     args = read_args(argv)
+    import_stats()  # or it would be missed after hours of training
     plan = read_plan(args.plan)
     own = [name for name in plan.variants if plan.tables[name] == plan.table]
     only = [name for name in args.only.split(",") if name] or own

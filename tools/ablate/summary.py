@@ -8,16 +8,20 @@ from onecoach.config import UserError
 from onecoach.tables import look_up
 from tools.ablate.search import grid_points, open_ends
 
-try:
-    from scipy import stats
-except ModuleNotFoundError:
-    raise UserError("a table's intervals and p values need the package scipy: pip install scipy")
-
-
 # ---------------------------------------------------------------- statistics
+
+def import_stats():
+    """Return scipy.stats; UserError where it is not installed."""
+    try:
+        from scipy import stats
+    except ModuleNotFoundError:
+        raise UserError("a table's intervals and p values need scipy: pip install scipy")
+    return stats
+
 
 def paired(differences):
     """Return mean, 95% interval and two-sided p of Student's t, for two differences or more."""
+    stats = import_stats()
     d = np.array(differences)
     mean = float(d.mean())
     error = float(stats.sem(d))
