@@ -98,7 +98,11 @@ def check_agreement(role, folder, config, data):
 
 def check_model(role, name, needed, config):
     """Raise UserError if config's run cannot use the model of `needed`, a teacher's or init's."""
-    if role == "teacher" and needed.arch == "gpt2" and needed.longest < config.longest:
+    is_short = role == "teacher" and needed.longest < config.longest
+    if is_short and needed.arch == "llama":
+        print(f"teacher {name} was trained on blocks of {needed.longest} tokens, and teaches "
+              f"blocks of {config.longest}: it has seen no text of that length")
+    elif is_short:
         raise UserError(f"teacher {name} is a GPT-2 of block_size {needed.longest}, too short for "
                         f"block_size = {config.longest}; choose --block_size={needed.longest}, or "
                         "another teacher")

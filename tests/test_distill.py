@@ -772,6 +772,15 @@ def test_a_log_on_a_full_disk_saves_the_run_first(tiny, monkeypatch):
     assert same(weights(trained(settings)), weights(whole))
 
 
+def test_a_teacher_of_shorter_blocks_is_named(tiny, capsys):
+    tiny("coach", block_size=8)
+    said = "teacher coach was trained on blocks of 8 tokens, and teaches blocks of 16"
+    trained(tiny("kid", teachers=["coach"], max_steps=1))
+    assert capsys.readouterr().out.count(said) == 1
+    trained(tiny("other", teachers=["coach"], max_steps=1, block_size=8))
+    assert said not in capsys.readouterr().out
+
+
 def test_a_run_from_before_a_key_had_its_default(tiny, unfinished):
     folder = unfinished()
     config = files.read_json(folder / "config.json")
