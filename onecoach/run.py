@@ -31,7 +31,7 @@ from tqdm import tqdm
 from bpe import Tokenizer
 from model import LM, ModelConfig
 from onecoach import __version__, files
-from onecoach.config import CONFIGS, KEYS, Config, Stopped, UserError, on_signals, read_config
+from onecoach.config import KEYS, Config, Stopped, UserError, on_signals, read_config
 from onecoach.imported import load_tokenizer
 from onecoach.ranks import LAUNCH, RANK, RESTARTS, WORLD, all_reduce, gather, in_turn, join_ranks
 
@@ -281,7 +281,6 @@ class Run:
         self.metrics = Metrics(self.folder / "metrics.jsonl", self.step)
         self.best = self.best_so_far()
 
-        self.first = self.step
         self.tokens_per_step = self.config.batch_size * self.config.longest
         self.words_read = words_read
         self.marks = {name: words for name, words in self.config.word_marks().items()
@@ -340,9 +339,6 @@ class Run:
         self.meter.add(self.step, loss, norm, clipped, skipped, sums)
         self.bar.update()
         self.keep_by_words()
-        if self.step == self.first + 10 and self.steps - self.step > 100:
-            a_step = self.meter.seconds / (self.step - self.meter.start)
-            say_how_long(self.config, a_step * (self.steps - self.step))
         line = {}
         if self.step % self.config.log_every == 0 or self.step == self.steps:
             line = self.log(lr)
@@ -504,19 +500,6 @@ def graph_breaks():
     """Why torch.compile has not compiled what it was given, one line each; [] where it has."""
     reasons = torch._dynamo.utils.counters["graph_break"]
     return [reason.strip().splitlines()[0] for reason in reasons]
-
-
-def say_how_long(config, seconds):
-    if seconds < 7200:
-        print(f"  about {seconds / 60:.1f} minutes to go")
-    else:
-        print(f"  about {seconds / 3600:.1f} hours to go")
-    if seconds > 86400:
-        nano = f"{config.name.split('_')[0]}_nano"
-        if not (CONFIGS / f"{nano}.py").exists():
-            nano = "rkl_nano"
-        print(f"  that is more than a day: configs/{nano}.py shows the same in an hour or two on a "
-              "CPU")
 
 
 def state_to_go_on_from(config, folder):

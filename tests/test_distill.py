@@ -47,8 +47,7 @@ def write(tmp_path, monkeypatch):
     """
     folder = tmp_path / "configs"
     folder.mkdir()
-    for module in (config, run):
-        monkeypatch.setattr(module, "CONFIGS", folder)
+    monkeypatch.setattr(config, "CONFIGS", folder)
 
     def write(name, **keys):
         path = folder / f"{name}.py"
@@ -1031,16 +1030,6 @@ def test_the_clock_is_the_commands_and_does_not_count_what_is_prepared(tiny, mon
     assert files.load_checkpoint(folder / "ckpt.pt")["step"] == 6
 
 
-@pytest.mark.parametrize("log_every", [1, 4, 5, 50])
-def test_what_is_to_go_does_not_depend_on_when_the_log_was_written(
-        tiny, monkeypatch, clock, log_every):
-    said = []
-    monkeypatch.setattr(run, "say_how_long", lambda config, seconds: said.append(seconds))
-    for call in range(2):  # the second goes on from step 13
-        trained(tiny("some", max_steps=200, max_minutes=13 / 60, log_every=log_every))
-    assert said == [190, 200 - 23]
-
-
 def test_what_dies_in_a_validation_loses_nothing(tiny, tmp_path, monkeypatch):
     keys = dict(max_steps=20, val_every=10, dropout=0.1)
     whole = trained(tiny("some", **keys))
@@ -1086,18 +1075,6 @@ def test_no_run_needs_itself(tiny, command, tmp_path):
     code, _, err = command(distill.main, tmp_path / "configs/kid.py")
     assert code == 2 and "kid" in err and err.count("\n") == 1
     assert not (tmp_path / "out").exists()
-
-
-def test_more_than_a_day_names_the_small_config(write, tiny, capsys):
-    write("fkl_nano")
-    for name, seconds, shown in (("fkl_10m", 90_000, "configs/fkl_nano.py"),
-                                 ("my_10m", 90_000, "configs/rkl_nano.py"),
-                                 ("fkl_10m", 80_000, None), ("fkl_10m", 600, None)):
-        run.say_how_long(tiny(name), seconds)
-        out = capsys.readouterr().out
-        assert shown in out if shown else "configs/" not in out
-        assert {600: "about 10.0 minutes", 80_000: "about 22.2 hours",
-                90_000: "about 25.0 hours"}[seconds] in out
 
 
 # ---------------------------------------------------------------- what a user can get wrong

@@ -66,7 +66,7 @@ def command(root, hook, argv):
     os.dup2(log, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
-    config.CONFIGS = run.CONFIGS = root / "configs"
+    config.CONFIGS = root / "configs"
     eval.evaluate = lambda folder, **_: files.write_json(
         folder / "eval.json", {"babytalk": {}, "sample": {}})
 
