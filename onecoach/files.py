@@ -20,10 +20,10 @@ from onecoach.config import RANK, UserError, read_text
 
 @contextlib.contextmanager
 def replacing(path, previous=None):
-    """A binary file that becomes `path` when the block ends without an error.
+    """Open a binary file that becomes `path` when the block ends without an error.
 
-    Until then path is what it was, and then that becomes `previous`. Raises UserError where the
-    disk is full or the folder is not there.
+    Until then `path` is unchanged; afterwards its old content is in `previous`. Raises UserError if
+    the disk is full or there is no such folder.
     """
     path = pathlib.Path(path)
     if RANK:  # of several ranks the first alone writes
@@ -50,7 +50,7 @@ def replacing(path, previous=None):
 
 
 def remove_abandoned(path):
-    """Remove what processes that were killed have left of `path`, not yet renamed."""
+    """Remove unfinished files for `path` that killed processes left."""
     for aside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError), locked(aside, wait=False) as is_abandoned:
             if is_abandoned:
@@ -97,7 +97,7 @@ def write_json(path, value):
 
 
 def rounded(value, digits=17):
-    """The value with floats of so many digits, and None for nan and inf, which JSON lacks."""
+    """Round all floats of a value for JSON; nan and inf, which JSON lacks, become None."""
     if isinstance(value, dict):
         return {key: rounded(item, digits) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -108,7 +108,7 @@ def rounded(value, digits=17):
 
 
 def read_json(path):
-    """A JSON object from a run's file; UserError where it is damaged."""
+    """Read a JSON object from a run's file; UserError if it is damaged."""
     try:
         value = json.loads(read_text(path))
         if isinstance(value, dict):
@@ -127,12 +127,12 @@ def check_writable(folder):
 
 
 def read_json_or_empty(path):
-    """`read_json`, or {} where there is no such file yet."""
+    """`read_json`, or {} if there is no such file yet."""
     return read_json(path) if path.exists() else {}
 
 
 def read_json_lines(path, key="step"):
-    """Lines of JSON, dicts whose `key` is a whole number; a torn or damaged line is left out."""
+    """Read lines of JSON, dicts with a whole number at `key`; skip torn or damaged lines."""
     if not os.path.exists(path):
         return []
     lines = []
@@ -145,20 +145,20 @@ def read_json_lines(path, key="step"):
 
 
 def read_metrics(path):
-    """The lines of metrics.jsonl; one with a value that is no figure is damaged, and left out."""
+    """Read the lines of metrics.jsonl; skip a damaged one, with a value that is no figure."""
     return [line for line in read_json_lines(path) if all(map(is_figure, line, line.values()))]
 
 
 def best_line(lines):
-    """The line of metrics.jsonl's that is best.pt's: of the lowest val_ce after step 0; or None."""
+    """Return the line of best.pt, with the lowest val_ce after step 0, or None."""
     validated = [line for line in lines if line["step"] and line.get("val_ce") is not None]
     return min(validated, key=lambda line: line["val_ce"], default=None)
 
 
 def is_figure(name, value):
-    """A whole number where things are counted, else None or a number; of per_step a list of them.
+    """Whether a value can stand under a name in metrics.jsonl.
 
-    All are numbers that a float can hold.
+    Counts are whole numbers, others a number or None, per_step a list; all fit into a float.
     """
     if name == "per_step":
         return isinstance(value, list) and all(is_figure("", x) for x in value)
@@ -170,7 +170,7 @@ def is_figure(name, value):
 # ---------------------------------------------------------------- checkpoints
 
 def save_checkpoint(path, state):
-    """Write path whole; what was ckpt.pt becomes ckpt.prev.pt. UserError if not all is finite."""
+    """Write a checkpoint; the old ckpt.pt becomes ckpt.prev.pt. UserError if not all is finite."""
     if name := not_finite(state["model"]):
         raise UserError(f"{path} is not written, for {name} is not finite; train anew with "
                         "--resume=no and a lower lr, or dtype = float32")
@@ -178,14 +178,14 @@ def save_checkpoint(path, state):
     with replacing(path, previous) as f:
         try:
             torch.save(state, f)
-        except RuntimeError as e:  # its writer's own complaint hides that the disk is full
+        except RuntimeError as e:  # torch's writer hides the error of a full disk
             raise e.__context__ if isinstance(e.__context__, OSError) else e
 
 
 def load_checkpoint(path, device="cpu"):
-    """A checkpoint's dict, tensors and plain values only.
+    """Read a checkpoint's dict, tensors and plain values only.
 
-    Raises UserError where the file is missing, damaged, holds code, or is no checkpoint.
+    Raises UserError if the file is missing, damaged, holds code, or is no checkpoint.
     """
     try:
         with zipfile.ZipFile(path) as z:
@@ -194,7 +194,7 @@ def load_checkpoint(path, device="cpu"):
         state = torch.load(path, map_location=device, weights_only=True)
     except (FileNotFoundError, PermissionError, IsADirectoryError) as e:
         raise UserError(f"{path}: {e.strerror or e}")
-    except Exception as e:  # torch.load raises whatever the damaged bytes lead it to
+    except Exception as e:  # torch.load can raise anything on damaged bytes
         raise UserError(f"{path}: not a checkpoint that can be read safely ({type(e).__name__}); "
                         "put a whole copy in its place, or train anew with --resume=no")
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
@@ -219,9 +219,9 @@ def not_finite(weights):
 
 
 def last_checkpoint(folder):
-    """(state, path) of ckpt.pt or, where that cannot be read, of ckpt.prev.pt, saying so.
+    """Return (state, path) of ckpt.pt or, if it cannot be read, of ckpt.prev.pt, saying so.
 
-    (None, None) where there is neither; UserError if one is there but none can be read.
+    Without checkpoints (None, None); UserError if none of those that exist can be read.
     """
     paths = [pathlib.Path(folder, name) for name in ("ckpt.pt", "ckpt.prev.pt")]
     if not any(path.exists() for path in paths):

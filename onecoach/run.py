@@ -1,15 +1,15 @@
-"""A run's state: folder, lock, device, clock, log, checkpoints; not what is learned.
+"""A run's state: folder, lock, device, clock, log and checkpoints.
 
     out/NAME/config.json      every key, resolved, with versions and commit
-             ckpt.pt          the last state, to go on from; ckpt.prev.pt: the one before
+             ckpt.pt          the last state, to resume from; ckpt.prev.pt: the one before
              best.pt          the weights with the lowest val_ce
-             chck_10M.pt      those when 10 million words had been read (key checkpoints)
-             metrics.jsonl    a line a log step
+             chck_10M.pt      the weights after 10 million words (key checkpoints)
+             metrics.jsonl    a line per log step
              tokenizer.json   Hugging Face tokenizers' form
-             eval.json, samples.txt    what eval.py says of it
+             eval.json, samples.txt    results of eval.py
              .lock            locked by the process that trains it
 
-Every file is whole (files.py). `Run` is what the loop in distill.py talks to; `load` reads a run.
+No file is ever half written (files.py). The loop in distill.py uses `Run`; `load` reads a run.
 """
 import contextlib
 import dataclasses
@@ -37,8 +37,7 @@ from onecoach.ranks import LAUNCH, RANK, RESTARTS, WORLD, all_reduce, gather, in
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Keys that may differ when a run goes on: they say where things lie and how long to work, not what
-# is learned.
+# Keys that may differ when a run goes on: they name places and limits, and change no weight.
 FREE_ON_RESUME = ("out_dir", "name", "data_dir", "resume", "max_minutes", "baseline", "device",
                   "corpus", "dev", "tokenizer", "compile", "grad_accum", "log_every",
                   "max_skipped", "eval_tokens", "checkpoints")
@@ -56,7 +55,7 @@ def folder_of(config):
 # ---------------------------------------------------------------- device and dtype
 
 def device_of(config):
-    """torch.device of the key `device`; UserError where it is not there."""
+    """Return the torch.device of the key `device`; UserError if this machine has none."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
                  "cpu": True}
     name = config.device
@@ -83,19 +82,19 @@ def has_bf16(device):
 
 
 def dtype_of(config, device):
-    """The name of the matrix products' dtype; auto: bfloat16 where the processor has it."""
+    """Return the name of the dtype of matrix products; auto: bfloat16 if the processor has it."""
     if config.dtype != "auto":
         return config.dtype
     return "bfloat16" if has_bf16(device) else "float32"
 
 
 def autocast(dtype, device):
-    """The context in which matrix products run in `dtype` (a name) on `device`."""
+    """Return a context in which matrix products run in `dtype` (a name) on `device`."""
     return torch.autocast(device.type, DTYPES[dtype], enabled=dtype != "float32")
 
 
 def gpu_usage(device, flops_per_second):
-    """What a GPU's log line adds: peak memory, GB, and MFU, the share of the card's peak rate."""
+    """Return peak memory in GB and MFU, the share of the card's peak rate; {} without a GPU."""
     if device.type != "cuda":
         return {}
     usage = {"peak_gb": torch.cuda.max_memory_allocated(device) / 1e9}
@@ -112,7 +111,7 @@ in_training = []  # the folders of the runs that this process trains, each neede
 
 
 def alone(train):
-    """Decorates train(config): the only process in the run's folder, its end said in a line.
+    """Decorate train(config): it runs alone in the run's folder, and its end is one line.
 
     Raises UserError while there is another, for memory that is not enough, and for a rank that is
     gone. A run that stops ends those that need it too.
@@ -133,7 +132,7 @@ def alone(train):
             except torch.OutOfMemoryError:
                 raise UserError(out_of_memory(config))
             except RuntimeError as e:
-                if "DefaultCPUAllocator" in str(e):  # a CPU's has no class of its own
+                if "DefaultCPUAllocator" in str(e):  # torch has no class for a CPU's
                     raise UserError(out_of_memory(config))
                 if WORLD > 1 and "onnection" in str(e):
                     raise UserError(f"{config.name}: another rank is gone; {same_command(config)} "
@@ -221,14 +220,14 @@ class Run:
         # a resumed run keeps the dtype that it was begun with, on whatever machine
         self.dtype = self.notes["_dtype"] if self.state else dtype_of(config, self.device)
         if self.device.type == "cuda" and self.dtype != "float32":
-            torch.set_float32_matmul_precision("high")  # TF32 for what stays in fp32 beside it
+            torch.set_float32_matmul_precision("high")  # TF32 for products that stay in fp32
 
     @property
     def is_finished(self):
         return bool(self.state) and is_finished(self.folder)
 
     def check_data(self, data):
-        """UserError where the run was begun on other text, or with another tokenizer, than now."""
+        """Raise UserError if the run was begun on another text, or with another tokenizer."""
         if not self.state:
             return
         if self.state.get("corpus", data.train.corpus) != data.train.corpus:
@@ -259,7 +258,7 @@ class Run:
         self.steps = steps
         self.step = 0
         self.minutes = 0.0  # of earlier calls
-        self.kept = {}  # what the loop has begun and needs in later steps: tensors
+        self.kept = {}  # tensors that the loop needs in later steps
         self.meter = Meter(self.device)
         if self.state:
             path = self.folder / "ckpt.pt"
@@ -268,7 +267,7 @@ class Run:
             self.minutes = self.state["minutes"]
             kept = self.state.get("kept")
             self.kept = kept if isinstance(kept, dict) else {}
-        elif RANK == 0:  # what an earlier run left here is not this one's
+        elif RANK == 0:  # remove the files of an earlier run
             for name in ("best.pt", "ckpt.prev.pt", "ckpt.pt", "metrics.jsonl", "eval.json",
                          "samples.txt", "modes.json", "report.md", "report.html"):
                 (self.folder / name).unlink(missing_ok=True)
@@ -284,7 +283,7 @@ class Run:
         self.tokens_per_step = self.config.batch_size * self.config.longest
         self.words_read = words_read
         self.marks = {name: words for name, words in self.config.word_marks().items()
-                      if words > self.words}  # those that are still to come
+                      if words > self.words}  # passed ones are there already
         self.flops_per_token = flops_per_token
         self.bar = tqdm(total=steps, initial=self.step, unit="step", leave=False,
                         disable=not sys.stderr.isatty() or RANK > 0)
@@ -295,7 +294,7 @@ class Run:
         self.begun = time.monotonic()
 
     def best_so_far(self):
-        """The lowest val_ce of the steps so far: best.pt's, or the log's where that is beyond."""
+        """Return the lowest val_ce so far, from best.pt or, if that is of a later step, the log."""
         path = self.folder / "best.pt"
         if not path.exists():  # or it was taken away: the next one is the best there is
             return math.inf
@@ -309,7 +308,7 @@ class Run:
         return autocast(self.dtype, self.device)
 
     def goes_on(self):
-        """Is there a step to do? To the last one, to max_minutes, to Ctrl-C."""
+        """Is there a step to do? There is until the last one, max_minutes or a signal."""
         self.meter.start_step()
         return self.step < self.steps and not self.stop
 
@@ -319,7 +318,7 @@ class Run:
 
     @property
     def words(self):
-        """How many words of the corpus this run has read, in all its epochs."""
+        """The words of the corpus that this run has read, over all epochs."""
         return round(self.words_read[self.step])
 
     @property
@@ -328,10 +327,10 @@ class Run:
         return (self.step + 1) % self.config.log_every == 0 or self.step + 1 == self.steps
 
     def stepped(self, lr, norm, skipped, sums):
-        """Count the step that ended; if its line is due, write it and return it, else {}.
+        """Count the step that ended. If a log line is due, write and return it, else return {}.
 
         sums: the loss and the figures of the step, tensors; norm: the gradient's, before clipping;
-        skipped: the optimizer left the step out, for loss or norm were not finite.
+        skipped: whether the optimizer left the step out, because loss or norm were not finite.
         """
         self.step += 1
         loss = sums.pop("loss")
@@ -345,7 +344,7 @@ class Run:
 
         over = self.over(Run.minutes_spent + self.minutes_now())
         self.stop = self.caught[0] if self.caught else int(over)
-        if WORLD > 1:  # they stop together, asked now and then, for asking waits for the device
+        if WORLD > 1:  # all stop together; asking waits for the device, so it is done now and then
             self.stop = self.largest(self.stop) if self.step % 10 == 0 else 0
         return line
 
@@ -417,7 +416,7 @@ class Run:
 
     @property
     def should_save(self):
-        """Is it time to save? Before each validation: what dies in that loses nothing."""
+        """Is it time to save? Before each validation, too: if it fails, nothing is lost."""
         tenth = max(1, self.steps // 10)
         return self.should_validate or self.step % tenth == 0 or bool(self.stop)
 
@@ -452,7 +451,7 @@ class Run:
         return bool(self.config.max_minutes) and minutes >= self.config.max_minutes
 
     def minutes_now(self):
-        """Minutes in this call's loop; what came before it, teachers and data, is not in them."""
+        """Return the minutes in this call's loop, without teachers and data before it."""
         return (time.monotonic() - self.begun) / 60
 
     def end(self):
@@ -477,7 +476,7 @@ class Run:
 
 
 def forget_results(folder):
-    """Remove all results from eval.json but those of checkpoints by words, which never change.
+    """Remove all results from eval.json, except for checkpoints by words, which never change.
 
     The others are of an earlier best.pt or ckpt.pt, if somebody has asked before the end.
     """
@@ -492,12 +491,12 @@ def forget_results(folder):
 
 
 def same_command(config):
-    """In words, the command that goes on with a run: one that says resume = no begins it anew."""
+    """Name the command that goes on: with resume = no the same one would train anew."""
     return "the same command with --resume=auto" if config.resume == "no" else "the same command"
 
 
 def graph_breaks():
-    """Why torch.compile has not compiled what it was given, one line each; [] where it has."""
+    """Return the reasons for which torch.compile fell back to eager execution, a line each."""
     reasons = torch._dynamo.utils.counters["graph_break"]
     return [reason.strip().splitlines()[0] for reason in reasons]
 
@@ -512,7 +511,7 @@ def state_to_go_on_from(config, folder):
                         "from; choose another --name, or train anew with --resume=no")
     if not state:
         return None
-    # a key that is newer than the run had its default
+    # the run was begun before a newer key existed: it had the default
     stored = {**vars(Config()), **files.read_json(folder / "config.json")}
     differ = [f"{name} = {stored[name]!r} there, {getattr(config, name)!r} here" for name in KEYS
               if name not in FREE_ON_RESUME and stored[name] != getattr(config, name)]
@@ -537,7 +536,7 @@ def is_restart_of(folder):
 
 
 def put_state(state, student, optimizer, scaler, meter, path):
-    """Put all as a checkpoint has it; UserError, naming its path, for what does not fit."""
+    """Restore everything from a checkpoint's state; UserError names `path` if it does not fit."""
     put_weights(student, state["model"], path)
     own = optimizer.state_dict()
     params = [(p, group) for group in optimizer.param_groups for p in group["params"]]
@@ -636,7 +635,7 @@ def git_commit(root=pathlib.Path(__file__).parents[1]):
 
 
 def write_config(config, dtype, tokenizer, text="", loss_path="eager", needs=None, words=0):
-    """config.json: the keys and, as notes (names with _), what they came to on this machine.
+    """Write config.json: the keys and, as notes (names with _), how this machine resolved them.
 
     text: the digest of the prepared text; words: how many it has; needs: digests of the weights of
     teachers and init.
@@ -653,7 +652,7 @@ def write_config(config, dtype, tokenizer, text="", loss_path="eager", needs=Non
 # ---------------------------------------------------------------- reading a run
 
 def model_of(config, vocab_size):
-    """The LM that a config describes, with random weights."""
+    """Make the LM that a config describes, with random weights."""
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(ModelConfig)}
     fields["vocab_size"] = vocab_size
     fields["block_size"] = config.longest
@@ -661,7 +660,7 @@ def model_of(config, vocab_size):
 
 
 def sizes_of(config):
-    """The keys of a config's model on which its weights depend: where they agree, those fit."""
+    """Return the keys that shape the weights: one model's fit another if these are equal."""
     names = ("arch", "n_layer", "n_head", "d_model", "d_ff")
     sizes = {name: getattr(config, name) for name in names}
     if config.arch == "gpt2":  # each position has a weight
@@ -704,7 +703,7 @@ def load(path, device="cpu", which="best") -> tuple[LM, Tokenizer, Config]:
 
 
 def missing_weights(folder, which):
-    """What to say of a run whose best or last weights are not there."""
+    """Return the message for a run without its best or last weights."""
     if not has_weights(folder):
         return f"{folder} has no weights, neither best.pt nor ckpt.pt; train it first"
     if which == "last":
@@ -720,7 +719,7 @@ def has_weights(folder):
 
 
 def word_checkpoints(folder):
-    """["chck_1M", "chck_2M", ...], by their words: what the key `checkpoints` has kept there."""
+    """Return ["chck_1M", "chck_2M", ...]: the checkpoints by words in a folder, in their order."""
     millions = {}
     for path in pathlib.Path(folder).glob("chck_*M.pt"):
         with contextlib.suppress(ValueError):
@@ -729,14 +728,14 @@ def word_checkpoints(folder):
 
 
 def text_of(folder):
-    """The digest of the text that the run in `folder` was trained on; "" where it is not known."""
+    """Return the digest of the text that the run in `folder` was trained on; "" if not known."""
     path = pathlib.Path(folder, "config.json")
     notes = files.read_json_or_empty(path)
     return notes.get("_text") or ""
 
 
 def other_text(folder, other):
-    """Were two runs trained on different text? No where one's is not known (it was imported)."""
+    """Were two runs trained on different text? No if one is not known (it was imported)."""
     one, two = text_of(folder), text_of(other)
     return bool(one and two) and one != two
 
@@ -763,7 +762,7 @@ def last_validation(lines):
 # ---------------------------------------------------------------- the log
 
 class Meter:
-    """What a log line shows, summed on the device and read at the line: no step waits for the host.
+    """The figures of a log line, summed on the device and read for the line: no step waits.
 
     Its clock runs while a step is done: validation and saving are not in tokens_per_s.
     """
@@ -775,7 +774,7 @@ class Meter:
     def restart(self, step):
         zero = torch.zeros_like(self.in_a_row)
         self.loss = self.norm = self.clipped = self.skipped = zero
-        self.worst = self.end = zero  # the longest row of skipped steps, and where it ended
+        self.worst = self.end = zero  # the most steps skipped in a row, and the last of them
         self.figures = {}
         self.start = step
         self.seconds = 0.0
@@ -797,7 +796,7 @@ class Meter:
         self.seconds += time.monotonic() - self.clock
 
     def read(self, step):
-        """Means since the last reading (nan where every step was skipped), and what was skipped."""
+        """Return means and skipped steps since the last reading; nan if all were skipped."""
         steps = step - self.start
         skipped = int(self.skipped)
         done = steps - skipped or math.nan
@@ -811,7 +810,7 @@ class Meter:
         return seen
 
     def state(self):
-        """What a checkpoint keeps, so that the line after it is the one that would have been."""
+        """Return the state for a checkpoint, so that the next log line is the same."""
         return dict(vars(self))
 
     def load(self, state):
@@ -826,7 +825,7 @@ class Meter:
 
 
 class Metrics:
-    """metrics.jsonl: lines are appended whole; those beyond the checkpoint are dropped at first."""
+    """metrics.jsonl. Lines are appended whole; at first, lines after the checkpoint are dropped."""
 
     def __init__(self, path, step):
         self.path = pathlib.Path(path)

@@ -1485,8 +1485,7 @@ def test_the_line_after_a_checkpoint_is_the_one_that_would_have_been(
     whole = trained(tiny("some", **keys))
 
     monkeypatch.undo()
-    for module in (config, run):
-        monkeypatch.setattr(module, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
     monkeypatch.setattr(eval, "evaluate",
                         lambda folder, **_: files.write_json(folder / "eval.json", {}))
     losses(spoiled({5}, "both"))
