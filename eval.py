@@ -378,6 +378,7 @@ def ppl_task(subject, options):
         unseen = without_lines_of(prepared.train, texts) if prepared.dev.shared else {}
     result = perplexity(model, tokenizer, texts, config.longest, options.limit)
     if any(len(ids) > 1 for ids in unseen.values()):  # else every line was trained on
+        result["shared"] = prepared.dev.shared
         result["unseen"] = perplexity(model, tokenizer, unseen, config.longest,
                                       options.limit)["overall"]
     return result, tables.perplexity_table(result)
