@@ -94,7 +94,7 @@ def test_numbers_in_the_page_are_the_models(written, demo_runs):
 def test_the_page_says_what_was_trained_and_found(written):
     whole = written.read_text()
     for said in ("python distill.py configs/rkl_demo.py --", "--sentences=300", "What was trained",
-                 "repetition, texts without an end", "rkl_demo beside fkl_demo, by the truth: "):
+                 "repetition, texts without an end", "fkl_demo, against the truth: "):
         assert said in whole
     assert pictures.NO_MATPLOTLIB in whole
 
@@ -236,7 +236,7 @@ def test_long_tables_are_folded_and_the_contents_lead_to_every_heading(written):
 
 def test_texts_cannot_end_the_script():
     rows = [["a"], ["</script><b>"]]
-    assert "<b>" not in page.as_html([("table", rows)], {}, False)
+    assert "<b>" not in page.as_html([("table", rows)], {})
 
 
 @pytest.mark.slow
@@ -447,55 +447,50 @@ def test_no_complaint_no_request_and_no_overflow(written, browser):
 
 
 def test_benchmarks_are_the_evaluations():
-    groups = {"a": dict(accuracy=0.5, n=100, field="x", chance=0.5),
-              "b": dict(accuracy=0.7, n=100, field="x", chance=0.25),
-              "c": dict(accuracy=0.9, n=100, field="y", chance=0.5)}
-    blimp = dict(groups=groups, accuracy=0.7, interval=[0.65, 0.75], chance=0.42)
-    guesses = {name: group | dict(accuracy=0.5) for name, group in groups.items()}
-    unigram = blimp | dict(groups=guesses, accuracy=0.5, interval=[0.45, 0.55])
-    blocks = story.benchmark_blocks([("one", {"blimp": blimp}), ("two", {})],
-                                     [("ngram-1", {"blimp": unigram, "ewok": unigram})])
-    assert len(blocks) == 2  # of ewok no run knows anything
-    assert blocks[1][1] == [
-        ["", "chance", "one", "ngram-1"],
-        ["x", "37.5%", "60.0% (53.4 to 66.6)", "50.0% (43.1 to 56.9)"],
-        ["y", "50.0%", "90.0% (84.1 to 95.9)", "50.0% (40.2 to 59.8)"],
-        ["mean", "42.0%", "70.0% (65.0 to 75.0)", "50.0% (45.0 to 55.0)"]]
+    groups = {"a": dict(accuracy=0.5, n=100, field="x", chance=0.5)}
+    blimp = dict(groups=groups, accuracy=0.7, interval=[0.65, 0.75], chance=0.42,
+                 fields={"x": 0.6, "y": 0.9})
+    unigram = blimp | dict(accuracy=0.5, interval=[0.45, 0.55], fields={"x": 0.5, "y": 0.5})
+    rows = story.benchmark_rows([("one", {"blimp": blimp}), ("two", {})],
+                                [("ngram-1", {"blimp": unigram, "ewok": unigram})])
+    assert rows == [  # of ewok no run knows anything
+        ["accuracy (95% over items)", "chance", "one", "two", "ngram-1"],
+        ["BLiMP", "42.0%", "70.0% (65.0 to 75.0)", "-", "50.0% (45.0 to 55.0)"],
+        ["- x", "", "60.0%", "-", "50.0%"],
+        ["- y", "", "90.0%", "-", "50.0%"]]
 
 
 def test_a_field_that_a_run_lacks_is_a_dash():
-    groups = {"a": dict(accuracy=0.5, n=100, field="x", chance=0.5),
-              "b": dict(accuracy=0.9, n=100, field="y", chance=0.25)}
-    whole = dict(groups=groups, accuracy=0.7, interval=[0.65, 0.75], chance=0.375)
-    part = whole | dict(groups={"b": groups["b"]}, accuracy=0.9, interval=[0.84, 0.96])
-    (_, rows), = story.benchmark_blocks([("one", {"blimp": part}), ("two", {"blimp": whole})])[1:]
-    assert rows[1:] == [["y", "25.0%", "90.0% (84.1 to 95.9)", "90.0% (84.1 to 95.9)"],
-                        ["x", "50.0%", "-", "50.0% (40.2 to 59.8)"],
-                        ["mean", "37.5%", "90.0% (84.0 to 96.0)", "70.0% (65.0 to 75.0)"]]
+    whole = dict(groups={"a": {}}, accuracy=0.7, interval=[0.65, 0.75], chance=0.375,
+                 fields={"x": 0.5, "y": 0.9})
+    part = whole | dict(fields={"y": 0.9}, accuracy=0.9, interval=[0.84, 0.96])
+    rows = story.benchmark_rows([("one", {"blimp": part}), ("two", {"blimp": whole})])
+    assert rows[1:] == [["BLiMP", "37.5%", "90.0% (84.0 to 96.0)", "70.0% (65.0 to 75.0)"],
+                        ["- y", "", "90.0%", "90.0%"], ["- x", "", "-", "50.0%"]]
 
 
-def test_an_older_evaluation_without_paradigms_has_no_column():
+def test_an_older_evaluation_without_paradigms_has_dashes():
     old = {"babytalk": {"precision": 0.5}}
     paradigm = next(iter(babytalk.PAIRS))
     new = {"babytalk": {"precision": 0.5, "paradigms": {paradigm: 0.75}}}
-    (_, rows), = story.benchmark_blocks([("old", old), ("new", new)])[1:]
-    assert rows[0] == ["babytalk's minimal pairs", "new"] and [paradigm, "75.0%"] in rows
-    (kind, said), = story.benchmark_blocks([("old", old)])
-    assert kind == "words" and said.startswith("No benchmark")
+    _, *rows = story.benchmark_rows([("old", old), ("new", new)])
+    assert rows == [[f"- {paradigm}", "50.0%", "-", "75.0%"]]
+    assert len(story.benchmark_rows([("old", old)])) == 1
 
 
 def test_learning_curves_are_the_evaluations_and_a_part_is_called_one():
-    points = {"chck_1M": dict(accuracy=0.5, fields={"x": 0.4}),
-              "chck_10M": dict(accuracy=0.6, fields={"x": 0.8})}
+    points = {"chck_1M": dict(accuracy=0.5, interval=[0.4, 0.6], fields={"x": 0.4}),
+              "chck_10M": dict(accuracy=0.6, interval=[0.5, 0.7], fields={"x": 0.8})}
     evals = [("one", {"curve --limit=9": {"points": points}})]
-    (_, picture), (_, rows) = story.learning_blocks(evals)
+    (_, picture), (_, text) = story.learning_blocks(evals)
     assert picture.caption == "one, curve --limit=9: what it learns when"
-    assert rows[0] == ["one, curve --limit=9: words read", "all", "x"]
-    assert rows[1:] == [["1M", "50.0%", "40.0%"], ["10M", "60.0%", "80.0%"]]
+    lines = [line.split() for line in text.splitlines()[1:]]
+    assert lines == [["1M", "50.0%", "40.0%", "to", "60.0%", "40.0%"],
+                     ["10M", "60.0%", "50.0%", "to", "70.0%", "80.0%"]]
     assert picture.panels[0][3] == {"all": ([0, 1], [0.5, 0.6]), "x": ([0, 1], [0.4, 0.8])}
-    evals[0][1]["curve"] = {"points": {"chck_1M": dict(accuracy=0.7, fields={"x": 0.7})}}
-    (_, picture), (_, rows) = story.learning_blocks(evals)
-    assert rows == [["one: words read", "all", "x"], ["1M", "70.0%", "70.0%"]]
+    evals[0][1]["curve"] = {"points": {"chck_1M": points["chck_10M"]}}
+    (_, picture), (_, text) = story.learning_blocks(evals)
+    assert picture.caption == "one: what it learns when" and "60.0%" in text
     assert not story.learning_blocks([("one", {"val_ce": 2.5})])
 
 

@@ -34,7 +34,7 @@ import eval
 from onecoach import run
 from onecoach.tables import table
 from tools.modes.examine import examine
-from tools.modes.words import comparison_words, figure_rows, over_seeds, rule_words
+from tools.modes.words import comparison_words, figure_rows, over_seeds
 
 
 def show(students):
@@ -46,8 +46,6 @@ def show(students):
         for verdict in student.result["verdicts"]:
             mark = "FOUND" if verdict["found"] else "not found"
             print(f"  {verdict['name']}: {mark}. {verdict['said']}")
-        for line in rule_words(student.result["rules"], 3):
-            print(f"  rule {line}")
         for other, against in student.result["against"].items():
             for line in comparison_words(against):
                 print(f"  beside {other}, {line}")

@@ -16,8 +16,9 @@ TEMPLATE = pathlib.Path(__file__).with_name("page.html")
 LONG = 12  # rows: a longer table is folded
 
 
-def as_html(blocks, colours, pictures):
-    """Return blocks as HTML; pictures: draw them, by matplotlib."""
+def as_html(blocks, colours):
+    """Return blocks as HTML, pictures if matplotlib is there."""
+    pictures = has_matplotlib()
     parts = []
     for kind, content in blocks:
         if kind == "table":
@@ -63,7 +64,7 @@ def contents(blocks):
                      for heading in headings)
 
 
-def page(students, pictures):
+def page(students):
     """Return the page as text."""
     blocks = story_blocks(students)
     chosen = colours(students)
@@ -71,9 +72,9 @@ def page(students, pictures):
     title = "Does it seek modes? " + ", ".join(student.label for student in students)
     filled = {"TITLE": html.escape(title),
               "RUNS": html.escape(" ".join(run_names(students))),
-              "SUMMARY": as_html(summary_blocks(students), chosen, pictures),
+              "SUMMARY": as_html(summary_blocks(students), chosen),
               "CONTENTS": contents(blocks),
-              "REPORT": as_html(blocks, chosen, pictures),
+              "REPORT": as_html(blocks, chosen),
               "DATA": data.replace("<", "\\u003c")}  # a text must not end the script
     text = TEMPLATE.read_text(encoding="utf-8")
     return re.sub(r"<!--([A-Z]+)-->", lambda match: filled[match[1]], text)
@@ -101,13 +102,12 @@ def page_path(students):
 
 def write_report(folders):
     """Measure the runs in folders, write a page into the last one, and return its path."""
-    pictures = has_matplotlib()
     with eval.full_precision():
         students = examine(folders)
-        text = page(students, pictures)
+        text = page(students)
     path = page_path(students)
     files.write_text(path, text)
-    if not pictures:
+    if not has_matplotlib():
         print(NO_MATPLOTLIB)
     return path
 

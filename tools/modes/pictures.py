@@ -130,17 +130,3 @@ def curve_picture(students):
     caption = ("precision against recall as the sampling temperature goes from 0.5 (left, above) "
                "to 1.5; the dots are temperature 1")
     return Picture(caption, panels) if panels else None
-
-
-def step_picture(students):
-    """The step-wise loss by time step, of runs that were trained by it; None if none was."""
-    lines = {}
-    for student in students:
-        log = files.read_metrics(student.folder / "metrics.jsonl")
-        curves = [line["per_step"] for line in log if line.get("per_step")]
-        if curves:
-            lines[student.label] = (range(1, len(curves[-1]) + 1), curves[-1])
-    if not lines:
-        return None
-    return Picture("divergence by time step, at the last line of the log",
-                   [("step-wise loss", "time step", "nats", lines, {})])

@@ -4,16 +4,14 @@ A block is (kind, content): kind is heading, words, table (rows of texts, the fi
 text (shown as it is) or picture (a `Picture`).
 """
 import math
-import pathlib
 import shlex
 
-import babytalk
 import eval
 from onecoach import files, run, signatures, suite, tables
 from onecoach.config import CONFIGS, KEYS, command_line, read_config
 from tools.modes import words
 from tools.modes.examine import short
-from tools.modes.pictures import Picture, curve_picture, step_picture, training_picture
+from tools.modes.pictures import Picture, curve_picture, training_picture
 
 CONTINUATIONS = 2     # of each prompt
 
@@ -75,77 +73,49 @@ def yardsticks(students):
     return columns
 
 
-def benchmark_blocks(evals, beside=()):
-    """Return blocks of the benchmarks that a run has: accuracy by field, 95% over items, chance.
+def benchmark_rows(evals, beside=()):
+    """Return accuracies by task, with 95% intervals over items, and by field or paradigm.
 
-    evals, beside: [(label, {task: result})], of runs and of yardsticks.
+    evals, beside: [(label, {task: result})] of runs and yardsticks; a task that no run has is left
+    out.
     """
-    blocks = []
+    columns = [results for _, results in (*evals, *beside)]
+    rows = [["accuracy (95% over items)", "chance",
+             *(label for label, _ in (*evals, *beside))]]
     for name, task in suite.TASKS.items():
-        columns = task_columns(name, evals)
-        if columns:
-            rows = benchmark_rows(columns + task_columns(name, beside))
-            blocks += [("words", f"{task.title}, with 95% intervals over items."), ("table", rows)]
-    pairs = [(label, signatures.paradigms(results)) for label, results in evals]
-    pairs = [(label, paradigms) for label, paradigms in pairs if paradigms]
-    if pairs:
-        blocks += [("words", "200 pairs per paradigm, by construction; chance is 50%."),
-                   ("table", paradigm_rows(pairs))]
-    return blocks or [("words", "No benchmark has been run: python eval.py RUN --tasks=blimp "
-                       "--data=DIR.")]
+        results = [suite_result(column, name) for column in columns]
+        if any(results[:len(evals)]):
+            chance = next(result["chance"] for result in results if result)
+            rows.append([task.title, f"{chance:.1%}", *map(with_interval, results)])
+            by_field = [result.get("fields", {}) for result in results]
+            rows += accuracy_rows(by_field, "")
+    return rows + accuracy_rows(map(signatures.paradigms, columns), "50.0%")
 
 
-def task_columns(name, evals):
-    """Return [(label, result)] of the runs that have a task's accuracies by group."""
-    return [(label, results[name]) for label, results in evals
-            if isinstance(results.get(name), dict) and results[name].get("groups")]
+def suite_result(results, name):
+    """Return a task's result in an eval.json if it has accuracies by group, else {}."""
+    result = results.get(name)
+    return result if isinstance(result, dict) and result.get("groups") else {}
 
 
-def benchmark_rows(columns):
-    """Return a row for each field, then one for the whole task. columns: [(label, result)]."""
-    results = [result for _, result in columns]
-    fields = dict.fromkeys(group["field"] for result in results
-                           for group in result["groups"].values() if group["field"])
-    rows = [["", "chance", *(label for label, _ in columns)]]
-    for field in fields:
-        figures = [field_accuracy(result, field) for result in results]
-        chance = next(known["chance"] for known in figures if known)
-        rows.append([field, f"{chance:.1%}", *map(with_interval, figures)])
-    rows.append(["mean", f"{results[0]['chance']:.1%}", *map(with_interval, results)])
-    return rows
-
-
-def field_accuracy(result, field):
-    """Return a field's accuracy, 95% interval and chance, means of its groups; {} without any."""
-    groups = [group for group in result["groups"].values() if group["field"] == field]
-    if not groups:
-        return {}
-    accuracy = suite.mean(group["accuracy"] for group in groups)
-    variance = sum(g["accuracy"] * (1 - g["accuracy"]) / g["n"] for g in groups) / len(groups)**2
-    half = suite.Z * math.sqrt(variance)
-    return dict(accuracy=accuracy, interval=[max(0.0, accuracy - half), min(1.0, accuracy + half)],
-                chance=suite.mean(group.get("chance", result["chance"]) for group in groups))
-
-
-def with_interval(figures):
-    """Return "68.1% (67.0 to 69.2)", or "-" without figures."""
-    if not figures:
+def with_interval(result):
+    """Return "68.1% (67.0 to 69.2)", or "-" without a result."""
+    if not result:
         return "-"
-    low, high = figures["interval"]
-    return f"{figures['accuracy']:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+    low, high = result["interval"]
+    return f"{result['accuracy']:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def paradigm_rows(columns):
-    """Return babytalk's minimal pairs by paradigm. columns: [(label, {paradigm: accuracy})]."""
-    rows = [["babytalk's minimal pairs", *(label for label, _ in columns)]]
-    for uid in babytalk.PAIRS:
-        rows.append([uid, *(f"{paradigms[uid]:.1%}" if uid in paradigms else "-"
-                            for _, paradigms in columns)])
-    return rows
+def accuracy_rows(columns, chance):
+    """Return a row for each name in columns [{name: accuracy}]."""
+    columns = [*columns]
+    names = dict.fromkeys(name for column in columns for name in column)
+    return [[f"- {name}", chance, *(f"{column[name]:.1%}" if name in column else "-"
+                                    for column in columns)] for name in names]
 
 
 def learning_blocks(evals):
-    """Return blocks of minimal pairs by field against words read, by eval.py --tasks=curve."""
+    """Return a picture and a table of minimal pairs against words read, by eval.py's curve."""
     blocks = []
     for label, results in evals:
         slots = [slot for slot, result in results.items()
@@ -156,17 +126,13 @@ def learning_blocks(evals):
         if slot != "curve":  # of a part of the pairs, or of others
             label = f"{label}, {slot}"
         points = results[slot]["points"]
-        fields = list(next(iter(points.values()))["fields"])
-        rows = [[f"{label}: words read", "all", *fields]]
-        for name, point in points.items():
-            rows.append([name.removeprefix("chck_"), f"{point['accuracy']:.1%}",
-                         *(f"{point['fields'][field]:.1%}" for field in fields)])
-        words = [math.log10(float(name[len("chck_"):-1])) for name in points]
-        lines = {"all": (words, [point["accuracy"] for point in points.values()])}
-        for field in fields:
-            lines[field] = words, [point["fields"][field] for point in points.values()]
+        words_read = [math.log10(float(name[len("chck_"):-1])) for name in points]
+        lines = {"all": (words_read, [point["accuracy"] for point in points.values()])}
+        for field in next(iter(points.values()))["fields"]:
+            lines[field] = words_read, [point["fields"][field] for point in points.values()]
         panel = "minimal pairs", "log10 of million words read", "accuracy", lines, {}
-        blocks += [("picture", Picture(f"{label}: what it learns when", [panel])), ("table", rows)]
+        blocks += [("picture", Picture(f"{label}: what it learns when", [panel])),
+                   ("text", tables.curve_table(points))]
     return blocks
 
 
@@ -237,60 +203,34 @@ def verdict_rows(students):
     return rows
 
 
-def comparison_rows(students):
-    """Return two students at equal entropy, a row for each pair and kind of curve."""
-    labels = {str(student.folder): student.label for student in students}
-    rows = [["run", "beside", "by the", "precision, nats per token (95%)", "recall",
-             "entropy", "the other's temperature", "verdict"]]
-    for student in students:
-        for other, against in student.result["against"].items():
-            for kind, result in against.items():
-                pair = [student.label, labels[other], kind]
-                if result["temperature"] is None:
-                    rows.append([*pair, "-", "-", f"{result['entropy']:.3f}", "-", result["said"]])
-                    continue
-                axes = [result[axis] for axis in ("precision", "recall")]
-                figures = ["{:+.4f} ({:+.4f} to {:+.4f})".format(axis["mean"], *axis["interval"])
-                           for axis in axes]
-                rows.append([*pair, *figures, f"{result['entropy']:.3f}",
-                             f"{result['temperature']:.2f}", result["said"]])
-    return rows
-
-
 # ---------------------------------------------------------------- the story, in blocks
 
 def summary_blocks(students):
-    """Return the beginning: an answer to the title, why it is asked, and the comparisons."""
-    over_seeds = [*words.over_seeds(students)]
-    answer = [] if over_seeds else [("words", words.plain_verdict(students))]
-    blocks = [*answer,
-              ("words", "A student q that is too small to copy its teacher p must choose its "
-               "errors. Forward KL, KL(p||q), charges it for what it leaves out, so it covers; "
-               "reverse KL, KL(q||p), charges it for what it says and the teacher would not, so it "
-               "seeks. Both are compared at equal entropy, because a lower sampling temperature "
-               "makes any student more precise.")]
-    if over_seeds:
-        return blocks + [("words", f"{line}.") for line in over_seeds]
-    last = students[-1]
-    for other, against in last.result["against"].items():
-        *_, (kind, result) = against.items()  # by the truth, where it is known
-        name = pathlib.Path(other).name
-        blocks.append(("words", f"{last.folder.name} beside {name}, by the {kind}: "
-                       f"{result['said']}."))
-    return blocks
+    """Return the beginning: an answer to the title, and why it is asked."""
+    over_seeds = [f"{line}." for line in words.over_seeds(students)]
+    return [*(("words", line) for line in over_seeds or [words.plain_verdict(students)]),
+            ("words", "A student q that is too small to copy its teacher p must choose its "
+             "errors. Forward KL, KL(p||q), charges it for what it leaves out, so it covers; "
+             "reverse KL, KL(q||p), charges it for what it says and the teacher would not, so it "
+             "seeks. Both are compared at equal entropy, because a lower sampling temperature "
+             "makes any student more precise.")]
 
 
 def story_blocks(students):
     """Return all blocks after the summary."""
     evals = evaluations(students)
     blocks = [("heading", "Is it more than sharpening?"), ("picture", curve_picture(students))]
-    comparisons = comparison_rows(students)
-    if len(comparisons) > 1:
-        blocks += [("words", "Two students at equal entropy: the first minus the other, which is "
-                    "brought to the first one's entropy by its temperature. Intervals are 95% over "
-                    "texts, not over runs."), ("table", comparisons)]
+    comparisons = [f"{student.label} beside {other}, {line}" for student in students
+                   for other, against in student.result["against"].items()
+                   for line in words.comparison_words(against)]
+    if comparisons:
+        blocks += [("words", "Differences, the first run's figure minus the other's, at equal "
+                    "entropy. Intervals are 95% over texts, not over runs."),
+                   *(("words", line) for line in comparisons)]
     if evals:
-        blocks += [("heading", "Results"), ("text", tables.final_table(evals))]
+        benchmarks = benchmark_rows(evals, yardsticks(students))
+        blocks += [("heading", "Results"), ("text", tables.final_table(evals)),
+                   ("table", benchmarks if len(benchmarks) > 1 else None)]
     blocks += [("heading", "Failure signatures"),
                ("words", "Rules with stated thresholds (signatures.py), to be argued with."),
                ("table", verdict_rows(students))]
@@ -302,9 +242,7 @@ def story_blocks(students):
         blocks += [("words", "Rules of the grammar that a student uses least, as a share of the "
                     "truth's mass; under 0.10 counts as lost."), ("table", rule_rows(students))]
     blocks += [("heading", "Distributions"), ("table", words.figure_rows(students))]
-    blocks += [("heading", "Loss and validation"), ("picture", training_picture(students)),
-               ("picture", step_picture(students))]
-    blocks += [("heading", "Benchmarks"), *benchmark_blocks(evals, yardsticks(students))]
+    blocks += [("heading", "Loss and validation"), ("picture", training_picture(students))]
     learning = learning_blocks(evals)
     if learning:
         blocks += [("heading", "By words read"), *learning]

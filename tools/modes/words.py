@@ -84,13 +84,6 @@ def comparison_words(against):
                "token")
 
 
-def rule_words(rules, n=5):
-    """Yield a line for each of the n rules with the least share of the truth's mass."""
-    for rule in sorted(rules, key=lambda rule: rule["q"] / rule["p"])[:n]:
-        yield (f"{rule['name']}: {rule['q'] / rule['p']:.2f} of the truth's mass ({rule['q']:.2g} "
-               f"for {rule['p']:.2g} uses in a line)")
-
-
 def over_seeds(students):
     """Yield a line for each pair of names that was compared in several folders."""
     groups = collections.defaultdict(list)
