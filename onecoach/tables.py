@@ -1,5 +1,4 @@
 """Tables on the screen: a task's groups, tasks side by side, perplexity, runs side by side."""
-import shlex
 import textwrap
 
 from onecoach import signatures, suite
@@ -16,6 +15,11 @@ def table(rows):
     return "\n".join(lines)
 
 
+def cell(value, form):
+    """Format a figure; "-" if there is none."""
+    return "-" if value is None else form.format(value)
+
+
 def percent_interval(interval):
     return f"{interval[0]:.1%} to {interval[1]:.1%}"
 
@@ -30,9 +34,8 @@ def groups_table(name, answers):
     rows = [["group", "accuracy", "95% over items", "ties", "as until 2025", "items"]]
     for group, figures in (*result["groups"].items(),
                            (f"mean over {suite.TASKS[name].over}", result)):
-        official = figures.get("official_2025")
         rows.append([group, f"{figures['accuracy']:.1%}", percent_interval(figures["interval"]),
-                     f"{figures['ties']:.1%}", "-" if official is None else f"{official:.1%}",
+                     f"{figures['ties']:.1%}", cell(figures.get("official_2025"), "{:.1%}"),
                      str(figures["n"])])
     rows[-1:-1] = [[f"mean of {field}", f"{accuracy:.1%}", "", "", "", ""]
                    for field, accuracy in result["fields"].items()]
@@ -63,15 +66,13 @@ def summary_table(names, columns):
     rows = [["task", "figure", "95% over items", "chance", "items", *(c[0] for c in columns[1:])]]
     for name in names:
         for i, (title, figures, key, form) in enumerate(task_lines(name, results[name])):
-            title += f", {names[name]}" if names[name] else ""
+            title = ", ".join(filter(None, [title, names[name]]))
             interval = " to ".join(map(form.format, figures["interval"]))
-            chance = form.format(figures["chance"]) if "chance" in figures else "-"
-            row = [title, marked(figures, key, form), interval, chance, f"{figures['n']:,}"]
+            row = [title, marked(figures, key, form), interval, cell(figures.get("chance"), form),
+                   f"{figures['n']:,}"]
             for _, others in columns[1:]:
-                cell = "- "
-                if name in others:
-                    cell = marked(task_lines(name, others[name])[i][1], key, form)
-                row.append(cell)
+                theirs = name in others and task_lines(name, others[name])[i][1]
+                row.append(marked(theirs or {}, key, form))
             rows.append(row)
     value, tasks = suite.nlp_mean({name: results[name] for name in names})
     if len(tasks) > 1:
@@ -85,7 +86,7 @@ def summary_table(names, columns):
 
 
 def marked(figures, key, form):
-    return form.format(figures[key]) + ("*" if figures["at_chance"] else " ")
+    return cell(figures.get(key), form) + " *"[bool(figures.get("at_chance"))]
 
 
 def remarks(name, result):
@@ -191,9 +192,9 @@ def final_lines(evals):
         yield title, path, form
         task, _, rest = path.partition(".")
         for slot in sorted(slots):
-            words = shlex.split(slot) if slot.startswith(f"{task} --data=") else []
-            if len(words) == 2:
-                yield f"{title}, {words[1].removeprefix('--data=')}", f"{slot}.{rest}", form
+            folder = slot.removeprefix(f"{task} --data=")
+            if folder != slot and " --" not in folder:
+                yield f"{title}, {folder}", f"{slot}.{rest}", form
         if task == "ppl":
             for part in parts:
                 limit = int(part.split("=")[1])
@@ -218,7 +219,7 @@ def final_table(evals):
     for title, path, form in final_lines(evals):
         figures = [look_up(results, path) for _, results in evals]
         if any(figure is not None for figure in figures):
-            rows.append([title, *("-" if x is None else form.format(x) for x in figures)])
+            rows.append([title, *(cell(figure, form) for figure in figures)])
     said = []
     for label, results in evals:
         said += incomplete(label, results)

@@ -77,7 +77,7 @@ import eval
 from onecoach import files, run
 from onecoach.scoring import longest_input
 from onecoach.suite import json_lines, wilson
-from onecoach.tables import table
+from onecoach.tables import cell, table
 
 # first, second: the two texts of a row, from its keys; labels: how many; chosen_by: the figure that
 # chooses the epoch; items: rows of TASK.valid.jsonl in the challenge
@@ -338,20 +338,18 @@ def glue_table(entries):
     for name, entry in entries.items():
         low, high = wilson(entry["accuracy"], entry["valid_rows"])
         dtypes = sorted({result["dtype"] for result in entry["seeds"].values()})
-        rows.append([name, percent(entry, "accuracy"), percent(entry, "accuracy_spread"),
-                     f"{low:.1%} to {high:.1%}", percent(entry["majority"], "accuracy"),
-                     percent(entry, "last"), percent(entry, "f1"), percent(entry, "f1_spread"),
-                     percent(entry["majority"], "f1"), str(len(entry["seeds"])),
-                     f"{entry['train_rows']} + {entry['valid_rows']}", ", ".join(dtypes)])
+        shares = [entry[key] for key in ("accuracy", "accuracy_spread")]
+        shares += [entry["majority"]["accuracy"], entry["last"], entry.get("f1"),
+                   entry.get("f1_spread"), entry["majority"].get("f1")]
+        shares = [cell(share, "{:.1%}") for share in shares]
+        rows.append([name, *shares[:2], f"{low:.1%} to {high:.1%}", *shares[2:],
+                     str(len(entry["seeds"])), f"{entry['train_rows']} + {entry['valid_rows']}",
+                     ", ".join(dtypes)])
     accuracy = np.mean([entry["accuracy"] for entry in entries.values()])
     mixed = np.mean([entry[TASKS[name.split()[0]].chosen_by] for name, entry in entries.items()])
     return (f"{table(rows)}\nmean of {len(entries)} of the {len(TASKS)} tasks: {accuracy:.1%} "
             f"accuracy, as in the challenge's scoring; {mixed:.1%} with F1 for mrpc and qqp, "
             "as in its tables\nthe epoch was chosen on the rows that are reported")
-
-
-def percent(values, key):
-    return "-" if values.get(key) is None else f"{values[key]:.1%}"
 
 
 # ---------------------------------------------------------------- the command
