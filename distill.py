@@ -28,7 +28,7 @@ from losses import distillation_loss
 from onecoach import files, stored
 from onecoach.config import UserError, run_main
 from onecoach.muon import MuonAdamW, check_muon, make_muon
-from onecoach.needs import train_missing
+from onecoach.needs import needs, train_missing
 from onecoach.ranks import RANK, WORLD, all_reduce, in_turn, sum_gradients
 from onecoach.run import (DTYPES, Run, alone, changed_needs, device_of, digests_of_needs, load,
                           model_of, put_weights)
@@ -171,8 +171,8 @@ def validate(student, teachers, data, run):
     for x, y in zip(*(block.split(size) for block in blocks)):
         # bits per byte do not depend on the tokenizer, so runs with different ones can be compared
         sums["bytes"] += int(data.tokenizer.token_bytes[y[y != -100].numpy()].sum())
-        x = x.to(run.device)
-        y = y.to(run.device)
+        x = x.to(run.device, non_blocking=True)
+        y = y.to(run.device, non_blocking=True)
         with run.autocast():
             h = student(x)
             add("ce", [], y)
@@ -345,20 +345,22 @@ def report(run):
 
 
 def show_run(run):
+    """Evaluate a run if that has not been done, and print where it is and the last table."""
     config = run.config
     folder = run.folder
     if run.is_finished:
         print(f"{folder} is finished ({run.steps} steps); --resume=no trains it anew")
-    path = folder / "eval.json"
-    results = files.read_json_or_empty(path)
-    limit = 0 if config.corpus == "babytalk" else config.eval_tokens  # babytalk is short
+
     # a run that was stopped before its evaluation is evaluated now
+    limit = 0 if config.corpus == "babytalk" else config.eval_tokens  # babytalk is short
+    results = files.read_json_or_empty(folder / "eval.json")
     if config.eval_tokens and not eval.is_evaluated(results, config, limit):
         eval.evaluate(folder, device=run.device.type, limit=limit)
     for name in config.teacher_runs:
         teacher = folder.with_name(name)
         if config.eval_tokens and "_imported" in files.read_json_or_empty(teacher / "config.json"):
             eval.score_imported(teacher, config, limit, run.device.type)
+
     print(f"{folder} holds best.pt (weights of the lowest val_ce), ckpt.pt (the last), "
           "metrics.jsonl, eval.json, samples.txt; next:\n"
           f"  python eval.py {folder} --tasks=sample --prompt='...'")
@@ -366,23 +368,26 @@ def show_run(run):
         print(f"  python eval.py {folder} --tasks=blimp --data=DIR")
     elif config.teachers and config.baseline:
         print(f"  python -m tools.report {folder.with_name(config.baseline)} {folder}")
-    runs = [(f"teacher {name}", name) for name in config.teacher_runs]
-    if config.baseline:
-        runs.append((f"baseline {config.baseline}", config.baseline))
+
     role = "student" if config.teachers else "model"
-    runs.append((f"{role} {config.name}", config.name))
-    evals = []
-    for label, name in runs:
-        path = folder.with_name(name) / "eval.json"
-        if path.exists():
-            trained = dict(zip(("steps", "words"), trained_for(path.parent)))
-            best = files.load_checkpoint(path.with_name("best.pt"))
-            trained["best_step"] = float(best.get("step", 0))
-            known = {key: n for key, n in trained.items() if n > 0}  # an archived run lacks some
-            evals.append((label, {**files.read_json(path), "trained": known}))
+    runs = [*needs(config), (role, config.name)]
+    evals = [(f"{role} {name}", figures) for role, name in runs
+             if role != "init" and (figures := last_figures(folder.with_name(name)))]
     print("\n" + final_table(evals))
     for name in changed_needs(folder):
         print(f"{name} was trained again after {config.name}: this {name} did not teach it")
+
+
+def last_figures(folder):
+    """A run's eval.json and how long its best weights were trained; {} if it has none."""
+    results = files.read_json_or_empty(folder / "eval.json")
+    if not results:
+        return {}
+    steps, words = trained_for(folder)
+    best = files.load_checkpoint(folder / "best.pt")
+    trained = dict(steps=steps, words=words, best_step=float(best.get("step", 0)))
+    known = {key: n for key, n in trained.items() if n > 0}  # an archived run lacks some
+    return {**results, "trained": known}
 
 
 def trained_for(folder):
