@@ -572,7 +572,7 @@ def parse_args(argv, usage="", early=False):
 
 def run_folder(text):
     """The path of a run's folder as it was typed; for "." and ".." the absolute one."""
-    path = pathlib.Path(text).expanduser()
+    path = pathlib.Path(text)
     return path if path.name not in ("", "..") else path.resolve()
 
 
@@ -582,6 +582,13 @@ class Arguments(argparse.ArgumentParser):
     def __init__(self, command, usage, **more):
         super().__init__(prog=f"python {command}", description=usage, allow_abbrev=False,
                          formatter_class=argparse.RawDescriptionHelpFormatter, **more)
+
+    def parse_known_args(self, args, namespace=None):
+        """Parse, with `~` at the start of a value as the home folder: a shell leaves --data=~/x."""
+        home = os.path.expanduser("~")
+        args = [re.sub(r"^(--\w+=)?~(?=/|$)", lambda match: (match[1] or "") + home, arg)
+                for arg in args]
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
         raise UserError(f"{message}; --help shows how")

@@ -383,3 +383,15 @@ def test_a_signal_while_torch_is_imported_is_no_traceback(with_torch):
     import_torch = "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(5)"
     ended = with_torch([ROOT / "distill.py", f"{ROOT}/configs/rkl_demo.py"], import_torch)
     assert (ended.returncode, ended.stderr) == (-signal.SIGTERM, "")
+
+
+def test_a_tilde_in_any_option_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/a")
+    parser = config.Arguments("some.py", "usage")
+    parser.add_argument("run", type=config.run_folder)
+    parser.add_argument("--data")
+    parser.add_argument("--prompt")
+    args = parser.parse_args(["~/out/b", "--data=~/c~d", "--prompt=a ~/b"])
+    assert vars(args) == {"run": config.pathlib.Path("/home/a/out/b"), "data": "/home/a/c~d",
+                          "prompt": "a ~/b"}
+    assert parser.parse_args(["x", "--data", "~"]).data == "/home/a"
