@@ -1,4 +1,4 @@
-"""Does rounding the loss in bfloat16 harm reverse KL? Each rounding alone, paired by seed (plan.md).
+"""Does rounding the loss in bfloat16 harm reverse KL? Each rounding alone, by seed (plan.md).
 
     python results/bf16/roundings.py --seeds=20-39 --share=0/2 >> out/bf16_0.log
     python results/bf16/summary.py        # the plan's contrasts, from the rows that are there
