@@ -268,11 +268,11 @@ class Run:
             kept = self.state.get("kept")
             self.kept = kept if isinstance(kept, dict) else {}
         elif RANK == 0:  # remove the files of an earlier run
-            for name in ("best.pt", "ckpt.prev.pt", "ckpt.pt", "metrics.jsonl", "eval.json",
-                         "samples.txt", "modes.json", "report.md", "report.html"):
+            for name in ("best.pt", "ckpt.prev.pt", "ckpt.pt", "metrics.jsonl", "eval.json"):
                 (self.folder / name).unlink(missing_ok=True)
             for path in self.folder.glob("chck_*.pt"):
                 path.unlink()
+            forget_results(self.folder)
         self.state = None
         files.write_text(self.folder / "tokenizer.json", data.tokenizer.to_json())
         write_config(self.config, self.dtype, data.tokenizer, self.corpus, loss_path, needs,
@@ -476,10 +476,13 @@ class Run:
 
 
 def forget_results(folder):
-    """Remove all results from eval.json, except for checkpoints by words, which never change.
+    """Remove the results of an earlier best.pt or ckpt.pt, if somebody asked before the end.
 
-    The others are of an earlier best.pt or ckpt.pt, if somebody has asked before the end.
+    Results of checkpoints by words stay in eval.json: those weights never change.
     """
+    names = ["samples.txt", "modes.json", "report.md"]
+    for path in [*(folder / name for name in names), *folder.glob("report*.html")]:
+        path.unlink(missing_ok=True)
     path = folder / "eval.json"
     results = {}
     with contextlib.suppress(UserError):  # a damaged file goes

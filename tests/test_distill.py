@@ -682,16 +682,20 @@ def test_results_belong_to_the_weights_that_they_are_of(tiny, monkeypatch, unfin
     old = {"blimp": {"n": 1}, "blimp --which=last": {"n": 2}, "blimp --which=chck_1M": {"n": 3},
            "verdicts": []}
     files.write_json(folder / "eval.json", old)
+    others = {"modes.json", "report.md", "report.html", "report-some-other.html"}
+    for name in others:
+        (folder / name).write_text("{}")
     trained(tiny("some"))
+    assert not others & set(os.listdir(folder))
     results = files.read_json(folder / "eval.json")
     assert results["blimp --which=chck_1M"] == {"n": 3}
     assert not {"blimp", "blimp --which=last"} & set(results)
 
-    for name in ("modes.json", "report.md", "report.html"):
+    for name in others:
         (folder / name).write_text("{}")
     trained(tiny("some", resume="no"))
     assert "blimp --which=chck_1M" not in files.read_json(folder / "eval.json")
-    assert not {"modes.json", "report.md", "report.html"} & set(os.listdir(folder))
+    assert not others & set(os.listdir(folder))
 
 
 def test_a_restart_by_torchrun_goes_on_whatever_resume_says(tiny, unfinished, monkeypatch, losses):
