@@ -4,7 +4,6 @@ import pathlib
 from onecoach import files
 from onecoach.config import UserError
 from onecoach.corpora import building
-from onecoach.imported import ImportedTokenizer
 from onecoach.run import load, word_checkpoints
 from tools.hf.card import card
 from tools.hf.configs import config_json
@@ -35,11 +34,6 @@ def export(folder, target, checkpoints=False):
 
 def export_one(folder, aside, which):
     lm, tokenizer, config = load(folder, which=which)
-    own = not isinstance(tokenizer, ImportedTokenizer)
-    token = first_ambiguous_token(tokenizer.ids, tokenizer.merges) if own else None
-    if token is not None:
-        raise UserError(f"{folder / 'tokenizer.json'}: its own bytes are not merged to the token "
-                        f"{token!r}; Hugging Face would encode otherwise. Train another one")
     tensors = to_theirs(lm.state_dict(), lm.config)
     special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id,
                "pad_token_id": tokenizer.pad_id}
@@ -69,28 +63,3 @@ def export_one(folder, aside, which):
         "split_special_tokens": True,  # "<s>" in a text is text, as in bpe.py
         "padding_side": "right"})
     files.write_text(aside / "README.md", card(folder, which, lm))
-
-
-def first_ambiguous_token(ids, merges):
-    """Return the first token that tiktoken and Hugging Face may make in two ways, or None.
-
-    ids: {bytes: id}; the id of a merge is its rank. tiktoken joins any neighbours that make a
-    token, Hugging Face only the pairs that were learned. Both give the same ids for any text if
-    every token has one way to be made: joins of lower rank turn the token's bytes into two tokens,
-    and these two are a pair of `merges`. Reason: while no join crosses the ends of the token's
-    bytes, the joins inside are the same in any text; when the token's rank is reached, that pair
-    is all that is left, so other neighbours cannot make the token. Merges that `train_bpe` learned
-    have this property: a pair that is counted has not been made in another way before.
-    """
-    pairs_of_merges = set(merges)
-    for token, rank in ids.items():
-        parts = [token[i:i + 1] for i in range(len(token))]
-        while len(parts) > 2:
-            ranks = [ids.get(a + b, rank) for a, b in zip(parts, parts[1:])]
-            i = ranks.index(min(ranks))
-            if ranks[i] >= rank:
-                break
-            parts[i:i + 2] = [parts[i] + parts[i + 1]]
-        if len(token) > 1 and tuple(parts) not in pairs_of_merges:
-            return token
-    return None
