@@ -612,7 +612,7 @@ def config_says(**keys):
 
 NORM = "model.norm.weight"
 BROKEN = {
-    "pickled": (pickled, "pickled (pytorch_model.bin)"),
+    "pickled": (pickled, "pytorch_model.bin is a pickled"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
     "path up": (lambda f: index(f, "../model-1.safetensors"), "names '../model-1.safetensors'"),
     "path away": (lambda f: index(f, "/etc/passwd"), "names '/etc/passwd'"),

@@ -15,10 +15,9 @@ from onecoach.imported import ROLES, ImportedTokenizer, marked
 from onecoach.run import model_of
 from tools.hf.configs import model_config
 from tools.hf.weights import (
-    check_head,
     check_headers,
     read_headers,
-    read_tensor,
+    refuse_other_things,
     safetensors,
     to_ours,
     weight_files,
@@ -26,18 +25,6 @@ from tools.hf.weights import (
 
 LINES = 200  # of development text, by which a bos is chosen
 CANDIDATES = 8
-
-# Other things that are given for a folder with config.json, by the end of a file's name.
-PICKLED = ("a pickled checkpoint, and to unpickle is to execute; load it with the program that "
-           "wrote it, save_pretrained(DIR) of its transformers model, and import DIR")
-KINDS = {
-    ".gguf": ("llama.cpp's form of a model, which is not read; import the folder with config.json "
-              "and model.safetensors that it was made from"),
-    "adapter_config.json": ("an adapter of another model: load it with PEFT, merge_and_unload(), "
-                            "save_pretrained(DIR), and import DIR"),
-    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl"), PICKLED),
-    ".safetensors": "weights alone; import the folder that has its config.json and tokenizer.json",
-}
 
 
 def import_folder(source, folder, bos="", dev=""):
@@ -57,7 +44,6 @@ def import_folder(source, folder, bos="", dev=""):
         paths = weight_files(source)
         tensors = read_headers(paths)
         check_headers(tensors, c)
-        check_head(tensors, c)
         tokenizer = read_tokenizer(source, form)
         if bos:
             tokenizer = with_bos(tokenizer, bos)
@@ -68,7 +54,10 @@ def import_folder(source, folder, bos="", dev=""):
                         f"vocabulary {c.vocab_size}")
     config = run_config(c, folder, tokenizer)
 
-    weights = read_weights(tensors, c, tokenizer.vocab_size)
+    if tokenizer.vocab_size < c.vocab_size:
+        print(f"the last {c.vocab_size - tokenizer.vocab_size} rows of the embedding are no "
+              "tokens: left out")
+    weights = to_ours(tensors, c, tokenizer.vocab_size)
     lm = model_of(config, tokenizer.vocab_size).eval()
     lm.load_state_dict(weights)
 
@@ -91,26 +80,11 @@ def read_form(source):
         if "model_type" not in form and "arch" in form:
             raise ValueError("a run of this program already; name it as a teacher or as init")
         return form
-    names = [path.name for path in sorted(source.iterdir())] if source.is_dir() else [source.name]
     if not source.exists():
         raise ValueError("no such folder; `hf download NAME --local-dir DIR` fetches a model")
-    for end, kind in KINDS.items():
-        if name := next((name for name in names if name.endswith(end)), None):
-            raise ValueError(f"{name} is {kind}")
+    refuse_other_things(source)
     raise ValueError("no config.json there, so no model of Hugging Face's; save_pretrained writes "
                      "one beside the weights")
-
-
-def read_weights(tensors, c, vocab_size):
-    """Return the run's state dict, without rows of the embedding that are no tokens."""
-    weights = to_ours(lambda name: read_tensor(tensors, name), c)
-    if vocab_size < c.vocab_size:
-        print(f"the last {c.vocab_size - vocab_size} rows of the embedding are no tokens: left out")
-        for name in ("embed.weight", "head.weight"):
-            weights[name] = weights[name][:vocab_size].clone()
-    if c.tie or c.arch == "gpt2":
-        weights["head.weight"] = weights["embed.weight"]
-    return weights
 
 
 def write_run(folder, config, tokenizer, weights, source, paths):

@@ -4,12 +4,25 @@ import re
 
 import torch
 
+from model import LM
 from onecoach import files
 from onecoach.config import UserError
 
 INDEX = "model.safetensors.index.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 FLOATS = ("F64", "F32", "F16", "BF16")
+
+# Other things that are given for a model's folder, by the end of a file's name.
+PICKLED = ("a pickled checkpoint, and to unpickle is to execute; load it with the program that "
+           "wrote it, save_pretrained(DIR) of its transformers model, and import DIR")
+KINDS = {
+    ".gguf": ("llama.cpp's form of a model, which is not read; import the folder with config.json "
+              "and model.safetensors that it was made from"),
+    "adapter_config.json": ("an adapter of another model: load it with PEFT, merge_and_unload(), "
+                            "save_pretrained(DIR), and import DIR"),
+    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl"), PICKLED),
+    ".safetensors": ("weights alone; import a folder that has config.json, tokenizer.json and "
+                     "model.safetensors, or the index of its shards"),
+}
 
 
 def safetensors():
@@ -22,75 +35,81 @@ def safetensors():
     return safetensors
 
 
-# Their tensor, of `shape`, is the next rows of our tensor. flip: theirs is the transpose.
-Part = collections.namedtuple("Part", "ours theirs shape flip", defaults=[False])
+# ---------------------------------------------------------------- names
+
+# Our module: the modules of theirs, by rows one below the other. {} is the number of the layer.
+LLAMA = {
+    "embed": ["model.embed_tokens"],
+    "blocks.{}.norm1": ["model.layers.{}.input_layernorm"],
+    "blocks.{}.attn.qkv": [f"model.layers.{{}}.self_attn.{x}_proj" for x in "qkv"],
+    "blocks.{}.attn.proj": ["model.layers.{}.self_attn.o_proj"],
+    "blocks.{}.norm2": ["model.layers.{}.post_attention_layernorm"],
+    "blocks.{}.mlp.gate_up": ["model.layers.{}.mlp.gate_proj", "model.layers.{}.mlp.up_proj"],
+    "blocks.{}.mlp.proj": ["model.layers.{}.mlp.down_proj"],
+    "norm": ["model.norm"],
+    "head": ["lm_head"],
+}
+GPT2 = {
+    "embed": ["transformer.wte"],
+    "positions": ["transformer.wpe"],
+    "blocks.{}.norm1": ["transformer.h.{}.ln_1"],
+    "blocks.{}.attn.qkv": ["transformer.h.{}.attn.c_attn"],
+    "blocks.{}.attn.proj": ["transformer.h.{}.attn.c_proj"],
+    "blocks.{}.norm2": ["transformer.h.{}.ln_2"],
+    "blocks.{}.mlp.up": ["transformer.h.{}.mlp.c_fc"],
+    "blocks.{}.mlp.proj": ["transformer.h.{}.mlp.c_proj"],
+    "norm": ["transformer.ln_f"],
+}
+
+# Their tensor, of `shape`, is these rows of our tensor. flip: theirs is the transpose.
+Part = collections.namedtuple("Part", "ours rows theirs shape flip")
 
 
 def model_parts(c):
-    """Return every Part of the model of a ModelConfig, in transformers' names."""
-    return [*(llama_parts(c) if c.arch == "llama" else gpt2_parts(c))]
+    """Return every Part of the model of a ModelConfig; ValueError where its sizes do not fit."""
+    with torch.device("meta"):  # shapes without numbers
+        tensors = LM(c).state_dict()
+    if c.tie or c.arch == "gpt2":
+        del tensors["head.weight"]
+    parts = []
+    for ours, tensor in tensors.items():
+        module, kind = ours.rsplit(".", 1)
+        layer = "".join(re.findall(r"\.(\d+)\.", module))
+        table = LLAMA if c.arch == "llama" else GPT2
+        names = table[re.sub(r"\.\d+\.", ".{}.", module)]
 
-
-def llama_parts(c):
-    d, f = c.d_model, c.d_ff
-    kv = d // c.n_head * (c.n_kv_head or c.n_head)
-    yield Part("embed.weight", "model.embed_tokens.weight", (c.vocab_size, d))
-    for i in range(c.n_layer):
-        a, b = f"blocks.{i}.", f"model.layers.{i}."
-        yield Part(a + "norm1.weight", b + "input_layernorm.weight", (d,))
-        yield Part(a + "norm2.weight", b + "post_attention_layernorm.weight", (d,))
-        for ours, theirs, shape, bias in (
-                ("attn.qkv", "self_attn.q_proj", (d, d), c.attn_bias),
-                ("attn.qkv", "self_attn.k_proj", (kv, d), c.attn_bias),
-                ("attn.qkv", "self_attn.v_proj", (kv, d), c.attn_bias),
-                ("attn.proj", "self_attn.o_proj", (d, d), c.attn_bias),
-                ("mlp.gate_up", "mlp.gate_proj", (f, d), c.mlp_bias),
-                ("mlp.gate_up", "mlp.up_proj", (f, d), c.mlp_bias),
-                ("mlp.proj", "mlp.down_proj", (d, f), c.mlp_bias)):
-            yield Part(f"{a}{ours}.weight", f"{b}{theirs}.weight", shape)
-            if bias:
-                yield Part(f"{a}{ours}.bias", f"{b}{theirs}.bias", shape[:1])
-    yield Part("norm.weight", "model.norm.weight", (d,))
-    if not c.tie:
-        yield Part("head.weight", "lm_head.weight", (c.vocab_size, d))
-
-
-def gpt2_parts(c):
-    d, f = c.d_model, c.d_ff
-    yield Part("embed.weight", "transformer.wte.weight", (c.vocab_size, d))
-    yield Part("positions.weight", "transformer.wpe.weight", (c.block_size, d))
-    for i in range(c.n_layer):
-        a, b = f"blocks.{i}.", f"transformer.h.{i}."
-        for ours, theirs, shape in (
-                ("norm1", "ln_1", (d,)), ("attn.qkv", "attn.c_attn", (d, 3 * d)),
-                ("attn.proj", "attn.c_proj", (d, d)), ("norm2", "ln_2", (d,)),
-                ("mlp.up", "mlp.c_fc", (d, f)), ("mlp.proj", "mlp.c_proj", (f, d))):
-            # Conv1D keeps (in, out)
-            yield Part(f"{a}{ours}.weight", f"{b}{theirs}.weight", shape, len(shape) == 2)
-            yield Part(f"{a}{ours}.bias", f"{b}{theirs}.bias", shape[-1:])
-    yield Part("norm.weight", "transformer.ln_f.weight", (d,))
-    yield Part("norm.bias", "transformer.ln_f.bias", (d,))
+        sizes = [len(tensor) // len(names)] * len(names)
+        if len(names) == 3:  # keys and values may have fewer heads than queries
+            sizes = [c.d_model, *2 * [(len(tensor) - c.d_model) // 2]]
+        # Conv1D keeps (in, out)
+        flip = c.arch == "gpt2" and layer != "" and tensor.ndim == 2
+        start = 0
+        for name, size in zip(names, sizes):
+            shape = (size, *tensor.shape[1:])
+            parts.append(Part(ours, slice(start, start + size), f"{name.format(layer)}.{kind}",
+                              shape[::-1] if flip else shape, flip))
+            start += size
+    return parts
 
 
 def to_theirs(weights, c):
     """Return transformers' state dict of ours: {name: tensor}."""
     theirs = {}
-    start = collections.Counter()  # rows already taken from each of our tensors
     for part in model_parts(c):
-        rows = part.shape[-1] if part.flip else part.shape[0]
-        tensor = weights[part.ours].narrow(0, start[part.ours], rows)
+        tensor = weights[part.ours][part.rows]
         theirs[part.theirs] = (tensor.T if part.flip else tensor).contiguous()
-        start[part.ours] += rows
     return theirs
 
 
-def to_ours(read, c):
-    """Return our state dict. read: transformers' name -> tensor."""
+def to_ours(tensors, c, vocab_size):
+    """Return our state dict of what read_headers has seen, with vocab_size rows of embedding."""
     weights = collections.defaultdict(list)
     for part in model_parts(c):
-        tensor = read(part.theirs).float()
+        tensor = read_tensor(tensors, part.theirs).float()
         weights[part.ours].append(tensor.T if part.flip else tensor)
     weights = {name: torch.cat(tensors).contiguous() for name, tensors in weights.items()}
+    for name in {"embed.weight", "head.weight"} & weights.keys():
+        weights[name] = weights[name][:vocab_size].clone()
     weights.setdefault("head.weight", weights["embed.weight"])
     return weights
 
@@ -100,7 +119,7 @@ def to_ours(read, c):
 Tensor = collections.namedtuple("Tensor", "path name shape dtype")  # by a file's header
 
 # A mask or a table of angles, which old folders keep and the model does not need.
-IGNORED = re.compile(r"h\.\d+\.attn\.(masked_)?bias|.*rotary_emb\.inv_freq")
+IGNORED = re.compile(r"h\.\d+\.attn\.(masked_)?bias|.*rotary_emb\.inv_freq|lm_head\.weight")
 LAYER = re.compile(r"(?:layers|h)\.(\d{1,9})\.")
 
 
@@ -109,11 +128,7 @@ def weight_files(source):
     if (source / "model.safetensors").is_file():
         return [source / "model.safetensors"]
     if not (source / INDEX).is_file():
-        pickles = [path.name for pattern in PICKLES for path in sorted(source.glob(pattern))]
-        if pickles:
-            raise ValueError(f"the weights are pickled ({pickles[0]}), and to unpickle is to "
-                             "execute; save them as safetensors: AutoModelForCausalLM"
-                             ".from_pretrained(DIR).save_pretrained(DIR), where you trust them")
+        refuse_other_things(source)
         raise ValueError("no model.safetensors there; save_pretrained writes it")
     shards = files.read_json(source / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
@@ -125,6 +140,15 @@ def weight_files(source):
         if not (source / name).is_file():
             raise ValueError(f"shard {name} is missing")
     return [source / name for name in names]
+
+
+def refuse_other_things(source):
+    """Raise ValueError if a folder, or a file, holds a model in a form that is not read."""
+    names = [path.name for path in sorted(source.iterdir())] if source.is_dir() else [source.name]
+    for end, kind in KINDS.items():
+        for name in names:
+            if name.endswith(end):
+                raise ValueError(f"{name} is {kind}")
 
 
 def plain_name(name):
@@ -139,8 +163,6 @@ def read_headers(paths):
         try:
             with safetensors().safe_open(path, "pt") as f:
                 for name in f.keys():
-                    if plain_name(name) in tensors:
-                        raise ValueError(f"it has {name} twice")
                     piece = f.get_slice(name)
                     tensors[plain_name(name)] = Tensor(path, name, tuple(piece.get_shape()),
                                                        piece.get_dtype())
@@ -154,32 +176,25 @@ def check_headers(tensors, c):
     layers = {int(match[1]) for match in map(LAYER.match, tensors) if match}
     if len(layers) != c.n_layer:  # before there is a list of as many parts
         raise ValueError(f"config.json has {c.n_layer} layers, the weights {len(layers)}")
-    parts = {plain_name(part.theirs): part for part in model_parts(c)}
-    for name, part in parts.items():
-        if name not in tensors:
-            raise ValueError(f"the weights lack {part.theirs}")
-        tensor = tensors[name]
-        if tensor.shape != part.shape:
-            raise ValueError(f"{part.theirs} is {list(tensor.shape)}, by config.json "
-                             f"{list(part.shape)}")
+    parts = model_parts(c)
+    for _, _, name, shape, _ in parts:
+        tensor = tensors.get(plain_name(name))
+        if tensor is None:
+            raise ValueError(f"the weights lack {name}")
+        if tensor.shape != shape:
+            raise ValueError(f"{name} is {list(tensor.shape)}, by config.json {list(shape)}")
         if tensor.dtype not in FLOATS:
-            raise ValueError(f"{part.theirs} is of type {tensor.dtype}; known are "
-                             f"{', '.join(FLOATS)}")
-    for name in tensors.keys() - parts.keys():
-        if not IGNORED.fullmatch(name) and name != "lm_head.weight":
+            raise ValueError(f"{name} is of type {tensor.dtype}; known are {', '.join(FLOATS)}")
+    for name in tensors.keys() - {plain_name(part.theirs) for part in parts}:
+        if not IGNORED.fullmatch(name):
             raise ValueError(f"the weights have {name}, which a plain {c.arch} has not")
 
-
-def check_head(tensors, c):
-    """Raise ValueError where a model is tied by config.json, but not by the weights."""
-    if "lm_head.weight" not in tensors or not (c.tie or c.arch == "gpt2"):
-        return
-    embedding = "model.embed_tokens.weight" if c.arch == "llama" else "transformer.wte.weight"
-    if not torch.equal(read_tensor(tensors, "lm_head.weight"), read_tensor(tensors, embedding)):
-        remedy = ("set tie_word_embeddings to false there" if c.arch == "llama" else
-                  "only a GPT-2 with a tied head can be imported")
-        raise ValueError("config.json ties the head to the embedding, but lm_head.weight "
-                         f"is another; {remedy}")
+    # a head of its own must not be dropped
+    is_tied = c.tie or c.arch == "gpt2"
+    if is_tied and "lm_head.weight" in tensors and not torch.equal(
+            read_tensor(tensors, "lm_head.weight"), read_tensor(tensors, parts[0].theirs)):
+        raise ValueError("config.json ties the head to the embedding, but lm_head.weight is "
+                         "another; for a Llama set tie_word_embeddings to false there")
 
 
 def read_tensor(tensors, name):
