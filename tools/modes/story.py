@@ -220,13 +220,14 @@ def story_blocks(students):
     """Return all blocks after the summary."""
     evals = evaluations(students)
     blocks = [("heading", "Is it more than sharpening?"), ("picture", curve_picture(students))]
-    comparisons = [f"{student.label} beside {other}, {line}" for student in students
+    labels = {str(student.folder): student.label for student in students}
+    comparisons = [[student.label, labels[other], line] for student in students
                    for other, against in student.result["against"].items()
                    for line in words.comparison_words(against)]
     if comparisons:
-        blocks += [("words", "Differences, the first run's figure minus the other's, at equal "
-                    "entropy. Intervals are 95% over texts, not over runs."),
-                   *(("words", line) for line in comparisons)]
+        blocks += [("words", "Differences, the run's figure minus the other's, at equal entropy. "
+                    "Intervals are 95% over texts, not over runs."),
+                   ("table", [["run", "beside", "difference"], *comparisons])]
     if evals:
         benchmarks = benchmark_rows(evals, yardsticks(students))
         blocks += [("heading", "Results"), ("text", tables.final_table(evals)),
