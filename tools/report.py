@@ -2,10 +2,11 @@
 
     python -m tools.report RUN [RUN ...]
 
-The page is report.html in the last RUN's folder, the run that it is about. It is one file, asks no
-server for anything, and can be read on a phone, in dark and in light. tools.modes measures the
-runs and writes their modes.json. matplotlib (optional) draws the curves; without it the page has
-tables and the interactive parts. If tools.ngram has been run, its figures stand beside the
+The page is report.html in the last RUN's folder, the run that it is about; if a page there shows
+runs that are not named now, it stays, and the new one is report-RUN-RUN.html. A page is one file,
+asks no server for anything, and can be read on a phone, in dark and in light. tools.modes measures
+the runs and writes their modes.json. matplotlib (optional) draws the curves; without it the page
+has tables and the interactive parts. If tools.ngram has been run, its figures are in the table of
 benchmarks.
 """
 from onecoach.config import Arguments, answer_early, run_folder, run_main
