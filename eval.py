@@ -657,7 +657,7 @@ def close_exam(subject, other, rows, answers, own, options):
                 if suite.TASKS[name].key in suite.WANTED}
         path = pathlib.Path(options.predictions)
         files.add_to_json(path, said)  # other keys, glue, stay
-        print(f"\npredictions of {', '.join(said)}: {path}")
+        print(f"\npredictions of {', '.join(said) or 'no task of a submission'}: {path}")
         held = files.read_json(path)
         lacks = [f"{key} ({maker})" for key, maker in suite.WANTED.items() if key not in held]
         if lacks:

@@ -64,10 +64,13 @@ def unstable(log):
     """Judge instability or collapse by the lines of metrics.jsonl.
 
     Thresholds: those of `failures` (entropy under a third of the teacher's, ...); steps skipped
-    because they were not finite; a last val_ce 0.1 nats over the lowest, without overfitting.
+    because they were not finite; a val_ce that is no number; a last val_ce 0.1 nats over the
+    lowest, without overfitting.
     """
+    # the log has None for a nan
+    said = [f"step {line['step']}: val_ce is nan" for line in log if line.get("val_ce", 0) is None]
     log = [numbers(line) for line in log]
-    said = [f"step {line['step']}: {text}" for line in log for text in failures(line)]
+    said += [f"step {line['step']}: {text}" for line in log for text in failures(line)]
     skipped = sum(line.get("skipped", 0) for line in log)
     if skipped:
         said.append(f"{skipped} steps skipped, loss or gradient not finite")

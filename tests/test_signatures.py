@@ -47,6 +47,7 @@ def test_rare_words_lost():
     ([dict(step=1, rollout_repeated=0.9)], "repetition"),
     ([dict(step=1, rollout_weight=20.0)], "exploding weights"),
     ([dict(step=1, skipped=3)], "3 steps skipped"),
+    ([dict(step=1, val_ce=3.0), dict(step=2, val_ce=None)], "step 2: val_ce is nan"),
     ([dict(step=1, val_ce=3.0), dict(step=2, val_ce=3.2)], "val_ce 3.200 at the end, 3.000"),
 ])
 def test_instability(log, words):

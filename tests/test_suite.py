@@ -427,7 +427,9 @@ def test_the_wugs_are_of_2025_and_no_key_of_a_submission(two_runs, tmp_path, cap
     file = tmp_path / "p.json"
     eval.evaluate(two_runs[0], ["wug"], data=str(tmp_path), predictions=str(file))
     assert files.read_json(file) == {}
-    assert "2026 also holds blimp (eval.py), " in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2026 also holds blimp (eval.py), " in shown
+    assert f"predictions of no task of a submission: {file}" in shown
 
 
 def test_a_set_of_ones_own_is_named_by_its_folder(two_runs, tmp_path, monkeypatch, capsys):
@@ -593,7 +595,7 @@ def test_the_end_of_training_is_bounded(tmp_path, monkeypatch, corpus, tokens, a
     monkeypatch.setattr(eval, "evaluate", lambda folder, device, limit: limits.append(limit))
     files.write_json(tmp_path / "config.json", {})
     config = types.SimpleNamespace(corpus=corpus, eval_tokens=tokens, teachers=[], baseline="",
-                                   teacher_runs=[], name="one")
+                                   init="", teacher_runs=[], name="one")
     distill.show_run(types.SimpleNamespace(config=config, folder=tmp_path, is_finished=False,
                                            device=torch.device("cpu")))
     assert limits == asked
