@@ -15,7 +15,7 @@ import losses
 from onecoach import run, stored
 from onecoach.config import UserError
 from tools.bench import __main__ as command
-from tools.bench import compare, loss, measure, peers, score, sizes, step, text
+from tools.bench import loss, measure, peers, score, step, text
 
 TINY = (dict(d_model=8, n_layer=2, d_ff=12, n_head=2),
         dict(d_model=16, n_layer=3, d_ff=20, n_head=4))
@@ -29,7 +29,7 @@ def small(monkeypatch):
     """The command at small sizes, without the processes that memory is measured in."""
     for name, value in (("V", 300), ("POSITIONS", 64), ("T", 16), ("PAIRS", 1),
                         ("ROUNDS", {"nano": 1}), ("MODELS", {"nano": TINY})):
-        monkeypatch.setattr(sizes, name, value)
+        monkeypatch.setattr(measure, name, value)
     monkeypatch.setattr(run, "has_bf16", lambda device: False)  # the same rows on any processor
     monkeypatch.setattr(measure, "memory", lambda make, arguments, *_, **__: (2.0, math.nan))
     monkeypatch.setattr(text, "prepare_by_command",
@@ -123,7 +123,7 @@ def test_the_one_peer_of_a_row_that_is_not_installed_is_said(what, package, smal
                                                              capsys):
     hide({package}, small)
     (tmp_path / "t.txt").write_text("the dogs see the cats\n" * 200)
-    small.setattr(sizes, "V", 265)
+    small.setattr(measure, "V", 265)
     command.main([what, "--peers", f"--data={tmp_path}"])
     *shown, last = capsys.readouterr().out.splitlines()
     assert f"row {package} skipped: {package} is not installed" in shown
@@ -156,11 +156,11 @@ def test_the_best_peers_are_the_fastest_and_the_leanest(capsys):
     seconds = {"ours": 1.0, "a": 3.0, "b": 2.0, "c": 4.0, "products, float32": 0.5}
     gb = {"ours": 1.0, "a": 5.0, "b": 6.0, "c": math.nan, "products, float32": 0.1}  # nan: failed
     rows = {name: dict(seconds=seconds[name], gb=gb[name]) for name in seconds}
-    assert compare.best_peers(rows) == ("b", "a")
-    assert compare.best_peers(rows, left_out=["b"]) == ("a", "a")
-    assert compare.best_peers({"ours": rows["ours"]}) == (None, None)
+    assert measure.best_peers(rows) == ("b", "a")
+    assert measure.best_peers(rows, left_out=["b"]) == ("a", "a")
+    assert measure.best_peers({"ours": rows["ours"]}) == (None, None)
 
-    shown = compare.show(rows)
+    shown = measure.show(rows)
     assert (shown["ours"], shown["peer"], shown["peer_gb"]) == (1.0, 2.0, 5.0)
     head, ours, *_ = capsys.readouterr().out.splitlines()
     assert head.split() == ["seconds", "speed", "/", "b", "GB", "/", "a"]
@@ -179,7 +179,7 @@ def test_preparation_is_the_command_itself(tmp_path, capfd):
 def test_without_text_babytalk_is_taken_and_said(small, capsys, tmp_path):
     sample = text.babytalk.sample
     small.setattr(text.babytalk, "sample", lambda n, seed: sample(min(n, 1000), seed))
-    small.setattr(sizes, "BABYLM", tmp_path)
+    small.setattr(measure, "BABYLM", tmp_path)
     command.main(["bpe"])
     assert "babytalk instead" in capsys.readouterr().out
 

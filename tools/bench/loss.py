@@ -6,8 +6,7 @@ import torch
 
 import losses
 from onecoach.run import DTYPES, autocast
-from tools.bench import measure, peers, sizes
-from tools.bench.compare import show
+from tools.bench import measure, peers
 from tools.bench.peers import ALPHA, TAU
 
 # relative error of a loss and its gradients up to which a peer computes the same as ours
@@ -16,12 +15,12 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 
 def bench_loss(args):
     auto = measure.machine()
-    path = losses.path(measure.device.type, sizes.POSITIONS, sizes.V)
+    path = losses.path(measure.device.type, measure.POSITIONS, measure.V)
     d, d_p = widths(args.size)
-    print(f"loss, {args.size}: N {sizes.POSITIONS}, V {sizes.V}, d {d} from {d_p}; the elementwise "
-          f"part of ours is {path}; where no dtype is named, products are in {auto}")
+    print(f"loss, {args.size}: N {measure.POSITIONS}, V {measure.V}, d {d} from {d_p}; the "
+          f"elementwise part of ours is {path}; where no dtype is named, products are in {auto}")
 
-    shape = d, d_p, sizes.POSITIONS, sizes.V
+    shape = d, d_p, measure.POSITIONS, measure.V
     contenders = {name: (run_loss, (*how, *shape))
                   for name, how in loss_contenders(auto, path, args.peers).items()}
     functions = measure.made(contenders)
@@ -33,7 +32,7 @@ def bench_loss(args):
 
     for dtype in dict.fromkeys([auto, "float32"]):
         functions[f"products, {dtype}"] = run_products(dtype, *shape)
-    times = measure.median_times(functions, sizes.ROUNDS[args.size])
+    times = measure.median_times(functions, measure.ROUNDS[args.size])
 
     rows = {name: dict(seconds=seconds, gb=torch.nan) for name, seconds in times.items()}
     for name, row_errors in errors.items():
@@ -43,7 +42,7 @@ def bench_loss(args):
         for column, n in (("gb", N), ("GB at 2 N", 2 * N)):
             rows[name][column] = measure.memory(run_loss, (f, dtype, mode, d, d_p, n, V), tiny)[1]
         rows[name] |= row_errors
-    return dict(show(rows, left_out=others), dtype=auto, path=path)
+    return dict(measure.show(rows, left_out=others), dtype=auto, path=path)
 
 
 def loss_contenders(auto, path, with_peers):
@@ -59,7 +58,7 @@ def loss_contenders(auto, path, with_peers):
 
 def widths(size):
     """d of student and teacher."""
-    student, teacher = sizes.MODELS[size]
+    student, teacher = measure.MODELS[size]
     return student["d_model"], teacher["d_model"]
 
 

@@ -1,4 +1,4 @@
-"""Measure time and memory of functions.
+"""Measure time and memory of functions, and compare ours with the peers.
 
 A contender is (make, arguments): make(*arguments) is the function that is measured. Times are of
 all contenders in turn, in one process. Memory is measured in a fresh process (on Linux, it reads
@@ -8,6 +8,7 @@ import contextlib
 import gc
 import math
 import multiprocessing
+import os
 import pathlib
 import platform
 import statistics
@@ -17,6 +18,24 @@ import torch
 
 from onecoach.config import Config
 from onecoach.run import dtype_of
+from onecoach.tables import table
+
+# ---------------------------------------------------------------- sizes: for a CPU, the paper's
+
+V = 16000         # tokens in the vocabulary
+POSITIONS = 4096  # of `loss`
+T = 128           # tokens in a sequence of `step`
+PAIRS = 15        # per paradigm, in `score`
+ROUNDS = {"nano": 7, "paper": 3}
+
+# student and teacher
+MODELS = {"nano": (dict(d_model=128, n_layer=4, d_ff=256, n_head=4),
+                   dict(d_model=256, n_layer=6, d_ff=768, n_head=8)),
+          "paper": (dict(d_model=512, n_layer=16, d_ff=1024, n_head=8),
+                    dict(d_model=1024, n_layer=24, d_ff=3072, n_head=8))}
+PIECES = {"nano": 2, "paper": 4}  # grad_accum, in the rows that cut the batch
+
+BABYLM = pathlib.Path(os.environ.get("BABYLM_DIR", "../shared"))
 
 device = torch.device("cpu")  # where everything is measured; the command sets it
 
@@ -153,3 +172,49 @@ def forget_peak():
         torch.cuda.reset_peak_memory_stats()
     else:
         pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+# ---------------------------------------------------------------- comparison
+# rows: {name: {"seconds", "gb", further columns}}; names of ours begin with "ours"
+
+def best_peers(rows, left_out=()):
+    """Return the names of the fastest peer and of the one of least memory, or None."""
+    rivals = {name: row for name, row in rows.items()
+              if not name.startswith(("ours", "products", "the teacher's"))
+              and name not in left_out}
+    measured = {name: row for name, row in rivals.items() if math.isfinite(row["gb"])}
+    fastest = min(rivals, key=lambda name: rivals[name]["seconds"], default=None)
+    leanest = min(measured, key=lambda name: measured[name]["gb"], default=None)
+    return fastest, leanest
+
+
+def show(rows, unit="seconds", left_out=()):
+    """Print the table of all rows, and return the last line's keys, `ours` and `peer` in `unit`.
+
+    left_out: peers that compute something else: they are shown, but never the best.
+    """
+    fastest, leanest = best_peers(rows, left_out)
+    further = dict.fromkeys(column for row in rows.values() for column in row)
+    further = [column for column in further if column not in ("seconds", "gb")]
+
+    lines = [["", "seconds", f"speed / {fastest or 'peer'}", "GB", f"/ {leanest or 'peer'}",
+              *further]]
+    for name, row in rows.items():
+        speed = fastest and rows[fastest]["seconds"] / row["seconds"]
+        memory = leanest and row["gb"] / rows[leanest]["gb"]
+        cells = [row["seconds"], speed, row["gb"], memory, *map(row.get, further)]
+        lines.append([name, *map(cell, cells)])
+    print(table(lines))
+
+    ours, peer, lean = (rows.get(name, {}) for name in ("ours", fastest, leanest))
+    return dict(unit=unit, ours=ours[unit], peer=peer.get(unit), peer_is=fastest,
+                ours_gb=ours["gb"], peer_gb=lean.get("gb"), peer_gb_is=leanest, rows=rows)
+
+
+def cell(value):
+    """Write a value for the table: three digits, "-" for what was not measured."""
+    if value is None or isinstance(value, float) and math.isnan(value):
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

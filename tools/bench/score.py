@@ -11,28 +11,27 @@ from bpe import Tokenizer, train_bpe
 from onecoach import suite
 from onecoach.config import Config
 from onecoach.run import autocast, model_of
-from tools.bench import measure, peers, sizes
-from tools.bench.compare import show
+from tools.bench import measure, peers
 
 
 def bench_score(args):
     auto = measure.machine()
     sentences = minimal_pairs()
-    model = sizes.MODELS[args.size][0]
+    model = measure.MODELS[args.size][0]
     print(f"score, {args.size}: {len(sentences)} sentences, {len(set(sentences))} distinct; fp32 "
           "where no dtype is named")
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "tokenizer.json"
         tokenizer = word_tokenizer(sentences, folder)
         tokenizer.save(path)
-        inputs = model, max(sizes.V, tokenizer.vocab_size), path, sentences
+        inputs = model, max(measure.V, tokenizer.vocab_size), path, sentences
         contenders = {}
         for name, make in (("ours", our_scores), ("minicons", their_scores))[:1 + args.peers]:
             contenders[name] = make, (*inputs, "float32")
             if auto == "bfloat16":
                 contenders[f"{name}, bf16"] = make, (*inputs, auto)
         scorers = measure.made(contenders)
-        times = measure.median_times(scorers, sizes.ROUNDS[args.size])
+        times = measure.median_times(scorers, measure.ROUNDS[args.size])
         gb = {name: measure.memory(*contenders[name])[0] for name in scorers}
         log_probs = {name: scorer() for name, scorer in scorers.items()}
 
@@ -43,16 +42,16 @@ def bench_score(args):
                       "accuracy": right[name].double().mean().item(),
                       "pairs that differ": int((right[name] != right["ours"]).sum()),
                       "nats": (log_probs[name] - log_probs["ours"]).abs().max().item()}
-    return dict(show(rows, "sentences/s"), sentences=len(sentences))
+    return dict(measure.show(rows, "sentences/s"), sentences=len(sentences))
 
 
 def minimal_pairs():
     """Both sentences of the first PAIRS minimal pairs per paradigm, of BLiMP or babytalk."""
-    if (sizes.BABYLM / "eval/blimp_filtered").exists():
-        items = suite.read("blimp", sizes.BABYLM / "eval", sizes.PAIRS)
+    if (measure.BABYLM / "eval/blimp_filtered").exists():
+        items = suite.read("blimp", measure.BABYLM / "eval", measure.PAIRS)
     else:
-        pairs = suite.pairs(babytalk.minimal_pairs(10 * sizes.PAIRS, 0))
-        items = suite.first_of_each(pairs, sizes.PAIRS)
+        pairs = suite.pairs(babytalk.minimal_pairs(10 * measure.PAIRS, 0))
+        items = suite.first_of_each(pairs, measure.PAIRS)
     return [sentence.strip() for item in items for _, sentence in item.candidates]
 
 

@@ -16,8 +16,7 @@ import rollouts
 from onecoach import stored
 from onecoach.config import Config
 from onecoach.run import DTYPES, autocast, dtype_of, gpu_usage, model_of
-from tools.bench import measure, peers, sizes
-from tools.bench.compare import show
+from tools.bench import measure, peers
 from tools.bench.peers import ALPHA, TAU
 from tools.bench.score import random_lm
 
@@ -28,7 +27,7 @@ TOGETHER = f"ours, rollouts, rollout_every {ROLLOUT_EVERY}"
 
 def bench_step(args):
     auto = measure.machine()
-    print(f"step, {args.size}: {args.batch} x {sizes.T} tokens, V {sizes.V}; where no dtype is "
+    print(f"step, {args.size}: {args.batch} x {measure.T} tokens, V {measure.V}; where no dtype is "
           f"named, products are in {auto}")
     contenders = step_contenders(args, auto)
     if args.peers:
@@ -40,24 +39,24 @@ def bench_step(args):
         gb[name] = measure.memory(*contender)[0]
     steps = measure.made(contenders)
 
-    times = measure.median_times(steps, sizes.ROUNDS[args.size])
+    times = measure.median_times(steps, measure.ROUNDS[args.size])
     times[TOGETHER] /= ROLLOUT_EVERY
     rows = {}
     for name, seconds in times.items():
         rows[name] = {"seconds": seconds, "gb": gb[name],
-                      "tokens/s": args.batch * sizes.T / seconds}
+                      "tokens/s": args.batch * measure.T / seconds}
         flops = getattr(steps[name], "flops", steps["ours"].flops)  # a peer's step computes as much
         mfu = gpu_usage(measure.device, flops / seconds).get("mfu")
         if mfu:
             rows[name]["MFU"] = mfu
-    return dict(show(rows, "tokens/s"), dtype=auto)
+    return dict(measure.show(rows, "tokens/s"), dtype=auto)
 
 
 def step_contenders(args, auto):
     """Ours: {name: (make, arguments)}."""
-    models = sizes.MODELS[args.size]
-    pieces = sizes.PIECES[args.size]
-    keys = dict(batch_size=args.batch, block_size=sizes.T, dtype=auto)
+    models = measure.MODELS[args.size]
+    pieces = measure.PIECES[args.size]
+    keys = dict(batch_size=args.batch, block_size=measure.T, dtype=auto)
     on_rollouts = dict(on_policy=1.0, rollout_mix=0.2, rollout_loss="single_step", alpha=0.0)
     kinds = {"ours": {},
              f"ours, grad_accum {pieces}": dict(grad_accum=pieces),
@@ -72,17 +71,17 @@ def step_contenders(args, auto):
         kinds["ours, fp32"] = dict(dtype="float32")
     if not losses.can_compile(measure.device.type):
         kinds = {name: kind for name, kind in kinds.items() if "compile" not in kind}
-    contenders = {name: (Step, (models, keys | kind, sizes.V)) for name, kind in kinds.items()}
+    contenders = {name: (Step, (models, keys | kind, measure.V)) for name, kind in kinds.items()}
 
     if measure.device.type == "cuda":  # on a CPU it takes minutes
         for name, kind in (("", {}), (", compiled", dict(compile=True))):
-            contenders[f"the teacher's training{name}"] = Step, (models[1:], keys | kind, sizes.V)
+            contenders[f"the teacher's training{name}"] = Step, (models[1:], keys | kind, measure.V)
     return contenders
 
 
 def peer_steps(args, auto):
     """The peers', as step_contenders."""
-    shape = sizes.MODELS[args.size], sizes.V, args.batch, sizes.T
+    shape = measure.MODELS[args.size], measure.V, args.batch, measure.T
     contenders = {name: (peers.hf_step, (*how, auto, *shape)) for name, how in peers.STEPS.items()}
     if auto != "float32":  # as Baby Llama runs it
         as_it_comes = peers.STEPS["transformers"]

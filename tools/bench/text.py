@@ -13,8 +13,7 @@ from bpe import Tokenizer, train_bpe
 from onecoach import corpora
 from onecoach.config import UserError
 from onecoach.tokens import TokenFile, write_tokens
-from tools.bench import measure, peers, sizes
-from tools.bench.compare import show
+from tools.bench import measure, peers
 
 
 def bench_prepare(args):
@@ -31,7 +30,7 @@ def bench_text(args, prepares):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         corpus, V = raw_text(args, folder)
-        dev = sizes.BABYLM / "data/babylm_10m/dev"
+        dev = measure.BABYLM / "data/babylm_10m/dev"
         dev = str(dev.resolve()) if prepares and not args.data and dev.exists() else ""
         # data.py keeps the end of a corpus without development text for validation
         stop = 0.98 if prepares and not dev else 1.0
@@ -55,16 +54,16 @@ def bench_text(args, prepares):
             rows[name] = dict(seconds=seconds, gb=peak if prepares else added)
 
         file = next(folder.glob("prepared-*/*/train.bin")) if prepares else folder / "ours.bin"
-        return show(rows) | text_details(file, folder / "theirs.bin")
+        return measure.show(rows) | text_details(file, folder / "theirs.bin")
 
 
 def raw_text(args, folder):
     """(corpus, in the form of that key; the size of the vocabulary, 0: all merges)."""
-    train = sizes.BABYLM / "data/babylm_10m/train"
+    train = measure.BABYLM / "data/babylm_10m/train"
     if args.data:
-        return args.data, sizes.V
+        return args.data, measure.V
     if train.exists():
-        return str(train.resolve()), sizes.V
+        return str(train.resolve()), measure.V
     print(f"no text in {train}: babytalk instead, merged until no pair is left")
     file = folder / "babytalk.txt"
     file.write_text("".join(babytalk.sample(200_000, 0)))
