@@ -40,8 +40,6 @@ def read_args(argv):
                         help="measure the installed peers too")
     parser.add_argument("--data", default="",
                         help="prepare, bpe: the corpus, in the form of the key `corpus`")
-    parser.add_argument("--words", type=int, default=0,
-                        help="prepare, bpe: take about this many of its words; 0: all")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
                         help="auto: cuda if it is there")
     parser.add_argument("--batch", type=int, default=32,
@@ -55,7 +53,7 @@ def main(argv):
     from onecoach import files
     from onecoach.run import device_of
     from tools.bench import loss, measure, score, step, text
-    commands = {"prepare": text.bench_prepare, "bpe": text.bench_bpe, "loss": loss.bench_loss,
+    commands = {"prepare": text.bench_text, "bpe": text.bench_text, "loss": loss.bench_loss,
                 "step": step.bench_step, "score": score.bench_score}
 
     measure.device = device_of(Config(device=args.device))

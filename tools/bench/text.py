@@ -16,17 +16,10 @@ from onecoach.tokens import TokenFile, write_tokens
 from tools.bench import measure, peers
 
 
-def bench_prepare(args):
-    return bench_text(args, prepares=True)
-
-
-def bench_bpe(args):
-    return bench_text(args, prepares=False)
-
-
-def bench_text(args, prepares):
-    """Measure all of data.py (prepares), or the tokenizer's training and encoding alone."""
+def bench_text(args):
+    """Measure all of data.py (prepare), or the tokenizer's training and encoding alone (bpe)."""
     measure.machine()
+    prepares = args.what == "prepare"
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         corpus, V = raw_text(args, folder)
@@ -35,12 +28,10 @@ def bench_text(args, prepares):
         # data.py keeps the end of a corpus without development text for validation
         stop = 0.98 if prepares and not dev else 1.0
         texts = data.write_clean(corpora.resolve(corpus, folder), folder, "train", stop=stop)
-        if args.words:
-            data.keep_words(texts, args.words)
 
         contenders = {"ours": (our_bpe, (texts, V, folder / "ours.bin"))}
         if prepares:
-            keys = dict(corpus=corpus, dev=dev, vocab_size=V, max_words=args.words)
+            keys = dict(corpus=corpus, dev=dev, vocab_size=V)
             contenders["ours"] = prepare_in_process, (keys, folder)
         if args.peers:
             contenders["tokenizers"] = peers.hf_bpe, (texts, V, folder / "theirs.bin")
@@ -58,7 +49,7 @@ def bench_text(args, prepares):
 
 
 def raw_text(args, folder):
-    """(corpus, in the form of that key; the size of the vocabulary, 0: all merges)."""
+    """Return the key `corpus` and the size of the vocabulary, 0 for all merges."""
     train = measure.BABYLM / "data/babylm_10m/train"
     if args.data:
         return args.data, measure.V
