@@ -286,8 +286,7 @@ def traced(monkeypatch):
 @pytest.mark.parametrize("name", ["transformers", "transformers, compiled"])
 def test_baby_llamas_loss_is_its_formula(name, pair, traced):
     (student, teacher), theirs, x, _ = pair
-    loss_of, compiled = peers.STEPS[name]
-    loss_of = peers.compiled_loss(loss_of) if compiled else loss_of
+    loss_of = peers.STEPS[name]()
 
     z_q = student.logits(student(x)).flatten(0, 1)
     z_p = teacher.logits(teacher(x)).flatten(0, 1)
@@ -305,8 +304,7 @@ def test_ligers_step_is_of_our_loss(name, pair, traced):
     ours = loss.ours(student(x).flatten(0, 1), student.head.weight, teacher(x).flatten(0, 1),
                      teacher.head.weight, y.flatten())
     ours.backward()
-    loss_of, compiled = peers.STEPS[name]
-    loss_of = peers.compiled_loss(loss_of) if compiled else loss_of
+    loss_of = peers.STEPS[name]()
     value = loss_of(*theirs, x, y)
     value.backward()
 
@@ -322,8 +320,8 @@ def test_a_compiled_step_of_transformers_runs():
     if not losses.can_compile("cpu"):
         pytest.skip("no C++ compiler")
     models = (dict(d_model=8, n_layer=1, d_ff=12, n_head=2),) * 2
-    how = peers.STEPS["transformers, compiled"]
-    assert measure.made({"compiled": (peers.hf_step, (*how, "float32", models, 50, 2, 8))})
+    name = "transformers, compiled"
+    assert measure.made({name: (peers.hf_step, (name, "float32", models, 50, 2, 8))})
 
 
 def test_a_peer_that_fails_is_said(capsys):

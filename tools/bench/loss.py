@@ -16,7 +16,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 def bench_loss(args):
     auto = measure.machine()
     path = losses.path(measure.device.type, measure.POSITIONS, measure.V)
-    d, d_p = widths(args.size)
+    d, d_p = (model["d_model"] for model in measure.MODELS[args.size])  # student, teacher
     print(f"loss, {args.size}: N {measure.POSITIONS}, V {measure.V}, d {d} from {d_p}; the "
           f"elementwise part of ours is {path}; where no dtype is named, products are in {auto}")
 
@@ -50,16 +50,10 @@ def loss_contenders(auto, path, with_peers):
     kinds = {"ours": (ours, path), "ours, eager": (ours, "eager")}
     if with_peers:
         kinds |= {name: (f, "eager") for name, f in peers.LOSSES.items()}
-    contenders = {name: (f, auto, mode) for name, (f, mode) in kinds.items()}
-    if auto != "float32":
-        contenders |= {f"{name}, fp32": (f, "float32", mode) for name, (f, mode) in kinds.items()}
-    return contenders
-
-
-def widths(size):
-    """d of student and teacher."""
-    student, teacher = measure.MODELS[size]
-    return student["d_model"], teacher["d_model"]
+    endings = {auto: ""}
+    endings.setdefault("float32", ", fp32")
+    return {name + ending: (f, dtype, mode)
+            for dtype, ending in endings.items() for name, (f, mode) in kinds.items()}
 
 
 def ours(h, W, h_p, W_p, y):
@@ -77,19 +71,24 @@ def loss_inputs(d, d_p, N, V):
     return [t.to(measure.device) for t in inputs]
 
 
-def run_loss(f, dtype, mode, d, d_p, N, V):
+def run_loss(f, dtype, mode, *shape):
     """() -> the loss f, and its gradients to h and W: forward and backward."""
-    h, W, *rest = loss_inputs(d, d_p, N, V)
+    inputs = loss_inputs(*shape)
+    in_dtype = autocast(dtype, measure.device)(f)
 
     def once():
-        h_q = h.clone().requires_grad_()
-        W_q = W.clone().requires_grad_()
         with mock.patch.object(losses, "mode", mode):
-            with autocast(dtype, measure.device):
-                loss = f(h_q, W_q, *rest)
-            loss.backward()
-        return loss.detach(), h_q.grad, W_q.grad
+            return gradients(in_dtype, *inputs)
     return once
+
+
+def gradients(f, h, W, *others):
+    """Return the loss f and its gradients to h and W."""
+    h = h.clone().requires_grad_()
+    W = W.clone().requires_grad_()
+    loss = f(h, W, *others)
+    loss.backward()
+    return loss.detach(), h.grad, W.grad
 
 
 def run_products(dtype, d, d_p, N, V):
@@ -107,14 +106,10 @@ def run_products(dtype, d, d_p, N, V):
 
 
 @functools.cache
-def exact_loss(d, d_p, N, V):
-    """The loss and its gradients to h and W in fp64."""
-    h, W, h_p, W_p, y = loss_inputs(d, d_p, N, V)
-    h = h.double().requires_grad_()
-    W = W.double().requires_grad_()
-    loss = ours(h, W, h_p.double(), W_p.double(), y)
-    loss.backward()
-    return loss.detach(), h.grad, W.grad
+def exact_loss(*shape):
+    """Return our loss and its gradients to h and W in fp64."""
+    *inputs, y = loss_inputs(*shape)
+    return gradients(ours, *(t.double() for t in inputs), y)
 
 
 def loss_errors(once, *shape):

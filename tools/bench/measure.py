@@ -73,14 +73,14 @@ def made(contenders):
     """
     functions = {}
     for name, (make, arguments) in contenders.items():
-        if name.startswith("ours"):
-            functions[name] = make(*arguments)
-            continue
         try:
-            functions[name] = make(*arguments)
-            functions[name]()
+            f = make(*arguments)
+            if not name.startswith("ours"):
+                f()
+            functions[name] = f
         except Exception as error:
-            functions.pop(name, None)
+            if name.startswith("ours"):
+                raise
             print(f"row {name} skipped: {reason(error)}")
     return functions
 
@@ -95,21 +95,16 @@ def reason(error):
 
 # ---------------------------------------------------------------- time
 
-def time_call(f):
-    """Return the seconds that one call of f takes, on the device too."""
-    start = time.perf_counter()
-    f()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def median_times(functions, rounds=7, warm_up=1):
     """Call all functions in turn, warm_up + rounds times; return {name: median seconds}."""
     times = {name: [] for name in functions}
     for _ in range(warm_up + rounds):
         for name, f in functions.items():
-            times[name].append(time_call(f))
+            start = time.perf_counter()
+            f()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
     return {name: statistics.median(seconds[warm_up:]) for name, seconds in times.items()}
 
 

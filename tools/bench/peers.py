@@ -108,28 +108,23 @@ def liger_loss(student, teacher, x, y, states=states, compiled=False):
     return liger(h, student.lm_head.weight, h_p, teacher.lm_head.weight, y.flatten(), compiled)
 
 
-def compiled_loss(loss):
-    """One of the two above, all of it compiled: in one piece, or Liger's apart from the models."""
-    if loss is baby_llama_loss:
-        return torch.compile(loss)
-    return functools.partial(liger_loss, states=torch.compile(states), compiled=True)
+STEPS = {  # functions that return a loss; Liger's is compiled apart from the models
+    "transformers": lambda: baby_llama_loss,
+    "transformers, compiled": lambda: torch.compile(baby_llama_loss),
+    "transformers, liger": lambda: liger_loss,
+    "transformers, liger, compiled": lambda: functools.partial(
+        liger_loss, states=torch.compile(states), compiled=True)}
 
 
-STEPS = {"transformers": (baby_llama_loss, False),
-         "transformers, compiled": (baby_llama_loss, True),
-         "transformers, liger": (liger_loss, False),
-         "transformers, liger, compiled": (liger_loss, True)}
-
-
-def hf_step(loss, compiled, dtype, sizes, vocab_size, B, T):
-    """() -> None: one step on B x T random tokens; loss: one of the two above.
+def hf_step(name, dtype, sizes, vocab_size, B, T):
+    """() -> None: one step of STEPS on B x T random tokens.
 
     dtype: of the products, by name. sizes: of student and teacher.
     """
     student = hf_llama(sizes[0], vocab_size, 2 * T).to(measure.device)
     teacher = hf_teacher(vocab_size, 2 * T, dtype, **sizes[1])
     optimizer = torch.optim.AdamW(student.parameters(), lr=2.5e-4, weight_decay=0.1, fused=True)
-    loss_of = compiled_loss(loss) if compiled else loss
+    loss_of = STEPS[name]()
 
     def once():
         ids = torch.randint(0, vocab_size, (B, T + 1), device=measure.device)
@@ -167,8 +162,12 @@ def hf_bpe(texts, vocab_size, out):
     def once():
         tokenizer = hf_tokenizer(texts, vocab_size)
         with open(out, "wb") as f:
-            for ids in hf_ids(tokenizer, texts):
-                f.write(ids.tobytes())
+            for file in texts.values():
+                with open(file, encoding="utf-8", newline="\n") as text:
+                    while lines := text.readlines(1 << 22):
+                        encodings = tokenizer.encode_batch_fast(lines)
+                        ids = itertools.chain.from_iterable(e.ids for e in encodings)
+                        f.write(np.fromiter(ids, np.uint16).tobytes())
     return once
 
 
@@ -184,16 +183,6 @@ def hf_tokenizer(texts, vocab_size):
                                   show_progress=False)
     tokenizer.train([str(file) for file in texts.values()], trainer)
     return tokenizer
-
-
-def hf_ids(tokenizer, texts):
-    """Yield the ids of the texts, some 4 MB of them at a time."""
-    for file in texts.values():
-        with open(file, encoding="utf-8", newline="\n") as f:
-            while lines := f.readlines(1 << 22):
-                encodings = tokenizer.encode_batch_fast(lines)
-                ids = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
-                yield np.fromiter(ids, np.uint16)
 
 
 # ---------------------------------------------------------------- scoring

@@ -71,17 +71,11 @@ def our_scores(model, V, tokenizer, sentences, dtype):
     """() -> (n,) log p(sentence | <s>); tokenizer: a tokenizer.json; dtype: of the products."""
     lm = random_lm(model, V).to(measure.device)
     tokenizer = Tokenizer.load(tokenizer)
-    return in_dtype(lambda: eval.score_sentences(lm, tokenizer, sentences), dtype)
+    in_dtype = autocast(dtype, measure.device)
+    return in_dtype(lambda: eval.score_sentences(lm, tokenizer, sentences))
 
 
 def their_scores(model, V, tokenizer, sentences, dtype):
     lm = random_lm(model, V)
-    return in_dtype(peers.minicons_score(lm, tokenizer, sentences, measure.device), dtype)
-
-
-def in_dtype(f, dtype):
-    """f, called with its matrix products in a dtype."""
-    def once():
-        with autocast(dtype, measure.device):
-            return f()
-    return once
+    in_dtype = autocast(dtype, measure.device)
+    return in_dtype(peers.minicons_score(lm, tokenizer, sentences, measure.device))

@@ -82,10 +82,9 @@ def step_contenders(args, auto):
 def peer_steps(args, auto):
     """The peers', as step_contenders."""
     shape = measure.MODELS[args.size], measure.V, args.batch, measure.T
-    contenders = {name: (peers.hf_step, (*how, auto, *shape)) for name, how in peers.STEPS.items()}
+    contenders = {name: (peers.hf_step, (name, auto, *shape)) for name in peers.STEPS}
     if auto != "float32":  # as Baby Llama runs it
-        as_it_comes = peers.STEPS["transformers"]
-        contenders["transformers, fp32"] = peers.hf_step, (*as_it_comes, "float32", *shape)
+        contenders["transformers, fp32"] = peers.hf_step, ("transformers", "float32", *shape)
     return contenders
 
 
