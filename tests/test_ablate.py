@@ -22,8 +22,7 @@ from onecoach.config import UserError, parse_args, read_config
 from tools.ablate import jobs, pictures
 from tools.ablate import table as tables
 from tools.ablate.__main__ import main
-from tools.ablate.plan import read_plan
-from tools.ablate.search import climb, grid_points, open_ends
+from tools.ablate.plan import climb, grid_points, open_ends, read_plan
 from tools.ablate.summary import as_markdown, holm, paired, summarise
 from tools.ablate.table import Table, append
 

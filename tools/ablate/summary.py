@@ -6,7 +6,7 @@ import numpy as np
 
 from onecoach.config import UserError
 from onecoach.tables import look_up
-from tools.ablate.search import grid_points, open_ends
+from tools.ablate.plan import grid_points, open_ends
 
 # ---------------------------------------------------------------- statistics
 
