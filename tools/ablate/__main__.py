@@ -18,17 +18,17 @@ PLAN is a file of assignments of literals, as a config is (configs/ablate_demo.p
     over          {key: [values]}: every variant once at each value, rkl as rkl_1000, rkl_3000, ...;
                   its teachers and init are those of the same value
     curves        {panel: [variants]}: a line for each over those values, in curves.svg
-    extends       another plan in the same folder: this one has its variants and rows too, and
-                  every assignment that it does not make itself
+    extends       another plan in the same folder: this one has its seeds, common, variants and
+                  rows too, and its figures unless it assigns its own
 
-First a variant is tuned by its mean val_ce over the tuning seeds. A ladder is searched from the
-config's own values, one key after another, step by step, until no neighbour is better; of a grid,
-"grid" instead of "ladder", every point is tried. The summary marks chosen values at the end of a
-ladder or grid: make it longer, and the same command goes on from there. Then the reported seeds are
-trained. An interrupted command goes on when it is given again; finished runs are skipped, unless
-the plan has changed their keys or those of their teachers. A run that fails is reported and stops
-no other. val_ce is of best.pt, on the validation split of the development text; the figures of
-eval.json are of the test split, or of the truth.
+First a variant is tuned by its mean val_ce over the tuning seeds. A ladder, values in their order,
+is searched from the config's own, one key after another, step by step, until no neighbour is
+better; of a grid, "grid" instead of "ladder", every point is tried. The summary marks chosen values
+at the end of a ladder or grid: make it longer, and the same command goes on from there. Then the
+reported seeds are trained. An interrupted command goes on when it is given again; finished runs are
+skipped, unless the plan has changed their keys or those of their teachers. A run that fails is
+reported and stops no other. val_ce is of best.pt, on the validation split of the development text;
+the figures of eval.json are of the test split, or of the truth.
 
     results/TABLE/tuning.jsonl              every point that was tried, on every tuning seed
                   rows/VARIANT-SEED.json    a reported run: settings, figures, cost, command, commit

@@ -68,7 +68,6 @@ SPACES = ("grid", "ladder")  # of a variant, two ways to be tuned
 REQUIRED = ("table", "seeds", "tuning_seeds", "variants", "figures")
 SHARED = ("seeds", "tuning_seeds", "common")  # a plan that extends another has the other's
 ROW_FIGURES = ("val_ce", "val_fkl", "val_rkl", "best_step", "steps", "words", "tokens", "flops")
-OWN = ("tasks", "contrasts", "grids", "over", "curves")  # and never takes these from it
 
 
 def read_plan(path):
@@ -98,8 +97,7 @@ def make_plan(values, before):
             if name in values:
                 raise UserError(f"{name} comes from {before.table}: with another its rows would "
                                 "not compare with these")
-        inherited = {name: value for name, value in vars(before).items() if name not in OWN}
-        values = inherited | {"variants": {}} | values
+        values = {name: getattr(before, name) for name in (*SHARED, "figures")} | values
         tables = before.tables
     for name in REQUIRED:
         if name not in values:
@@ -158,9 +156,7 @@ def check_keys(name, keys, plan):
             config = read_config(path, [*{**fixed, **change}.items()])
         if ladder:
             own = read_config(path, [*fixed.items()])
-            keys["ladder"] = {key: in_order(values) for key, values in ladder.items()}
-            keys["start"] = {key: start_value(own, key, values)
-                             for key, values in keys["ladder"].items()}
+            keys["start"] = {key: start_value(own, key, values) for key, values in ladder.items()}
     except UserError as e:
         raise UserError(f"variant {name}: {str(e).removeprefix('command line: ')}")
     if "epochs" in {**grid, **ladder, **plan.over} and config.max_steps:
@@ -176,18 +172,17 @@ def spread_out(variants, over):
     if not over:
         return variants
 
-    def renamed(name, value):
-        return over_name(name, value) if name in variants else name
     (key, values), = over.items()
     spread = {}
     for value in values:
+        names = {name: over_name(name, value) for name in variants}
         for name, keys in variants.items():
             keys = {**keys, key: value}
             if "teachers" in keys:
-                keys["teachers"] = [renamed(teacher, value) for teacher in keys["teachers"]]
+                keys["teachers"] = [names.get(teacher, teacher) for teacher in keys["teachers"]]
             if "init" in keys:
-                keys["init"] = renamed(keys["init"], value)
-            spread[over_name(name, value)] = keys
+                keys["init"] = names.get(keys["init"], keys["init"])
+            spread[names[name]] = keys
     return spread
 
 
@@ -257,21 +252,21 @@ def climb(ladder, start, mean):
     """
     point = start
     settled = 0  # keys in a row along which nothing was better
-    for key in itertools.cycle(ladder):
-        moved = False
-        while True:
-            points = [point, *neighbours(point, key, ladder[key])]
-            unknown = [near for near in points if mean(near) is None]
-            if unknown:
-                return None, unknown
-            best = min(points, key=mean)
-            if best == point:
-                break
+    keys = itertools.cycle(ladder)
+    key = next(keys)
+    while settled < len(ladder):
+        points = [point, *neighbours(point, key, ladder[key])]
+        unknown = [near for near in points if mean(near) is None]
+        if unknown:
+            return None, unknown
+        best = min(points, key=mean)
+        if best == point:
+            settled += 1
+            key = next(keys)
+        else:
             point = best
-            moved = True
-        settled = 1 if moved else settled + 1
-        if settled == len(ladder):
-            return point, []
+            settled = 0
+    return point, []
 
 
 def neighbours(point, key, values):
@@ -305,9 +300,3 @@ def start_value(config, key, values):
                         f"{values}; add it, or set another {key}")
     return values[values.index(own)]  # 4, where the config says 4.0
 
-
-def in_order(values):
-    """Return values as the steps of a ladder: numbers by size, others as they are written."""
-    if all(type(value) in (int, float) for value in values):
-        return sorted({*values})
-    return values
