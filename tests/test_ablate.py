@@ -67,6 +67,7 @@ def keep_rows(table, val_ce):
             files.write_json(path, dict(variant=variant, seed=seed, settings=job.settings,
                                         val_ce=value, command=job.command, steps=1000,
                                         best_step=1000, words=1, flops=1.0,
+                                        parameters=1, teacher_parameters={}, text_tokens=1,
                                         curve=[[0, 9.0], [1000, value]]))
 
 
@@ -225,6 +226,7 @@ class Desk(concurrent.futures.Executor):
             future.set_result(dict(variant=job.variant, seed=job.seed, settings=job.settings,
                                    val_ce=job.settings.get("lr", 1.0), best_step=1, steps=1,
                                    words=1, flops=1.0, curve=[[1, 1.0]], command=job.command,
+                                   parameters=1, teacher_parameters={}, text_tokens=1,
                                    needs=job.needs))
         self.said.append(f"end {job}")
         return {future}, ()

@@ -1,5 +1,4 @@
 """The summary of a table: means, paired differences, the points that were tried."""
-import collections
 import json
 
 import numpy as np
@@ -99,10 +98,10 @@ def as_markdown(table, content):
 
     means = [["", *plan.figures, *(title for title, *_ in COSTS), *PER_TOKEN]]
     for variant, figures in content["figures"].items():
-        costs = [{seed: row[key] / unit for seed, row in rows[variant].items()}
-                 for _, key, unit in COSTS]
-        means.append([variant, *(mean_digits(values) for values in (*figures.values(), *costs)),
-                      *parameters_per_token(rows[variant])])
+        own = rows[variant].values()
+        columns = [by_seed.values() for by_seed in figures.values()]
+        columns += [[row[key] / unit for row in own] for _, key, unit in COSTS]
+        means.append([variant, *map(mean_digits, columns), *parameters_per_token(own)])
     lines += markdown(means)
     cells = unsettled(content, rows)
     if cells:
@@ -115,7 +114,7 @@ def as_markdown(table, content):
         by_seed = [["", "mean", *(f"seed {seed}" for seed in plan.seeds)]]
         for variant, figures in content["figures"].items():
             values = figures[title]
-            by_seed.append([variant, mean_digits(values),
+            by_seed.append([variant, mean_digits(values.values()),
                             *(digits(values.get(seed)) for seed in plan.seeds)])
         lines += ["", f"## {title}", "", *markdown(by_seed)]
 
@@ -131,17 +130,12 @@ def as_markdown(table, content):
     return "\n".join(lines) + "\n"
 
 
-def parameters_per_token(by_seed):
+def parameters_per_token(rows):
     """Return the cells of a variant's own and its teachers' parameters per token of its text."""
-    own = {}
-    teachers = collections.defaultdict(dict)
-    for seed, row in by_seed.items():
-        tokens = row.get("text_tokens")
-        if tokens:  # unknown of rows of earlier versions
-            own[seed] = row["parameters"] / tokens
-            for i, size in enumerate(row["teacher_parameters"].values()):
-                teachers[i][seed] = size / tokens
-    return [mean_digits(own), ", ".join(map(mean_digits, teachers.values())) or "-"]
+    own = [row["parameters"] / row["text_tokens"] for row in rows]
+    teachers = zip(*([size / row["text_tokens"] for size in row["teacher_parameters"].values()]
+                     for row in rows))
+    return [mean_digits(own), ", ".join(map(mean_digits, teachers)) or "-"]
 
 
 def contrast_cells(contrast):
@@ -172,9 +166,8 @@ def tried_points(table, variant):
     space = table.plan.space(variant)
     points = grid_points(space)
     if "ladder" in table.plan.variants[variant]:
-        known = map(json.loads, table.tuned[variant])
-        points = [{key: point[key] for key in space} for point in known
-                  if point.keys() == space.keys()]
+        tried = map(json.loads, table.tuned[variant])
+        points = [{key: point[key] for key in space} for point in tried if {*point} == {*space}]
     return points if len(points) > 1 else []
 
 
@@ -183,9 +176,8 @@ def unsettled(content, rows):
     cells = []
     for variant, by_seed in rows.items():
         ends = ", ".join(content["ends"].get(variant, []))
-        share = np.mean([row["best_step"] / row["curve"][-1][0] for row in by_seed.values()]
-                        or [1.0])
-        early = f"{share:.2f}" if share < EARLY else ""
+        shares = [row["best_step"] / row["curve"][-1][0] for row in by_seed.values()]
+        early = f"{np.mean(shares):.2f}" if shares and np.mean(shares) < EARLY else ""
         if ends or early:
             cells.append([variant, ends, early])
     return cells
@@ -196,8 +188,8 @@ def digits(number):
 
 
 def mean_digits(values):
-    """Return the mean of {seed: figure or None}, as text."""
-    known = [value for value in values.values() if value is not None]
+    """Return the mean of figures, of which some may be None, as text."""
+    known = [value for value in values if value is not None]
     return digits(float(np.mean(known))) if known else "-"
 
 

@@ -80,10 +80,9 @@ class Table:
 
     def rows(self):
         """Return {variant: {seed: row}} of the reported runs that are there."""
-        rows = {variant: {seed: self.row(variant, seed) for seed in self.plan.seeds}
+        return {variant: {seed: row for seed in self.plan.seeds
+                          if (row := self.row(variant, seed))}
                 for variant in self.plan.variants}
-        return {variant: {seed: row for seed, row in by_seed.items() if row}
-                for variant, by_seed in rows.items()}
 
     def row(self, variant, seed):
         """Return a reported run's row; None where there is none, or one of other settings."""
@@ -102,15 +101,11 @@ class Table:
     def make(self, variants):
         """Tune and report variants as far as they are missing, self.jobs runs at a time."""
         self.check_needs(variants)
-        if next(self.due(variants), None):
-            check_benchmarks(self.plan.tasks)
-        begun = set()
+        if next(self.due(variants), None):  # a missing benchmark is missed before hours of training
+            for name in {*eval.named_tasks(self.plan.tasks)} & {*suite.TASKS}:
+                suite.read(name, eval.data_folder(eval.Options()), limit=1)
+        begun = set()  # a run may first be a "need" and later, trained, be reported
         running = {}  # {future: job}
-
-        def may_begin(job):  # a run may first be a "need" and later, trained, be reported
-            failed_or_running = [*self.failed, *map(str, running.values())]
-            return (str(job), job.purpose) not in begun and str(job) not in failed_or_running
-
         threads = 1 if self.jobs > 1 else 0  # 0: torch's default
         with processes(self.jobs) as pool:
             while True:
@@ -118,7 +113,8 @@ class Table:
                 for job in self.due(variants):
                     if len(running) == self.jobs:
                         break
-                    if may_begin(job):
+                    known = (str(job), job.purpose) in begun or str(job) in self.failed
+                    if not known and str(job) not in map(str, running.values()):
                         begun.add((str(job), job.purpose))
                         running[pool.submit(work, job, threads)] = job
                 if not running:
@@ -198,17 +194,15 @@ class Table:
             if job.variant in self.chosen:
                 print(f"{job.variant}: {self.chosen[job.variant]}", flush=True)
         elif job.purpose == "report" and self.again:
-            self.compare(row, self.row(job.variant, job.seed))
+            kept = self.row(job.variant, job.seed) or {}
+            lines = [[str(job), "kept", "again"]]
+            for title, path in self.plan.figures.items():
+                lines.append([title, *(digits(tables.look_up(each, path)) for each in (kept, row))])
+            print(tables.table(lines))
         elif job.purpose == "report":
             path = self.path(job.variant, job.seed)
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_json(path, row)
-
-    def compare(self, new, old):
-        rows = [[f"{new['variant']}, seed {new['seed']}", "kept", "again"]]
-        for title, path in self.plan.figures.items():
-            rows.append([title, *(digits(tables.look_up(row, path)) for row in (old or {}, new))])
-        print(tables.table(rows))
 
     def report_missing(self, variants):
         """Print the variants that could not be finished; the errors were printed before."""
@@ -217,13 +211,6 @@ class Table:
                 print(f"{variant}: its tuning is not complete, so it has no rows")
             elif not self.again and self.missing(variant):
                 print(f"{variant}: {len(self.missing(variant))} rows are missing")
-
-
-def check_benchmarks(tasks):
-    """Raise UserError where the folder of a task is missing, before hours of training."""
-    for name in eval.named_tasks(tasks):
-        if name in suite.TASKS:
-            suite.read(name, eval.data_folder(eval.Options()), limit=1)
 
 
 def compared_words(command):
