@@ -1,13 +1,10 @@
 """A Hugging Face folder as a run: read as data, refused by name, written whole or not at all."""
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import math
 import pathlib
 
-from bpe import Tokenizer
-from model import ModelConfig
 from onecoach import files, scoring
 from onecoach.config import Config, UserError, check_together
 from onecoach.corpora import building, resolve
@@ -41,17 +38,16 @@ def import_folder(source, folder, bos="", dev=""):
     try:
         form = read_form(source)
         c = model_config(form)
-        paths = weight_files(source)
-        tensors = read_headers(paths)
+        tensors = read_headers(weight_files(source))
         check_headers(tensors, c)
         tokenizer = read_tokenizer(source, form)
         if bos:
             tokenizer = with_bos(tokenizer, bos)
+        if tokenizer.vocab_size > c.vocab_size:
+            raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model's "
+                             f"vocabulary {c.vocab_size}")
     except ValueError as e:
         raise UserError(f"{source}: {e}")
-    if tokenizer.vocab_size > c.vocab_size:
-        raise UserError(f"{source}: the tokenizer has {tokenizer.vocab_size} tokens, the model's "
-                        f"vocabulary {c.vocab_size}")
     config = run_config(c, folder, tokenizer)
 
     if tokenizer.vocab_size < c.vocab_size:
@@ -66,7 +62,12 @@ def import_folder(source, folder, bos="", dev=""):
               "loses them, as in the original")
     if dev and not bos and isinstance(tokenizer, ImportedTokenizer):
         tokenizer = choose_bos(tokenizer, lm, dev)
-    write_run(folder, config, tokenizer, weights, source, paths)
+    notes = {"_dtype": "float32", "_text": "", "_tokenizer": tokenizer.hash,
+             "_vocab_size": tokenizer.vocab_size, "_imported": {"from": source.resolve().name}}
+    with building(folder) as aside:
+        files.write_json(aside / "config.json", {**dataclasses.asdict(config), **notes})
+        files.write_text(aside / "tokenizer.json", tokenizer.to_json())
+        files.save_checkpoint(aside / "best.pt", {"model": weights, "step": 0})
     print(f"{folder} holds {source}: {config.arch}, {lm.num_params() / 1e6:.2f}M parameters, "
           f"{tokenizer.vocab_size} tokens, texts opened by "
           f"{tokenizer.tokens()[tokenizer.bos_id].decode()}; its students need "
@@ -87,31 +88,13 @@ def read_form(source):
                      "one beside the weights")
 
 
-def write_run(folder, config, tokenizer, weights, source, paths):
-    """Write config.json, tokenizer.json and best.pt, with digests of the files they came from."""
-    digests = {}
-    for path in paths:
-        with open(path, "rb") as f:
-            digests[path.name] = hashlib.file_digest(f, "sha256").hexdigest()[:16]
-    notes = {"_dtype": "float32", "_text": "", "_tokenizer": tokenizer.hash,
-             "_vocab_size": tokenizer.vocab_size,
-             "_imported": {"from": source.resolve().name, "weights": digests}}
-    with building(folder) as aside:
-        files.write_json(aside / "config.json", {**dataclasses.asdict(config), **notes})
-        files.write_text(aside / "tokenizer.json", tokenizer.to_json())
-        files.save_checkpoint(aside / "best.pt", {"model": weights, "step": 0})
-
-
 def run_config(c, folder, tokenizer):
     """Return the Config of the run that a ModelConfig becomes."""
-    config = Config()
-    for field in dataclasses.fields(ModelConfig):
-        setattr(config, field.name, getattr(c, field.name))
-    config.rope_scaling = list(c.rope_scaling)
-    config.vocab_size = 0 if tokenizer.vocab_size < 259 else tokenizer.vocab_size
-    config.out_dir, config.name = str(folder.parent), folder.name
-    config.corpus = ""  # the text of its training is not known here
-    config.mark = "none"
+    vocab_size = 0 if tokenizer.vocab_size < 259 else tokenizer.vocab_size
+    config = Config(**{**dataclasses.asdict(c), "rope_scaling": list(c.rope_scaling),
+                       "vocab_size": vocab_size, "out_dir": str(folder.parent),
+                       "name": folder.name, "mark": "none",
+                       "corpus": ""})  # the text of its training is not known here
     check_together(config)
     return config
 
@@ -125,14 +108,11 @@ def read_tokenizer(source, form):
         raise ValueError("no tokenizer.json there; AutoTokenizer's save_pretrained writes one, "
                          "where it can")
     with contextlib.suppress(ValueError):
-        return Tokenizer.from_json(path.read_bytes())  # one of our own
-    parsed = files.read_json(path)
+        return ImportedTokenizer.from_json(path.read_bytes())  # one of our own, or of an export
     try:
-        marks = (parsed.get("post_processor") or {}).get("special_tokens") or {}
-        if not all(role in marks for role in ROLES):
-            parsed = marked(parsed, *role_names(source, form, parsed))
-        return ImportedTokenizer(parsed)
-    except (ValueError, AttributeError, TypeError) as e:
+        parsed = files.read_json(path)
+        return ImportedTokenizer(marked(parsed, *role_names(source, form, parsed)))
+    except (ValueError, AttributeError, LookupError, TypeError) as e:
         raise ValueError(f"tokenizer.json: {e}")
 
 
@@ -145,16 +125,15 @@ def role_names(source, form, parsed):
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (source / name).is_file():
             named |= files.read_json(source / name)
-    by_id = {token.get("id"): token.get("content") for token in parsed.get("added_tokens") or []}
-    names = {}
+    by_id = {token["id"]: token["content"] for token in parsed.get("added_tokens") or []}
+    names = []
     for role in ROLES:
         token = named.get(f"{role}_token")
         token = token.get("content") if isinstance(token, dict) else token
         i = form.get(f"{role}_token_id")
-        names[role] = token or by_id.get(i[0] if isinstance(i, list) and i else i)
-    bos = names["bos"] or names["eos"]
-    eos = names["eos"] or bos
-    return bos, eos, names["pad"] or eos
+        names.append(token or by_id.get(i[0] if isinstance(i, list) and i else i))
+    bos, eos, pad = names
+    return bos or eos, eos or bos, pad or eos or bos
 
 
 # ---------------------------------------------------------------- bos
