@@ -6,9 +6,10 @@
 import dataclasses
 import math
 import pathlib
+import re
 
 from distill import trained_for
-from onecoach import files, suite, tables
+from onecoach import files, tables
 from onecoach.config import NO_RUNS, Config
 from onecoach.run import changed_needs
 
@@ -59,56 +60,53 @@ def card(folder, which, lm):
 def summary(config, lm):
     """Return a sentence or two: form, size, how it was trained."""
     form = {"llama": "Llama", "gpt2": "GPT-2"}[lm.config.arch]
-    text = (f"A language model of the form {form}, {lm.num_params() / 1e6:.2f}M parameters, "
-            f"{lm.config.vocab_size} tokens, context {lm.config.block_size}.")
+    origin = "Trained without a teacher by `onecoach`."
     if "_imported" in config:
-        return f"{text} Trained elsewhere: imported from {config['_imported'].get('from')}."
-    if not config.get("teachers"):
-        return f"{text} Trained without a teacher by `onecoach`."
-    return (f"{text} Distilled by `onecoach` from {', '.join(config['teachers'])} with the "
-            f"divergence `{config.get('divergence')}`.")
+        origin = f"Trained elsewhere: imported from {config['_imported'].get('from')}."
+    elif config.get("teachers"):
+        origin = (f"Distilled by `onecoach` from {', '.join(config['teachers'])} with the "
+                  f"divergence `{config.get('divergence')}`.")
+    return (f"A language model of the form {form}, {lm.num_params() / 1e6:.2f}M parameters, "
+            f"{lm.config.vocab_size} tokens, context {lm.config.block_size}. {origin}")
 
 
 def words_table(folder, config, which):
     """Return how many words student and teachers read, and how many their text has."""
     state = files.load_checkpoint(folder / f"{which}.pt")
-    lines = ["## Words", "| | words of the training text | words read, all epochs | steps |",
-             "|---|---|---|---|", words_row("this model, to the end of its run", folder)]
-    teachers = [name for name in config.get("teachers") or [] if name not in NO_RUNS]
     changed = changed_needs(folder)
-    lines += [words_row(f"teacher {name}", folder.with_name(name))
-              for name in teachers if name not in changed]
-    lines += [f"| teacher {name}, trained again since | not known | not known | not known |"
-              for name in teachers if name in changed]
+    rows = [words_row("this model, to the end of its run", folder)]
+    for name in config.get("teachers") or []:
+        if name in changed:
+            rows.append(words_row(f"teacher {name}, trained again since", None))
+        elif name not in NO_RUNS:
+            rows.append(words_row(f"teacher {name}", folder.with_name(name)))
+    when = "the lowest cross-entropy on development text"
     if "words" in state:
         when = f"when {state['words']:,} words had been read"
-    else:
-        when = "the lowest cross-entropy on development text"
-    return "\n".join([*lines, f"\nThese weights are from step {state.get('step')}, {when}."])
+    head = "| | words of the training text | words read, all epochs | steps |"
+    return "\n".join(["## Words", head, "|---|---|---|---|", *rows,
+                      f"\nThese weights are from step {state.get('step')}, {when}."])
 
 
 def words_row(title, folder):
-    """Return a run's row; "not known" for anything that the folder does not tell."""
-    unknown = f"| {title} | not known | not known | not known |"
-    if not (folder / "config.json").exists():
-        return unknown
-    config = files.read_json(folder / "config.json")
-    if "_imported" in config:
-        return unknown
-    steps, words = trained_for(folder)
-    unique = f"{config['_words']:,}" if config.get("_words") else "not known"
-    read = ["not known" if math.isnan(n) else f"{n:,.0f}" for n in (words, steps)]
-    return f"| {title} | {unique} | {' | '.join(read)} |"
+    """Return a run's row; "not known" for anything that no file in the folder tells."""
+    config = files.read_json_or_empty(folder / "config.json") if folder else {}
+    figures = [math.nan] * 3
+    if config and "_imported" not in config:
+        steps, words = trained_for(folder)
+        figures = [config.get("_words") or math.nan, words, steps]
+    cells = ["not known" if math.isnan(n) else f"{n:,.0f}" for n in figures]
+    return f"| {title} | {' | '.join(cells)} |"
 
 
 def settings(config):
     """Return the keys that are not at their defaults, and the commit."""
     default = dataclasses.asdict(Config())
     keys = [f"{name} = {config[name]!r}" for name in default
-            if name in config and config[name] != default[name] and name not in ASIDE]
-    commit = config.get("_commit") or "not known"
-    torch = (config.get("_versions") or {}).get("torch", "not known")
-    made_by = f"onecoach, commit {commit}, torch {torch}. Settings that are not at their defaults:"
+            if name not in ASIDE and config.get(name, default[name]) != default[name]]
+    made_by = (f"onecoach, commit {config.get('_commit') or 'not known'}, torch "
+               f"{(config.get('_versions') or {}).get('torch', 'not known')}. "
+               "Settings that are not at their defaults:")
     return "\n".join(["## Settings", made_by, "", "```python", *keys, "```"])
 
 
@@ -123,23 +121,12 @@ def figures_table(folder, which):
     for title, place, form in tables.final_lines([("", results)]):
         figure = tables.look_up(results, place)
         if figure is not None:
-            # a set of your own has a key like "blimp --data=DIR"
-            key = max((key for key in results if place.startswith(f"{key}.")), key=len, default="")
-            task = key.split(" ")[0]
-            title += lacking(task, results.get(key))
-            title = title.replace("|", r"\|")  # else the cell would end there
-            chance = CHANCE.get(f"{task}{place[len(key):]}", "")
+            # a set of your own has a key like "blimp --data=DIR"; a | would end the cell
+            chance = CHANCE.get(re.sub(r" --data=.*(?=\.)", "", place), "")
+            title = title.replace("|", r"\|")
             rows.append(f"| {title} | {form.format(figure)} | {chance} |")
     if not rows:
         return ""
+    limits = tables.incomplete("this model", results)
     return "\n".join(["## Evaluation", "A tie of two sentences counts half a point.", "",
-                      "| | | chance |", "|---|---|---|", *rows])
-
-
-def lacking(name, result):
-    """Return how many of a task's items were asked, in brackets; "" where that is all of them."""
-    if not isinstance(result, dict) or not result.get("lacks"):
-        return ""
-    sizes = suite.TASKS[name].sizes
-    size = sum(sizes.values()) if isinstance(sizes, dict) else sizes
-    return f" (not whole: {result['n']:,} of {size:,} items)"
+                      "| | | chance |", "|---|---|---|", *rows, "", *limits]).rstrip()
