@@ -59,6 +59,7 @@ SPECIAL = ("<pad>", "<s>", "</s>")  # ids 0, 1, 2
 # Byte -> printable character in tokenizer.json: GPT-2's table.
 CHARACTER = {b: chr(b) for b in (*range(33, 127), *range(161, 173), *range(174, 256))}
 CHARACTER |= {b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in CHARACTER)}
+BYTE = {character: b for b, character in CHARACTER.items()}
 
 # Byte -> id, 3 .. 258, in the order of these characters; merged tokens follow from 259.
 BYTE_ID = {b: len(SPECIAL) + i for i, b in enumerate(sorted(CHARACTER, key=CHARACTER.get))}
@@ -306,15 +307,7 @@ class Tokenizer:
                  "invert": False}
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
                       "use_regex": False}
-        bos = {"SpecialToken": {"id": "<s>", "type_id": 0}}
-        first = {"Sequence": {"id": "A", "type_id": 0}}
-        second = {"Sequence": {"id": "B", "type_id": 1}}
-        template = {
-            "type": "TemplateProcessing",
-            "single": [bos, first],
-            "pair": [bos, first, second],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [self.bos_id], "tokens": ["<s>"]}},
-        }
+        bos = {"id": "<s>", "ids": [self.bos_id], "tokens": ["<s>"]}
         model = {
             "type": "BPE",
             "dropout": None,
@@ -334,7 +327,7 @@ class Tokenizer:
             "added_tokens": special,
             "normalizer": None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-            "post_processor": template,
+            "post_processor": opened_by("<s>", {"<s>": bos}),
             "decoder": byte_level,
             "model": model,
         }, ensure_ascii=False)
@@ -372,6 +365,15 @@ class Tokenizer:
         tokenizer = cls(read_merges(theirs.get("model.merges")))
         must_agree(theirs, encoding_parts(tokenizer.to_json()))
         return tokenizer
+
+
+def opened_by(name, special_tokens):
+    """Return a post_processor that puts one of special_tokens, {name: ids}, before a text."""
+    bos = {"SpecialToken": {"id": name, "type_id": 0}}
+    first = {"Sequence": {"id": "A", "type_id": 0}}
+    second = {"Sequence": {"id": "B", "type_id": 1}}
+    return {"type": "TemplateProcessing", "single": [bos, first], "pair": [bos, first, second],
+            "special_tokens": special_tokens}
 
 
 def printable(token):
@@ -416,9 +418,8 @@ def read_merges(merges):
     if isinstance(merges, list) and any(isinstance(pair, str) for pair in merges):
         raise ValueError("it has its merges in the old form, \"a b\" for [\"a\", \"b\"]; "
                          "let tokenizers >= 0.20 read and save it")
-    byte = {character: b for b, character in CHARACTER.items()}
     try:
-        return [(bytes(byte[c] for c in left), bytes(byte[c] for c in right))
+        return [(bytes(BYTE[c] for c in left), bytes(BYTE[c] for c in right))
                 for left, right in merges]
     except (KeyError, TypeError, ValueError):
         raise ValueError("damaged, a merge is no pair of tokens") from None

@@ -1,27 +1,21 @@
 """A byte-level tokenizer that was trained elsewhere: GPT-2's, SmolLM's, Llama 3's, Baby Llama's.
 
-    form = marked(json.loads(text), bos="<|endoftext|>", eos=..., pad=...)
-    tokenizer = ImportedTokenizer(form)     text <-> ids, as bpe.Tokenizer
-    load_tokenizer(path)                    one of these, or one of our own
+    tokenizer = load_tokenizer(path)    one of these, or one of our own
 
 A run that tools.hf has imported, and its students, have such a tokenizer.json: the original's, with
 a post-processor that puts `<s>`, whatever that is called there, before a text, and says which
-tokens are bos, eos and pad. Text is encoded by the package tokenizers, so as the original does.
-
-As in the program's own tokenizers text that spells a special token is ordinary text: transformers
-does the same where a tokenizer has split_special_tokens.
+tokens are bos, eos and pad. Text is encoded by the package tokenizers, so as the original does; a
+text that spells a special token is ordinary text, as in the program's own tokenizers.
 """
 import hashlib
-import itertools
 import json
 import re
 
 import numpy as np
 
-from bpe import CHARACTER, Tokenizer
+from bpe import BYTE, CHARACTER, Tokenizer, opened_by
 from onecoach.config import UserError
 
-BYTE = {character: b for b, character in CHARACTER.items()}
 ROLES = ("bos", "eos", "pad")
 
 
@@ -36,12 +30,8 @@ def marked(form, bos, eos, pad):
         if name not in ids:
             raise ValueError(f"the {role} token {name!r} is none of the added_tokens")
         special[role] = {"id": role, "ids": [ids[name]], "tokens": [name]}
-    first = {"SpecialToken": {"id": "bos", "type_id": 0}}
-    single = [first, {"Sequence": {"id": "A", "type_id": 0}}]
-    template = {"type": "TemplateProcessing", "single": single,
-                "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
-                "special_tokens": special}
-    return {**form, "post_processor": template, "truncation": None, "padding": None}
+    return {**form, "post_processor": opened_by("bos", special), "truncation": None,
+            "padding": None}
 
 
 class ImportedTokenizer(Tokenizer):
@@ -78,8 +68,6 @@ class ImportedTokenizer(Tokenizer):
         self.vocab_size = len(vocab)
         if sorted(vocab.values()) != [*range(len(vocab))]:
             raise ValueError("the ids are not those from 0 on, each once")
-        if not {self.bos_id, self.eos_id, self.pad_id} <= {*vocab.values()}:
-            raise ValueError("the bos, eos or pad is no token")
 
         self.names = [b""] * len(vocab)
         for name, i in vocab.items():
@@ -102,15 +90,19 @@ class ImportedTokenizer(Tokenizer):
         lengths = [0 if i in silent else len(name) for i, name in enumerate(self.names)]
         self.token_bytes = np.array(lengths, dtype=np.int64)
 
+    def run_original(self, text):
+        # half of a surrogate pair is U+FFFD, as tiktoken reads it
+        text = re.sub("[\ud800-\udfff]", "\ufffd", text)
+        return self.original.encode(text, add_special_tokens=False)
+
     def encode(self, text):
-        return self.original.encode(without_surrogates(text), add_special_tokens=False).ids
+        return self.run_original(text).ids
 
     def encode_with_ends(self, text):
         # the original tells each token's end in characters, whatever its normalizer did
-        text = without_surrogates(text)
-        encoding = self.original.encode(text, add_special_tokens=False)
-        size = [0, *itertools.accumulate(len(character.encode()) for character in text)]
-        return encoding.ids, np.array([size[end] for _, end in encoding.offsets], dtype=np.int64)
+        encoding = self.run_original(text)
+        size = np.cumsum([0, *(len(letter.encode(errors="surrogatepass")) for letter in text)])
+        return encoding.ids, size[np.array([end for _, end in encoding.offsets], dtype=np.int64)]
 
     def encode_lines(self, text):
         """Return the ids (n,) of whole lines, each encoded alone and ended by newline_id.
@@ -144,16 +136,10 @@ class ImportedTokenizer(Tokenizer):
         """Return the tokenizer whose to_json() is `text`: an imported one, or bpe's own."""
         try:
             form = json.loads(text)
-            marks = form["post_processor"]["special_tokens"]
-            is_marked = all(role in marks for role in ROLES)
-        except (ValueError, KeyError, TypeError, RecursionError):
+            is_marked = {*ROLES} <= form["post_processor"]["special_tokens"].keys()
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             is_marked = False
         return cls(form) if is_marked else Tokenizer.from_json(text)
-
-
-def without_surrogates(text):
-    """Return text with U+FFFD for each half of a surrogate pair, as tiktoken reads it."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def say_lost(tokenizer, texts):
