@@ -616,7 +616,7 @@ BROKEN = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
     "path up": (lambda f: index(f, "../model-1.safetensors"), "names '../model-1.safetensors'"),
     "path away": (lambda f: index(f, "/etc/passwd"), "names '/etc/passwd'"),
-    "missing shard": (lambda f: index(f, "model-2.safetensors"), "shard model-2.safetensors is"),
+    "missing shard": (lambda f: index(f, "model-2.safetensors"), "names 'model-2.safetensors'"),
     "part of it": (lambda f: index(f, "model-1.safetensors") or edit_json(
         f / weights.INDEX, weight_map=[]), "weight_map"),
     "100 GB": (huge, "damaged"),
@@ -627,7 +627,7 @@ BROKEN = {
     "a tensor less": (lambda f: edit_weights(f, lambda w: w.pop(NORM)), "lack model.norm"),
     "a tensor more": (lambda f: edit_weights(f, lambda w: w.update(more=torch.ones(1))), "more"),
     "whole numbers": (lambda f: edit_weights(
-        f, lambda w: w.update({NORM: torch.ones(32, dtype=torch.int8)})), "type I8"),
+        f, lambda w: w.update({NORM: torch.ones(32, dtype=torch.int8)})), "type torch.int8"),
     "more layers": (config_says(num_hidden_layers=9_999_999), "9999999 layers, the weights 2"),
     "fewer layers": (config_says(num_hidden_layers=1), "1 layers"),
     "no number": (config_says(num_hidden_layers="2"), "num_hidden_layers = '2'"),

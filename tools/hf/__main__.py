@@ -10,7 +10,7 @@ companions, and README.md, the model card. AutoModelForCausalLM and AutoTokenize
 code of ours, in transformers 4 and 5. The tokenizer puts `<s>` before a text, else it gives our own
 ids; split_special_tokens makes it read "<s>" in a text as text.
 
-A stranger's folder is data: weights are read from safetensors alone, once all names and shapes
+A stranger's folder is data: weights are read from safetensors alone, and all names and shapes must
 agree with its config.json; nothing in it is unpickled or executed. Where our model or tokenizer
 would differ from the original, the import is refused by name. An imported run has config.json,
 tokenizer.json and best.pt: it can teach, be evaluated, be `init`. Its students take its vocabulary:

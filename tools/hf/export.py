@@ -42,12 +42,8 @@ def export_one(folder, aside, which):
     # a model that has never gone on after a newline without `<s>` must stop there
     ends = [tokenizer.eos_id, tokenizer.newline_id] if config.mark == "line" else tokenizer.eos_id
 
-    try:
-        safetensors().torch.save_file(tensors, aside / "model.safetensors",
-                                      metadata={"format": "pt"})
-    except safetensors().SafetensorError as e:
-        raise UserError(f"model.safetensors could not be written: {e}; make room, or choose "
-                        "another DIR")
+    with files.replacing(aside / "model.safetensors") as f:
+        f.write(safetensors().torch.save(tensors, metadata={"format": "pt"}))
     files.write_json(aside / "config.json", {**config_json(lm.config), **special,
                                              "torch_dtype": "float32"})
     files.write_json(aside / "generation_config.json", {**special, "eos_token_id": ends})

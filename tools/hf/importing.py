@@ -12,8 +12,8 @@ from onecoach.imported import ROLES, ImportedTokenizer, marked
 from onecoach.run import model_of
 from tools.hf.configs import model_config
 from tools.hf.weights import (
-    check_headers,
-    read_headers,
+    check_tensors,
+    read_tensors,
     refuse_other_things,
     safetensors,
     to_ours,
@@ -38,8 +38,8 @@ def import_folder(source, folder, bos="", dev=""):
     try:
         form = read_form(source)
         c = model_config(form)
-        tensors = read_headers(weight_files(source))
-        check_headers(tensors, c)
+        tensors = read_tensors(weight_files(source))
+        check_tensors(tensors, c)
         tokenizer = read_tokenizer(source, form)
         if bos:
             tokenizer = with_bos(tokenizer, bos)

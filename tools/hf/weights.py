@@ -9,17 +9,15 @@ from onecoach import files
 from onecoach.config import UserError
 
 INDEX = "model.safetensors.index.json"
-FLOATS = ("F64", "F32", "F16", "BF16")
 
 # Other things that are given for a model's folder, by the end of a file's name.
-PICKLED = ("a pickled checkpoint, and to unpickle is to execute; load it with the program that "
-           "wrote it, save_pretrained(DIR) of its transformers model, and import DIR")
 KINDS = {
-    ".gguf": ("llama.cpp's form of a model, which is not read; import the folder with config.json "
-              "and model.safetensors that it was made from"),
+    ".gguf": "llama.cpp's form of a model, which is not read; import the folder it was made from",
     "adapter_config.json": ("an adapter of another model: load it with PEFT, merge_and_unload(), "
                             "save_pretrained(DIR), and import DIR"),
-    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl"), PICKLED),
+    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl"), (
+        "a pickled checkpoint, and to unpickle is to execute; where you trust it load it with "
+        "transformers, save_pretrained(DIR), and import DIR")),
     ".safetensors": ("weights alone; import a folder that has config.json, tokenizer.json and "
                      "model.safetensors, or the index of its shards"),
 }
@@ -102,10 +100,10 @@ def to_theirs(weights, c):
 
 
 def to_ours(tensors, c, vocab_size):
-    """Return our state dict of what read_headers has seen, with vocab_size rows of embedding."""
+    """Return our state dict with vocab_size rows of embedding, and empty `tensors`."""
     weights = collections.defaultdict(list)
     for part in model_parts(c):
-        tensor = read_tensor(tensors, part.theirs).float()
+        tensor = tensors.pop(plain_name(part.theirs)).float()
         weights[part.ours].append(tensor.T if part.flip else tensor)
     weights = {name: torch.cat(tensors).contiguous() for name, tensors in weights.items()}
     for name in {"embed.weight", "head.weight"} & weights.keys():
@@ -115,8 +113,6 @@ def to_ours(tensors, c, vocab_size):
 
 
 # ---------------------------------------------------------------- safetensors
-
-Tensor = collections.namedtuple("Tensor", "path name shape dtype")  # by a file's header
 
 # A mask or a table of angles, which old folders keep and the model does not need.
 IGNORED = re.compile(r"h\.\d+\.attn\.(masked_)?bias|.*rotary_emb\.inv_freq|lm_head\.weight")
@@ -133,13 +129,11 @@ def weight_files(source):
     shards = files.read_json(source / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ValueError(f"{INDEX} has no weight_map")
-    names = [*dict.fromkeys(map(str, shards.values()))]
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors", name):
+    paths = {path.name: path for path in source.glob("*.safetensors")}
+    for name in map(str, shards.values()):
+        if name not in paths:
             raise ValueError(f"{INDEX} names {name[:80]!r}, no file of that folder")
-        if not (source / name).is_file():
-            raise ValueError(f"shard {name} is missing")
-    return [source / name for name in names]
+    return [paths[name] for name in dict.fromkeys(shards.values())]
 
 
 def refuse_other_things(source):
@@ -156,22 +150,19 @@ def plain_name(name):
     return name.removeprefix("model.").removeprefix("transformer.")
 
 
-def read_headers(paths):
-    """Return {plain name: Tensor} of safetensors files; nothing is allocated."""
+def read_tensors(paths):
+    """Return {plain name: tensor} of safetensors files."""
     tensors = {}
     for path in paths:
         try:
-            with safetensors().safe_open(path, "pt") as f:
-                for name in f.keys():
-                    piece = f.get_slice(name)
-                    tensors[plain_name(name)] = Tensor(path, name, tuple(piece.get_shape()),
-                                                       piece.get_dtype())
+            part = safetensors().torch.load_file(path)
         except (safetensors().SafetensorError, OSError) as e:
             raise ValueError(f"{path.name} is damaged ({str(e).splitlines()[0][:100]})")
+        tensors |= {plain_name(name): tensor for name, tensor in part.items()}
     return tensors
 
 
-def check_headers(tensors, c):
+def check_tensors(tensors, c):
     """Raise ValueError unless the files hold the model of a ModelConfig, name by name."""
     layers = {int(match[1]) for match in map(LAYER.match, tensors) if match}
     if len(layers) != c.n_layer:  # before there is a list of as many parts
@@ -183,22 +174,15 @@ def check_headers(tensors, c):
             raise ValueError(f"the weights lack {name}")
         if tensor.shape != shape:
             raise ValueError(f"{name} is {list(tensor.shape)}, by config.json {list(shape)}")
-        if tensor.dtype not in FLOATS:
-            raise ValueError(f"{name} is of type {tensor.dtype}; known are {', '.join(FLOATS)}")
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} is of type {tensor.dtype}, no floating point")
     for name in tensors.keys() - {plain_name(part.theirs) for part in parts}:
         if not IGNORED.fullmatch(name):
             raise ValueError(f"the weights have {name}, which a plain {c.arch} has not")
 
     # a head of its own must not be dropped
+    embedding = tensors[plain_name(parts[0].theirs)]
     is_tied = c.tie or c.arch == "gpt2"
-    if is_tied and "lm_head.weight" in tensors and not torch.equal(
-            read_tensor(tensors, "lm_head.weight"), read_tensor(tensors, parts[0].theirs)):
+    if is_tied and not torch.equal(tensors.get("lm_head.weight", embedding), embedding):
         raise ValueError("config.json ties the head to the embedding, but lm_head.weight is "
                          "another; for a Llama set tie_word_embeddings to false there")
-
-
-def read_tensor(tensors, name):
-    """Return the tensor of that name, which read_headers has seen."""
-    tensor = tensors[plain_name(name)]
-    with safetensors().safe_open(tensor.path, "pt") as f:
-        return f.get_tensor(tensor.name)
