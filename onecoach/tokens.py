@@ -5,6 +5,7 @@
 """
 import collections
 import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
@@ -17,6 +18,8 @@ from onecoach.corpora import in_blocks
 
 FORM = 3  # of these files: another one is prepared in another folder
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
+KINDS = {"dtype": str, "tokenizer": str, "corpus": str, "mark": str, "bos_id": int,
+         "newline_id": int, "shared": float}
 AGAIN = "remove its folder, it will be prepared again"
 
 # A domain in a token file: its tokens [start, stop), the words and bytes of its text.
@@ -24,19 +27,16 @@ Segment = collections.namedtuple("Segment", "name start stop words bytes")
 
 
 class TokenFile:
-    """A stream of token ids on disk: `tokens` (count,), memory-mapped, and what is known of it.
+    """A stream of token ids on disk: `tokens` (count,), memory-mapped.
 
-    count; words and bytes of the text; tokenizer and corpus, digests; mark; segments, a Segment for
-    each domain; bos_id and newline_id, where documents and lines begin and end; shared, of
-    development text the share of its words in lines that stand in the training text too.
-
-    Raises UserError if the file is missing, cut short, no token file, or of another tokenizer than
-    that of the hash given.
+    tokenizer, corpus: digests; segments: a Segment for each domain; shared: of development text the
+    share of its words in lines that stand in the training text too. Raises UserError if the file is
+    missing or damaged, or if its tokenizer is not that of the hash given.
     """
 
     def __init__(self, path, tokenizer_hash=None):
         about = read_about(path)
-        self.segments = [Segment(*segment) for segment in about["segments"]]
+        self.segments = about["segments"]
         self.count = self.segments[-1].stop
         self.words = sum(segment.words for segment in self.segments)
         self.bytes = sum(segment.bytes for segment in self.segments)
@@ -64,30 +64,23 @@ def read_about(path):
     """Read the JSON beside a token file; UserError where one of the two is missing or damaged."""
     try:
         about = json.loads(pathlib.Path(path).with_suffix(".json").read_bytes())
-        if os.path.getsize(path) and is_whole(about):
+        segments = about["segments"] = [Segment(*segment) for segment in about["segments"]]
+        kinds = [type(about[key]) for key in KINDS]
+        kinds += [type(value) for segment in segments for value in segment]
+        numbers = [about["bos_id"], about["newline_id"], *(n for s in segments for n in s[1:])]
+
+        # one domain after the other, from the first token on
+        ends = [0, *(segment.stop for segment in segments)]
+        tiled = ends[:-1] == [segment.start for segment in segments] and ends == sorted(ends)
+        typed = kinds == [*KINDS.values(), *(str, int, int, int, int) * len(segments)]
+        bounded = typed and 0 <= min(numbers) <= max(numbers) < 2**63
+        if bounded and tiled and segments and os.path.getsize(path) and about["dtype"] in DTYPES:
             return about
     except OSError as e:
         raise UserError(f"token file {e.filename}: {e.strerror}")
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise UserError(f"token file {path}: not a token file, or damaged; {AGAIN}")
-
-
-def is_whole(about):
-    """Is it as `write_tokens` writes it? For some that are not: KeyError, TypeError, ValueError."""
-    segments = [Segment(*segment) for segment in about["segments"]]
-    numbers = [about["bos_id"], about["newline_id"]]
-    numbers += [number for segment in segments for number in segment[1:]]
-    words = [about["tokenizer"], about["corpus"], about["mark"]]
-    words += [segment.name for segment in segments]
-
-    # one domain after the other, from the first token on
-    ends = [0, *(segment.stop for segment in segments)]
-    tiled = ends[:-1] == [segment.start for segment in segments] and ends == sorted(ends)
-    counted = {*map(type, numbers)} == {int} and 0 <= min(numbers) <= max(numbers) < 2**63
-    named = {*map(type, words)} == {str} and about["dtype"] in DTYPES
-    is_share = type(about["shared"]) is float and 0 <= about["shared"] <= 1
-    return bool(segments) and tiled and counted and named and is_share
 
 
 def write_tokens(path, tokenizer, texts, mark, seed, corpus, shared=0.0):
@@ -129,7 +122,7 @@ def encoded_blocks(file, tokenizer):
     As many blocks as there are processors are encoded ahead, each in a thread: tiktoken lets go of
     Python's lock.
     """
-    n = processors()
+    n = os.cpu_count() or 1
     ahead = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(n) as threads:
         for text in read_clean(file):
@@ -139,13 +132,6 @@ def encoded_blocks(file, tokenizer):
                 yield text, ids.result()
         for text, ids in ahead:
             yield text, ids.result()
-
-
-def processors():
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: fewer than there are, in many a container
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def read_clean(file):
@@ -160,12 +146,11 @@ def without_lines_of(file, texts):
     Both have the same tokenizer, so the same lines have the same ids.
     """
     lines = {domain: split_lines(ids, file) for domain, ids in texts.items()}
-    there = {line for some_lines in lines.values() for line in some_lines}
+    unseen = set(itertools.chain.from_iterable(lines.values()))
     for _, start, stop, *_ in file.segments:
-        there -= there.intersection(split_lines(file.tokens[start:stop], file))
-    return {domain: np.frombuffer(b"".join(line for line in some_lines if line in there),
-                                  file.tokens.dtype)
-            for domain, some_lines in lines.items()}
+        unseen -= unseen.intersection(split_lines(file.tokens[start:stop], file))
+    kept = {domain: b"".join(filter(unseen.__contains__, lines[domain])) for domain in lines}
+    return {domain: np.frombuffer(ids, file.tokens.dtype) for domain, ids in kept.items()}
 
 
 def split_lines(ids, file):

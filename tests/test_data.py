@@ -269,7 +269,7 @@ def test_what_is_prepared_does_not_depend_on_processors_and_blocks(processors, b
                                                                    make_config, monkeypatch,
                                                                    tmp_path):
     def prepared(where, processors, block):
-        monkeypatch.setattr(tokens, "processors", lambda: processors)
+        monkeypatch.setattr(tokens.os, "cpu_count", lambda: processors)
         monkeypatch.setattr(corpora, "BLOCK", block)
         config = make_config(corpus=str(texts), vocab_size=300, data_dir=str(tmp_path / where))
         return {name: content for name, (_, content) in tree(prepare(config).folder).items()}
