@@ -31,26 +31,9 @@ from tqdm import tqdm
 import babytalk
 from bpe import PATTERN, Tokenizer, count_pre_tokens, train_bpe
 from onecoach.config import UserError, run_main
-from onecoach.corpora import (
-    ALWAYS,
-    CLEAN,
-    CORPORA,
-    building,
-    clean,
-    read_blocks,
-    resolve,
-)
+from onecoach.corpora import ALWAYS, CLEAN, CORPORA, building, clean, read_blocks, resolve
 from onecoach.imported import load_tokenizer, say_lost
-from onecoach.tokens import (
-    AGAIN,
-    FORM,
-    Segment,
-    TokenFile,
-    read_clean,
-    stream,
-    write_tokens,
-)
-
+from onecoach.tokens import AGAIN, FORM, Segment, TokenFile, read_clean, stream, write_tokens
 
 # ---------------------------------------------------------------- preparation
 
@@ -60,16 +43,14 @@ Prepared = collections.namedtuple("Prepared", "tokenizer train dev folder")
 def prepare(config):
     """Return Prepared(tokenizer: Tokenizer, train and dev: TokenFile, folder: Path) for a config.
 
-    Data that were prepared before are read from the disk. They depend on the text itself and on the
-    keys tokenizer, vocab_size, mark, seed, sentences and max_words, not on the names of corpus and
-    dev. train.corpus, equal to dev.corpus, is a digest of all the clean text: two runs in which it
-    agrees have read the same, whatever else their configs say. Raises UserError.
+    Data that were prepared before are read from the disk: they are found by a digest of the text and
+    of the keys that they depend on. train.corpus, equal to dev.corpus, is a digest of all the clean
+    text. Raises UserError.
     """
     given = load_tokenizer(config.tokenizer) if config.tokenizer else None
     train_files, dev_files = corpus_files(config)
     digest = digest_inputs(config, given, train_files, dev_files)
-    name = pathlib.Path(config.corpus).stem or "corpus"
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:40]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", pathlib.Path(config.corpus).stem or "corpus")[:40]
     size = given.vocab_size if given else config.vocab_size
     name = f"{name}-{size or 'all'}-{config.mark}-{digest[:10]}"
     folder = pathlib.Path(config.data_dir, name)
@@ -101,9 +82,7 @@ def corpus_files(config):
     if config.corpus == "babytalk":
         return [], []
     train = resolve(config.corpus, config.data_dir, "train")
-    name = config.dev
-    if not name and config.corpus in CORPORA:
-        name = CORPORA[config.corpus].dev
+    name = config.dev or (CORPORA[config.corpus].dev if config.corpus in CORPORA else "")
     dev = resolve(name, config.data_dir, "dev") if name else []
 
     # two spellings of one path are one file
@@ -152,7 +131,10 @@ def build(config, folder, train_files, dev_files, tokenizer):
     if tokenizer is None:
         # babytalk's truth needs one token per word, also for rare words that were not drawn
         forms = babytalk.forms() if config.corpus == "babytalk" else ()
-        tokenizer = train_tokenizer(count_words(texts, forms), config.vocab_size)
+        try:
+            tokenizer = Tokenizer(train_bpe(count_words(texts, forms), config.vocab_size))
+        except ValueError as e:  # too few pairs to fill the vocabulary
+            raise UserError(str(e))
     tokenizer.save(folder / "tokenizer.json")
 
     files = [*texts.values(), *dev_texts.values()]
@@ -195,9 +177,6 @@ def write_clean(files, folder, split, start=0.0, stop=1.0):
 
 def read_share(path, start, stop):
     """Yield a file's lines in blocks, from the share `start` of them to the share `stop`."""
-    if (start, stop) == (0, 1):
-        yield from read_blocks(path)
-        return
     n = sum(block.count("\n") for block in read_blocks(path))
     first = round(n * start)
     last = round(n * stop)
@@ -216,11 +195,9 @@ def keep_words(texts, max_words):
             lines = ((len(line.decode().split()), len(line)) for line in f)
             sizes[file] = np.fromiter(lines, (np.int64, 2))
     share = max_words / max(1, sum(lines[:, 0].sum() for lines in sizes.values()))
-    if share >= 1:
-        return
     for file, lines in sizes.items():
         words, size = lines.T
-        kept = words.cumsum() <= words.sum() * share
+        kept = words.cumsum() <= words.sum() * min(1, share)
         os.truncate(file, size[kept].sum())
 
 
@@ -264,29 +241,18 @@ def count_words(texts, extra=()):
     return counts
 
 
-def train_tokenizer(word_counts, vocab_size):
-    """Train a Tokenizer on word counts; UserError if they cannot fill vocab_size."""
-    try:
-        return Tokenizer(train_bpe(word_counts, vocab_size))
-    except ValueError as e:
-        raise UserError(str(e))
-
-
 # ---------------------------------------------------------------- batches
 
 class Batches:
     """Random chunks of a TokenFile: batch(step, now) -> x, y, a pure function of seed and step.
 
-    From the config: longest block T, batch_size B, seed, random_offset and order. An epoch takes
-    every chunk of T tokens once, in a new order; with random_offset each chunk is shifted by an
-    offset in [0, T), as in Baby Llama's loader. per_epoch: batches per epoch. On a GPU the stream
-    and the epoch's order are in its memory: a step copies nothing.
+    An epoch takes every chunk of T tokens once, in a new order; with random_offset each chunk is
+    shifted by an offset in [0, T), as in Baby Llama's loader. On a GPU the stream and the epoch's
+    order are in its memory: a step copies nothing.
 
-    order "length": text of short lines comes first. Until half of the run a batch is drawn from the
-    easiest chunks, a share c of all: competence (arXiv 1903.09848, eq. 7), c^2 rises in a straight
-    line from 0.1^2 to 1. After that the order is the usual one.
-
-    Raises UserError if the corpus is smaller than one batch.
+    order "length": until half of the run a batch is drawn from the chunks of the shortest lines, a
+    share c of all: competence (arXiv 1903.09848, eq. 7), c^2 rises in a straight line from 0.1^2 to
+    1. Raises UserError if the corpus is smaller than one batch.
     """
 
     def __init__(self, file, config, device="cpu"):
@@ -294,8 +260,8 @@ class Batches:
         self.B = config.batch_size
         self.seed = config.seed
         self.random_offset = config.random_offset
+        self.file = file
         self.tokens = stream(file, device)
-        self.bos_id = file.bos_id
         self.epoch = None  # the epoch of self.order
 
         # the last chunk must end within the stream also at the largest offset, label included
@@ -307,7 +273,6 @@ class Batches:
                             f"x {self.T}; choose a smaller batch_size or block_size, or a larger "
                             "corpus")
         self.easiest = None
-        self.file = file
         if config.order == "length":
             rng = np.random.default_rng((self.seed, 2))
             hardness = line_length(file, self.chunks, self.T)
@@ -326,15 +291,14 @@ class Batches:
         # each chunk is cut here, so that the tokens of a step do not depend on block_size
         within = torch.arange(0, self.T, now.block_size, device=starts.device)
         starts = (starts[:, None] + within).flatten()
-        return cut(self.tokens, starts, now.block_size, self.bos_id)
+        return cut(self.tokens, starts, now.block_size, self.file.bos_id)
 
     def usual_starts(self, step):
         """Return (B,), the first positions of a step's chunks, in the order of its epoch."""
         epoch, i = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             rng = np.random.default_rng((self.seed, epoch))
-            chunks = rng.permutation(self.chunks)
-            self.order = self.place(chunks, rng)
+            self.order = self.place(rng.permutation(self.chunks), rng)
             self.epoch = epoch
         return self.order[i * self.B:(i + 1) * self.B]
 
@@ -414,9 +378,8 @@ def main(argv):
     config = parse_args(argv, __doc__)
     started = time.monotonic()
     prepared = prepare(config)
-    seconds = time.monotonic() - started
     print(f"{prepared.folder}: vocabulary {prepared.tokenizer.vocab_size}, mark {config.mark}, "
-          f"{seconds:.1f} s")
+          f"{time.monotonic() - started:.1f} s")
     print(f"{'':7}{'domain':16}{'words':>12}{'bytes':>13}{'tokens':>12}{'tokens/word':>12}")
     for split, file in (("train", prepared.train), ("dev", prepared.dev)):
         whole = Segment("all", 0, file.count, file.words, file.bytes)
