@@ -92,20 +92,11 @@ def choose_split(files, split):
     First choice: files with that word in their names, as in childes.train or dev.txt. Second: files
     that name no split. Then, for "dev", *.test; and last, all files.
     """
-    order = {"train": ["train", ""], "dev": ["dev", "", "test"]}[split]
-    for name in order:
-        chosen = [file for file in files if split_in_name(file) == name]
-        if chosen:
-            return chosen
-    return files
-
-
-def split_in_name(file):
-    """Return train, dev or test, if it is a part of the file's name; else ""."""
-    for part in file.name.split("."):
-        if part in ("train", "dev", "test"):
-            return part
-    return ""
+    named = collections.defaultdict(list)
+    for file in files:
+        parts = file.name.split(".")
+        named[next((part for part in parts if part in ("train", "dev", "test")), "")].append(file)
+    return named[split] or named[""] or split == "dev" and named["test"] or files
 
 
 # ---------------------------------------------------------------- folders that are whole
@@ -161,17 +152,18 @@ def fetch(name, addresses, limit, data_dir):
             download(url, file, limit)
             with open(file, "rb") as f:
                 is_zip = f.read(2) == b"PK"  # also one that is cut: unzip will say so
+            texts = [file]
             if is_zip:
                 archive = file.rename(aside / ".zip")
-                for text in unzip(archive, aside, limit, url):
-                    check_text(text, f"{url}: {text.name}")
+                texts = unzip(archive, aside, limit, url)
                 archive.unlink()
-                continue
-            check_text(file, url)
-            if not is_text_name(file.name):
+            elif not is_text_name(file.name):
                 if name in CORPORA:  # it should have been a zip
                     raise UserError(f"{url} is not a whole zip; try again, {HINT}")
-                file.rename(aside / f"{file.name}.txt")
+                texts = [file.rename(aside / f"{file.name}.txt")]
+            for text in texts:
+                for _ in read_blocks(text, f"{url}: {text.name}"):  # UTF-8 to its end, or UserError
+                    pass
     return folder
 
 
@@ -209,7 +201,11 @@ def download(url, path, limit):
                                         f"check the address, {HINT}")
             size = f.tell()
     except urllib.error.HTTPError as e:
-        raise UserError(f"{url} could not be fetched ({e.code} {e.reason}); {remedy(e)}, {HINT}")
+        remedy = "check the address, try again"
+        if e.code in (401, 403) and e.url.startswith(HF):
+            remedy = ("set HF_TOKEN to a token of yours (huggingface.co/settings/tokens), and "
+                      "accept the data's terms on its page if it has any")
+        raise UserError(f"{url} could not be fetched ({e.code} {e.reason}); {remedy}, {HINT}")
     except (OSError, ValueError, EOFError, http.client.HTTPException) as e:
         reason = getattr(e, "reason", None) or getattr(e, "strerror", None) or e
         raise UserError(f"{url} could not be fetched ({reason}); is there a network? Try again, "
@@ -220,21 +216,12 @@ def download(url, path, limit):
         raise UserError(f"{url} gave nothing; try again, {HINT}")
 
 
-def remedy(error):
-    """Say what to do about an HTTPError."""
-    if error.code in (401, 403) and error.url.startswith(HF):
-        return ("set HF_TOKEN to a token of yours (huggingface.co/settings/tokens), and accept the "
-                "data's terms on its page if it has any")
-    return "check the address, try again"
-
-
-def unzip(archive, folder, limit, name=None):
+def unzip(archive, folder, limit, name):
     """Unpack the text files of a zip into `folder`, without their own folders; return their paths.
 
     name: the zip's name in errors. Raises UserError for a damaged zip, one that unpacks to more
-    than `limit` bytes, or holds a link or a path that leads outside.
+    than `limit` bytes, holds no text, or holds a link or a path that leads outside.
     """
-    name = name or archive
     try:
         with zipfile.ZipFile(archive) as z:
             members = [m for m in z.infolist() if not m.is_dir() and "__MACOSX" not in m.filename]
@@ -245,7 +232,21 @@ def unzip(archive, folder, limit, name=None):
             if sum(member.file_size for member in members) > limit:
                 raise UserError(f"{name}: the zip unpacks to more than {limit >> 20} MB; not "
                                 "unpacked")
-            return unpack(z, members, folder, name)
+
+            texts = {}  # file -> member
+            for member in members:
+                path = folder / pathlib.PurePosixPath(member.filename).name
+                if path in texts:
+                    raise UserError(f"{name}: the zip holds {path.name!r} in several folders; "
+                                    "unpack it yourself and pass a path")
+                if is_text_name(path.name):
+                    texts[path] = member
+            if not texts:
+                raise UserError(f"{name}: the zip holds no text file ({', '.join(TEXT_ENDINGS)})")
+            for path, member in texts.items():
+                with z.open(member) as source, open(path, "wb") as target:
+                    shutil.copyfileobj(source, target)
+            return list(texts)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError,
             OSError) as e:
         raise UserError(f"{name}: not a whole zip ({e}); try again, or pass a path: "
@@ -257,24 +258,6 @@ def leads_outside(member):
     path = pathlib.PurePosixPath(member.filename.replace("\\", "/"))
     is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
     return is_link or path.is_absolute() or ".." in path.parts or ":" in member.filename
-
-
-def unpack(z, members, folder, zip_name):
-    """Unpack the members that are text into the folder; UserError if there are none."""
-    paths = []
-    for member in members:
-        path = folder / pathlib.PurePosixPath(member.filename).name
-        if not is_text_name(path.name):
-            continue
-        if path.exists():
-            raise UserError(f"{zip_name}: the zip holds {path.name!r} in several folders; unpack "
-                            "it yourself and pass a path")
-        with z.open(member) as source, open(path, "wb") as target:
-            shutil.copyfileobj(source, target)
-        paths.append(path)
-    if not paths:
-        raise UserError(f"{zip_name}: the zip holds no text file ({', '.join(TEXT_ENDINGS)})")
-    return paths
 
 
 # ---------------------------------------------------------------- reading
@@ -309,21 +292,14 @@ def read_blocks(path, name=None):
         f.seek(0)
         for block in in_blocks(f):
             try:
-                text = block.decode("utf-8")
+                text = block.decode("utf-8").removesuffix("\n") + "\n"
             except UnicodeDecodeError as e:
                 line = lines + block.count(b"\n", 0, e.start) + 1
                 raise UserError(f"{name}, line {line}: not UTF-8 text; convert the file first")
             lines += block.count(b"\n")
-            yield with_newlines(text)
-
-
-def with_newlines(text):
-    r"""End each line by \n; several \r before a \n are one end with it."""
-    text = text.removesuffix("\n")
-    if "\r" in text:
-        lines = (line.rstrip("\r").replace("\r", "\n") for line in text.split("\n"))
-        text = "\n".join(lines)
-    return text + "\n"
+            if "\r" in text:  # several before a \n are one end with it
+                text = re.sub(r"(?<!\r)\r+\n|\r", "\n", text)
+            yield text
 
 
 def recognise(head):
@@ -335,12 +311,6 @@ def recognise(head):
     if head.count(0) > len(head) / 10:  # in UTF-16 every second byte of English
         return "UTF-16 or something else"
     return ""
-
-
-def check_text(path, name):
-    """Raise UserError, in which the file is `name`, unless it is UTF-8 text to its end."""
-    for _ in read_blocks(path, name):
-        pass
 
 
 # ---------------------------------------------------------------- cleaning

@@ -469,7 +469,7 @@ def readers(root):
 
     def unzip():
         with tempfile.TemporaryDirectory(dir=root) as aside:
-            corpora.unzip(root / "text.zip", pathlib.Path(aside), 1 << 20)
+            corpora.unzip(root / "text.zip", pathlib.Path(aside), 1 << 20, "text.zip")
 
     def go_on():
         optimizer = distill.make_optimizer(lm, made)
