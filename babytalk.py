@@ -1,7 +1,7 @@
 """babytalk, the embedded corpus: a small grammar of child-directed English with a known truth p*.
 
     sample, log_prob, contains     lines of text, and log p* of a line
-    next_words, entropy_floor      p* of the next word; the lower bound of any cross-entropy
+    next_words                     p* of the next word
     minimal_pairs                  a sentence of the language beside a wrong one, in BLiMP's form
     Truth                          p* as a teacher, over a tokenizer's tokens
 
@@ -119,13 +119,6 @@ def rewritings(left, right):
             yield [dialect] if dialect else DIALECTS, symbol, weight, tuple(parts)
 
 
-def words_of_class(name, words):
-    """Yield the rewritings of a class of words."""
-    for rank, word in enumerate(words):
-        for symbol, form in zip(readings(name), word.split("/"), strict=True):
-            yield DIALECTS, symbol, 1 / (rank + 4), (form,)
-
-
 def compile_grammar(text, words_per_class=None):
     """Compile grammar text to rules {dialect: {symbol: [(probability, (symbol, ...)), ...]}}.
 
@@ -139,18 +132,20 @@ def compile_grammar(text, words_per_class=None):
         if kind == ":":
             if "/" in right:
                 left += "[g]" if left in GENDERED else "[n]"
-            expansions = words_of_class(left, right.split()[:words_per_class])
+            expansions = [(DIALECTS, symbol, 1 / (rank + 4), (form,))
+                          for rank, word in enumerate(right.split()[:words_per_class])
+                          for symbol, form in zip(readings(left), word.split("/"), strict=True)]
         else:
             expansions = rewritings(left, right)
         for dialects, symbol, weight, body in expansions:
             for dialect in dialects:
                 rules[dialect][symbol].append((weight, body))
 
-    def shares(options):
-        total = sum(weight for weight, _ in options)
-        return [(weight / total, body) for weight, body in options]
-    return {dialect: {symbol: shares(options) for symbol, options in table.items()}
-            for dialect, table in rules.items()}
+    for table in rules.values():
+        for symbol, options in table.items():
+            total = sum(weight for weight, _ in options)
+            table[symbol] = [(weight / total, body) for weight, body in options]
+    return {dialect: dict(table) for dialect, table in rules.items()}
 
 
 # ---------------------------------------------------------------- p*, from left to right
@@ -228,12 +223,8 @@ class Language:
 
 def vocabulary(rules):
     """Return every word of a compiled grammar, sorted: the symbols without a rule."""
-    symbols, parts = set(), set()
-    for table in rules.values():
-        symbols |= table.keys()
-        for alternatives in table.values():
-            parts.update(*(body for _, body in alternatives))
-    return sorted(parts - symbols)
+    bodies = [body for table in rules.values() for options in table.values() for _, body in options]
+    return sorted(set(itertools.chain(*bodies)).difference(*rules.values()))
 
 
 LANGUAGE = Language(compile_grammar(GRAMMAR))
@@ -289,12 +280,6 @@ def next_words(prefix):
     return {spelled(word, not prefix): p for word, p in zip(options.words, options.p)}
 
 
-def entropy_floor(lines):
-    """Return nats per token (words and "\\n"), a bound of every model's expected cross-entropy."""
-    tokens = sum(len(line.split()) + 1 for line in lines)
-    return -sum(map(log_prob, lines)) / tokens
-
-
 @functools.cache
 def longest_line():
     """Return the tokens of the longest line of the language, with its "\\n"."""
@@ -340,17 +325,15 @@ def flip_verb(words, between):
     nouns = other_form("N")
     verbs = other_form("VI", "VT", "VD", "THINK", "BE")
     relatives = {"that", "what"}
-    prepositions = {"near", "behind", "with", "beside", "under", "by"}
-    opens = {"none": verbs.keys(), "phrase": prepositions, "clause": relatives}[between]
+    opens = {"none": verbs.keys(), "clause": relatives,
+             "phrase": {"near", "behind", "with", "beside", "under", "by"}}[between]
     no_agreement = {"who", "where", "when", "why", "can", "do", "does", "please", "not", "will",
                     "gonna"}
-    heads = [i for i, word in enumerate(words) if word in nouns]
-    if not heads or no_agreement & set(words):
+    head = next((i for i, word in enumerate(words[:-1]) if word in nouns), None)
+    # tom that sees the dog feeds ...: the first noun is no subject
+    if head is None or words[1] in relatives or words[head + 1] not in opens:
         return None
-    head = heads[0]
-    if words[1] in relatives:  # tom that sees the dog feeds ...: the first noun is no subject
-        return None
-    if head + 1 == len(words) or words[head + 1] not in opens:
+    if no_agreement & set(words):
         return None
 
     finite = [i for i in range(head + 1, len(words)) if words[i] in verbs]
@@ -366,16 +349,11 @@ def flip_noun(words):
     return swap(words, other_form("N"), positions)
 
 
-def flip_reflexive_gender(words):
-    return swap(words, other_form("SELF"))
-
-
-def flip_reflexive_number(words):
-    return swap(words, {"themselves": "itself", "itself": "themselves"})
-
-
-def flip_case(words):
-    return swap(words, {"him": "he", "us": "we", "he": "him", "they": "them", "we": "us"})
+flip_reflexive_gender = functools.partial(swap, other=other_form("SELF"))
+flip_reflexive_number = functools.partial(swap, other={"themselves": "itself",
+                                                       "itself": "themselves"})
+flip_case = functools.partial(swap, other={"him": "he", "us": "we", "he": "him", "they": "them",
+                                           "we": "us"})
 
 
 def inflect_after(words, auxiliaries):
@@ -431,12 +409,6 @@ PAIRS = {  # UID -> field, linguistics term, words of a good sentence -> words o
 }
 
 
-def endless(seed):
-    """Yield lines without end, a function of the seed."""
-    for chunk in itertools.count():
-        yield from sample(1000, f"{seed}/{chunk}")
-
-
 def minimal_pairs(n, seed):
     """Make n pairs of each paradigm in BLiMP's JSON form.
 
@@ -445,7 +417,8 @@ def minimal_pairs(n, seed):
     rows = []
     for uid, (field, term, change) in PAIRS.items():
         bad_of = {}  # good sentence -> bad one
-        lines = endless(seed)
+        chunks = (sample(1000, f"{seed}/{i}") for i in itertools.count())
+        lines = itertools.chain.from_iterable(chunks)
         while len(bad_of) < n:
             line = next(lines)
             bad = " ".join(change(line.split()) or ())
@@ -477,8 +450,7 @@ class Truth:
                 raise UserError(f"babytalk's truth needs one token per word, but {form!r} has "
                                 f"{len(ids)}; use vocab_size = 0")
             self.token_of[form] = ids[0]
-        self.newline = self.token_of["\n"]
-        self.line_starts = {tokenizer.bos_id, self.newline}
+        self.line_starts = {tokenizer.bos_id, self.token_of["\n"]}
         V = tokenizer.vocab_size
         self.table = torch.full((1, V), -math.log(V))  # not defined: anything finite, so uniform
         self.known = {None: (0, {})}  # State -> its row, {token: State after it}
@@ -497,17 +469,16 @@ class Truth:
             self.known[state] = row, dict(zip(tokens, states))
         return self.known[state]
 
-    def walk(self, ids, ahead):
+    def walk(self, ids, ahead=None):
         """Return rows of the table (B, n) int64, on the CPU, after each token of ids (B, n).
 
         ahead: for each of the B texts {token: State after it}, updated in place.
         """
+        ahead = ahead or [{}] * len(ids)
         rows = np.empty(ids.shape, np.int64)
         for b, tokens in enumerate(ids.tolist()):
             for t, token in enumerate(tokens):
-                state = ahead[b].get(token)
-                if token in self.line_starts:
-                    state = LANGUAGE.start
+                state = LANGUAGE.start if token in self.line_starts else ahead[b].get(token)
                 rows[b, t], ahead[b] = self.look_up(state)
         return torch.from_numpy(rows)
 
@@ -516,13 +487,12 @@ class Truth:
 
         rows: a slice of the B T positions, or an index tensor. All is on x's device.
         """
-        where = self.walk(x, [{}] * len(x)).ravel().to(x.device)  # (B T,)
+        where = self.walk(x).ravel().to(x.device)  # (B T,)
         return lambda rows: self.table[where[rows].cpu()].to(x.device)
 
     def labels(self, x, y):
         """Return labels y (B, T) with -100 where the truth is not defined after x (B, T)."""
-        where = self.walk(x, [{}] * len(x))
-        return y.masked_fill((where == 0).to(y.device), -100)
+        return y.masked_fill((self.walk(x) == 0).to(y.device), -100)
 
     def stepper(self, batch, length):
         """Return a function: the next ids (B, n) of growing texts -> log p* of the token after them
@@ -530,13 +500,13 @@ class Truth:
         ahead = [{}] * batch
 
         def step(ids):
-            row = self.walk(ids, ahead)[:, -1]  # (B,)
-            return self.table[row].to(ids.device), (row > 0).to(ids.device)
+            log_p, defined = self.logits(ids, ahead)
+            return log_p[:, -1], defined[:, -1]
         return step
 
-    def logits(self, ids):
+    def logits(self, ids, ahead=None):
         """Return log p* of the tokens after ids (B, T): (B, T, V), and where it is defined."""
-        where = self.walk(ids, [{}] * len(ids))
+        where = self.walk(ids, ahead)
         return self.table[where].to(ids.device), (where > 0).to(ids.device)
 
 

@@ -43,7 +43,7 @@ Prepared = collections.namedtuple("Prepared", "tokenizer train dev folder")
 def prepare(config):
     """Return Prepared(tokenizer: Tokenizer, train and dev: TokenFile, folder: Path) for a config.
 
-    Data that were prepared before are read from the disk: they are found by a digest of the text and
+    Data that were prepared before are read from the disk, found by a digest of the text and
     of the keys that they depend on. train.corpus, equal to dev.corpus, is a digest of all the clean
     text. Raises UserError.
     """

@@ -423,7 +423,7 @@ def test_the_truth_rolls_along():
     truth = babytalk.Truth(tokenizer)
     lm = small(0, vocab=len(tokens) + 3)
     x = torch.full((64, 12), 1)
-    out = rollouts.sample(lm, [truth], x, torch.rand(64, 12), 1.0, mark_after=truth.newline)
+    out = rollouts.sample(lm, [truth], x, torch.rand(64, 12), 1.0, mark_after=truth.token_of["\n"])
     text = "".join({i: form for form, i in ids.items()}.get(i, "") for i in out.x[0].tolist())
     # r = 1: the teacher's own text, whole lines of the language
     assert all(babytalk.contains(line) for line in text.split("\n")[:-1])
