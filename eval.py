@@ -530,7 +530,7 @@ def evaluate_subject(subject, tasks=(), **options):
     data = data_folder(options)
     check_folders(exam, data)
     rows = {name: suite.read(name, data) for name in exam}  # all, before any work
-    groups = {name: collections.Counter(item.group for item in rows[name]) for name in exam}
+    lacks = {name: suite.lacks(name, rows[name]) for name in exam}
     own = {name: data if lacks[name] or name == "choice" else "" for name in exam}
     for name in exam:
         if "limit" in TASKS[name].options:
