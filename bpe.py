@@ -236,10 +236,9 @@ class Vocabulary:
 class Tokenizer:
     """Byte-level BPE from a list of merges: decode(encode(text)) is text.
 
-    merges: pairs of bytes, in the order in which they were learned; ValueError for a pair with a
-    token that no earlier merge makes. encode adds no special token and normalises nothing.
-    ids: {bytes: id}. token_bytes (vocab_size,): the length of each token, 0 for special ones.
-    hash: the same for the same merges, pattern and special tokens.
+    merges: pairs of bytes, in the order in which they were learned. encode adds no special token
+    and normalises nothing. ids: {bytes: id}. token_bytes (vocab_size,): the length of each token,
+    0 for special ones. hash: the same for the same merges, pattern and special tokens.
     """
 
     pad_id, bos_id, eos_id = 0, 1, 2
@@ -286,11 +285,11 @@ class Tokenizer:
 
     def differs_from(self, other):
         """Say how another tokenizer differs, by the first tokens that are not the same."""
-        ours, theirs = self.tokens(), other.tokens()
-        differ = [f"id {i} is {a!r} here, {b!r} there" for i, (a, b) in enumerate(zip(ours, theirs))
-                  if a != b]
-        if len(ours) != len(theirs):
-            differ.insert(0, f"{len(ours)} tokens here, {len(theirs)} there")
+        differ = []
+        if self.vocab_size != other.vocab_size:
+            differ.append(f"{self.vocab_size} tokens here, {other.vocab_size} there")
+        differ += [f"id {i} is {ours!r} here, {theirs!r} there" for i, (ours, theirs)
+                   in enumerate(zip(self.tokens(), other.tokens())) if ours != theirs]
         return ", ".join(differ[:3]) or "the same tokens, but text is split otherwise"
 
     def to_json(self) -> str:
@@ -299,7 +298,6 @@ class Tokenizer:
         There `<s>` comes first, unless add_special_tokens is False: models of this program expect
         it before a text, and other people's tools do not put it there by themselves.
         """
-        names = [*SPECIAL, *map(printable, self.ids)]
         special = [{"id": i, "content": name, "single_word": False, "lstrip": False,
                     "rstrip": False, "normalized": False, "special": True}
                    for i, name in enumerate(SPECIAL)]
@@ -308,22 +306,18 @@ class Tokenizer:
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
                       "use_regex": False}
         bos = {"id": "<s>", "ids": [self.bos_id], "tokens": ["<s>"]}
+        names = [*SPECIAL, *map(printable, self.ids)]
         model = {
             "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
+            **dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix",
+                             "end_of_word_suffix")),
+            **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False),
             "vocab": {name: i for i, name in enumerate(names)},
             "merges": [[printable(left), printable(right)] for left, right in self.merges],
         }
         return json.dumps({
             "version": "1.0",
-            "truncation": None,
-            "padding": None,
+            **dict.fromkeys(("truncation", "padding")),
             "added_tokens": special,
             "normalizer": None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
@@ -333,19 +327,16 @@ class Tokenizer:
         }, ensure_ascii=False)
 
     def save(self, path):
-        """Write to_json() to the file `path`."""
         pathlib.Path(path).write_text(self.to_json(), encoding="utf-8", newline="\n")
 
     @classmethod
     def load(cls, path):
-        """Return the tokenizer that save wrote to the file `path`, or to its tokenizer.json.
+        """Return the tokenizer in a file, or in a folder's tokenizer.json.
 
-        Raises ValueError, with one line that begins with the file, if it is damaged or of another
-        kind; OSError if it cannot be read.
+        ValueError, with one line that begins with the file, if it is damaged or of another kind.
         """
         path = pathlib.Path(path)
-        if path.is_dir():
-            path = path / "tokenizer.json"
+        path = path / "tokenizer.json" if path.is_dir() else path
         text = path.read_bytes()
         try:
             return cls.from_json(text)
@@ -356,14 +347,12 @@ class Tokenizer:
     def from_json(cls, text):
         """Return the tokenizer with the to_json() `text`, a str or bytes.
 
-        A file that differs from to_json() would encode in another way than this class: ValueError
-        names the part. Post-processor, padding and truncation are ignored; encode does not use
-        them.
+        A file that encodes in another way than this class is refused; ValueError names the part.
         """
         theirs = encoding_parts(text)
-        must_agree(theirs, encoding_parts(cls([]).to_json()), but=("model.merges", "model.vocab"))
+        must_agree(theirs, cls([]), but=("model.merges", "model.vocab"))
         tokenizer = cls(read_merges(theirs.get("model.merges")))
-        must_agree(theirs, encoding_parts(tokenizer.to_json()))
+        must_agree(theirs, tokenizer)
         return tokenizer
 
 
@@ -397,29 +386,30 @@ def encoding_parts(text):
     try:
         form = json.loads(text)
         model = form.pop("model")
-        parts = {**form, **{f"model.{name}": part for name, part in model.items()}}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        parts = form | {f"model.{name}": part for name, part in model.items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ValueError("damaged, or no tokenizer.json") from None
     return {name: part for name, part in parts.items() if name not in ASIDE}
 
 
-def must_agree(theirs, ours, but=()):
-    """Raise ValueError with the first part, except `but`, in which `theirs` is not `ours`."""
+def must_agree(theirs, tokenizer, but=()):
+    """Raise ValueError with the first part, except `but`, that is not the tokenizer's."""
+    ours = encoding_parts(tokenizer.to_json())
     for name in {**ours, **theirs}:
-        part = json.dumps(theirs.get(name), sort_keys=True)
-        if name not in but and part != json.dumps(ours.get(name), sort_keys=True):
+        if name not in but and theirs.get(name) != ours.get(name):
             means = MEANS.get(name, "encodes in another way")
-            raise ValueError(f"not as this program writes it: it {means}, its {name} is "
-                             f"{part[:70]}; train one with vocab_size")
+            part = json.dumps(theirs.get(name))[:70]
+            raise ValueError(f"not as this program writes it: it {means}, its {name} is {part}; "
+                             "train one with vocab_size")
 
 
 def read_merges(merges):
     """Return the merges of a tokenizer.json as pairs of bytes; ValueError if they are none."""
-    if isinstance(merges, list) and any(isinstance(pair, str) for pair in merges):
+    if isinstance(merges, list) and str in map(type, merges):
         raise ValueError("it has its merges in the old form, \"a b\" for [\"a\", \"b\"]; "
                          "let tokenizers >= 0.20 read and save it")
     try:
-        return [(bytes(BYTE[c] for c in left), bytes(BYTE[c] for c in right))
+        return [tuple(bytes(BYTE[c] for c in part) for part in (left, right))
                 for left, right in merges]
-    except (KeyError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError):
         raise ValueError("damaged, a merge is no pair of tokens") from None
