@@ -7,18 +7,14 @@
 
 An export holds config.json, model.safetensors, generation_config.json, tokenizer.json with its two
 companions, and README.md, the model card. AutoModelForCausalLM and AutoTokenizer load them without
-code of ours, in transformers 4 and 5. The tokenizer puts `<s>` before a text, else it gives our own
-ids; split_special_tokens makes it read "<s>" in a text as text.
+code of ours, in transformers 4 and 5. The tokenizer puts `<s>` before a text.
 
-A stranger's folder is data: weights are read from safetensors alone, and all names and shapes must
-agree with its config.json; nothing in it is unpickled or executed. Where our model or tokenizer
-would differ from the original, the import is refused by name. An imported run has config.json,
-tokenizer.json and best.pt: it can teach, be evaluated, be `init`. Its students take its vocabulary:
-tokenizer = "RUN". The token that opens a text is the folder's bos, or --bos, or with --dev the one
-of its special tokens that predicts development text best: an instructed model's own may be one that
-no text of its training began with.
-
-Needs the packages safetensors and, for imported tokenizers, tokenizers.
+A stranger's folder is data: weights are read from safetensors alone, all names and shapes must
+agree with its config.json, and nothing in it is unpickled or executed. Where our model or tokenizer
+would differ from the original, the import is refused by name. An imported run can teach, be
+evaluated, be `init`. Its students take its vocabulary: tokenizer = "RUN". The token that opens a
+text is the folder's bos, or --bos, or with --dev the one of its special tokens that predicts
+development text best. Needs the package safetensors and, for imported tokenizers, tokenizers.
 """
 from onecoach.config import Arguments, UserError, run_folder, run_main
 
@@ -39,8 +35,6 @@ def main(argv):
     from tools.hf.export import export
     from tools.hf.importing import import_folder
     if args.what == "export":
-        if args.bos or args.dev:
-            raise UserError("--bos and --dev are about import")
         export(args.source, args.target, args.checkpoints)
     elif args.checkpoints:
         raise UserError("--checkpoints is about export")
