@@ -612,7 +612,7 @@ def config_says(**keys):
 
 NORM = "model.norm.weight"
 BROKEN = {
-    "pickled": (pickled, "pytorch_model.bin is a pickled"),
+    "pickled": (pickled, "pickled (pytorch_model.bin)"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
     "path up": (lambda f: index(f, "../model-1.safetensors"), "names '../model-1.safetensors'"),
     "path away": (lambda f: index(f, "/etc/passwd"), "names '/etc/passwd'"),
@@ -695,7 +695,7 @@ OTHER_THINGS = {
 
 @pytest.mark.parametrize("name", OTHER_THINGS)
 def test_a_thing_that_is_no_model_folder_is_called_by_its_name(name, tmp_path):
-    """The file itself, and a folder that holds it."""
+    """The file itself, and a folder that holds it; the message names all of them."""
     (tmp_path / "given").mkdir()
     (tmp_path / "given" / name).write_bytes(b"\x80\x04GGUF")
     for source in (tmp_path / "given", tmp_path / "given" / name):

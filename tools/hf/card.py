@@ -14,14 +14,10 @@ from onecoach.config import NO_RUNS, Config
 from onecoach.run import changed_needs
 
 CHANCE = {  # path in eval.json, as in tables.FINAL -> the figure of a guess
-    "blimp.accuracy": "50%",
-    "supplement.accuracy": "50%",
-    "ewok.accuracy": "50%",
-    "comps.accuracy": "50%",
+    **dict.fromkeys(("blimp.accuracy", "supplement.accuracy", "ewok.accuracy", "comps.accuracy",
+                     "global_piqa_nonparallel.accuracy", "babytalk.minimal_pairs"), "50%"),
     "entity_tracking.accuracy": "20%",
     "global_piqa_parallel.accuracy": "25%",
-    "global_piqa_nonparallel.accuracy": "50%",
-    "babytalk.minimal_pairs": "50%",
 }
 # Keys that say where and how it ran, not which model came out.
 ASIDE = ("out_dir", "data_dir", "name", "device", "resume", "max_minutes", "log_every")

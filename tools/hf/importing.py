@@ -2,7 +2,6 @@
 import contextlib
 import dataclasses
 import itertools
-import math
 import pathlib
 
 from onecoach import files, scoring
@@ -14,7 +13,6 @@ from tools.hf.configs import model_config
 from tools.hf.weights import (
     check_tensors,
     read_tensors,
-    refuse_other_things,
     safetensors,
     to_ours,
     weight_files,
@@ -83,9 +81,9 @@ def read_form(source):
         return form
     if not source.exists():
         raise ValueError("no such folder; `hf download NAME --local-dir DIR` fetches a model")
-    refuse_other_things(source)
-    raise ValueError("no config.json there, so no model of Hugging Face's; save_pretrained writes "
-                     "one beside the weights")
+    raise ValueError("no config.json there: weights alone, a pickled checkpoint, llama.cpp's GGUF "
+                     "and an adapter are not read; load it with transformers (an adapter: "
+                     "merge_and_unload), save_pretrained(DIR), and import DIR")
 
 
 def run_config(c, folder, tokenizer):
@@ -161,13 +159,11 @@ def choose_bos(tokenizer, lm, dev):
 
     special = [token["id"] for token in tokenizer.form["added_tokens"] if token.get("special")]
     named = [tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id]
-    best = tokenizer
-    least = math.inf
+    costs = {}
     for i in dict.fromkeys([*named, *sorted(special)[:CANDIDATES]]):
         name = tokenizer.names[i].decode()
         candidate = with_bos(tokenizer, name)
         nats = -scoring.score_sentences(lm, candidate, lines).sum().item() / size
         print(f"  opened by {name}: {nats:.4f} nats per byte of {len(lines)} lines")
-        if nats < least:
-            best, least = candidate, nats
-    return best
+        costs.setdefault(nats, candidate)
+    return costs[min(costs)]

@@ -10,18 +10,6 @@ from onecoach.config import UserError
 
 INDEX = "model.safetensors.index.json"
 
-# Other things that are given for a model's folder, by the end of a file's name.
-KINDS = {
-    ".gguf": "llama.cpp's form of a model, which is not read; import the folder it was made from",
-    "adapter_config.json": ("an adapter of another model: load it with PEFT, merge_and_unload(), "
-                            "save_pretrained(DIR), and import DIR"),
-    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl"), (
-        "a pickled checkpoint, and to unpickle is to execute; where you trust it load it with "
-        "transformers, save_pretrained(DIR), and import DIR")),
-    ".safetensors": ("weights alone; import a folder that has config.json, tokenizer.json and "
-                     "model.safetensors, or the index of its shards"),
-}
-
 
 def safetensors():
     """Return the package, which nothing else here needs."""
@@ -124,8 +112,9 @@ def weight_files(source):
     if (source / "model.safetensors").is_file():
         return [source / "model.safetensors"]
     if not (source / INDEX).is_file():
-        refuse_other_things(source)
-        raise ValueError("no model.safetensors there; save_pretrained writes it")
+        raise ValueError("no model.safetensors there; save_pretrained writes it, of weights that "
+                         "are pickled (pytorch_model.bin) where you trust them: to unpickle is to "
+                         "execute")
     shards = files.read_json(source / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ValueError(f"{INDEX} has no weight_map")
@@ -134,15 +123,6 @@ def weight_files(source):
         if name not in paths:
             raise ValueError(f"{INDEX} names {name[:80]!r}, no file of that folder")
     return [paths[name] for name in dict.fromkeys(shards.values())]
-
-
-def refuse_other_things(source):
-    """Raise ValueError if a folder, or a file, holds a model in a form that is not read."""
-    names = [path.name for path in sorted(source.iterdir())] if source.is_dir() else [source.name]
-    for end, kind in KINDS.items():
-        for name in names:
-            if name.endswith(end):
-                raise ValueError(f"{name} is {kind}")
 
 
 def plain_name(name):
