@@ -249,9 +249,6 @@ class Tokenizer:
         self.merges = [tuple(pair) for pair in merges]
         self.ids = {bytes([b]): i for b, i in BYTE_ID.items()}
         for left, right in self.merges:
-            if left not in self.ids or right not in self.ids:
-                raise ValueError(f"the merge {left!r} {right!r} uses a token that no earlier "
-                                 "merge makes")
             self.ids.setdefault(left + right, len(SPECIAL) + len(self.ids))
         self.vocab_size = len(SPECIAL) + len(self.ids)
         lengths = [0] * len(SPECIAL) + [len(token) for token in self.ids]
@@ -268,7 +265,7 @@ class Tokenizer:
         return self.encoding.encode_ordinary(text)
 
     def encode_with_ends(self, text):
-        """Return (ids, the place in the text where each token ends (n,), in bytes)."""
+        """Return (ids, the places (n,) in the text where tokens end, in bytes)."""
         ids = self.encode(text)
         return ids, np.cumsum(self.token_bytes[ids])
 

@@ -20,11 +20,8 @@ ROLES = ("bos", "eos", "pad")
 
 
 def marked(form, bos, eos, pad):
-    """Return a parsed tokenizer.json in the form that ImportedTokenizer reads; a new dict.
-
-    bos, eos, pad: the added tokens that have these roles. Raises ValueError where one is none.
-    """
-    ids = {token.get("content"): token.get("id") for token in form.get("added_tokens") or []}
+    """Return a parsed tokenizer.json with the added tokens that have these roles; a new dict."""
+    ids = {token["content"]: token["id"] for token in form.get("added_tokens") or []}
     special = {}
     for role, name in zip(ROLES, (bos, eos, pad)):
         if name not in ids:
@@ -35,11 +32,7 @@ def marked(form, bos, eos, pad):
 
 
 class ImportedTokenizer(Tokenizer):
-    """A bpe.Tokenizer of `form`, a marked tokenizer.json, parsed.
-
-    Raises ValueError, one line, for a file that is damaged or not in bytes; UserError where the
-    package tokenizers is not installed.
-    """
+    """A bpe.Tokenizer of `form`, a marked tokenizer.json, parsed; ValueError if it is damaged."""
 
     def __init__(self, form):
         try:
@@ -84,11 +77,10 @@ class ImportedTokenizer(Tokenizer):
         # each line counts no byte for the newline, so that a line has the bytes of the text.
         self.newline_id = vocab.get(CHARACTER[ord("\n")], self.eos_id)
         self.lacking = bytes(b for b, character in CHARACTER.items() if character not in vocab)
-        silent = {i for i, token in added.items() if token.special}
-        if came_back.startswith(b" "):
-            silent.add(self.newline_id)
-        lengths = [0 if i in silent else len(name) for i, name in enumerate(self.names)]
-        self.token_bytes = np.array(lengths, dtype=np.int64)
+        silent = [i for i, token in added.items() if token.special]
+        silent += [self.newline_id] * came_back.startswith(b" ")
+        self.token_bytes = np.array([*map(len, self.names)], dtype=np.int64)
+        self.token_bytes[silent] = 0
 
     def run_original(self, text):
         # half of a surrogate pair is U+FFFD, as tiktoken reads it
@@ -105,10 +97,7 @@ class ImportedTokenizer(Tokenizer):
         return encoding.ids, size[np.array([end for _, end in encoding.offsets], dtype=np.int64)]
 
     def encode_lines(self, text):
-        """Return the ids (n,) of whole lines, each encoded alone and ended by newline_id.
-
-        For other people's patterns may join a newline to what is before it.
-        """
+        # each line alone: other people's patterns may join a newline to the text before it
         lines = text.removesuffix("\n").split("\n")
         encodings = self.original.encode_batch_fast(lines, add_special_tokens=False)
         return np.fromiter((i for line in encodings for i in (*line.ids, self.newline_id)),

@@ -26,8 +26,7 @@ def import_folder(source, folder, bos="", dev=""):
     """Make the run `folder` of a Hugging Face folder `source`, whole or not at all.
 
     bos: the token that opens a text; by default the folder's or, if `dev` names development text,
-    the one that predicts it best. UserError, one line, names anything missing, damaged or not
-    supported.
+    the one that predicts it best. UserError names anything missing, damaged or not supported.
     """
     source, folder = pathlib.Path(source), pathlib.Path(folder)
     safetensors()
@@ -46,18 +45,19 @@ def import_folder(source, folder, bos="", dev=""):
                              f"vocabulary {c.vocab_size}")
     except ValueError as e:
         raise UserError(f"{source}: {e}")
-    config = run_config(c, folder, tokenizer)
-
-    if tokenizer.vocab_size < c.vocab_size:
-        print(f"the last {c.vocab_size - tokenizer.vocab_size} rows of the embedding are no "
-              "tokens: left out")
-    weights = to_ours(tensors, c, tokenizer.vocab_size)
+    vocab_size = 0 if tokenizer.vocab_size < 259 else tokenizer.vocab_size
+    config = Config(**{**dataclasses.asdict(c), "rope_scaling": list(c.rope_scaling),
+                       "vocab_size": vocab_size, "out_dir": str(folder.parent),
+                       "name": folder.name, "mark": "none",
+                       "corpus": ""})  # the text of its training is not known here
+    check_together(config)
+    weights = to_ours(tensors, c, tokenizer.vocab_size)  # without rows that are no tokens
     lm = model_of(config, tokenizer.vocab_size).eval()
     lm.load_state_dict(weights)
-
     if tokenizer.lacking:
         print(f"the vocabulary lacks {len(tokenizer.lacking)} of the 256 bytes: text that has them "
               "loses them, as in the original")
+
     if dev and not bos and isinstance(tokenizer, ImportedTokenizer):
         tokenizer = choose_bos(tokenizer, lm, dev)
     notes = {"_dtype": "float32", "_text": "", "_tokenizer": tokenizer.hash,
@@ -84,17 +84,6 @@ def read_form(source):
     raise ValueError("no config.json there: weights alone, a pickled checkpoint, llama.cpp's GGUF "
                      "and an adapter are not read; load it with transformers (an adapter: "
                      "merge_and_unload), save_pretrained(DIR), and import DIR")
-
-
-def run_config(c, folder, tokenizer):
-    """Return the Config of the run that a ModelConfig becomes."""
-    vocab_size = 0 if tokenizer.vocab_size < 259 else tokenizer.vocab_size
-    config = Config(**{**dataclasses.asdict(c), "rope_scaling": list(c.rope_scaling),
-                       "vocab_size": vocab_size, "out_dir": str(folder.parent),
-                       "name": folder.name, "mark": "none",
-                       "corpus": ""})  # the text of its training is not known here
-    check_together(config)
-    return config
 
 
 # ---------------------------------------------------------------- the tokenizer
