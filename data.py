@@ -314,23 +314,30 @@ class Batches:
         return np.maximum(self.B, (competence * self.chunks).astype(np.int64))
 
     def words_read(self, steps, tokenizer):
-        """Return (steps + 1,): the expected words that a run has read before step 0, 1, ..., steps.
+        """Return a function: step -> the expected words that a run of `steps` has read before it.
 
         Short lines have fewer words per token, so order "length" reads fewer at first.
         """
-        per_step = np.ones(steps)  # relative to the mean of the whole text
-        if self.easiest is not None:
-            # a word begins at a space, the first one of a line at the newline before it
-            begins = np.array([name.startswith((b" ", b"\n")) for name in tokenizer.tokens()])
-            begins[self.file.newline_id] = tokenizer.token_bytes[self.file.newline_id] > 0
-            tokens = self.file.tokens[:self.chunks * self.T].reshape(self.chunks, self.T)
-            words = begins[tokens].sum(1)[self.easiest]
-            mean = words.cumsum() / np.arange(1, self.chunks + 1)  # of the easiest 1, 2, ...
-            progress = np.arange(steps) / steps
-            n = self.count_easy(np.minimum(progress, 0.5))
-            per_step = np.where(progress < 0.5, mean[n - 1] / mean[-1], 1.0)
         per_token = self.file.words / self.file.count
-        return np.concatenate([[0.0], per_step.cumsum()]) * self.B * self.T * per_token
+        if self.easiest is None:
+            return lambda step: step * self.B * self.T * per_token
+
+        # a word begins at a space, the first one of a line at the newline before it
+        begins = np.array([name.startswith((b" ", b"\n")) for name in tokenizer.tokens()])
+        begins[self.file.newline_id] = tokenizer.token_bytes[self.file.newline_id] > 0
+        tokens = self.file.tokens[:self.chunks * self.T].reshape(self.chunks, self.T)
+        words = begins[tokens].sum(1)[self.easiest]
+        mean = words.cumsum() / np.arange(1, self.chunks + 1)  # of the easiest 1, 2, ...
+
+        # exact at each step, or at 100,000 points of a longer run
+        points = min(steps, 100_000)
+        progress = np.arange(points) / points
+        n = self.count_easy(np.minimum(progress, 0.5))
+        relative = np.where(progress < 0.5, mean[n - 1] / mean[-1], 1.0)  # to the whole text
+        totals = np.concatenate([[0.0], relative.cumsum()]) * self.B * self.T * per_token
+        where = np.arange(points + 1)
+        scale = steps / points
+        return lambda step: np.interp(step / scale, where, totals) * scale
 
     def place(self, chunks, rng):
         """Return the first positions of chunks (n,), each with its own offset; on the device."""

@@ -120,8 +120,7 @@ class Config:
                           "micro-batches together", low=1)
     grad_accum: int = key(1, "micro-batches that the batch is cut into: less memory, same result",
                           low=1)
-    max_steps: int = key(0, "optimiser steps; 0: as many as `epochs` needs", low=0,
-                         high=10**7)
+    max_steps: int = key(0, "optimiser steps; 0: as many as `epochs` needs", low=0)
     epochs: float = key(6.0, "passes over the corpus", above=0, high=1e6)
     optimizer: str = key("adamw", "adamw, or muon (torch >= 2.9): Muon on the blocks' matrices, "
                          "with updates of the size of AdamW's, and AdamW on embedding, head, norms "

@@ -241,8 +241,8 @@ class Run:
               loss_path="eager"):
         """Begin a run of `steps` steps, or restore all of it from the last checkpoint.
 
-        data: the prepared text; words_read: (steps + 1,), as data.Batches has it. Raises UserError
-        if a teacher has changed, or if the checkpoint does not fit.
+        data: the prepared text; words_read: a function of the step, data.Batches.words_read.
+        Raises UserError if a teacher has changed, or if the checkpoint does not fit.
         """
         needs = digests_of_needs(self.config)
         for name, digest in (self.notes.get("_needs") or {}).items():
@@ -319,7 +319,7 @@ class Run:
     @property
     def words(self):
         """The words of the corpus that this run has read, over all epochs."""
-        return round(self.words_read[self.step])
+        return round(self.words_read(self.step))
 
     @property
     def should_log(self):
