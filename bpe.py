@@ -342,10 +342,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text):
-        """Return the tokenizer with the to_json() `text`, a str or bytes.
-
-        A file that encodes in another way than this class is refused; ValueError names the part.
-        """
+        """Return the tokenizer of a to_json(); ValueError names a part that encodes otherwise."""
         theirs = encoding_parts(text)
         must_agree(theirs, cls([]), but=("model.merges", "model.vocab"))
         tokenizer = cls(read_merges(theirs.get("model.merges")))

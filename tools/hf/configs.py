@@ -68,18 +68,20 @@ def model_config(form):
             raise ValueError(f"config.json has {name}; a plain {kind} alone can be imported")
     rope = form.get("rope_parameters") or {}  # transformers 5 has them apart
     form = {**form, **rope} if isinstance(rope, dict) else form
-    for name, values in ONLY[kind].items():
-        must_be(form, name, *values)
-
     keys = {ours: number(form, theirs, *limits)
             for theirs, (ours, *limits) in TABLES[kind].items()}
+    only = ONLY[kind]
     if kind == "gpt2":
         keys["d_ff"] = number(form, "n_inner", 4 * keys["d_model"])
     else:
-        must_be(form, "head_dim", keys["d_model"] // keys["n_head"])
+        only = {**only, "head_dim": (keys["d_model"] // keys["n_head"],)}
         kv = number(form, "num_key_value_heads", keys["n_head"])
         keys["n_kv_head"] = 0 if kv == keys["n_head"] else kv
         keys["rope_scaling"] = read_scaling(form.get("rope_scaling") or rope)
+    for name, values in only.items():
+        if form.get(name) not in (None, *values):
+            raise ValueError(f"config.json has {name} = {form[name]!r}; only {values[0]!r} can be "
+                             "imported")
     return ModelConfig(arch=kind, **keys)
 
 
@@ -91,13 +93,6 @@ def number(form, name, default, low=1, high=MOST):
     if type(value) not in kinds or not low <= value <= high:
         raise ValueError(f"config.json has {name} = {value!r}")
     return type(default)(value)
-
-
-def must_be(form, name, default, *synonyms):
-    """Raise ValueError unless a setting is the default, or a synonym of that."""
-    value = form.get(name, default)
-    if value not in (None, default, *synonyms):
-        raise ValueError(f"config.json has {name} = {value!r}; only {default!r} can be imported")
 
 
 def read_scaling(rope):

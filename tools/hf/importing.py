@@ -19,7 +19,6 @@ from tools.hf.weights import (
 )
 
 LINES = 200  # of development text, by which a bos is chosen
-CANDIDATES = 8
 
 
 def import_folder(source, folder, bos="", dev=""):
@@ -29,7 +28,7 @@ def import_folder(source, folder, bos="", dev=""):
     the one that predicts it best. UserError names anything missing, damaged or not supported.
     """
     source, folder = pathlib.Path(source), pathlib.Path(folder)
-    safetensors()
+    safetensors()  # or UserError
     if folder.exists():
         raise UserError(f"{folder} is there already; remove it, or choose another RUN")
     try:
@@ -137,7 +136,7 @@ def choose_bos(tokenizer, lm, dev):
     """Return the tokenizer whose bos costs the model the fewest nats per byte of text, and say it.
 
     An instructed model may name a token that no text of its training began with. Candidates are
-    the named bos, eos and pad and the first special tokens; the text is LINES lines of `dev`.
+    the named bos, eos and pad and 8 special tokens; the text is LINES lines of `dev`.
     """
     lines = []
     for _, path in resolve(dev, "", "dev"):
@@ -149,7 +148,7 @@ def choose_bos(tokenizer, lm, dev):
     special = [token["id"] for token in tokenizer.form["added_tokens"] if token.get("special")]
     named = [tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id]
     costs = {}
-    for i in dict.fromkeys([*named, *sorted(special)[:CANDIDATES]]):
+    for i in dict.fromkeys([*named, *sorted(special)[:8]]):
         name = tokenizer.names[i].decode()
         candidate = with_bos(tokenizer, name)
         nats = -scoring.score_sentences(lm, candidate, lines).sum().item() / size

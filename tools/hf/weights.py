@@ -1,5 +1,4 @@
 """A model's weights by our names and by transformers' names; the package safetensors."""
-import collections
 import re
 
 import torch
@@ -47,53 +46,50 @@ GPT2 = {
     "norm": ["transformer.ln_f"],
 }
 
-# Their tensor, of `shape`, is these rows of our tensor. flip: theirs is the transpose.
-Part = collections.namedtuple("Part", "ours rows theirs shape flip")
+
+def their_names(ours, c):
+    """Return the names of theirs for a tensor of ours; none for a head that is the embedding."""
+    if c.tie and ours == "head.weight":
+        return []
+    module, kind = ours.rsplit(".", 1)
+    layer = "".join(re.findall(r"\.(\d+)\.", module))
+    names = (LLAMA if c.arch == "llama" else GPT2).get(re.sub(r"\.\d+\.", ".{}.", module), [])
+    return [f"{name.format(layer)}.{kind}" for name in names]
 
 
-def model_parts(c):
-    """Return every Part of the model of a ModelConfig; ValueError where its sizes do not fit."""
-    with torch.device("meta"):  # shapes without numbers
-        tensors = LM(c).state_dict()
-    if c.tie or c.arch == "gpt2":
-        del tensors["head.weight"]
-    parts = []
-    for ours, tensor in tensors.items():
-        module, kind = ours.rsplit(".", 1)
-        layer = "".join(re.findall(r"\.(\d+)\.", module))
-        table = LLAMA if c.arch == "llama" else GPT2
-        names = table[re.sub(r"\.\d+\.", ".{}.", module)]
-
-        sizes = [len(tensor) // len(names)] * len(names)
-        if len(names) == 3:  # keys and values may have fewer heads than queries
-            sizes = [c.d_model, *2 * [(len(tensor) - c.d_model) // 2]]
-        # Conv1D keeps (in, out)
-        flip = c.arch == "gpt2" and layer != "" and tensor.ndim == 2
-        start = 0
-        for name, size in zip(names, sizes):
-            shape = (size, *tensor.shape[1:])
-            parts.append(Part(ours, slice(start, start + size), f"{name.format(layer)}.{kind}",
-                              shape[::-1] if flip else shape, flip))
-            start += size
-    return parts
+def turn(ours, tensor, c):
+    """Transpose the matrices of GPT-2's blocks: its Conv1D keeps (in, out)."""
+    is_turned = c.arch == "gpt2" and ours.startswith("blocks.") and tensor.ndim == 2
+    return tensor.T if is_turned else tensor
 
 
 def to_theirs(weights, c):
     """Return transformers' state dict of ours: {name: tensor}."""
     theirs = {}
-    for part in model_parts(c):
-        tensor = weights[part.ours][part.rows]
-        theirs[part.theirs] = (tensor.T if part.flip else tensor).contiguous()
+    for ours, tensor in weights.items():
+        names = their_names(ours, c)
+        sizes = len(tensor) // max(1, len(names))
+        if len(names) == 3:  # keys and values may have fewer heads than queries
+            sizes = [c.d_model, *2 * [(len(tensor) - c.d_model) // 2]]
+        for name, part in zip(names, tensor.split(sizes)):
+            theirs[name] = turn(ours, part, c).contiguous()
     return theirs
+
+
+def shapes(c):
+    """Return our state dict with shapes, but no numbers; ValueError where sizes do not fit."""
+    with torch.device("meta"):
+        return LM(c).state_dict()
 
 
 def to_ours(tensors, c, vocab_size):
     """Return our state dict with vocab_size rows of embedding, and empty `tensors`."""
-    weights = collections.defaultdict(list)
-    for part in model_parts(c):
-        tensor = tensors.pop(plain_name(part.theirs)).float()
-        weights[part.ours].append(tensor.T if part.flip else tensor)
-    weights = {name: torch.cat(tensors).contiguous() for name, tensors in weights.items()}
+    weights = {}
+    for ours in shapes(c):
+        parts = [turn(ours, tensors.pop(plain_name(name)).float(), c)
+                 for name in their_names(ours, c)]
+        if parts:
+            weights[ours] = torch.cat(parts).contiguous()
     for name in {"embed.weight", "head.weight"} & weights.keys():
         weights[name] = weights[name][:vocab_size].clone()
     weights.setdefault("head.weight", weights["embed.weight"])
@@ -147,21 +143,22 @@ def check_tensors(tensors, c):
     layers = {int(match[1]) for match in map(LAYER.match, tensors) if match}
     if len(layers) != c.n_layer:  # before there is a list of as many parts
         raise ValueError(f"config.json has {c.n_layer} layers, the weights {len(layers)}")
-    parts = model_parts(c)
-    for _, _, name, shape, _ in parts:
+    theirs = to_theirs(shapes(c), c)
+    for name, expected in theirs.items():
         tensor = tensors.get(plain_name(name))
         if tensor is None:
             raise ValueError(f"the weights lack {name}")
-        if tensor.shape != shape:
-            raise ValueError(f"{name} is {list(tensor.shape)}, by config.json {list(shape)}")
+        if tensor.shape != expected.shape:
+            raise ValueError(f"{name} is {list(tensor.shape)}, by config.json "
+                             f"{list(expected.shape)}")
         if not tensor.is_floating_point():
             raise ValueError(f"{name} is of type {tensor.dtype}, no floating point")
-    for name in tensors.keys() - {plain_name(part.theirs) for part in parts}:
+    for name in tensors.keys() - set(map(plain_name, theirs)):
         if not IGNORED.fullmatch(name):
             raise ValueError(f"the weights have {name}, which a plain {c.arch} has not")
 
     # a head of its own must not be dropped
-    embedding = tensors[plain_name(parts[0].theirs)]
+    embedding = tensors[plain_name(next(iter(theirs)))]
     is_tied = c.tie or c.arch == "gpt2"
     if is_tied and not torch.equal(tensors.get("lm_head.weight", embedding), embedding):
         raise ValueError("config.json ties the head to the embedding, but lm_head.weight is "
