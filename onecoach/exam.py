@@ -68,8 +68,9 @@ def answer_reading(task, rows, model, tokenizer, seed):
     prev_surprisal = np.full(len(words), np.nan)
     prev_surprisal[known] = prev
     result = suite.reading_figures(columns, surprisal, prev_surprisal)
-    said = suite.reading_predictions(surprisal, prev_surprisal)
-    return Answers(result | {"cut": cut}, words, None, said)
+    said = [{"id": i, "pred": float(a), "prev_pred": float(b)}  # nan: missing, in their scoring too
+            for i, (a, b) in enumerate(zip(surprisal, prev_surprisal))]
+    return Answers(result | {"cut": cut}, words, None, {"reading": {"predictions": said}})
 
 
 def candidate_scores(model, tokenizer, lists):
@@ -81,13 +82,8 @@ def candidate_scores(model, tokenizer, lists):
 
 
 def minimal_pairs(model, tokenizer, rows, limit=0):
-    """Return suite.accuracies of minimal pairs: BLiMP's dicts, or a folder's.
-
-    limit: pairs per paradigm, 0 all.
-    """
-    if isinstance(rows, (str, os.PathLike)):
-        items = suite.read_folder(rows, suite.pair)
-    else:
-        items = suite.pairs(rows)
+    """Return suite.accuracies of minimal pairs, BLiMP's dicts or a folder; limit: per paradigm."""
+    is_folder = isinstance(rows, (str, os.PathLike))
+    items = suite.read_folder(rows, suite.pair) if is_folder else suite.pairs(rows)
     items = suite.first_of_each(items, limit)
     return answer_choices(suite.TASKS["blimp"], items, model, tokenizer, 0).result

@@ -110,8 +110,6 @@ def read_folder(folder, item_of, hint=""):
         if not rows:
             raise UserError(f"{path}: empty, it has no rows")
         items += [item for row in rows if (item := item_of(row))]
-    if not items:
-        raise UserError(f"{folder}: none of its rows is scored")
     return items
 
 
@@ -242,13 +240,11 @@ def read_words(path):
 def partial_r2(y, covariates, x):
     """Return (R2 - R2_0) / (1 - R2_0) of least squares with and without x, and n, k.
 
-    y, x (n,); covariates: list of (n,), to which their products are added. Rows with a missing
-    value are left out. k: the number of covariates, products and 1. The value is the square of the
-    partial correlation of x and y.
+    The products of the covariates are added; k counts them all and 1. Rows with a missing value
+    are left out. The value is the square of the partial correlation of x and y.
     """
-    known = ~np.isnan(np.stack([y, x, *covariates])).any(0)
-    y, x = y[known], x[known]
-    columns = [c[known] for c in covariates]
+    table = np.stack([y, x, *covariates])
+    y, x, *columns = table[:, ~np.isnan(table).any(0)]
     columns += [a * b for i, a in enumerate(columns) for b in columns[i + 1:]]
     columns = [(c - c.mean()) / (c.std() or 1) for c in columns]
     X = np.stack([np.ones(len(y)), *columns], 1)  # (n, k)
@@ -296,17 +292,11 @@ def mean(values):
 
 
 def top(scores):
-    """Mark the candidates with the largest score, up to TIE: (n, k), rows padded with False.
-
-    scores: for each row the scores of its candidates (k_i,).
-    """
-    padded = np.full((len(scores), max(map(len, scores))), -np.inf)
-    there = np.zeros(padded.shape, bool)
+    """Mark the largest of each row's scores (k_i,), up to TIE: (n, k), padded with False."""
+    padded = np.full((len(scores), max(map(len, scores))), np.nan)
     for i, row in enumerate(scores):
         padded[i, :len(row)] = row
-        there[i, :len(row)] = True
-    with np.errstate(invalid="ignore"):  # all may be impossible: -inf everywhere
-        return there & ~(padded < padded.max(1, keepdims=True) - TIE)
+    return padded >= np.nanmax(padded, 1, keepdims=True) - TIE  # nan compares as False
 
 
 def shares(scores, right):
@@ -357,35 +347,36 @@ def accuracies(items, share, over="groups", share_2025=None):
     sum w^2 a (1 - a) / n. They are about other items of the same groups, not about other groups or
     runs. at_chance: the figure is no farther from chance than 95% of guesses are.
     """
-    weight = weights(items, over)
     groups = {}
-    accuracy = official = variance = chance = chance_variance = 0.0
+    fields = collections.defaultdict(list)
     for group, numbers in grouped(items).items():
-        n = len(numbers)
-        w = weight[group]
-        a = mean(share[numbers])
-        guess = mean(1 / len(items[i].candidates) for i in numbers)
-        tied = mean((share[numbers] > 0) & (share[numbers] < 1))
-        groups[group] = dict(accuracy=a, interval=wilson(a, n), ties=tied, n=n, chance=guess,
-                             field=items[numbers[0]].field)
+        part = share[numbers]
+        a = mean(part)
+        field = items[numbers[0]].field
+        groups[group] = dict(accuracy=a, interval=wilson(a, len(part)),
+                             ties=mean((part > 0) & (part < 1)), n=len(part),
+                             chance=mean(1 / len(items[i].candidates) for i in numbers),
+                             field=field)
         if share_2025 is not None:
             groups[group]["official_2025"] = mean(share_2025[numbers])
-            official += w * groups[group]["official_2025"]
-        accuracy += w * a
-        variance += w**2 * a * (1 - a) / n
-        chance += w * guess
-        chance_variance += w**2 * guess * (1 - guess) / n
+        if field:
+            fields[field].append(a)
 
-    half = Z * math.sqrt(variance)
-    fields = {}
-    for field in dict.fromkeys(g["field"] for g in groups.values() if g["field"]):
-        fields[field] = mean(g["accuracy"] for g in groups.values() if g["field"] == field)
+    weight = weights(items, over)
+
+    def average(key):
+        return sum(weight[g] * groups[g][key] for g in groups)
+
+    def half(key):
+        return Z * math.sqrt(sum(weight[g]**2 * f[key] * (1 - f[key]) / f["n"]
+                                 for g, f in groups.items()))
+    accuracy, chance, margin = average("accuracy"), average("chance"), half("accuracy")
     figures = dict(accuracy=accuracy, chance=chance, n=len(items),
-                   interval=[max(0.0, accuracy - half), min(1.0, accuracy + half)],
-                   at_chance=abs(accuracy - chance) <= Z * math.sqrt(chance_variance),
-                   ties=sum(weight[g] * groups[g]["ties"] for g in groups))
+                   interval=[max(0.0, accuracy - margin), min(1.0, accuracy + margin)],
+                   at_chance=abs(accuracy - chance) <= half("chance"), ties=average("ties"))
     if share_2025 is not None:
-        figures["official_2025"] = official
+        figures["official_2025"] = average("official_2025")
+    fields = {field: mean(values) for field, values in fields.items()}
     return dict(**figures, fields=fields, groups=groups)
 
 
@@ -424,8 +415,8 @@ def mcnemar(b, c):
 def compared(items, share, other, over="groups"):
     """Compare one run's shares (n,) with another's on the same items: for the task, and by field.
 
-    Each is a dict of difference, its 95% interval (paired), better and worse, the items on which
-    one or the other has the larger share, and McNemar's p on these.
+    better, worse: items on which one or the other has the larger share, and McNemar's p on these;
+    the 95% interval of the difference is paired.
     """
     gap = share - other
     weight = weights(items, over)
@@ -435,10 +426,9 @@ def compared(items, share, other, over="groups"):
         total = sum(weight[g] for g in names)
         w = {g: weight[g] / total for g in names}
         difference = sum(w[g] * gap[groups[g]].mean() for g in names)
-        variance = sum(w[g]**2 * gap[groups[g]].var() / len(groups[g]) for g in names)
+        half = Z * math.sqrt(sum(w[g]**2 * gap[groups[g]].var() / len(groups[g]) for g in names))
         numbers = np.concatenate([groups[g] for g in names])
         better, worse = int((gap[numbers] > 0).sum()), int((gap[numbers] < 0).sum())
-        half = Z * math.sqrt(variance)
         return dict(difference=float(difference), interval=[difference - half, difference + half],
                     better=better, worse=worse, p=mcnemar(better, worse), n=len(numbers))
     fields = collections.defaultdict(list)
@@ -462,13 +452,6 @@ def predictions(items, choices, probabilities=None):
             line["prob"] = float(probabilities[i])
         lines.append(line)
     return said
-
-
-def reading_predictions(surprisal, before):
-    """Return predictions of reading; NaN for a missing word, as their scoring reads it."""
-    lines = [{"id": i, "pred": float(a), "prev_pred": float(b)}
-             for i, (a, b) in enumerate(zip(surprisal, before))]
-    return {"reading": {"predictions": lines}}
 
 
 # ---------------------------------------------------------------- the tasks
@@ -544,10 +527,7 @@ NLP = "blimp", "supplement", "ewok", "entity_tracking", "comps", "global_piqa"
 
 
 def read(name, data, limit=0):
-    """Return a task's Items in the folder `data`, at most `limit` per group (0: all).
-
-    For reading: the three of read_words.
-    """
+    """Return a task's Items in a folder, at most `limit` per group; of reading, `read_words`."""
     task = TASKS[name]
     folder = pathlib.Path(data, task.folder)
     if task.kind == "reading":
