@@ -1,12 +1,9 @@
 """Failure signatures of a student: rules with stated thresholds, to be argued with.
 
-Each rule reads figures and returns a Verdict. Some need only a run's log and babytalk's minimal
-pairs (`of_run`): eval.py asks for them. The others need a teacher, and texts by both
-(`of_student`): tools.modes asks. Verdicts are kept in eval.json and printed below the last table of
-a training.
-
-The signatures are those of arXiv 2410.22081's summary, averaged or generic output, rare patterns
-lost, instability or collapse, and two more.
+eval.py asks for those of a run's log and babytalk's minimal pairs (`of_run`), tools.modes also for
+those that need a teacher and texts by both (`of_student`). Verdicts are kept in eval.json and
+printed below the last table of a training. Three are of arXiv 2410.22081: averaged or generic
+output, rare patterns lost, instability or collapse.
 """
 import collections
 import textwrap
@@ -82,10 +79,7 @@ def unstable(log):
 
 
 def overfitting(log):
-    """Judge overfitting by the lines of metrics.jsonl.
-
-    Thresholds: a last val_ce 0.1 nats over the lowest, and a last training CE under that.
-    """
+    """Judge overfitting: a last val_ce 0.1 nats over the lowest, a last training CE under that."""
     said, fits = rise([numbers(line) for line in log])
     if fits:
         said += (" while the training text is predicted better; take more text, fewer steps, or "
@@ -113,11 +107,7 @@ def numbers(line):
 
 
 def degenerate(of_student, of_teacher):
-    """Judge repetition and texts without an end.
-
-    Thresholds: over half of the 4-grams were there before; 30% more texts than of the teacher's
-    never end.
-    """
+    """Judge repetition, over half of the 4-grams, and texts without an end, 30% more of them."""
     circles = of_student["repeated"] > 0.5
     endless = of_student["never_ends"] > of_teacher["never_ends"] + 0.3
     return Verdict("repetition, texts without an end", circles or endless,
@@ -136,10 +126,7 @@ def paradigms_lost(accuracies):
 # ---------------------------------------------------------------- a run's verdicts
 
 def of_run(log, accuracies):
-    """Return the Verdicts that need no teacher, as dicts, from log lines and babytalk's pairs.
-
-    accuracies: `paradigms`. An empty log or no pairs give no verdict.
-    """
+    """Return the Verdicts on a log and on `paradigms`, if they are not empty, as dicts."""
     verdicts = [unstable(log), overfitting(log)] if log else []
     verdicts += [paradigms_lost(accuracies)] if accuracies else []
     return [verdict._asdict() for verdict in verdicts]
@@ -162,10 +149,7 @@ def paradigms(results):
 
 
 def keep(folder, verdicts):
-    """Put verdicts into the eval.json of a run's folder, and return all that it holds then.
-
-    Verdicts of equal names are replaced.
-    """
+    """Put verdicts into a run's eval.json, in the place of equal names; return all of it."""
     path = folder / "eval.json"
     names = [verdict["name"] for verdict in verdicts]
     with files.locked(folder):
@@ -178,8 +162,7 @@ def keep(folder, verdicts):
 
 def readable(verdicts):
     """Return the verdicts of eval.json that have their form; the file may be damaged."""
-    if not isinstance(verdicts, list):
-        return []
+    verdicts = verdicts if isinstance(verdicts, list) else []
     return [verdict for verdict in verdicts if isinstance(verdict, dict)
             and isinstance(verdict.get("name"), str) and isinstance(verdict.get("said"), str)]
 
@@ -192,7 +175,11 @@ def words(label, verdicts):
     absent = [verdict["name"] for verdict in verdicts if not verdict.get("found")]
     if absent:
         said.append(f"{label}: no sign of {'; '.join(absent)}")
-    return [line for text in said for line in textwrap.wrap(text, 100, subsequent_indent="    ")]
+    return wrapped(said)
+
+
+def wrapped(texts):
+    return [line for text in texts for line in textwrap.wrap(text, 100, subsequent_indent="    ")]
 
 
 # ---------------------------------------------------------------- the log's figures and warnings
@@ -200,8 +187,7 @@ def words(label, verdicts):
 def rollout_figures(rollout):
     """Return figures for the log: J per position, estimated, the largest q / s, the share repeated.
 
-    With rollout_every also the age, in steps, and the drift, an estimate of KL(q_old||q), nats per
-    token.
+    With rollout_every also the age, in steps, and the drift, KL(q_old||q) in nats per token.
     """
     if rollout is None:
         return {}
@@ -217,10 +203,7 @@ def rollout_figures(rollout):
 
 
 def repeated(y, n=4):
-    """Return the share of n-grams of continuations y (B, T) that their row had before, 0-d.
-
-    y is -100 where there is none. 0 in natural text, near 1 if a student circles.
-    """
+    """Return the share of n-grams of y (B, T), -100 for none, that their row had before, 0-d."""
     if y.shape[1] < n:
         return torch.zeros((), device=y.device)
     grams = y.unfold(1, n, 1)  # (B, T - n + 1, n)

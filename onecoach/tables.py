@@ -1,6 +1,4 @@
 """Tables on the screen: a task's groups, tasks side by side, perplexity, runs side by side."""
-import textwrap
-
 from onecoach import signatures, suite
 
 MARK = "* no farther from chance than 95% of guesses are"
@@ -20,8 +18,9 @@ def cell(value, form):
     return "-" if value is None else form.format(value)
 
 
-def percent_interval(interval):
-    return f"{interval[0]:.1%} to {interval[1]:.1%}"
+def span(interval, form="{:.1%}"):
+    return " to ".join(map(form.format, interval))
+
 
 
 # ---------------------------------------------------------------- the suite
@@ -34,7 +33,7 @@ def groups_table(name, answers):
     rows = [["group", "accuracy", "95% over items", "ties", "as until 2025", "items"]]
     for group, figures in (*result["groups"].items(),
                            (f"mean over {suite.TASKS[name].over}", result)):
-        rows.append([group, f"{figures['accuracy']:.1%}", percent_interval(figures["interval"]),
+        rows.append([group, f"{figures['accuracy']:.1%}", span(figures["interval"]),
                      f"{figures['ties']:.1%}", cell(figures.get("official_2025"), "{:.1%}"),
                      str(figures["n"])])
     rows[-1:-1] = [[f"mean of {field}", f"{accuracy:.1%}", "", "", "", ""]
@@ -59,28 +58,23 @@ def task_lines(name, result):
 def summary_table(names, columns):
     """Show tasks as lines. columns: [(label, {task: result})], the first with interval and items.
 
-    names: {task: the folder of a set of your own, or ""}. The last line is the mean over the first
-    column's tasks of knowledge (suite.NLP).
+    names: {task: the folder of a set of your own, or ""}. The last line is suite.nlp_mean.
     """
-    results = columns[0][1]
-    rows = [["task", "figure", "95% over items", "chance", "items", *(c[0] for c in columns[1:])]]
+    (_, results), *others = columns
+    labels = [label for label, _ in others]
+    rows = [["task", "figure", "95% over items", "chance", "items", *labels]]
     for name in names:
         for i, (title, figures, key, form) in enumerate(task_lines(name, results[name])):
-            title = ", ".join(filter(None, [title, names[name]]))
-            interval = " to ".join(map(form.format, figures["interval"]))
-            row = [title, marked(figures, key, form), interval, cell(figures.get("chance"), form),
-                   f"{figures['n']:,}"]
-            for _, others in columns[1:]:
-                theirs = name in others and task_lines(name, others[name])[i][1]
-                row.append(marked(theirs or {}, key, form))
-            rows.append(row)
-    value, tasks = suite.nlp_mean({name: results[name] for name in names})
+            theirs = [task_lines(name, other[name])[i][1] if name in other else {}
+                      for _, other in others]
+            rows.append([", ".join(filter(None, [title, names[name]])), marked(figures, key, form),
+                         span(figures["interval"], form), cell(figures.get("chance"), form),
+                         f"{figures['n']:,}", *(marked(figures, key, form) for figures in theirs)])
+    (value, tasks), *theirs = [suite.nlp_mean(column) for _, column in columns]
     if len(tasks) > 1:
-        row = [f"NLP mean of {len(tasks)} tasks: {', '.join(tasks)}", f"{value:.1%} ", "", "", ""]
-        for _, others in columns[1:]:
-            theirs = suite.nlp_mean({name: others[name] for name in names if name in others})
-            row.append(f"{theirs[0]:.1%} " if theirs[1] == tasks else "- ")
-        rows.append(row)
+        rows.append([f"NLP mean of {len(tasks)} tasks: {', '.join(tasks)}", f"{value:.1%} ",
+                     "", "", "", *(f"{other:.1%} " if asked == tasks else "- "
+                                   for other, asked in theirs)])
     has_marks = any("*" in cell for row in rows for cell in row[1:])
     return table(rows) + (f"\n{MARK}" if has_marks else "")
 
@@ -90,7 +84,7 @@ def marked(figures, key, form):
 
 
 def remarks(name, result):
-    """Return sentences on a result's limits: items that lack, contexts that were cut."""
+    """Return sentences on items that a result lacks, and on contexts that were cut."""
     said = []
     if result.get("lacks"):
         said.append(f"{name} is not whole, or not the challenge's: {'; '.join(result['lacks'])}")
@@ -120,7 +114,7 @@ def curve_table(points):
     rows = [["words read", "accuracy", "95% over items", *fields]]
     for name, point in points.items():
         rows.append([name.removeprefix("chck_"), f"{point['accuracy']:.1%}",
-                     percent_interval(point["interval"]),
+                     span(point["interval"]),
                      *(f"{point['fields'][field]:.1%}" for field in fields)])
     return table(rows)
 
@@ -136,8 +130,8 @@ def perplexity_table(result):
     for name, figures in parts.items():
         ways = [f"{figures[way][key]:.4g}" for way in ("blocks", "lines")
                 for key in ("perplexity", "bits_per_byte")]
-        mean = f"{figures['mean_nats_per_byte']:.4f}"
-        rows.append([name, str(figures["lines"]["tokens"]), *ways, mean])
+        rows.append([name, str(figures["lines"]["tokens"]), *ways,
+                     f"{figures['mean_nats_per_byte']:.4f}"])
     return table(rows)
 
 
@@ -169,8 +163,7 @@ FINAL = [  # title, path in eval.json (trained: added by distill.py), form
 def look_up(values, path):
     """Return the number at a path of nested dicts, "babytalk.precision"; None if there is none.
 
-    A key may have a dot in it. A result of a part of a task is none: earlier versions kept it under
-    the task's bare name.
+    A key may have a dot in it. Earlier versions kept a part of a task under its bare name: none.
     """
     while path and isinstance(values, dict):
         key = max((key for key in values if f"{path}.".startswith(f"{key}.")), key=len, default="")
@@ -185,35 +178,25 @@ def look_up(values, path):
 def final_lines(evals):
     """Yield FINAL, with a line for each part of the text that ppl has scored, ppl --limit=200000,
     and for each set of your own, choice --data=DIR."""
-    slots = {slot for _, results in evals for slot in results}
-    parts = {slot for slot in slots if slot.removeprefix("ppl --limit=").isdigit()}
-    parts = sorted(parts, key=lambda slot: int(slot.split("=")[1]), reverse=True)
+    slots = sorted({slot for _, results in evals for slot in results})
+    limits = [slot.removeprefix("ppl --limit=") for slot in slots]
+    limits = sorted((int(limit) for limit in limits if limit.isdigit()), reverse=True)
     for title, path, form in FINAL:
         yield title, path, form
         task, _, rest = path.partition(".")
-        for slot in sorted(slots):
+        for slot in slots:
             folder = slot.removeprefix(f"{task} --data=")
             if folder != slot and " --" not in folder:
                 yield f"{title}, {folder}", f"{slot}.{rest}", form
-        if task == "ppl":
-            for part in parts:
-                limit = int(part.split("=")[1])
-                yield (f"{title}, of its first {limit:,} tokens a domain",
-                       f"{part}.{rest}", form)
-
-
-def incomplete(label, results):
-    """Return lines on the results in an eval.json that are not of all of the challenge's items."""
-    said = [f"{label}: {remark}" for slot, result in results.items() if isinstance(result, dict)
-            and not result.get("limit") for remark in remarks(slot, result)]
-    return [line for text in said for line in textwrap.wrap(text, 100, subsequent_indent="    ")]
+        for limit in limits if task == "ppl" else ():
+            yield (f"{title}, of its first {limit:,} tokens a domain",
+                   f"ppl --limit={limit}.{rest}", form)
 
 
 def final_table(evals):
-    """Show runs side by side, a line for every figure that one of them has.
+    """Show runs [(label, its eval.json)] side by side, a line for every figure that one has.
 
-    Below are the limits of the suite's results and the verdicts. evals: [(label, contents of its
-    eval.json)].
+    Below are the limits of the suite's results and the verdicts.
     """
     rows = [["", *(label for label, _ in evals)]]
     for title, path, form in final_lines(evals):
@@ -222,6 +205,8 @@ def final_table(evals):
             rows.append([title, *(cell(figure, form) for figure in figures)])
     said = []
     for label, results in evals:
-        said += incomplete(label, results)
+        said += signatures.wrapped(f"{label}: {remark}" for slot, result in results.items()
+                                   if isinstance(result, dict) and not result.get("limit")
+                                   for remark in remarks(slot, result))
         said += signatures.words(label, results.get("verdicts"))
     return "\n".join([table(rows), *([""] if said else []), *said])
