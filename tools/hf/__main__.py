@@ -19,7 +19,7 @@ development text best. Needs the package safetensors and, for imported tokenizer
 from onecoach.config import Arguments, UserError, run_folder, run_main
 
 
-def read_args(argv):
+def main(argv):
     parser = Arguments("-m tools.hf", __doc__)
     parser.add_argument("what", choices=["export", "import"])
     parser.add_argument("source", metavar="FROM", type=run_folder, help="RUN, or DIR to import")
@@ -27,11 +27,8 @@ def read_args(argv):
     parser.add_argument("--checkpoints", action="store_true", help="export those by words, too")
     parser.add_argument("--bos", default="", help="import: the token that opens a text")
     parser.add_argument("--dev", default="", help="import: development text to choose it by")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
 
-
-def main(argv):
-    args = read_args(argv)
     from tools.hf.export import export
     from tools.hf.importing import import_folder
     if args.what == "export":

@@ -15,8 +15,7 @@ def safetensors():
     try:
         import safetensors.torch
     except ImportError:
-        raise UserError("Hugging Face's weights need the package safetensors: pip install "
-                        "safetensors")
+        raise UserError("weights need the package safetensors: pip install safetensors")
     return safetensors
 
 
@@ -108,9 +107,8 @@ def weight_files(source):
     if (source / "model.safetensors").is_file():
         return [source / "model.safetensors"]
     if not (source / INDEX).is_file():
-        raise ValueError("no model.safetensors there; save_pretrained writes it, of weights that "
-                         "are pickled (pytorch_model.bin) where you trust them: to unpickle is to "
-                         "execute")
+        raise ValueError("no model.safetensors there; save_pretrained writes it. Weights that are "
+                         "pickled (pytorch_model.bin) are not read: to unpickle is to execute")
     shards = files.read_json(source / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ValueError(f"{INDEX} has no weight_map")
