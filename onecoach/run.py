@@ -237,19 +237,13 @@ class Run:
             raise UserError(f"{self.folder} was begun with another tokenizer than now; "
                             f"--tokenizer={self.folder} has its own, --resume=no trains anew")
 
-    def begin(self, student, optimizer, data, steps, words_read, flops_per_token=0,
-              loss_path="eager"):
+    def begin(self, student, optimizer, data, steps, words_read, flops_per_token, loss_path):
         """Begin a run of `steps` steps, or restore all of it from the last checkpoint.
 
-        data: the prepared text; words_read: a function of the step, data.Batches.words_read.
-        Raises UserError if a teacher has changed, or if the checkpoint does not fit.
+        words_read: a function of the step, data.Batches.words_read. Raises UserError if a teacher
+        has changed, or if the checkpoint does not fit.
         """
-        needs = digests_of_needs(self.config)
-        for name, digest in (self.notes.get("_needs") or {}).items():
-            if digest != needs.get(name):
-                raise UserError(f"{self.folder} was begun with another "
-                                f"{self.folder.with_name(name) / 'best.pt'} than there is now; put "
-                                "that back, or train anew with --resume=no")
+        self.check_needs()
         self.corpus = data.train.corpus
         self.tokenizer = data.tokenizer
         self.student = student
@@ -261,30 +255,20 @@ class Run:
         self.kept = {}  # tensors that the loop needs in later steps
         self.meter = Meter(self.device)
         if self.state:
-            path = self.folder / "ckpt.pt"
-            put_state(self.state, student, optimizer, self.scaler, self.meter, path)
-            self.step = self.state["step"]
-            self.minutes = self.state["minutes"]
-            kept = self.state.get("kept")
-            self.kept = kept if isinstance(kept, dict) else {}
-        elif RANK == 0:  # remove the files of an earlier run
-            for name in ("best.pt", "ckpt.prev.pt", "ckpt.pt", "metrics.jsonl", "eval.json"):
-                (self.folder / name).unlink(missing_ok=True)
-            for path in self.folder.glob("chck_*.pt"):
-                path.unlink()
-            forget_results(self.folder)
-        self.state = None
+            self.restore()
+        elif RANK == 0:
+            remove_files(self.folder)
         files.write_text(self.folder / "tokenizer.json", data.tokenizer.to_json())
-        write_config(self.config, self.dtype, data.tokenizer, self.corpus, loss_path, needs,
-                     data.train.words)
+        write_config(self.config, self.dtype, data.tokenizer, self.corpus, loss_path,
+                     digests_of_needs(self.config), data.train.words)
+
         self.metrics = Metrics(self.folder / "metrics.jsonl", self.step)
         self.best = self.best_so_far()
-
         self.tokens_per_step = self.config.batch_size * self.config.longest
+        self.flops_per_token = flops_per_token
         self.words_read = words_read
         self.marks = {name: words for name, words in self.config.word_marks().items()
                       if words > self.words}  # passed ones are there already
-        self.flops_per_token = flops_per_token
         self.bar = tqdm(total=steps, initial=self.step, unit="step", leave=False,
                         disable=not sys.stderr.isatty() or RANK > 0)
         # 1: max_minutes is over, here if the teachers took it all; more: 1 + a signal's number
@@ -292,6 +276,22 @@ class Run:
         self.eager = False  # has a compiled model fallen back?
         self.caught = catch_signals()  # signals wait for the end of the step
         self.begun = time.monotonic()
+
+    def check_needs(self):
+        needs = digests_of_needs(self.config)
+        for name, digest in (self.notes.get("_needs") or {}).items():
+            if digest != needs.get(name):
+                raise UserError(f"{self.folder} was begun with another "
+                                f"{self.folder.with_name(name) / 'best.pt'} than there is now; put "
+                                "that back, or train anew with --resume=no")
+
+    def restore(self):
+        put_state(self.state, self.student, self.optimizer, self.scaler, self.meter,
+                  self.folder / "ckpt.pt")
+        self.step = self.state["step"]
+        self.minutes = self.state["minutes"]
+        self.kept = self.state.get("kept", {})
+        self.state = None
 
     def best_so_far(self):
         """Return the lowest val_ce so far, from best.pt or, if that is of a later step, the log."""
@@ -473,6 +473,15 @@ class Run:
             forget_results(self.folder)
         print(f"{self.config.name}: {self.steps} steps in "
               f"{self.minutes + self.minutes_now():.1f} minutes; all of it is in {self.folder}")
+
+
+def remove_files(folder):
+    """Remove the files of an earlier run from a new one's folder."""
+    for name in ("best.pt", "ckpt.prev.pt", "ckpt.pt", "metrics.jsonl", "eval.json"):
+        (folder / name).unlink(missing_ok=True)
+    for path in folder.glob("chck_*.pt"):
+        path.unlink()
+    forget_results(folder)
 
 
 def forget_results(folder):
