@@ -514,8 +514,11 @@ def graph_breaks():
 
 
 def state_to_go_on_from(config, folder):
-    """The last checkpoint, or None for a new run; UserError if damaged, or of another config."""
-    if config.resume == "no" and not is_restart_of(folder):
+    """Return the last checkpoint, None for a new run; UserError if it is of another config."""
+    path = folder / "config.json"
+    # torchrun begins its command again, which has begun the run
+    is_restart = RESTARTS and path.exists() and files.read_json(path).get("_launch") == LAUNCH
+    if config.resume == "no" and not is_restart:
         return None
     state, path = files.last_checkpoint(folder)
     if not state and (folder / "best.pt").exists():
@@ -530,43 +533,29 @@ def state_to_go_on_from(config, folder):
     if differ:
         raise UserError(f"{folder} holds a run with other settings: {'; '.join(differ)}; choose "
                         "another --name, or --resume=no")
-    if not {"optimizer", "random", "step", "steps", "minutes"} <= state.keys():
-        raise UserError(f"{path} holds weights alone, nothing to go on from; train anew with "
-                        "--resume=no")
-    in_order = 0 < state["step"] <= state["steps"] and stored.get("_dtype") in [*DTYPES]
-    if not in_order or type(state["minutes"]) is not float:
-        raise UserError(f"{path} or {folder / 'config.json'} is damaged; train anew with "
+    whole = {"optimizer", "random", "step", "steps", "minutes"} <= state.keys()
+    if not whole or stored.get("_dtype") not in [*DTYPES]:
+        raise UserError(f"{path} or {folder / 'config.json'} is not whole; train anew with "
                         "--resume=no")
     path.replace(folder / "ckpt.pt")  # a damaged one must not take the place of the previous
     return state
 
 
-def is_restart_of(folder):
-    """Has torchrun begun this command again, after it had begun the run that is in the folder?"""
-    path = folder / "config.json"
-    return bool(RESTARTS) and path.exists() and files.read_json(path).get("_launch") == LAUNCH
-
-
 def put_state(state, student, optimizer, scaler, meter, path):
     """Restore everything from a checkpoint's state; UserError names `path` if it does not fit."""
     put_weights(student, state["model"], path)
-    own = optimizer.state_dict()
+    own = optimizer.state_dict()  # with the learning rate and so on of this config
     params = [(p, group) for group in optimizer.param_groups for p in group["params"]]
     try:
         for i, (p, group) in enumerate(params):
-            due = {"step": (), "exp_avg": p.shape, "exp_avg_sq": p.shape}
+            shapes = {"step": (), "exp_avg": p.shape, "exp_avg_sq": p.shape}
             if "momentum" in group:  # Muon's
-                due = {"momentum_buffer": p.shape}
-            moments = state["optimizer"]["state"][i]
-            shapes = {name: value.shape for name, value in moments.items()}
-            if shapes != due:
+                shapes = {"momentum_buffer": p.shape}
+            own["state"][i] = state["optimizer"]["state"][i]
+            if {name: value.shape for name, value in own["state"][i].items()} != shapes:
                 raise ValueError
-            own["state"][i] = moments
         optimizer.load_state_dict(own)
         if scaler.is_enabled():
-            own = {name: type(value) for name, value in scaler.state_dict().items()}
-            if own != {name: type(value) for name, value in state["scaler"].items()}:
-                raise ValueError
             scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"])
         if "meter" in state:
@@ -577,7 +566,7 @@ def put_state(state, student, optimizer, scaler, meter, path):
 
 
 def random_states(device):
-    """The state of the random numbers of each rank."""
+    """Return the state of the random numbers of each rank."""
     own = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         own["cuda"] = torch.cuda.get_rng_state()
@@ -591,17 +580,14 @@ def set_random_state(states):
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
-def put_weights(lm, weights, path, *model):
-    """Load a state dict into lm; UserError as must_fit's."""
-    must_fit(lm, weights, path, *model)
+def put_weights(lm, weights, path, model="the model of its config (another arch or size?)"):
+    """Load a state dict into lm; UserError if it does not fit: see check_fit."""
+    check_fit(lm, weights, path, model)
     lm.load_state_dict(weights)
 
 
-def must_fit(lm, weights, path, model="the model of its config (another arch or size?)"):
-    """UserError that names the first tensor of a state dict that does not fit lm.
-
-    path, model: whose weights they are, and what they do not fit, for the message.
-    """
+def check_fit(lm, weights, path, model="the model of its config (another arch or size?)"):
+    """Raise UserError with the first tensor of a state dict from `path` that lm does not take."""
     own = lm.state_dict()
     for name in {**own, **weights}:
         a, b = own.get(name), weights.get(name)
@@ -610,10 +596,7 @@ def must_fit(lm, weights, path, model="the model of its config (another arch or 
 
 
 def digests_of_needs(config, folder=None):
-    """Return {run that is teacher or init: digest of its best.pt}, of the runs that are there.
-
-    folder: of config's run, if it is not out_dir/name: a run may have been moved.
-    """
+    """Return {teacher or init: digest of its best.pt}; `folder`: of config's run, if moved."""
     folder = folder or folder_of(config)
     digests = {}
     for name in sorted({*config.teacher_runs, config.init} - {""}):
@@ -625,15 +608,11 @@ def digests_of_needs(config, folder=None):
 
 
 def changed_needs(folder):
-    """Return the names of teachers and init that were trained again after the run in `folder`.
-
-    config.json notes the digests; a run that came without these notes has no such names.
-    """
+    """Return the names of teachers and init that were trained again after the run in `folder`."""
     path = folder / "config.json"
-    noted = files.read_json(path).get("_needs")
+    noted = files.read_json(path).get("_needs") or {}  # some runs came without these notes
     digests = digests_of_needs(read_config(path), folder)
-    return [name for name, digest in digests.items()
-            if isinstance(noted, dict) and noted.get(name, digest) != digest]
+    return [name for name, digest in digests.items() if noted.get(name, digest) != digest]
 
 
 def git_commit(root=pathlib.Path(__file__).parents[1]):
@@ -641,9 +620,8 @@ def git_commit(root=pathlib.Path(__file__).parents[1]):
     # --git-dir: a repository that root was unpacked into is not asked
     git = ["git", "-C", root, "--git-dir=.git", "describe", "--always", "--dirty", "--abbrev=40",
            "--exclude=*"]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    return None
+    with contextlib.suppress(OSError):
+        return subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
 
 
 def write_config(config, dtype, tokenizer, text="", loss_path="eager", needs=None, words=0):
@@ -682,10 +660,9 @@ def sizes_of(config):
 
 
 def load(path, device="cpu", which="best") -> tuple[LM, Tokenizer, Config]:
-    """(LM in eval mode on `device`, Tokenizer, Config) of the run folder `path`.
+    """Return (LM in eval mode on `device`, Tokenizer, Config) of the run folder `path`.
 
-    which: best, last, or a checkpoint by words, chck_10M. UserError where the folder, its config,
-    tokenizer or checkpoint is missing or damaged.
+    which: best, last, or a checkpoint by words, chck_10M. Raises UserError.
     """
     folder = pathlib.Path(path)
     if not (folder / "config.json").exists():
@@ -693,63 +670,48 @@ def load(path, device="cpu", which="best") -> tuple[LM, Tokenizer, Config]:
                         "or teacher.py")
     config = read_config(folder / "config.json")
     tokenizer = load_tokenizer(folder / "tokenizer.json")
-    file = folder / "best.pt"
-    if which not in ("best", "last"):
-        file = folder / f"{which}.pt"
-        kept = word_checkpoints(folder)
-        if which not in kept:
-            raise UserError(f"{folder} has no checkpoint {which!r}; there are best, last"
-                            f"{', '.join(['', *kept])}")
-    state = None
+    file = folder / f"{which}.pt"
     if which == "last":
         state, file = files.last_checkpoint(folder)
-    elif file.exists():
-        state = files.load_checkpoint(file)
+    else:
+        state = files.load_checkpoint(file) if file.exists() else None
     if not state:
         raise UserError(missing_weights(folder, which))
+
     with torch.device("meta"):  # takes no memory: a stranger's config may name a large model
-        must_fit(model_of(config, tokenizer.vocab_size), state["model"], file)
+        check_fit(model_of(config, tokenizer.vocab_size), state["model"], file)
     lm = model_of(config, tokenizer.vocab_size)
-    put_weights(lm, state["model"], file)
+    lm.load_state_dict(state["model"])
     return lm.to(device).eval(), tokenizer, config
 
 
 def missing_weights(folder, which):
-    """Return the message for a run without its best or last weights."""
-    if not has_weights(folder):
+    """Return the message for a run that lacks the weights `which`."""
+    names = {"best": "best.pt", "last": "ckpt.pt"}
+    if which not in names:
+        kept = ", ".join(["best, last", *word_checkpoints(folder)])
+        return f"{folder} has no checkpoint {which!r}; there are {kept}"
+    others = {other for other, name in names.items() if (folder / name).exists()}
+    if not others:
         return f"{folder} has no weights, neither best.pt nor ckpt.pt; train it first"
-    if which == "last":
-        return f"{folder / 'ckpt.pt'} is missing; use --which=best"
-    return (f"{folder / 'best.pt'} is missing: the run has not been validated yet; train on, or "
-            "use --which=last")
-
-
-def has_weights(folder):
-    """Are there any in a run's folder? An n-gram model's has a config.json and none."""
-    return any(pathlib.Path(folder, name).exists() for name in ("best.pt", "ckpt.pt",
-                                                                "ckpt.prev.pt"))
+    return f"{folder / names[which]} is missing; use --which={others.pop()}"
 
 
 def word_checkpoints(folder):
     """Return ["chck_1M", "chck_2M", ...]: the checkpoints by words in a folder, in their order."""
-    millions = {}
-    for path in pathlib.Path(folder).glob("chck_*M.pt"):
-        with contextlib.suppress(ValueError):
-            millions[path.stem] = float(path.stem[len("chck_"):-1])
-    return sorted(millions, key=millions.get)
+    names = [path.stem for path in pathlib.Path(folder).glob("chck_*M.pt")]
+    return sorted(names, key=lambda name: float(name[len("chck_"):-1]))
 
 
 def text_of(folder):
     """Return the digest of the text that the run in `folder` was trained on; "" if not known."""
-    path = pathlib.Path(folder, "config.json")
-    notes = files.read_json_or_empty(path)
-    return notes.get("_text") or ""
+    return files.read_json_or_empty(pathlib.Path(folder, "config.json")).get("_text") or ""
 
 
 def other_text(folder, other):
     """Were two runs trained on different text? No if one is not known (it was imported)."""
-    one, two = text_of(folder), text_of(other)
-    return bool(one and two) and one != two
+    texts = {text_of(folder), text_of(other)}
+    return "" not in texts and len(texts) == 2
 
 
 def is_finished(folder):
