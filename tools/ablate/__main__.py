@@ -89,7 +89,10 @@ def main(argv):
 
     text = {"corpus": args.corpus, "dev": args.dev}
     plan.common |= {key: value for key, value in text.items() if value}
-    again = again_name(args) if args.again else ""
+    again = ""
+    if args.again:  # the runs' folder: the same for the same command
+        asked = repr([args.plan, args.only, args.seeds, args.corpus, args.dev])
+        again = f"{pathlib.Path(args.plan).stem}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
     table = Table(plan, args.results, args.jobs, [int(seed) for seed in seeds], again)
     table.make(only)
     if not again:
@@ -99,12 +102,6 @@ def main(argv):
     if table.failed:
         raise UserError(f"{len(table.failed)} runs failed: {'; '.join(table.failed)}; the same "
                         "command tries them again, from the start where a folder is moved away")
-
-
-def again_name(args):
-    """Return the folder name of the runs of --again: the same for the same command."""
-    asked = repr([args.plan, args.only, args.seeds, args.corpus, args.dev])
-    return f"{pathlib.Path(args.plan).stem}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
 
 
 def write_summary(table):

@@ -35,6 +35,8 @@ class Job:
 
     chosen: {variant: settings} of the variants that it needs. purpose: "tune", a point of the
     variant's grid or ladder; "report", a row; "need", the teacher or init of another job.
+    needed: the Jobs of its teachers and init. needs: {run: its command} of these and, before them,
+    all that they need in turn.
     """
 
     def __init__(self, plan, variant, settings, seed, chosen, out, purpose):
@@ -43,16 +45,20 @@ class Job:
         self.seed = seed
         self.purpose = purpose
         reported = purpose == "report"
-        keys = {**plan.common, **plan.variants[variant], **settings}
-        for name in (*SPACES, "start"):
-            keys.pop(name, None)
-        self.base = keys.pop("base")
+        self.needed = [Job(plan, name, chosen[name], seed, chosen, out, "need")
+                       for name in plan.needs(variant)]
+        self.needs = {}
+        for need in self.needed:
+            self.needs |= need.needs | {need.keys["name"]: need.command}
 
-        def run(name):
-            return run_name(name, chosen[name]) if name in plan.variants else name
-        keys["teachers"] = [run(name) for name in keys.get("teachers", [])]
+        keys = {key: value for key, value in plan.variants[variant].items()
+                if key not in (*SPACES, "start")}
+        keys = {**plan.common, **keys, **settings}
+        self.base = keys.pop("base")
+        runs = {need.variant: need.keys["name"] for need in self.needed}
+        keys["teachers"] = [runs.get(name, name) for name in keys.get("teachers", [])]
         if "init" in keys:
-            keys["init"] = run(keys["init"])
+            keys["init"] = runs.get(keys["init"], keys["init"])
         self.keys = {
             **keys,
             "name": run_name(variant, settings),
@@ -63,11 +69,6 @@ class Job:
             "eval_tokens": keys.get("eval_tokens", 200_000) if reported else 0,
         }
         self.tasks = plan.tasks if reported else []
-        needs = [Job(plan, name, chosen[name], seed, chosen, out, "need")
-                 for name in plan.needs(variant)]
-        self.needs = {}  # {run: its command} of all that it needs, each after its own needs
-        for need in needs:
-            self.needs |= need.needs | {need.keys["name"]: need.command}
 
     @property
     def config(self):
@@ -173,7 +174,7 @@ def total_flops(folder):
     Each run counts once, with Muon's own products. The writing of rollouts is not counted.
     """
     total = 0.0
-    for run in {folder} | ancestors(folder):
+    for run in lineage(folder):
         lm, _, config = load(run)
         teachers = [load(run.with_name(name))[0] for name in config.teacher_runs]
         per_token = 3 * lm.flops(config.longest) + sum(t.flops(config.longest) for t in teachers)
@@ -183,12 +184,11 @@ def total_flops(folder):
     return total
 
 
-def ancestors(folder):
-    """Return the folders of all runs that a run needed: teachers, init, and theirs in turn."""
+def lineage(folder):
+    """Return the folders of a run and of all that it needed: teachers, init, theirs in turn."""
     config = read_config(folder / "config.json")
     names = {*config.teacher_runs, config.init} - {""}
-    needs = {folder.with_name(name) for name in names}
-    return needs.union(*map(ancestors, needs))
+    return {folder}.union(*(lineage(folder.with_name(name)) for name in names))
 
 
 def own_steps(folder):

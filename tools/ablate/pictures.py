@@ -3,7 +3,6 @@ import contextlib
 
 import numpy as np
 
-from tools.ablate.plan import over_name
 from tools.ablate.summary import difference
 
 
@@ -69,7 +68,7 @@ def draw_curve(axis, content, name, points, title, color):
     """Draw every seed of a variant at each point, and a line through the means."""
     means = {}
     for point in points:
-        values = [*difference(content["figures"], over_name(name, point), title).values()]
+        values = [*difference(content["figures"], f"{name}_{point}", title).values()]
         axis.plot([point] * len(values), values, "o", color=color, markersize=2)
         if values:
             means[point] = float(np.mean(values))

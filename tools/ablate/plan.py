@@ -175,7 +175,7 @@ def spread_out(variants, over):
     (key, values), = over.items()
     spread = {}
     for value in values:
-        names = {name: over_name(name, value) for name in variants}
+        names = {name: f"{name}_{value}" for name in variants}
         for name, keys in variants.items():
             keys = {**keys, key: value}
             if "teachers" in keys:
@@ -192,11 +192,6 @@ def is_space(space):
                                            for values in space.values())
 
 
-def over_name(variant, value):
-    """Return the name of a variant at a value of `over`: "rkl", 1000 -> "rkl_1000"."""
-    return f"{variant}_{value}"
-
-
 def check_names(plan):
     """Raise UserError where a plan names a variant or figure that is not in it."""
     order = [*plan.variants]
@@ -208,9 +203,9 @@ def check_names(plan):
             if order.index(name) >= order.index(variant):
                 raise UserError(f"variant {variant} needs {name}, which must come before it")
 
-    values = [*plan.over.values()]
+    ends = [f"_{values[0]}" for values in plan.over.values()]
     for name in itertools.chain(*plan.curves.values()):
-        if not values or over_name(name, values[0][0]) not in plan.variants:
+        if not any(name + end in plan.variants for end in ends):
             raise UserError(f"curves: over has no variant {name!r}")
     for contrast in plan.contrasts:
         if [type(text) for text in contrast] != [str, str, str]:

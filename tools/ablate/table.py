@@ -156,8 +156,7 @@ class Table:
     def untrained(self, job):
         """Return the runs to train before a job, each once the runs that it needs are trained."""
         jobs = []
-        for name in self.plan.needs(job.variant):
-            need = self.job(name, self.chosen[name], job.seed, "need")
+        for need in job.needed:
             if not self.is_trained(need):
                 jobs += self.untrained(need) or [need]
         return jobs
