@@ -143,8 +143,10 @@ def memory_here(make, arguments, tiny, runs):
         for each in tiny:
             make(*each)()  # loads and compiles what is loaded and compiled once
         f = make(*arguments)
-        if tiny or device.type == "cuda":
-            forget_peak()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        elif tiny:
+            pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
         before = peak()
         for _ in range(runs):
             f()
@@ -160,13 +162,6 @@ def peak():
         return torch.cuda.max_memory_allocated()
     status = pathlib.Path("/proc/self/status").read_text()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-
-def forget_peak():
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
 # ---------------------------------------------------------------- comparison

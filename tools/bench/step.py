@@ -30,8 +30,6 @@ def bench_step(args):
     print(f"step, {args.size}: {args.batch} x {measure.T} tokens, V {measure.V}; where no dtype is "
           f"named, products are in {auto}")
     contenders = step_contenders(args, auto)
-    if args.peers:
-        contenders |= peer_steps(args, auto)
     gb = {}
     for name, contender in contenders.items():  # first: the paper's steps together fill a machine
         random_teacher.cache_clear()  # a GPU's process has one for all steps
@@ -53,7 +51,7 @@ def bench_step(args):
 
 
 def step_contenders(args, auto):
-    """Ours: {name: (make, arguments)}."""
+    """Return ours and, if they are asked for, the peers': {name: (make, arguments)}."""
     models = measure.MODELS[args.size]
     pieces = measure.PIECES[args.size]
     keys = dict(batch_size=args.batch, block_size=measure.T, dtype=auto)
@@ -76,15 +74,11 @@ def step_contenders(args, auto):
     if measure.device.type == "cuda":  # on a CPU it takes minutes
         for name, kind in (("", {}), (", compiled", dict(compile=True))):
             contenders[f"the teacher's training{name}"] = Step, (models[1:], keys | kind, measure.V)
-    return contenders
-
-
-def peer_steps(args, auto):
-    """The peers', as step_contenders."""
-    shape = measure.MODELS[args.size], measure.V, args.batch, measure.T
-    contenders = {name: (peers.hf_step, (name, auto, *shape)) for name in peers.STEPS}
-    if auto != "float32":  # as Baby Llama runs it
-        contenders["transformers, fp32"] = peers.hf_step, ("transformers", "float32", *shape)
+    if args.peers:
+        shape = models, measure.V, args.batch, measure.T
+        contenders |= {name: (peers.hf_step, (name, auto, *shape)) for name in peers.STEPS}
+        if auto != "float32":  # as Baby Llama runs it
+            contenders["transformers, fp32"] = peers.hf_step, ("transformers", "float32", *shape)
     return contenders
 
 
