@@ -3,15 +3,12 @@
     teacher_cache = 64       # per position the 64 most likely tokens, and the remainder as one
 
 A chunk of T tokens has one record: a keyed digest of the rest, ids (T, k), 16 bits each (32 where
-V > 65536), and log p_tau (T, k + 1), fp16. The file is its records and nothing else. It is named by
-a digest of all that a position's target depends on: the teachers' weights, ensemble, tau, k, block,
-dtype, the tokens. Nothing else counts: runs of another divergence, lr, order, batch size or student
-share it.
+V > 65536), and log p_tau (T, k + 1), fp16. The file is named by a digest of all that a position's
+target depends on, so runs of another divergence, lr, order, batch size or student share it.
 
 A record is written first and its digest after it, under a lock: a process killed anywhere leaves
-one without a digest, and that is written again. Every read checks the digest, whose key has those
-same things, the chunk's number and its tokens in it: a record that was spoiled, swapped, or of
-other teachers is refused.
+one without a digest, and that is written again. Every read checks the digest, whose key has the
+same things as the name: a record that was spoiled, swapped, or of other teachers is refused.
 """
 import hashlib
 import json
@@ -25,7 +22,6 @@ import losses
 from onecoach import files
 from onecoach.config import UserError
 from onecoach.ranks import in_turn
-from onecoach.tokens import stream
 
 AGAIN = "remove it, it will be written again"
 
@@ -46,9 +42,10 @@ class StoredTeacher:
         self.path = path
 
         chunks = (file.count - 1) // self.T
-        self.tokens = stream(file)[:chunks * self.T].view(chunks, self.T)
-        self.mask = (1 << 8 * self.tokens.element_size()) - 1  # takes the sign off, as data.cut
-        self.hashes, self.by_hash = np.unique(self.hash(self.tokens), return_index=True)
+        self.tokens = file.tokens[:chunks * self.T].reshape(chunks, self.T)
+        self.firsts = {}  # hash of a chunk's tokens -> the first chunk that has them
+        for chunk, tokens in enumerate(self.tokens):
+            self.firsts.setdefault(hash(tokens.tobytes()), chunk)
         self.key = hashlib.sha256(json.dumps(identity).encode()).digest()
         wide = identity["vocab_size"] > 1 << 16
         self.record = np.dtype([("digest", "<u8"),
@@ -72,22 +69,14 @@ class StoredTeacher:
 
     def written(self):
         """Return how many chunks are in the file, and how many there will be."""
-        return int((self.records["digest"][self.by_hash] != 0).sum()), len(self.by_hash)
-
-    # a chunk is found by its tokens, so that batches may be of any size and order
-
-    def hash(self, x):
-        """Return (n,) int64 of rows of tokens (n, T); `find` compares the tokens themselves."""
-        factors = np.random.default_rng(0).integers(-2**63, 2**63, self.T)
-        rows = [(part.long() & self.mask) @ torch.from_numpy(factors) for part in x.split(4096)]
-        return torch.cat(rows).numpy()
+        firsts = list(self.firsts.values())
+        return int((self.records["digest"][firsts] != 0).sum()), len(firsts)
 
     def find(self, x):
-        """Return (B,) the first chunk with the tokens of each row of x."""
-        x = x.cpu()
-        places = np.searchsorted(self.hashes, self.hash(x)).clip(max=len(self.hashes) - 1)
-        chunks = self.by_hash[places]
-        if not torch.equal(self.tokens[chunks].long() & self.mask, x):
+        """Return (B,) the first chunk with the tokens of each row of x, in whatever order."""
+        rows = x.cpu().numpy().astype(self.tokens.dtype)
+        chunks = np.array([self.firsts.get(hash(row.tobytes()), 0) for row in rows])
+        if not np.array_equal(self.tokens[chunks], rows):
             raise RuntimeError("rows that are no chunks of the token file have no stored outputs")
         return chunks
 
@@ -110,26 +99,23 @@ class StoredTeacher:
         return ids.astype(self.record["ids"].base), log_p
 
     def write(self, chunks, outputs):
-        with files.locked(self.path.parent):
-            for chunk, ids, log_p in zip(chunks, *outputs):
-                if self.records["digest"][chunk]:
-                    continue  # it was there, or another run was faster
-                place = int(chunk) * self.record.itemsize
-                body = ids.tobytes() + log_p.tobytes()
-                self.put(place + 8, body)
-                self.put(place, self.digest(chunk, body).to_bytes(8, "little"))
-
-    def put(self, place, content):
         try:
-            self.file.seek(place)
-            if self.file.write(content) != len(content):
-                raise OSError(None, "the disk is full")
+            with files.locked(self.path.parent):
+                for chunk, ids, log_p in zip(chunks, *outputs):
+                    if self.records["digest"][chunk]:
+                        continue  # it was there, or another run was faster
+                    body = ids.tobytes() + log_p.tobytes()
+                    digest = self.digest(chunk, body).to_bytes(8, "little")
+                    for place, content in ((8, body), (0, digest)):
+                        self.file.seek(int(chunk) * self.record.itemsize + place)
+                        if self.file.write(content) != len(content):
+                            raise OSError(None, "the disk is full")
         except OSError as e:
             raise UserError(f"{self.path} could not be written: {e.strerror}")
 
     def digest(self, chunk, body):
         """Digest a record's bytes in their place in this file; never 0, which means not written."""
-        digest = hashlib.blake2b(self.tokens[chunk].numpy().tobytes(), digest_size=8, key=self.key,
+        digest = hashlib.blake2b(self.tokens[chunk].tobytes(), digest_size=8, key=self.key,
                                  salt=int(chunk).to_bytes(8, "little"))
         digest.update(body)
         return int.from_bytes(digest.digest(), "little") or 1
