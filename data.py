@@ -57,11 +57,8 @@ def prepare(config):
 
     if not folder.exists():
         print(f"preparing {config.corpus} in {folder}")
-        try:
-            with building(folder) as aside:
-                build(config, aside, train_files, dev_files, given)
-        except OSError as e:
-            raise UserError(f"{folder} could not be written: {e.strerror or e}")
+        with building(folder) as aside:
+            build(config, aside, train_files, dev_files, given)
 
     tokenizer = load_tokenizer(folder)
     train = TokenFile(folder / "train.bin", tokenizer.hash)
@@ -100,15 +97,21 @@ def digest_inputs(config, tokenizer, train_files, dev_files):
     vocabulary = tokenizer.hash if tokenizer else config.vocab_size
     # another version of this program may have other rules, or another form of token files
     keys = (PATTERN, CLEAN, ALWAYS, FORM, vocabulary, config.mark, config.seed, config.max_words)
-    digest = hashlib.sha256(repr(keys).encode())
+    files = [(repr((split, domain, path.stat().st_size)), path)
+             for split, pairs in (("train", train_files), ("dev", dev_files))
+             for domain, path in pairs]
     if config.corpus == "babytalk":
-        digest.update(repr(config.sentences).encode())
-        digest.update(pathlib.Path(babytalk.__file__).read_bytes())
-    for split, files in (("train", train_files), ("dev", dev_files)):
-        for domain, path in files:
-            digest.update(repr((split, domain, path.stat().st_size)).encode())
-            with open(path, "rb") as f:
-                hashlib.file_digest(f, lambda: digest)
+        files = [(repr(config.sentences), babytalk.__file__)]
+    return digest_files(repr(keys), files)
+
+
+def digest_files(text, files):
+    """Digest a text, and the text and the content of each of files [(text, path), ...]."""
+    digest = hashlib.sha256(text.encode())
+    for text, path in files:
+        digest.update(text.encode())
+        with open(path, "rb") as f:
+            hashlib.file_digest(f, lambda: digest)
     return digest.hexdigest()
 
 
@@ -139,7 +142,7 @@ def build(config, folder, train_files, dev_files, tokenizer):
 
     files = [*texts.values(), *dev_texts.values()]
     say_lost(tokenizer, (text for file in files for text in read_clean(file)))
-    digest = digest_text(files)
+    digest = digest_files("", [(f"{file.stat().st_size}\n", file) for file in files])[:16]
     write_tokens(folder / "train.bin", tokenizer, texts, config.mark, config.seed, digest)
     write_tokens(folder / "dev.bin", tokenizer, dev_texts, config.mark, config.seed, digest,
                  shared)
@@ -207,13 +210,12 @@ def share_in_training(texts, dev_texts):
     for file in dev_texts.values():
         with open(file, "rb") as f:
             dev_lines.update(f)
-    shared = collections.Counter()
+    in_both = set()
     for file in texts.values():
         with open(file, "rb") as f:
-            for line in f:
-                if line in dev_lines:
-                    shared[line] = dev_lines[line]
+            in_both |= dev_lines.keys() & f
 
+    shared = collections.Counter({line: dev_lines[line] for line in in_both})
     words, all_words = (sum(n * len(line.split()) for line, n in lines.items())
                         for lines in (shared, dev_lines))
     share = words / all_words
@@ -221,16 +223,6 @@ def share_in_training(texts, dev_texts):
         print(f"{shared.total():,} of the {dev_lines.total():,} development lines, {share:.1%} of "
               "the words, stand in the training text too")
     return share
-
-
-def digest_text(files):
-    """Digest clean text, and the sizes of its files."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.stat().st_size}\n".encode())
-        with open(file, "rb") as f:
-            hashlib.file_digest(f, lambda: digest)
-    return digest.hexdigest()[:16]
 
 
 def count_words(texts, extra=()):

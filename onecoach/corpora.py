@@ -24,7 +24,7 @@ import zlib
 from tqdm import tqdm
 
 from onecoach.config import UserError
-from onecoach.files import locked
+from onecoach.files import locked, remove_abandoned
 
 BLOCK = 1 << 20  # bytes or characters that are read at a time
 
@@ -106,30 +106,22 @@ def building(folder):
     """Yield a folder to fill; it becomes `folder` if there is no error.
 
     If another process has made the same folder meanwhile, that one stays. An error leaves nothing.
-    The next call removes what a killed process has left. Raises OSError.
+    The next call removes what a killed process has left. Raises UserError for a full disk.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.parent / f".preparing-{uuid.uuid4().hex[:12]}"
-    with contextlib.ExitStack() as stack:
-        with locked(folder.parent):  # until aside is locked too
-            remove_abandoned(folder.parent)
-            aside.mkdir()
-            stack.callback(shutil.rmtree, aside, ignore_errors=True)
-            stack.enter_context(locked(aside))
-        try:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            with locked(folder.parent):  # until aside is locked too
+                remove_abandoned(folder.parent, ".preparing-*")
+                aside.mkdir()
+                stack.callback(shutil.rmtree, aside, ignore_errors=True)
+                stack.enter_context(locked(aside))
             yield aside
             os.replace(aside, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-
-
-def remove_abandoned(parent):
-    """Remove what killed processes have left in a folder."""
-    for aside in parent.glob(".preparing-*"):
-        with contextlib.suppress(OSError), locked(aside, wait=False) as is_abandoned:
-            if is_abandoned:
-                shutil.rmtree(aside, ignore_errors=True)
+    except OSError as e:
+        if not folder.is_dir():
+            raise UserError(f"{folder} could not be written: {e.strerror or e}")
 
 
 # ---------------------------------------------------------------- downloads

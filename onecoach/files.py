@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import uuid
 import zipfile
 
@@ -31,7 +32,7 @@ def replacing(path, previous=None):
         return
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # another may write path too
     try:
-        remove_abandoned(path)
+        remove_abandoned(path.parent, f".{glob.escape(path.name)}.*.tmp")
         with open(aside, "wb") as f, locked(aside):
             yield f
             f.flush()
@@ -49,11 +50,13 @@ def replacing(path, previous=None):
         aside.unlink(missing_ok=True)
 
 
-def remove_abandoned(path):
-    """Remove unfinished files for `path` that killed processes left."""
-    for aside in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+def remove_abandoned(parent, pattern):
+    """Remove unfinished files and folders of a folder that killed processes left."""
+    for aside in parent.glob(pattern):
         with contextlib.suppress(OSError), locked(aside, wait=False) as is_abandoned:
-            if is_abandoned:
+            if is_abandoned and aside.is_dir():
+                shutil.rmtree(aside, ignore_errors=True)
+            elif is_abandoned:
                 aside.unlink()
 
 
