@@ -22,11 +22,10 @@
                        a learning curve;                                --limit: pairs per paradigm
     sample             text from a prompt, also in RUN/samples.txt
 
-Results are kept in RUN/eval.json, under a key for each way of asking: "babytalk" is the whole task
-on best.pt with the usual seed; "babytalk --limit=20 --seed=1" is a part of it. The last table of a
-training shows whole results, and parts of ppl by their own name; the failure signatures
-(signatures.py), under "verdicts", are printed below it. A set of your own, choice or rows that are
-not the challenge's, is named by its folder: "choice --data=DIR".
+Each result has a key in RUN/eval.json: "babytalk" is the whole task on best.pt with the usual seed,
+"babytalk --limit=20 --seed=1" a part of it, "choice --data=DIR" a set of your own, choice or rows
+that are not the challenge's. The last table of a training shows whole results and parts of ppl;
+below it are the failure signatures (signatures.py), kept under "verdicts".
 """
 import dataclasses
 import os
@@ -71,9 +70,8 @@ class Options:
         if self.predictions and self.limit:
             raise UserError("the challenge scores predictions of all items: leave out --limit or "
                             "--predictions")
-        right = (self.limit >= 0 and self.n >= 1 and self.top_k >= 0 and 0 < self.top_p <= 1
-                 and 0 <= self.seed < 2**31)
-        if not right:
+        if not (self.limit >= 0 and self.n >= 1 and self.top_k >= 0 and 0 < self.top_p <= 1
+                and 0 <= self.seed < 2**31):
             raise UserError("allowed: limit >= 0, n >= 1, top_k >= 0, 0 < top_p <= 1, "
                             "0 <= seed < 2^31")
         if self.temperature != 0 and not 1e-4 <= self.temperature <= 1e4:
@@ -173,8 +171,7 @@ def whole_text(file):
 def test_split(file, newline_id):
     """Return the second half of each domain of a TokenFile, from its first whole line on.
 
-    The first half, the tokens before (start + stop) // 2, is the validation split, which chooses
-    best.pt: one text must not both choose the weights and measure them.
+    The first half is the validation split, which chooses best.pt: it must not measure it too.
     """
     split = {}
     for domain, ids in whole_text(file).items():
@@ -187,10 +184,9 @@ def test_split(file, newline_id):
 def perplexity(model, tokenizer, texts, block_size, limit=0):
     """Return the perplexity of texts {domain: ids (n,)}, each and overall, by two scorings.
 
-    blocks: block after block of the stream, none opened by `<s>`. lines: each line after `<s>`.
-    The stream's own `<s>` are taken out. Compare runs of different `mark` by `mean_nats_per_byte`
-    of the two: it favours neither, and bytes do not depend on the tokenizer. limit: tokens per
-    domain, 0 all. Raises UserError if there is nothing to predict.
+    blocks: block after block of the stream, without its `<s>`. lines: each line after `<s>`.
+    Compare runs of different `mark` by `mean_nats_per_byte` of the two: it favours neither, and
+    bytes do not depend on the tokenizer. limit: tokens per domain, 0 all.
     """
     sums = {}  # domain -> (nats, tokens, bytes) of blocks and of lines, (2, 3)
     for domain, ids in texts.items():
@@ -275,11 +271,10 @@ def precision(model, tokenizer, n, seed):
 def babytalk_truth(model, tokenizer, n=LINES, seed=0):
     """Measure the model against p*, on n lines drawn from p* and on n lines of its own.
 
-    KLs and entropies are nats per token. ce_above_floor; kl_truth_student KL(p*||q); KL(q||p*) as
-    mass_outside the language and kl_inside it, q renormalised on p*'s support; entropy_difference
-    H(q) - H(p*); precision, the share of n sampled lines that are in the language; recall_10 and
-    recall_3, the share of lines x with q(x) >= p*(x) / 10 and / 3; minimal_pairs, the paradigms'
-    mean. Raises UserError if a word is not one token.
+    KLs and entropies are nats per token. kl_truth_student is KL(p*||q); KL(q||p*) is mass_outside
+    the language and kl_inside it, q renormalised on p*'s support; entropy_difference H(q) - H(p*);
+    precision, the share of sampled lines that are in the language; recall_10 and recall_3, the
+    share of lines x with q(x) >= p*(x) / 10 and / 3; minimal_pairs, the paradigms' mean.
     """
     lines, log_p, pairs = drawn_from_truth(n, seed)
     sequences = [(tokenizer.bos_id, *tokenizer.encode(line)) for line in lines]
@@ -302,8 +297,7 @@ def babytalk_truth(model, tokenizer, n=LINES, seed=0):
 def samples(model, tokenizer, prompt="", n=5, tokens=64, seed=0, stop=-1, **sampling):
     """Return n texts: the prompt after `<s>` and up to `tokens` sampled tokens, up to `stop`.
 
-    sampling: temperature, top_k, top_p of LM.generate. A GPT-2's texts end at its block_size;
-    UserError for a prompt that fills it.
+    sampling: temperature, top_k, top_p of LM.generate. A GPT-2's texts end at its block_size.
     """
     ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
     end = min(len(ids) + tokens, longest_input(model) + 1)
@@ -333,10 +327,7 @@ Subject = collections.namedtuple("Subject", "folder model tokenizer config")  # 
 
 
 def own_data(subject):
-    """Return data.Prepared, the run's own text.
-
-    Raises UserError if that text is not to be had from here.
-    """
+    """Return data.Prepared, the run's own text; UserError if it is not to be had from here."""
     folder, _, tokenizer, config = subject
     try:
         prepared = prepare(config)
@@ -353,7 +344,7 @@ def own_data(subject):
 
 
 def own_text(subject):
-    """Return {domain: ids (n,)}: the test split of the run's development text."""
+    """Return `test_split` of the run's development text."""
     return test_split(own_data(subject).dev, subject.tokenizer.newline_id)
 
 
@@ -448,8 +439,7 @@ TASKS = {
 def slot(task, options, names=None, data=""):
     """Return a result's key in eval.json: the task, with the options that are not at their default.
 
-    names: of the options that change the result, by default the task's own. data: the folder of a
-    set of your own.
+    names: of the options, by default the task's own. data: the folder of a set of your own.
     """
     words = [task]
     if data:
@@ -503,11 +493,9 @@ def load_subject(folder, options):
 
 
 def evaluate(folder, tasks=(), **options):
-    """Do `tasks` on the run in `folder`, print tables, return all of its eval.json.
+    """Do `tasks`, by default `usual_tasks`, on the run in `folder`; return all of its eval.json.
 
-    tasks: by default babytalk, on that corpus, or ppl, and sample. options: the fields of Options.
-    Each task's result is put into eval.json as soon as it is there. Raises UserError for what is
-    unknown or missing.
+    options: the fields of Options. Each result is put into eval.json as soon as it is there.
     """
     return evaluate_subject(load_subject(folder, Options(**options)), tasks, **options)
 
@@ -535,7 +523,7 @@ def evaluate_subject(subject, tasks=(), **options):
     for name in exam:
         if "limit" in TASKS[name].options:
             rows[name] = suite.first_of_each(rows[name], options.limit)
-    other = other_subject(subject, options) if exam else None
+    other = other_subject(subject, options) if options.against else None
 
     # a folder that cannot be written to is refused before hours of scoring
     path = folder / "eval.json"
@@ -596,17 +584,13 @@ def with_verdicts(folder):
 
 
 def validated(folder, which):
-    """Return val_ce of best.pt or ckpt.pt by metrics.jsonl; None if there is none.
-
-    best.pt is of the steps after 0: the weights that a run begins with are not its own.
-    """
+    """Return val_ce of best.pt or ckpt.pt by metrics.jsonl; None if there is none."""
     lines = files.read_metrics(folder / "metrics.jsonl")
-    line = None  # of a checkpoint by words
     if which == "best":
-        line = files.best_line(lines)
-    if which == "last":
-        line = next((line for line in lines[::-1] if isinstance(line.get("val_ce"), float)), None)
-    return line["val_ce"] if line else None
+        lines = [files.best_line(lines) or {}]
+    elif which != "last":  # a checkpoint by words
+        return None
+    return next((line["val_ce"] for line in lines[::-1] if line.get("val_ce") is not None), None)
 
 
 # ---------------------------------------------------------------- the suite, beside other runs
@@ -621,9 +605,7 @@ def check_folders(exam, data):
 
 
 def other_subject(subject, options):
-    """Return the Subject of --against, or None."""
-    if not options.against:
-        return None
+    """Return the Subject of --against; UserError if its tokenizer is another."""
     other = load_subject(options.against, options)
     if other.tokenizer.hash != subject.tokenizer.hash:
         raise UserError(f"{other.folder} has another tokenizer than {subject.folder}, so their "
@@ -649,9 +631,9 @@ def close_exam(subject, other, rows, answers, own, options):
           f"{tables.summary_table(own, columns)}")
     if compared:
         print("\n" + tables.against_table(other.folder.name, compared))
-    if options.against and run.other_text(subject.folder, options.against):
-        print(f"{options.against} was trained on other text than {subject.folder}: a difference "
-              "may come from the text")
+    if other and run.other_text(subject.folder, other.folder):
+        print(f"{other.folder} was trained on other text than {subject.folder}: a difference may "
+              "come from the text")
     if options.predictions:
         said = {suite.TASKS[name].key: its.said for name, its in answers.items()
                 if suite.TASKS[name].key in suite.WANTED}
