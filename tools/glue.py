@@ -6,12 +6,9 @@
     python -m tools.glue RUN --data=DIR --predictions=FILE              # for the challenge
 
 DIR, by default $BABYLM_DIR/eval, holds glue_filtered: TASK.train.jsonl and TASK.valid.jsonl of
-boolq, mnli, mrpc, multirc, qqp, rte, wsc. A table is printed and kept in RUN/glue.json:
-
-    {"rte": {"accuracy": mean over seeds, ..., "seeds": {"42": the result of one fine-tuning}}}
-
-Each (task, seed) is kept as soon as it is done, and not done again unless the run's weights or the
-rows have changed. "rte --limit=500" has a key of its own.
+boolq, mnli, mrpc, multirc, qqp, rte, wsc. Each (task, seed) is kept in RUN/glue.json, under "rte"
+or "rte --limit=500", as soon as it is done, and not done again unless the run's weights or the rows
+have changed.
 
 The recipe is that of babylm-org/babylm-eval, strict (2026, unchanged since 2025): AdamW with weight
 decay 0.01 on all weights, no clipping; lr 3e-5 after 6% of the steps, then a cosine to a tenth;
@@ -77,7 +74,7 @@ import eval
 from onecoach import files, run
 from onecoach.scoring import longest_input
 from onecoach.suite import json_lines, wilson
-from onecoach.tables import cell, table
+from onecoach.tables import cell, span, table
 
 # first, second: the two texts of a row, from its keys; labels: how many; chosen_by: the figure that
 # chooses the epoch; items: rows of TASK.valid.jsonl in the challenge
@@ -108,17 +105,12 @@ PIECE = {"cpu": 1024, "mps": 4096, "cuda": 16384}
 
 # ---------------------------------------------------------------- rows
 
-# ids: a list of lists; labels (n,) int64, on the CPU; cut: rows that were too long
-Rows = collections.namedtuple("Rows", "ids labels cut")
+Rows = collections.namedtuple("Rows", "ids labels cut")  # labels (n,) int64; cut: too long
 Data = collections.namedtuple("Data", "train valid")
 
 
 def read_rows(path, task, tokenizer, length, limit=0):
-    """Return the Rows of a file, at most `length` tokens each; limit: only the first rows, 0 all.
-
-    UserError names the file, and the line, if it is empty, not JSON, lacks a text or has another
-    label than 0 to task.labels - 1.
-    """
+    """Return the Rows of a file, at most `length` tokens each; limit: the first rows, 0 all."""
     ids = []
     labels = []
     cut = 0
@@ -147,10 +139,8 @@ def encode_pair(tokenizer, first, second, length):
     whole = len(a) + len(b) <= room
     if not whole:
         shorter = min(len(a), len(b), room // 2)
-        longer = room - shorter
-        n, m = (shorter, longer) if len(a) <= len(b) else (longer, shorter)
-        a = a[:n]
-        b = b[:m]
+        n = shorter if len(a) <= len(b) else room - shorter
+        a, b = a[:n], b[:room - n]
     return [tokenizer.bos_id, *a, *b], whole
 
 
@@ -222,10 +212,7 @@ def add_gradient(model, rows, batch, dtype):
 
 
 def finetune(lm, task, data, seed, dtype):
-    """Fine-tune a copy of lm; return a dict, the figures of the best epoch and of all.
-
-    dtype: of the matrix products, a name.
-    """
+    """Fine-tune a copy of lm; return a dict, the figures of the best epoch and of all."""
     device = next(lm.parameters()).device
     torch.manual_seed(seed)
     model = Classifier(copy.deepcopy(lm), task.labels).to(device).train()
@@ -235,7 +222,7 @@ def finetune(lm, task, data, seed, dtype):
 
     step = 0
     epochs = []  # the figures of each
-    best = None
+    best = {}
     for epoch in tqdm(range(task.epochs), unit="epoch", leave=False, disable=None):
         for batch in batches(n, size, seed, epoch):
             add_gradient(model, data.train, batch.tolist(), dtype)
@@ -247,7 +234,7 @@ def finetune(lm, task, data, seed, dtype):
 
         predicted = predict(model, data.valid, dtype)
         epochs.append(figures(predicted, data.valid.labels, task.labels))
-        if best is None or epochs[-1][task.chosen_by] > best[task.chosen_by]:
+        if epochs[-1][task.chosen_by] > best.get(task.chosen_by, -1):
             best = {**epochs[-1], "epoch": epoch + 1,
                     "predictions": "".join(map(str, predicted.tolist()))}
     return {**best, "last": epochs[-1]["accuracy"], "epochs": epochs, "dtype": dtype}
@@ -274,9 +261,8 @@ def figures(predicted, labels, kinds):
     """Return accuracy and, for two kinds of labels, F1 of label 1 (0 where none is right)."""
     values = {"accuracy": (predicted == labels).double().mean().item()}
     if kinds == 2:
-        right = ((predicted == 1) & (labels == 1)).sum().item()
-        named = (predicted == 1).sum().item() + (labels == 1).sum().item()
-        values["f1"] = 2 * right / max(1, named)
+        right = (predicted & labels).sum().item()
+        values["f1"] = 2 * right / max(1, (predicted + labels).sum().item())
     return values
 
 
@@ -300,10 +286,9 @@ def digest(lm, data):
 
 def kept_seeds(path, key, digest):
     """Return {seed: result} under a key of glue.json, those of these weights and rows."""
-    entry = files.read_json_or_empty(path).get(key)
-    kept = entry.get("seeds") if isinstance(entry, dict) else None
-    return {int(seed): result for seed, result in (kept or {}).items()
-            if isinstance(result, dict) and result.get("digest") == digest}
+    entry = files.read_json_or_empty(path).get(key, {"seeds": {}})
+    return {int(seed): result for seed, result in entry["seeds"].items()
+            if result["digest"] == digest}
 
 
 def keep(path, key, seed, result, facts):
@@ -336,15 +321,14 @@ def glue_table(entries):
     rows = [["task", "accuracy", "+- seeds", "95% over items", "the majority's", "last epoch",
              "F1", "+- seeds", "the majority's", "seeds", "rows", "dtype"]]
     for name, entry in entries.items():
-        low, high = wilson(entry["accuracy"], entry["valid_rows"])
         dtypes = sorted({result["dtype"] for result in entry["seeds"].values()})
-        shares = [entry[key] for key in ("accuracy", "accuracy_spread")]
-        shares += [entry["majority"]["accuracy"], entry["last"], entry.get("f1"),
-                   entry.get("f1_spread"), entry["majority"].get("f1")]
+        shares = [entry["accuracy"], entry["accuracy_spread"], entry["majority"]["accuracy"],
+                  entry["last"], entry.get("f1"), entry.get("f1_spread"),
+                  entry["majority"].get("f1")]
         shares = [cell(share, "{:.1%}") for share in shares]
-        rows.append([name, *shares[:2], f"{low:.1%} to {high:.1%}", *shares[2:],
-                     str(len(entry["seeds"])), f"{entry['train_rows']} + {entry['valid_rows']}",
-                     ", ".join(dtypes)])
+        rows.append([name, *shares[:2], span(wilson(entry["accuracy"], entry["valid_rows"])),
+                     *shares[2:], str(len(entry["seeds"])),
+                     f"{entry['train_rows']} + {entry['valid_rows']}", ", ".join(dtypes)])
     accuracy = np.mean([entry["accuracy"] for entry in entries.values()])
     mixed = np.mean([entry[TASKS[name.split()[0]].chosen_by] for name, entry in entries.items()])
     return (f"{table(rows)}\nmean of {len(entries)} of the {len(TASKS)} tasks: {accuracy:.1%} "
@@ -355,10 +339,7 @@ def glue_table(entries):
 # ---------------------------------------------------------------- the command
 
 def read_data(args, tokenizer, length):
-    """Return {task: Data} of the tasks named in args, or of those that have their files.
-
-    UserError for an unknown task, a file that is missing or wrong, no task at all.
-    """
+    """Return {task: Data} of the tasks named in args, or of those that have their files."""
     folder = pathlib.Path(eval.data_folder(args))
     if (folder / "glue_filtered").is_dir():
         folder = folder / "glue_filtered"

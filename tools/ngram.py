@@ -4,12 +4,8 @@
     python -m tools.ngram CONFIG --tasks=ppl,blimp,supplement --data=DIR
 
 CONFIG and keys are those of the run to compare with: the n-grams count its training tokens, and are
-asked on its test split. tasks: eval.py's that need only log-probabilities, by default ppl; data and
-limit: eval.py's. Results are in out_dir/ngram-1 and out_dir/ngram-5, in the form of a run's folder:
-eval.json, config.json, tokenizer.json.
-
-A network is better than the 5-gram by what it learns from more than four tokens back and from
-similar words, and better than the unigram by order.
+asked on its test split. tasks, data, limit: eval.py's, of the tasks that need only
+log-probabilities. Results are in out_dir/ngram-1 and out_dir/ngram-5, folders like a run's.
 """
 from onecoach.config import Arguments, UserError, answer_early, parse_args, run_main
 
@@ -59,8 +55,8 @@ class NGram:
     h: k - 1 tokens, h' the same without the first; c: counts; kinds(h): different tokens after h.
     After an unseen h P_k is P_{k-1}. `<s>` is part of contexts and is never predicted, as in the
     networks. (Witten and Bell 1991, doi 10.1109/18.87000; interpolated as in Chen and Goodman 1999,
-    doi 10.1006/csla.1999.0128.) Memory, `nbytes`: a 5-gram takes some 30 bytes per token of real
-    text, and four times that while it is counted.
+    doi 10.1006/csla.1999.0128.) A 5-gram takes some 30 bytes per token of real text, and four times
+    that while it is counted.
     """
 
     def __init__(self, tokens, vocab_size, order, bos_id=1):
@@ -137,10 +133,7 @@ def find(keys, wanted):
 # ---------------------------------------------------------------- the command
 
 def folder_like_a_run(config, order, data):
-    """Write config.json and tokenizer.json into the model's folder; return it and its config.
-
-    An eval.json of other tokens goes.
-    """
+    """Write a run's files into the model's folder, without an eval.json of other tokens."""
     config = dataclasses.replace(config, name=f"ngram-{order}")
     folder = folder_of(config)
     folder.mkdir(parents=True, exist_ok=True)
