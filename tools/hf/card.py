@@ -123,6 +123,8 @@ def figures_table(folder, which):
             rows.append(f"| {title} | {form.format(figure)} | {chance} |")
     if not rows:
         return ""
-    limits = tables.incomplete("this model", results)
+    limits = [f"- {remark}" for slot, result in results.items()
+              if isinstance(result, dict) and not result.get("limit")
+              for remark in tables.remarks(slot, result)]
     return "\n".join(["## Evaluation", "A tie of two sentences counts half a point.", "",
                       "| | | chance |", "|---|---|---|", *rows, "", *limits]).rstrip()
