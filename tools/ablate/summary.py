@@ -59,9 +59,8 @@ def summarise(table):
     missing = len(plan.contrasts) - len(ps)  # counted too: half a table must not look better
     for contrast, p in zip(contrasts, holm([*ps, *[1.0] * missing])):
         contrast["p_holm"] = p
-    ends = {variant: open_ends(plan.space(variant), settings)
-            for variant, settings in table.chosen.items()}
-    ends = {variant: keys for variant, keys in ends.items() if keys}
+    ends = {variant: keys for variant, settings in table.chosen.items()
+            if (keys := open_ends(plan.space(variant), settings))}
     return dict(table=plan.table, chosen=table.chosen, ends=ends, figures=figures,
                 contrasts=contrasts)
 

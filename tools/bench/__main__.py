@@ -26,7 +26,6 @@ The last line is one JSON object: what, size, unit (seconds, tokens/s or sentenc
 (the fastest, peer_is), ours_gb, peer_gb (the leanest, peer_gb_is), rows (the whole table), and
 more; null where no peer was measured.
 """
-import contextlib
 import json
 
 from onecoach.config import Arguments, Config, run_main
@@ -57,10 +56,8 @@ def main(argv):
                 "step": step.bench_step, "score": score.bench_score}
 
     measure.device = device_of(Config(device=args.device))
-    with contextlib.suppress(BrokenPipeError):
-        result = commands[args.what](args)
-        result = {"what": args.what, "size": args.size, **result}
-        print(json.dumps(files.rounded(result, digits=5)))
+    result = {"what": args.what, "size": args.size, **commands[args.what](args)}
+    print(json.dumps(files.rounded(result, digits=5)))
 
 
 if __name__ == "__main__":
