@@ -8,7 +8,6 @@
 A line is an independent sentence of lower-case words and ends in "\\n". Its dialect, A or B, is
 drawn once (60:40). The dialects are modes that compete in the same contexts; p* is their sum.
 """
-import bisect
 import collections
 import functools
 import itertools
@@ -214,10 +213,9 @@ class Language:
         for word in words:
             if state is None or word not in state.options.words:
                 return -math.inf, None
-            options = state.options
-            i = options.words.index(word)
-            total += math.log(options.p[i])
-            state = options.states[i]
+            i = state.options.words.index(word)
+            total += math.log(state.options.p[i])
+            state = state.options.states[i]
         return total, state
 
 
@@ -250,8 +248,7 @@ def sample(n, seed, language=LANGUAGE):
         state = language.start
         while state:
             options = state.options
-            u = rng.random() * options.cumulative[-1]
-            i = bisect.bisect_left(options.cumulative, u, 0, len(options.words) - 1)
+            i, = rng.choices(range(len(options.words)), cum_weights=options.cumulative)
             words.append(options.words[i])
             state = options.states[i]
         lines.append(" ".join(words[:-1]) + "\n")
@@ -274,16 +271,13 @@ def next_words(prefix):
     "\\n" ends the line. {} after a prefix of no sentence.
     """
     _, state = LANGUAGE.read(prefix)
-    if state is None:
-        return {}
-    options = state.options
-    return {spelled(word, not prefix): p for word, p in zip(options.words, options.p)}
+    options = zip(state.options.words, state.options.p) if state else ()
+    return {spelled(word, not prefix): p for word, p in options}
 
 
 @functools.cache
 def longest_line():
     """Return the tokens of the longest line of the language, with its "\\n"."""
-    @functools.cache
     def longest(dialect, symbol):
         if symbol not in LANGUAGE.rules[dialect]:
             return 1

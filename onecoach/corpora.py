@@ -171,10 +171,9 @@ class SameHost(urllib.request.HTTPRedirectHandler):
 
 
 def download(url, path, limit):
-    """Fetch url to the file path, at most `limit` bytes.
+    """Fetch url to the file path; HF_TOKEN goes along to Hugging Face.
 
-    HF_TOKEN goes along to Hugging Face. Raises UserError if the url cannot be fetched, breaks off,
-    or gives more than `limit` bytes, or none.
+    Raises UserError if it cannot be fetched, breaks off, or gives none or over `limit` bytes.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "onecoach"})
     token = os.environ.get("HF_TOKEN")
@@ -320,9 +319,7 @@ CLEAN = {
         (r"(?<!\S)[&0][A-Za-z~=:]+(?![^\s.?!,])", "fragments and words left out: &ah 0diary"),
         (r"(?<![^\S\n])[^\S\n]+(?=[.?!,])", "space left before punctuation"),
     ],
-    "switchboard": [
-        (r"^[A-Z]:[^\S\n]+", "speaker mark: A:"),
-    ],
+    "switchboard": [(r"^[A-Z]:[^\S\n]+", "speaker mark: A:")],
     "bnc_spoken": [
         (r"<[^>\n]{1,40}>", "markup: <pause>"),
         (r"\[[^\[\]\n]*\]", "transcriber's comment: [laugh]"),
