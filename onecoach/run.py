@@ -42,6 +42,9 @@ FREE_ON_RESUME = ("out_dir", "name", "data_dir", "resume", "max_minutes", "basel
                   "corpus", "dev", "tokenizer", "compile", "grad_accum", "log_every",
                   "max_skipped", "eval_tokens", "checkpoints")
 
+# What is made of an evaluation, beside eval.json.
+RESULTS = ("samples.txt", "modes.json", "report.md", "report*.html")
+
 # Dense bf16 operations a second, by data sheet, by the first name that torch's name of the card
 # holds; other cards have no MFU.
 PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12,
@@ -69,11 +72,7 @@ def device_of(config):
 
 
 def has_bf16(device):
-    """Does the processor itself multiply in bfloat16? It is asked, never timed.
-
-    Without instructions for it a bf16 product on a CPU is tens of times slower than an fp32 one,
-    with them it is faster.
-    """
+    """Does the processor itself multiply in bfloat16? Else it is tens of times slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -113,8 +112,7 @@ in_training = []  # the folders of the runs that this process trains, each neede
 def alone(train):
     """Decorate train(config): it runs alone in the run's folder, and its end is one line.
 
-    Raises UserError while there is another, for memory that is not enough, and for a rank that is
-    gone. A run that stops ends those that need it too.
+    A run that stops ends those that need it too.
     """
     @functools.wraps(train)
     def guarded(config):
@@ -129,10 +127,9 @@ def alone(train):
                 if in_training[0] != folder:
                     raise
                 print(e)
-            except torch.OutOfMemoryError:
-                raise UserError(out_of_memory(config))
             except RuntimeError as e:
-                if "DefaultCPUAllocator" in str(e):  # torch has no class for a CPU's
+                # torch has no class for a CPU's
+                if isinstance(e, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(e):
                     raise UserError(out_of_memory(config))
                 if WORLD > 1 and "onnection" in str(e):
                     raise UserError(f"{config.name}: another rank is gone; {same_command(config)} "
@@ -146,10 +143,10 @@ def alone(train):
 
 @contextlib.contextmanager
 def locked(folder):
-    """Hold the lock of folder/.lock; of several ranks the first does, for all of them.
+    """Hold the lock of folder/.lock, which has the process's number; the first rank does for all.
 
-    Meanwhile the file has the process's number. A folder that is made here and is still empty at
-    the end goes again: its run was refused before it began. UserError while another has the lock.
+    A folder that is made here and is still empty at the end goes again: its run was refused before
+    it began.
     """
     if RANK:
         yield
@@ -157,30 +154,27 @@ def locked(folder):
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(files.locked(path, wait=False))
-        except BlockingIOError:
-            raise UserError(f"{folder} is being trained by process {path.read_text()}; wait for "
-                            "it, or choose another --name")
-        path.write_text(str(os.getpid()))
-        try:
-            yield
-        finally:
-            path.write_text("")
-            if made and [*folder.iterdir()] == [path]:
-                path.unlink()
-                with contextlib.suppress(OSError):  # a teacher may be in the parent
-                    for parent in made:
-                        parent.rmdir()
+    try:
+        with files.locked(path, wait=False):
+            path.write_text(str(os.getpid()))
+            try:
+                yield
+            finally:
+                path.write_text("")
+                if made and [*folder.iterdir()] == [path]:
+                    path.unlink()
+                    with contextlib.suppress(OSError):  # a teacher may be in the parent
+                        for parent in made:
+                            parent.rmdir()
+    except BlockingIOError:
+        raise UserError(f"{folder} is being trained by process {path.read_text()}; wait for it, or "
+                        "choose another --name")
 
 
 def out_of_memory(config):
     B, n = config.batch_size, config.grad_accum
     more = next((m for m in range(n + 1, B + 1) if B % (WORLD * m) == 0), None)
-    remedy = "a smaller block_size or model"
-    if more:
-        remedy = f"--grad_accum={more}, or a smaller model"
+    remedy = f"--grad_accum={more}, or a smaller model" if more else "a smaller block_size or model"
     return (f"{config.name}: out of memory with batch_size {B} in grad_accum {n} pieces; try "
             f"{remedy}")
 
@@ -243,7 +237,10 @@ class Run:
         words_read: a function of the step, data.Batches.words_read. Raises UserError if a teacher
         has changed, or if the checkpoint does not fit.
         """
-        self.check_needs()
+        for name in changed_needs(self.folder) if self.state else ():
+            raise UserError(f"{self.folder} was begun with another "
+                            f"{self.folder.with_name(name) / 'best.pt'} than there is now; put "
+                            "that back, or train anew with --resume=no")
         self.corpus = data.train.corpus
         self.tokenizer = data.tokenizer
         self.student = student
@@ -257,7 +254,8 @@ class Run:
         if self.state:
             self.restore()
         elif RANK == 0:
-            remove_files(self.folder)
+            remove(self.folder, "best.pt", "ckpt.pt", "ckpt.prev.pt", "chck_*.pt", "metrics.jsonl",
+                   "eval.json", *RESULTS)  # of an earlier run
         files.write_text(self.folder / "tokenizer.json", data.tokenizer.to_json())
         write_config(self.config, self.dtype, data.tokenizer, self.corpus, loss_path,
                      digests_of_needs(self.config), data.train.words)
@@ -276,14 +274,6 @@ class Run:
         self.eager = False  # has a compiled model fallen back?
         self.caught = catch_signals()  # signals wait for the end of the step
         self.begun = time.monotonic()
-
-    def check_needs(self):
-        needs = digests_of_needs(self.config)
-        for name, digest in (self.notes.get("_needs") or {}).items():
-            if digest != needs.get(name):
-                raise UserError(f"{self.folder} was begun with another "
-                                f"{self.folder.with_name(name) / 'best.pt'} than there is now; put "
-                                "that back, or train anew with --resume=no")
 
     def restore(self):
         put_state(self.state, self.student, self.optimizer, self.scaler, self.meter,
@@ -366,14 +356,17 @@ class Run:
                      "gradient was not finite")
         if seen["worst"] > self.config.max_skipped:
             self.give_up(seen["worst"], seen["end"])
-        breaks = graph_breaks() if self.config.compile else []
+        breaks = [*torch._dynamo.utils.counters["graph_break"]] if self.config.compile else []
         if breaks and not self.eager:
-            self.say(f"torch.compile falls back to eager execution: {breaks[0]}")
+            reason = breaks[0].strip().splitlines()[0]
+            self.say(f"torch.compile falls back to eager execution: {reason}")
         self.eager = bool(breaks)
         try:
             self.metrics.write(**line)
-        except UserError:
-            self.rescue()
+        except UserError:  # a full disk: the checkpoint before the last one makes room
+            if WORLD == 1:  # other ranks do not know of it, and saving needs them all
+                (self.folder / "ckpt.prev.pt").unlink(missing_ok=True)
+                self.save()
             raise
         self.bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
         if not sys.stderr.isatty():
@@ -383,9 +376,8 @@ class Run:
         return line
 
     def give_up(self, n, end):
-        good = "no checkpoint yet"
-        if (self.folder / "ckpt.pt").exists():
-            good = f"last good checkpoint {self.folder / 'ckpt.pt'}"
+        path = self.folder / "ckpt.pt"
+        good = f"last good checkpoint {path}" if path.exists() else "no checkpoint yet"
         raise UserError(f"{self.config.name}: loss or gradient not finite {n} steps in a row up to "
                         f"step {end} (from batch {end - n}); {good}; try a lower lr, or dtype = "
                         "float32")
@@ -425,14 +417,8 @@ class Run:
             "model": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(), "random": random_states(self.device),
             "corpus": self.corpus, "step": self.step, "steps": self.steps,
-            "meter": self.meter.state(), "kept": self.kept,
+            "meter": dict(vars(self.meter)), "kept": self.kept,
             "minutes": self.minutes + self.minutes_now()})
-
-    def rescue(self):
-        """Save on a full disk: the checkpoint before the last one makes room."""
-        if WORLD == 1:  # other ranks do not know of it, and saving needs them all
-            (self.folder / "ckpt.prev.pt").unlink(missing_ok=True)
-            self.save()
 
     def keep_by_words(self):
         """Write the weights, chck_10M.pt, of each mark of `checkpoints` that the step has passed.
@@ -475,13 +461,10 @@ class Run:
               f"{self.minutes + self.minutes_now():.1f} minutes; all of it is in {self.folder}")
 
 
-def remove_files(folder):
-    """Remove the files of an earlier run from a new one's folder."""
-    for name in ("best.pt", "ckpt.prev.pt", "ckpt.pt", "metrics.jsonl", "eval.json"):
-        (folder / name).unlink(missing_ok=True)
-    for path in folder.glob("chck_*.pt"):
-        path.unlink()
-    forget_results(folder)
+def remove(folder, *patterns):
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def forget_results(folder):
@@ -489,28 +472,17 @@ def forget_results(folder):
 
     Results of checkpoints by words stay in eval.json: those weights never change.
     """
-    names = ["samples.txt", "modes.json", "report.md"]
-    for path in [*(folder / name for name in names), *folder.glob("report*.html")]:
-        path.unlink(missing_ok=True)
+    remove(folder, *RESULTS)
     path = folder / "eval.json"
-    results = {}
-    with contextlib.suppress(UserError):  # a damaged file goes
-        results = files.read_json_or_empty(path)
-    kept = {slot: result for slot, result in results.items() if "--which=chck_" in slot}
-    path.unlink(missing_ok=True)
-    if kept:
-        files.write_json(path, kept)
+    if path.exists():
+        results = files.read_json(path)
+        files.write_json(path, {slot: result for slot, result in results.items()
+                                if "--which=chck_" in slot})
 
 
 def same_command(config):
     """Name the command that goes on: with resume = no the same one would train anew."""
     return "the same command with --resume=auto" if config.resume == "no" else "the same command"
-
-
-def graph_breaks():
-    """Return the reasons for which torch.compile fell back to eager execution, a line each."""
-    reasons = torch._dynamo.utils.counters["graph_break"]
-    return [reason.strip().splitlines()[0] for reason in reasons]
 
 
 def state_to_go_on_from(config, folder):
@@ -533,8 +505,9 @@ def state_to_go_on_from(config, folder):
     if differ:
         raise UserError(f"{folder} holds a run with other settings: {'; '.join(differ)}; choose "
                         "another --name, or --resume=no")
-    whole = {"optimizer", "random", "step", "steps", "minutes"} <= state.keys()
-    if not whole or stored.get("_dtype") not in [*DTYPES]:
+    is_whole = ({"optimizer", "random", "step", "steps", "minutes"} <= state.keys()
+                and 0 < state["step"] <= state["steps"] and type(state["minutes"]) is float)
+    if not is_whole or stored.get("_dtype") not in [*DTYPES]:
         raise UserError(f"{path} or {folder / 'config.json'} is not whole; train anew with "
                         "--resume=no")
     path.replace(folder / "ckpt.pt")  # a damaged one must not take the place of the previous
@@ -556,6 +529,9 @@ def put_state(state, student, optimizer, scaler, meter, path):
                 raise ValueError
         optimizer.load_state_dict(own)
         if scaler.is_enabled():
+            kinds = {name: type(value) for name, value in scaler.state_dict().items()}
+            if kinds != {name: type(value) for name, value in state["scaler"].items()}:
+                raise ValueError
             scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"])
         if "meter" in state:
@@ -783,11 +759,8 @@ class Meter:
         self.restart(step)
         return seen
 
-    def state(self):
-        """Return the state for a checkpoint, so that the next log line is the same."""
-        return dict(vars(self))
-
     def load(self, state):
+        """Go on from vars(meter) of a checkpoint, so that the next log line is the same."""
         for name, own in dict(vars(self)).items():
             value = state[name]
             if isinstance(own, torch.Tensor):
