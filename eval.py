@@ -208,8 +208,7 @@ def perplexity(model, tokenizer, texts, block_size, limit=0):
 def drawn_from_truth(n, seed):
     """Draw n lines; return them, log p* of each (n,), and minimal pairs, 200 per paradigm.
 
-    They are the same for every model. Each pair ends in "\\n" as the lines do: otherwise a sentence
-    that lacks its end could not be told from a whole one.
+    Each pair ends in "\\n": else a sentence that lacks its end could not be told from a whole one.
     """
     lines = babytalk.sample(n, f"evaluation {seed}")
     log_p = torch.tensor([babytalk.log_prob(line) for line in lines], dtype=torch.float64)
@@ -425,14 +424,14 @@ def data_folder(options):
 # do: (subject, options) -> result for eval.json, text for the screen
 # options: those that change the result, and so stand in its key in eval.json
 Task = collections.namedtuple("Task", "do options")
-SAMPLING = ("prompt", "n", "temperature", "top_k", "top_p", "seed", "which")
 TASKS = {
     "ppl": Task(ppl_task, ("limit", "which", "dev")),
     **{name: Task(None, ("limit", "which", "dtype")) for name in suite.TASKS},  # exam.answer's
     "reading": Task(None, ("which", "dtype")),  # whole, whatever the limit
     "babytalk": Task(babytalk_task, ("limit", "which", "seed")),
     "curve": Task(curve_task, ("limit", "seed")),
-    "sample": Task(sample_task, SAMPLING),
+    "sample": Task(sample_task,
+                   ("prompt", "n", "temperature", "top_k", "top_p", "seed", "which")),
 }
 
 
@@ -504,8 +503,7 @@ def evaluate(folder, tasks=(), **options):
 def evaluate_subject(subject, tasks=(), **options):
     """`evaluate` any model, into subject.folder / "eval.json".
 
-    subject: Subject(folder, model, tokenizer, config); the model is an LM, or has a method
-    sum_log_probs(sequences, starts) -> (n,) nats, which is enough for ppl and the suite.
+    For ppl and the suite a method sum_log_probs(sequences, starts) -> (n,) nats is enough.
     """
     folder = subject.folder
     tasks = named_tasks(tasks) or usual_tasks(subject.config)
@@ -558,10 +556,7 @@ def ask(subject, name, rows, options):
 
 
 def score_imported(folder, config, limit, device):
-    """Score a teacher from elsewhere, once, on the test split of its student's Config.
-
-    Its own config.json names no text. Its eval.json keeps the result, and on which text it was.
-    """
+    """Score a teacher from elsewhere, which names no text, once on its student's test split."""
     path = folder / "eval.json"
     asked = {"text": run.text_of(run.folder_of(config)), "block_size": config.longest,
              "limit": limit}
@@ -647,10 +642,9 @@ def close_exam(subject, other, rows, answers, own, options):
 
 
 def yardsticks(subject, tasks, options):
-    """Return [(label, {task: result})] of the ngram-* folders beside a run.
+    """Return [(label, {task: result})] of the ngram-* folders of the run's text beside it.
 
-    tasks: {task: the folder of a set of your own, or ""}. One of another tokenizer or text is left
-    out with a message.
+    tasks: {task: the folder of a set of your own, or ""}.
     """
     columns = []
     options = dataclasses.replace(options, dtype="float32")  # an n-gram has no other

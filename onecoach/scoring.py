@@ -25,9 +25,8 @@ def positions(forward, sequences, starts, batch_tokens, device):
     """Yield the values of `forward` at every position that predicts a counted token, in batches.
 
     The counted tokens of sequence i are those from number starts[i] >= 1 on. forward: ids (B, T) ->
-    (B, T, d). Sequences of similar length form a batch, the longest first, padded on the right,
-    where causal attention does not look. Each item has at most ROWS positions: the sequence's
-    number (N,), on the CPU; the values (N, d); the token that is predicted (N,).
+    (B, T, d). Sequences of similar length form a batch, padded on the right, where causal attention
+    does not look. Each item: the sequence's number (N,), on the CPU; values (N, d); tokens (N,).
     """
     # a sequence without counted tokens is not read
     waiting = [i for i in range(len(sequences)) if starts[i] < len(sequences[i])]

@@ -202,8 +202,8 @@ MISSING = {"", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A",
 def read_words(path):
     """Read reading_data.csv: {column: (n,) float, nan if missing}, and words in context.
 
-    Candidates are (context, " word") for each word, then for the word before it, None without
-    context. A sentence that begins with the word "None" is not missing.
+    (context, " word") of each word, then of the word before it, None without context. A sentence
+    that begins with the word "None" is not missing.
     """
     if not path.exists():
         raise UserError(f"{path}: not there; pass --data=DIR, the folder that holds "
@@ -214,8 +214,7 @@ def read_words(path):
     except (UnicodeDecodeError, csv.Error) as e:
         raise UserError(f"{path}: not a table of comma-separated UTF-8 text ({e})")
     numbers = (*EYES, SELF_PACED, *COVARIATES, "prev_length")
-    texts = "item", "word", "prev_item", "prev_word"
-    for column in (*numbers, *texts):
+    for column in (*numbers, "item", "word", "prev_item", "prev_word"):
         if not rows or column not in rows[0]:
             raise UserError(f"{path}: it has no column {column}, or no rows")
 
@@ -264,8 +263,7 @@ def reading_figures(columns, surprisal, before):
     """Return eye tracking (mean of four measures) and self-paced reading, by the organisers' rules.
 
     surprisal, before (n,): of each word and of the word before it, nats, nan if there is none.
-    Intervals are by Fisher's z of the partial correlation, words taken as independent; for eye
-    tracking, means of the measures' ends. Chance is the 95% point of chi2 over n.
+    Intervals are by Fisher's z, words taken as independent. Chance: the 95% point of chi2 over n.
     """
     covariates = [columns[name] for name in COVARIATES]
     spill = [*covariates, columns["prev_length"], before]
@@ -342,10 +340,9 @@ def weights(items, over):
 def accuracies(items, share, over="groups", share_2025=None):
     """Return the figures of a task of choices: the mean over groups, fields, and each group.
 
-    share (n,): `shares`; share_2025: by the rules until 2025, where a tie is right. Intervals are
-    95%: Wilson's for a group; for a mean with weights w the normal one of variance
-    sum w^2 a (1 - a) / n. They are about other items of the same groups, not about other groups or
-    runs. at_chance: the figure is no farther from chance than 95% of guesses are.
+    share (n,): `shares`; share_2025: by the rules until 2025, where a tie is right. 95% intervals,
+    Wilson's or the normal one of variance sum w^2 a (1 - a) / n, are about other items of the same
+    groups, not other groups or runs. at_chance: no farther from chance than 95% of guesses are.
     """
     groups = {}
     fields = collections.defaultdict(list)

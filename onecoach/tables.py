@@ -36,7 +36,7 @@ def groups_table(name, answers):
         rows.append([group, f"{figures['accuracy']:.1%}", span(figures["interval"]),
                      f"{figures['ties']:.1%}", cell(figures.get("official_2025"), "{:.1%}"),
                      str(figures["n"])])
-    rows[-1:-1] = [[f"mean of {field}", f"{accuracy:.1%}", "", "", "", ""]
+    rows[-1:-1] = [[f"mean of {field}", f"{accuracy:.1%}", *[""] * 4]
                    for field, accuracy in result["fields"].items()]
     return table(rows)
 
@@ -84,14 +84,12 @@ def marked(figures, key, form):
 
 
 def remarks(name, result):
-    """Return sentences on items that a result lacks, and on contexts that were cut."""
-    said = []
+    """Yield sentences on items that a result lacks, and on contexts that were cut."""
     if result.get("lacks"):
-        said.append(f"{name} is not whole, or not the challenge's: {'; '.join(result['lacks'])}")
+        yield f"{name} is not whole, or not the challenge's: {'; '.join(result['lacks'])}"
     if result.get("cut"):
-        said.append(f"{name}: {result['cut']:,} contexts lost their beginning, longer than the "
-                    "GPT-2's block_size")
-    return said
+        yield (f"{name}: {result['cut']:,} contexts lost their beginning, longer than the GPT-2's "
+               "block_size")
 
 
 def against_table(label, compared):

@@ -130,8 +130,7 @@ def read_rows(path, task, tokenizer, length, limit=0):
 def encode_pair(tokenizer, first, second, length):
     """Return (`<s>` and the tokens of both texts, at most `length` in all; are they whole?).
 
-    Nothing stands between the two, and the longer one is cut first, as Hugging Face's tokenizers do
-    with the same tokenizer.json.
+    As in Hugging Face's tokenizers nothing stands between, and the longer one is cut first.
     """
     a = tokenizer.encode(first)
     b = tokenizer.encode(second)
@@ -198,8 +197,7 @@ def batches(n, size, seed, epoch):
 def add_gradient(model, rows, batch, dtype):
     """Add the gradient of the mean loss over a batch, a list of row numbers.
 
-    Pieces of similar length add up: a short row does not pay for a long one, and the batches stay
-    as random as in the recipe.
+    In pieces of similar length a short row does not pay for a long one.
     """
     device = next(model.parameters()).device
     for numbers in pieces(batch, rows.ids, PIECE[device.type]):
