@@ -30,8 +30,8 @@ from onecoach.config import UserError, run_main
 from onecoach.muon import MuonAdamW, check_muon, make_muon
 from onecoach.needs import needs, train_missing
 from onecoach.ranks import RANK, WORLD, all_reduce, in_turn, sum_gradients
-from onecoach.run import (DTYPES, Run, alone, changed_needs, device_of, digests_of_needs, load,
-                          model_of, put_weights)
+from onecoach.run import (DTYPES, Run, alone, changed_needs, check_fit, device_of,
+                          digests_of_needs, load, model_of)
 from onecoach.signatures import failures, rollout_figures
 from onecoach.tables import final_table
 
@@ -281,9 +281,11 @@ def new_student(data, run):
     student = model_of(config, data.tokenizer.vocab_size).to(run.device)
     if config.init:
         path = run.folder.with_name(config.init) / "best.pt"
-        put_weights(student, files.load_checkpoint(path)["model"], path,
-                    f"the model of {config.name}; set n_layer, d_model and so on as "
-                    f"{path.with_name('config.json')} has them")
+        weights = files.load_checkpoint(path)["model"]
+        check_fit(student, weights, path,
+                  f"the model of {config.name}; set n_layer, d_model and so on as "
+                  f"{path.with_name('config.json')} has them")
+        student.load_state_dict(weights)
     if RANK:
         torch.manual_seed(config.seed + RANK)  # or dropout would be the same on all ranks
     if config.compile:

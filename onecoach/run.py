@@ -394,15 +394,12 @@ class Run:
         return due and self.metrics.validated != self.step
 
     def validated(self, figures):
-        """Write a validation's figures; keep the weights if their val_ce is the lowest so far.
-
-        Those that a run begins with are not its own: they are never the best. The line comes last:
-        where it stands, a run that goes on does not validate again.
-        """
-        if figures["val_ce"] < self.best and self.step:
+        """Write a validation's figures; keep the weights if their val_ce is the lowest so far."""
+        if figures["val_ce"] < self.best and self.step:  # at step 0 they are not its own
             self.best = figures["val_ce"]
             files.save_checkpoint(self.folder / "best.pt", {
                 "model": self.student.state_dict(), "step": self.step, "val_ce": self.best})
+        # last: with this line, a run that goes on does not validate again
         self.metrics.write(step=self.step, tokens=self.step * self.tokens_per_step, **figures)
         self.say(", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
 
@@ -441,10 +438,7 @@ class Run:
         return (time.monotonic() - self.begun) / 60
 
     def end(self):
-        """End the run. If steps are left, say how to go on and end the command.
-
-        Raises Stopped if max_minutes is over, KeyboardInterrupt after a signal.
-        """
+        """End the run; raise Stopped if max_minutes is over, KeyboardInterrupt after a signal."""
         self.bar.close()
         on_signals()
         Run.minutes_spent += self.minutes_now()
@@ -516,7 +510,8 @@ def state_to_go_on_from(config, folder):
 
 def put_state(state, student, optimizer, scaler, meter, path):
     """Restore everything from a checkpoint's state; UserError names `path` if it does not fit."""
-    put_weights(student, state["model"], path)
+    check_fit(student, state["model"], path)
+    student.load_state_dict(state["model"])
     own = optimizer.state_dict()  # with the learning rate and so on of this config
     params = [(p, group) for group in optimizer.param_groups for p in group["params"]]
     try:
@@ -554,12 +549,6 @@ def set_random_state(states):
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
-
-
-def put_weights(lm, weights, path, model="the model of its config (another arch or size?)"):
-    """Load a state dict into lm; UserError if it does not fit: see check_fit."""
-    check_fit(lm, weights, path, model)
-    lm.load_state_dict(weights)
 
 
 def check_fit(lm, weights, path, model="the model of its config (another arch or size?)"):
@@ -601,11 +590,7 @@ def git_commit(root=pathlib.Path(__file__).parents[1]):
 
 
 def write_config(config, dtype, tokenizer, text="", loss_path="eager", needs=None, words=0):
-    """Write config.json: the keys and, as notes (names with _), how this machine resolved them.
-
-    text: the digest of the prepared text; words: how many it has; needs: digests of the weights of
-    teachers and init.
-    """
+    """Write config.json: the keys and, as notes (names with _), how this machine resolved them."""
     versions = {"onecoach": __version__, "python": platform.python_version(),
                 "torch": torch.__version__, "numpy": np.__version__}
     files.write_json(folder_of(config) / "config.json", {
@@ -712,10 +697,7 @@ def last_validation(lines):
 # ---------------------------------------------------------------- the log
 
 class Meter:
-    """The figures of a log line, summed on the device and read for the line: no step waits.
-
-    Its clock runs while a step is done: validation and saving are not in tokens_per_s.
-    """
+    """The figures of a log line, summed on the device: no step waits. The clock is of steps."""
 
     def __init__(self, device):
         self.in_a_row = torch.zeros((), device=device)
@@ -781,7 +763,6 @@ class Metrics:
         files.write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def write(self, **values):
-        """Append a line; UserError on a full disk."""
         if "val_ce" in values:
             self.validated = values["step"]
         line = json.dumps(files.rounded(values, digits=6)) + "\n"
