@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-from test_distill import data_dir, evaluated, tiny, write  # noqa: F401
 from test_losses import NAMES, heads, inputs, value_and_gradients
 
 import distill
@@ -16,6 +15,8 @@ from losses import distillation_loss
 from onecoach import files, run, stored
 from onecoach.run import folder_of, load
 from tools.modes import page
+
+pytestmark = pytest.mark.usefixtures("evaluated")
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 GPU = dict(device="cuda", dtype="float32")
@@ -30,7 +31,7 @@ def plain_fp32():
 
 
 @pytest.fixture
-def teacher(tiny):  # noqa: F811
+def teacher(tiny):
     """A trained run named "teacher", on the GPU; `tiny` makes students of it."""
     distill.train(tiny("teacher", **GPU, max_steps=20))
     return dict(teachers=["teacher"], **GPU)
@@ -80,7 +81,7 @@ def test_the_loss_is_fp64s_on_a_cpu(divergence, mode, monkeypatch):
     dict(optimizer="muon"),
     dict(ON_ROLLOUTS, rollout_every=2),
     dict(ON_ROLLOUTS, rollout_loss="reinforce")], ids=str)
-def test_a_run_is_the_one_of_a_cpu(keys, teacher, tiny):  # noqa: F811
+def test_a_run_is_the_one_of_a_cpu(keys, teacher, tiny):
     """As far as rounding allows over a few steps; Muon's products are in bf16 on both."""
     there = tiny("there", **{**teacher, **keys})
     here = tiny("here", **{**teacher, **keys, "device": "cpu"})
@@ -93,7 +94,7 @@ def test_a_run_is_the_one_of_a_cpu(keys, teacher, tiny):  # noqa: F811
 
 @pytest.mark.parametrize("keys", [dict(dtype="bfloat16"), dict(dtype="float16"),
                                   dict(compile=True)], ids=str)
-def test_it_learns_in_other_dtypes_and_compiled(keys, teacher, tiny):  # noqa: F811
+def test_it_learns_in_other_dtypes_and_compiled(keys, teacher, tiny):
     exact = tiny("exact", **{**teacher, "max_steps": 30})
     other = tiny("other", **{**teacher, "max_steps": 30, **keys})
     distill.train(exact)
@@ -103,7 +104,7 @@ def test_it_learns_in_other_dtypes_and_compiled(keys, teacher, tiny):  # noqa: F
     assert abs(last - val_ces(exact)[-1]) < 0.1
 
 
-def test_an_interrupted_run_goes_on(teacher, tiny):  # noqa: F811
+def test_an_interrupted_run_goes_on(teacher, tiny):
     whole = tiny("whole", **teacher, max_steps=12)
     distill.train(whole)
     distill.train(tiny("parts", **teacher, max_steps=12, max_minutes=1e-9))
@@ -116,7 +117,7 @@ def test_an_interrupted_run_goes_on(teacher, tiny):  # noqa: F811
     assert (a - b).norm() < 1e-4 * a.norm()
 
 
-def test_what_is_stored_is_read_as_it_was_written(teacher, tiny):  # noqa: F811
+def test_what_is_stored_is_read_as_it_was_written(teacher, tiny):
     """The first epoch computes and writes, the second reads: the same target, bit by bit."""
     config = tiny("some", **teacher, teacher_cache=8, random_offset=False, max_steps=3)
     run = distill.Run(config)
@@ -130,7 +131,7 @@ def test_what_is_stored_is_read_as_it_was_written(teacher, tiny):  # noqa: F811
     assert torch.equal(written.ids, read.ids) and torch.equal(written.log_p, read.log_p)
 
 
-def test_scores_are_a_cpus(teacher, tiny):  # noqa: F811
+def test_scores_are_a_cpus(teacher, tiny):
     lm, tokenizer, _ = load(folder_of(tiny("teacher", **GPU, max_steps=20)), torch.device("cpu"))
     sentences = ["the dog sees a cat\n", "a\n", "two cats see the old dog that sleeps\n"] * 5
     here = eval.score_sentences(lm, tokenizer, sentences)

@@ -1,25 +1,14 @@
 """Muon beside AdamW: who has which weights, what torch's own would do, steps left out, going on."""
 import pytest
 import torch
-from test_distill import (  # noqa: F401
-    data_dir,
-    evaluated,
-    lines,
-    losses,
-    same,
-    spoiled,
-    states,
-    tiny,
-    trained,
-    weights,
-    without_speed,
-    write,
-)
 
 import distill
 from model import LM, ModelConfig
 from onecoach import files, needs, run
 from onecoach.config import UserError
+from runs import lines, same, spoiled, trained, weights, without_speed
+
+pytestmark = pytest.mark.usefixtures("evaluated")
 
 MUON = dict(optimizer="muon", dropout=0.1)
 
@@ -93,14 +82,14 @@ def test_a_state_dict_comes_back(model, optimizer, make_config):
     assert numbers == [*range(len(list(model.parameters())))] == sorted(state["state"])
 
 
-def test_it_learns(tiny):  # noqa: F811
+def test_it_learns(tiny):
     folder = trained(tiny("some", **MUON, max_steps=30))
     losses_seen = [line["loss"] for line in lines(folder, "loss")]
     assert losses_seen[-1] < losses_seen[0] - 0.5
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_run_that_broke_off_goes_on_to_the_same_bits(tiny, tmp_path, losses, dtype):  # noqa: F811
+def test_a_run_that_broke_off_goes_on_to_the_same_bits(tiny, tmp_path, losses, dtype):
     keys = dict(MUON, max_steps=10, val_every=3, dtype=dtype)
     whole = trained(tiny("some", **keys))
     settings = tiny("some", **keys, out_dir=str(tmp_path / "again"))
@@ -120,7 +109,7 @@ def test_a_run_that_broke_off_goes_on_to_the_same_bits(tiny, tmp_path, losses, d
         assert same(a, b), key
 
 
-def test_a_step_that_is_not_finite_is_left_out_of_a_run(tiny, losses, states):  # noqa: F811
+def test_a_step_that_is_not_finite_is_left_out_of_a_run(tiny, losses, states):
     losses(spoiled({3}, "gradient"))
     folder = trained(tiny("some", **MUON, max_steps=6))
     before, at, after = (states["some", step] for step in (3, 4, 5))
@@ -130,7 +119,7 @@ def test_a_step_that_is_not_finite_is_left_out_of_a_run(tiny, losses, states):  
     assert all(torch.isfinite(w).all() for w in weights(folder).values())
 
 
-def test_a_checkpoint_of_another_optimizer_is_refused(tiny):  # noqa: F811
+def test_a_checkpoint_of_another_optimizer_is_refused(tiny):
     settings = tiny("some", max_steps=6, val_every=2)
     trained(settings)
     path = run.folder_of(settings) / "ckpt.pt"
@@ -147,7 +136,7 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tiny):  # noqa: F811
 @pytest.mark.parametrize("optimizer, has, said", [("muon", False, 1), ("muon", True, 0),
                                                   ("adamw", False, 0)])
 def test_a_processor_without_bf16_is_said_before_teachers_are_trained(
-        tiny, monkeypatch, capsys, optimizer, has, said):  # noqa: F811
+        tiny, monkeypatch, capsys, optimizer, has, said):
     monkeypatch.setattr(needs, "has_bf16", lambda device: has)
     tiny("coach")
     trained(tiny("some", optimizer=optimizer, teachers=["coach"], max_steps=1))

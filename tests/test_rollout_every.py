@@ -1,24 +1,14 @@
 """Rollouts of several steps written in one call: what is written, in what order, and going on."""
 import pytest
 import torch
-from test_distill import (  # noqa: F401
-    ROLLOUTS,
-    data_dir,
-    evaluated,
-    first,
-    lines,
-    same,
-    tiny,
-    trained,
-    weights,
-    without_speed,
-    write,
-)
 
 import distill
 import rollouts
 from onecoach import files
 from onecoach.config import UserError
+from runs import ROLLOUTS, lines, same, trained, weights, without_speed
+
+pytestmark = pytest.mark.usefixtures("evaluated")
 
 KEYS = {**ROLLOUTS, "rollout_loss": "single_step", "max_steps": 10}
 
@@ -36,7 +26,7 @@ def calls(monkeypatch):
     return calls
 
 
-def test_a_still_student_writes_the_same_in_one_call_as_in_many(tiny, first, calls):  # noqa: F811
+def test_a_still_student_writes_the_same_in_one_call_as_in_many(tiny, first, calls):
     """lr = 0: prompts, draws and rows are each step's own, and every age has q = q_old."""
     keys = dict(KEYS, lr=0.0, batch_size=8, grad_accum=2)
     one = lines(trained(tiny("one", **keys)), "loss")
@@ -53,7 +43,7 @@ def test_a_still_student_writes_the_same_in_one_call_as_in_many(tiny, first, cal
     assert max(line.get("rollout_age", 0) for line in four) >= 1
 
 
-def test_the_log_shows_how_far_the_student_has_gone_on(tiny, first):  # noqa: F811
+def test_the_log_shows_how_far_the_student_has_gone_on(tiny, first):
     keys = dict(KEYS, on_policy=1.0, rollout_every=4, max_steps=8)
     seen = lines(trained(tiny("some", **keys)), "rollout_age")
     assert [line["rollout_age"] for line in seen] == [0, 1, 2, 3, 0, 1, 2, 3]
@@ -63,7 +53,7 @@ def test_the_log_shows_how_far_the_student_has_gone_on(tiny, first):  # noqa: F8
 
 @pytest.mark.parametrize("rollout_loss", ["token", "reinforce"])
 def test_a_run_that_broke_off_between_them_goes_on_to_the_same_bits(
-        tiny, first, monkeypatch, rollout_loss):  # noqa: F811
+        tiny, first, monkeypatch, rollout_loss):
     keys = dict(KEYS, rollout_loss=rollout_loss, on_policy=1.0, rollout_every=4, dropout=0.1,
                 val_every=3)
     whole = trained(tiny("whole", **keys))
@@ -84,7 +74,7 @@ def test_a_run_that_broke_off_between_them_goes_on_to_the_same_bits(
     assert without_speed(lines(parts)) == without_speed(lines(whole))
 
 
-def test_damaged_rollouts_in_a_checkpoint_are_one_line(tiny, first):  # noqa: F811
+def test_damaged_rollouts_in_a_checkpoint_are_one_line(tiny, first):
     settings = tiny("some", **dict(KEYS, on_policy=1.0, rollout_every=4, max_steps=6))
     folder = trained(settings)
     path = folder / "ckpt.prev.pt"
@@ -96,7 +86,7 @@ def test_damaged_rollouts_in_a_checkpoint_are_one_line(tiny, first):  # noqa: F8
         distill.train(settings)
 
 
-def test_stages_of_blocks_are_refused(tiny, first):  # noqa: F811
+def test_stages_of_blocks_are_refused(tiny, first):
     with pytest.raises(UserError, match="rollout_every = 4.*block_size"):
         tiny("some", **KEYS, rollout_every=4, block_size="stages(0: 8, 0.5: 16)")
     with pytest.raises(UserError, match="rollout_every is about rollouts"):

@@ -13,18 +13,6 @@ import types
 import numpy as np
 import pytest
 import torch
-from test_distill import (  # noqa: F401
-    TINY,
-    data_dir,
-    evaluated,
-    lines,
-    same,
-    tiny,
-    trained,
-    weights,
-    without_speed,
-    write,
-)
 from test_losses import NAMES, V, heads, inputs, value_and_gradients
 
 import data
@@ -34,6 +22,9 @@ from losses import TopK, distillation_loss, head, plain_loss, teacher_log_probs,
 from model import LM, ModelConfig
 from onecoach import stored
 from onecoach.config import UserError, read_config
+from runs import TINY, lines, same, trained, weights, without_speed
+
+pytestmark = pytest.mark.usefixtures("evaluated")
 
 SETTINGS = [(1.0, 0.0, 1.0), (2.0, 0.5, 1.0), (0.7, 0.3, 0.4)]  # tau, alpha, mix
 
@@ -169,7 +160,7 @@ def test_compiled_equals_eager(settings, monkeypatch):
 # ---------------------------------------------------------------- runs
 
 @pytest.fixture
-def coached(tiny):  # noqa: F811
+def coached(tiny):
     """The Config of a tiny run of one teacher; a cache of `k` where it is given."""
     tiny("coach", max_steps=4)
 
@@ -277,7 +268,7 @@ SMALL = dict(teacher_cache=5, teachers=["coach", "other"], ensemble="probs", tau
 
 
 @pytest.fixture(scope="module")
-def small(data_dir, tmp_path_factory):  # noqa: F811
+def small(data_dir, tmp_path_factory):
     """A function that opens a store of two random teachers, in a folder of its own."""
     path = tmp_path_factory.mktemp("small") / "small.py"
     path.write_text("")
