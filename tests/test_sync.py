@@ -32,7 +32,8 @@ def note(names, name):
     """Add an operator to names, with the line of the project that called it."""
     for frame in reversed(traceback.extract_stack()):
         path = pathlib.Path(frame.filename)
-        if path.is_relative_to(ROOT) and path.parent.name != "tests" and ".venv" not in path.parts:
+        ours = path.is_relative_to(ROOT) and "site-packages" not in path.parts  # a venv may be here
+        if ours and path.parent.name != "tests":
             if 'device.type != "cpu" or' not in frame.line:  # a GPU never gets beyond that `or`
                 names.append(f"{name} in {path.relative_to(ROOT)}:{frame.lineno}")
             return
