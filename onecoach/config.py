@@ -384,6 +384,11 @@ def conflicts(c):
                    f"teacher_cache stores outputs of one {name}, and it is a schedule, "
                    f"{getattr(c, name)!r}; give a number, or set teacher_cache = 0")
 
+    yield from rollout_conflicts(c, blocks)
+
+
+def rollout_conflicts(c, blocks):
+    """Yield `conflicts` of the keys about rollouts; blocks: the values of block_size."""
     if not max(values_of(c.on_policy)):
         for name in ("rollout_mix", "rollout_every", "prompt_len", "rollout_loss", "length_norm"):
             yield (getattr(c, name) != getattr(Config(), name),

@@ -154,21 +154,22 @@ def locked(folder):
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
-    try:
-        with files.locked(path, wait=False):
-            path.write_text(str(os.getpid()))
-            try:
-                yield
-            finally:
-                path.write_text("")
-                if made and [*folder.iterdir()] == [path]:
-                    path.unlink()
-                    with contextlib.suppress(OSError):  # a teacher may be in the parent
-                        for parent in made:
-                            parent.rmdir()
-    except BlockingIOError:
-        raise UserError(f"{folder} is being trained by process {path.read_text()}; wait for it, or "
-                        "choose another --name")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked(path, wait=False))
+        except BlockingIOError:
+            raise UserError(f"{folder} is being trained by process {path.read_text()}; wait for "
+                            "it, or choose another --name")
+        path.write_text(str(os.getpid()))
+        try:
+            yield
+        finally:
+            path.write_text("")
+            if made and [*folder.iterdir()] == [path]:
+                path.unlink()
+                with contextlib.suppress(OSError):  # a teacher may be in the parent
+                    for parent in made:
+                        parent.rmdir()
 
 
 def out_of_memory(config):

@@ -110,6 +110,8 @@ def read_folder(folder, item_of, hint=""):
         if not rows:
             raise UserError(f"{path}: empty, it has no rows")
         items += [item for row in rows if (item := item_of(row))]
+    if not items:
+        raise UserError(f"{folder}: none of its rows is scored; pass --data=DIR of another copy")
     return items
 
 
