@@ -30,8 +30,8 @@ from onecoach.config import UserError, run_main
 from onecoach.muon import MuonAdamW, check_muon, make_muon
 from onecoach.needs import needs, train_missing
 from onecoach.ranks import RANK, WORLD, all_reduce, in_turn, sum_gradients
-from onecoach.run import (DTYPES, Run, alone, changed_needs, check_fit, device_of,
-                          digests_of_needs, load, model_of)
+from onecoach.run import (DTYPES, Run, alone, changed_needs, check_fit, choose_device,
+                          digest_needs, load, make_model)
 from onecoach.signatures import failures, rollout_figures
 from onecoach.tables import final_table
 
@@ -241,7 +241,7 @@ def load_teachers(data, run):
     config = run.config
     teachers = Teachers(load_teacher(name, data, run) for name in config.teachers)
     if config.teacher_cache:
-        digests = digests_of_needs(config)
+        digests = digest_needs(config)
         teachers.store = stored.open_store(teachers, digests, data, config, run.dtype)
     return teachers
 
@@ -263,7 +263,7 @@ def check_run(config, data):
         babytalk.check_babytalk(config, data.tokenizer)
     if config.optimizer == "muon":
         check_muon()
-    if config.compile and not losses.can_compile(device_of(config).type):
+    if config.compile and not losses.can_compile(choose_device(config).type):
         raise UserError("compile = True, but torch.compile fails on this machine: it needs a C++ "
                         "compiler (g++, or the one in the variable CXX) on a CPU, Triton on a GPU; "
                         "install one, or use --compile=False")
@@ -278,7 +278,7 @@ def new_student(data, run):
     config = run.config
     # the seed alone decides the weights, whatever was computed before
     torch.manual_seed(config.seed)
-    student = model_of(config, data.tokenizer.vocab_size).to(run.device)
+    student = make_model(config, data.tokenizer.vocab_size).to(run.device)
     if config.init:
         path = run.folder.with_name(config.init) / "best.pt"
         weights = files.load_checkpoint(path)["model"]

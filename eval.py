@@ -126,7 +126,7 @@ from onecoach.scoring import (  # noqa: F401  others call eval.score and eval.sc
     score_sentences,
     sum_log_probs,
 )
-from onecoach.tokens import without_lines_of
+from onecoach.tokens import drop_shared_lines
 
 STRIDE = 8  # sampled tokens after which finished texts are taken out
 
@@ -336,7 +336,7 @@ def own_data(subject):
     if prepared.tokenizer.hash != tokenizer.hash:
         raise UserError(f"{folder}: {prepared.folder} has another tokenizer; has {config.corpus} "
                         "changed since? Text to score can be named with --dev=PATH")
-    if run.text_of(folder) not in ("", prepared.train.corpus):
+    if run.text_digest(folder) not in ("", prepared.train.corpus):
         raise UserError(f"{folder} was trained on other text than corpus = {config.corpus!r} is "
                         "now; put that back, or name text to score with --dev=PATH")
     return prepared
@@ -365,7 +365,7 @@ def ppl_task(subject, options):
     else:
         prepared = own_data(subject)
         texts = test_split(prepared.dev, tokenizer.newline_id)
-        unseen = without_lines_of(prepared.train, texts) if prepared.dev.shared else {}
+        unseen = drop_shared_lines(prepared.train, texts) if prepared.dev.shared else {}
     result = perplexity(model, tokenizer, texts, config.longest, options.limit)
     if any(len(ids) > 1 for ids in unseen.values()):  # else every line was trained on
         result["shared"] = prepared.dev.shared
@@ -487,7 +487,7 @@ def full_precision():
 def load_subject(folder, options):
     folder = pathlib.Path(folder)
     model, tokenizer, config = run.load(folder, which=options.which)
-    device = run.device_of(dataclasses.replace(config, device=options.device))
+    device = run.choose_device(dataclasses.replace(config, device=options.device))
     return Subject(folder, model.to(device), tokenizer, config)
 
 
@@ -558,7 +558,7 @@ def ask(subject, name, rows, options):
 def score_imported(folder, config, limit, device):
     """Score a teacher from elsewhere, which names no text, once on its student's test split."""
     path = folder / "eval.json"
-    asked = {"text": run.text_of(run.folder_of(config)), "block_size": config.longest,
+    asked = {"text": run.text_digest(config.folder), "block_size": config.longest,
              "limit": limit}
     if files.read_json_or_empty(path).get("imported_ppl") == asked:
         return

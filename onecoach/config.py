@@ -185,6 +185,11 @@ class Config:
     file = None  # the file that it was read from; no key
 
     @property
+    def folder(self):
+        """The run's folder."""
+        return pathlib.Path(self.out_dir, self.name)
+
+    @property
     def teacher_runs(self):
         """The names of the teachers that are runs, with a folder and weights."""
         return [name for name in self.teachers if name not in NO_RUNS]
@@ -192,7 +197,7 @@ class Config:
     @property
     def longest(self):
         """The longest block of the run: block_size, or the largest of its stages."""
-        return int(max(values_of(self.block_size)))
+        return int(max(schedule_values(self.block_size)))
 
     def at(self, progress):
         """This config at progress in [0, 1], with numbers in the place of schedules."""
@@ -254,7 +259,7 @@ def read_schedule(value):
     return match.group(1), points
 
 
-def values_of(value):
+def schedule_values(value):
     """The numbers of a schedule's points; a number alone is its only one."""
     return [y for _, y in read_schedule(value)[1]]
 
@@ -284,7 +289,7 @@ def check(name, value):
     numbers = []  # to be checked against the key's bounds
     if meta["schedule"] and isinstance(value, str):
         try:
-            numbers = values_of(value)
+            numbers = schedule_values(value)
         except UserError as e:
             raise UserError(f"{name}: {e}")
     elif kind is float and type(value) in (int, float):
@@ -367,7 +372,7 @@ def conflicts(c):
     yield (scaling and (len(scaling) != 4 or scaling[1] >= scaling[2]),
            f"rope_scaling = {scaling}: must be four numbers, the second below the third: "
            "[8, 1, 4, 8192]")
-    blocks = values_of(c.block_size)
+    blocks = schedule_values(c.block_size)
     yield (isinstance(c.block_size, str) and read_schedule(c.block_size)[0] != "stages"
            or any(b % 1 or c.longest % b for b in blocks),
            f"block_size = {c.block_size!r}: a schedule of it is stages(...) of whole divisors of "
@@ -380,7 +385,7 @@ def conflicts(c):
         yield (c.random_offset, "teacher_cache needs the same chunks in every epoch; set "
                                 "random_offset = False")
         for name in ("tau", "block_size"):
-            yield (len({*values_of(getattr(c, name))}) > 1,
+            yield (len({*schedule_values(getattr(c, name))}) > 1,
                    f"teacher_cache stores outputs of one {name}, and it is a schedule, "
                    f"{getattr(c, name)!r}; give a number, or set teacher_cache = 0")
 
@@ -389,7 +394,7 @@ def conflicts(c):
 
 def rollout_conflicts(c, blocks):
     """Yield `conflicts` of the keys about rollouts; blocks: the values of block_size."""
-    if not max(values_of(c.on_policy)):
+    if not max(schedule_values(c.on_policy)):
         for name in ("rollout_mix", "rollout_every", "prompt_len", "rollout_loss", "length_norm"):
             yield (getattr(c, name) != getattr(Config(), name),
                    f"{name} is about rollouts, and there are none; set on_policy, the share of "
@@ -414,8 +419,8 @@ def check_loss(config):
     """UserError for what the loss refuses, here at the door; torch comes with it."""
     import losses
     try:
-        for tau in values_of(config.tau):
-            for mix in values_of(config.mix):
+        for tau in schedule_values(config.tau):
+            for mix in schedule_values(config.mix):
                 losses.check(config.divergence, tau, 0.0, mix, config.ensemble, config.reduction,
                              config.step_weights)
     except ValueError as e:

@@ -8,7 +8,7 @@ import os
 from onecoach import files
 from onecoach.config import UserError, read_config, related_config
 from onecoach.imported import load_tokenizer
-from onecoach.run import Run, device_of, folder_of, has_bf16, is_finished, sizes_of
+from onecoach.run import Run, choose_device, has_bf16, is_finished, shape_keys
 
 
 def train_missing(config, data, train, check_run):
@@ -17,7 +17,7 @@ def train_missing(config, data, train, check_run):
     check_run(config, data) raises UserError for a run that could not be trained on this data.
     """
     runs = find_missing(config, data, check_run)
-    if config.optimizer == "muon" and not has_bf16(device_of(config)):
+    if config.optimizer == "muon" and not has_bf16(choose_device(config)):
         print(f"{config.name}: optimizer = 'muon' multiplies in bfloat16, which this processor has "
               "no instructions for: a step takes many times as long as with --optimizer=adamw")
     for name, (role, needed) in runs.items():
@@ -44,7 +44,7 @@ def find_missing(config, data, check_run, needed_by=()):
             circle = [*chain[chain.index(name):], name]
             raise UserError(f"{' needs '.join(circle)}: a run cannot need itself; change teachers, "
                             "init or baseline, or choose another --name")
-        folder = folder_of(config).with_name(name)
+        folder = config.folder.with_name(name)
         if is_finished(folder):
             check_agreement(role, folder, config, data)
             needed = read_config(folder / "config.json")
@@ -107,7 +107,7 @@ def check_model(role, name, needed, config):
                         f"block_size = {config.longest}; choose --block_size={needed.longest}, or "
                         "another teacher")
     if role == "init":
-        there, here = sizes_of(needed), sizes_of(config)
+        there, here = shape_keys(needed), shape_keys(config)
         differ = [f"{key} = {there[key]!r} there, {here[key]!r} here"
                   for key in here if key in there and there[key] != here[key]]
         if differ:

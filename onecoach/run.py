@@ -51,13 +51,9 @@ PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,
         "L40S": 362e12, "RTX 4090": 165e12}
 
 
-def folder_of(config):
-    return pathlib.Path(config.out_dir) / config.name
-
-
 # ---------------------------------------------------------------- device and dtype
 
-def device_of(config):
+def choose_device(config):
     """Return the torch.device of the key `device`; UserError if this machine has none."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
                  "cpu": True}
@@ -80,7 +76,7 @@ def has_bf16(device):
     return False
 
 
-def dtype_of(config, device):
+def choose_dtype(config, device):
     """Return the name of the dtype of matrix products; auto: bfloat16 if the processor has it."""
     if config.dtype != "auto":
         return config.dtype
@@ -116,7 +112,7 @@ def alone(train):
     """
     @functools.wraps(train)
     def guarded(config):
-        folder = folder_of(config)
+        folder = config.folder
         if not in_training:
             Run.minutes_spent = 0.0  # a command begins
         with locked(folder):
@@ -206,14 +202,14 @@ class Run:
 
     def __init__(self, config):
         self.config = config
-        self.folder = folder_of(config)
-        self.device = device_of(config)
+        self.folder = config.folder
+        self.device = choose_device(config)
         join_ranks(config, self.device)
         self.state = in_turn(lambda: state_to_go_on_from(config, self.folder))
         self.notes = files.read_json(self.folder / "config.json") if self.state else {}
         self.steps = self.state["steps"] if self.state else 0
         # a resumed run keeps the dtype that it was begun with, on whatever machine
-        self.dtype = self.notes["_dtype"] if self.state else dtype_of(config, self.device)
+        self.dtype = self.notes["_dtype"] if self.state else choose_dtype(config, self.device)
         if self.device.type == "cuda" and self.dtype != "float32":
             torch.set_float32_matmul_precision("high")  # TF32 for products that stay in fp32
 
@@ -259,7 +255,7 @@ class Run:
                    "eval.json", *RESULTS)  # of an earlier run
         files.write_text(self.folder / "tokenizer.json", data.tokenizer.to_json())
         write_config(self.config, self.dtype, data.tokenizer, self.corpus, loss_path,
-                     digests_of_needs(self.config), data.train.words)
+                     digest_needs(self.config), data.train.words)
 
         self.metrics = Metrics(self.folder / "metrics.jsonl", self.step)
         self.best = self.best_so_far()
@@ -561,9 +557,9 @@ def check_fit(lm, weights, path, model="the model of its config (another arch or
             raise UserError(f"{path}: {name} does not fit {model}")
 
 
-def digests_of_needs(config, folder=None):
+def digest_needs(config, folder=None):
     """Return {teacher or init: digest of its best.pt}; `folder`: of config's run, if moved."""
-    folder = folder or folder_of(config)
+    folder = folder or config.folder
     digests = {}
     for name in sorted({*config.teacher_runs, config.init} - {""}):
         path = folder.with_name(name) / "best.pt"
@@ -577,7 +573,7 @@ def changed_needs(folder):
     """Return the names of teachers and init that were trained again after the run in `folder`."""
     path = folder / "config.json"
     noted = files.read_json(path).get("_needs") or {}  # some runs came without these notes
-    digests = digests_of_needs(read_config(path), folder)
+    digests = digest_needs(read_config(path), folder)
     return [name for name, digest in digests.items() if noted.get(name, digest) != digest]
 
 
@@ -594,7 +590,7 @@ def write_config(config, dtype, tokenizer, text="", loss_path="eager", needs=Non
     """Write config.json: the keys and, as notes (names with _), how this machine resolved them."""
     versions = {"onecoach": __version__, "python": platform.python_version(),
                 "torch": torch.__version__, "numpy": np.__version__}
-    files.write_json(folder_of(config) / "config.json", {
+    files.write_json(config.folder / "config.json", {
         **dataclasses.asdict(config), "_dtype": dtype, "_text": text, "_tokenizer": tokenizer.hash,
         "_vocab_size": tokenizer.vocab_size, "_commit": git_commit(), "_versions": versions,
         "_loss": loss_path, "_threads": torch.get_num_threads(), "_needs": needs or {},
@@ -603,7 +599,7 @@ def write_config(config, dtype, tokenizer, text="", loss_path="eager", needs=Non
 
 # ---------------------------------------------------------------- reading a run
 
-def model_of(config, vocab_size):
+def make_model(config, vocab_size):
     """Make the LM that a config describes, with random weights."""
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(ModelConfig)}
     fields["vocab_size"] = vocab_size
@@ -611,7 +607,7 @@ def model_of(config, vocab_size):
     return LM(ModelConfig(**fields))
 
 
-def sizes_of(config):
+def shape_keys(config):
     """Return the keys that shape the weights: one model's fit another if these are equal."""
     names = ("arch", "n_layer", "n_head", "d_model", "d_ff")
     sizes = {name: getattr(config, name) for name in names}
@@ -641,8 +637,8 @@ def load(path, device="cpu", which="best") -> tuple[LM, Tokenizer, Config]:
         raise UserError(missing_weights(folder, which))
 
     with torch.device("meta"):  # takes no memory: a stranger's config may name a large model
-        check_fit(model_of(config, tokenizer.vocab_size), state["model"], file)
-    lm = model_of(config, tokenizer.vocab_size)
+        check_fit(make_model(config, tokenizer.vocab_size), state["model"], file)
+    lm = make_model(config, tokenizer.vocab_size)
     lm.load_state_dict(state["model"])
     return lm.to(device).eval(), tokenizer, config
 
@@ -665,14 +661,14 @@ def word_checkpoints(folder):
     return sorted(names, key=lambda name: float(name[len("chck_"):-1]))
 
 
-def text_of(folder):
+def text_digest(folder):
     """Return the digest of the text that the run in `folder` was trained on; "" if not known."""
     return files.read_json_or_empty(pathlib.Path(folder, "config.json")).get("_text") or ""
 
 
 def other_text(folder, other):
     """Were two runs trained on different text? No if one is not known (it was imported)."""
-    texts = {text_of(folder), text_of(other)}
+    texts = {text_digest(folder), text_digest(other)}
     return "" not in texts and len(texts) == 2
 
 

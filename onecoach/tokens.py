@@ -140,7 +140,7 @@ def read_clean(file):
         yield from in_blocks(f)
 
 
-def without_lines_of(file, texts):
+def drop_shared_lines(file, texts):
     """Return texts {domain: ids (n,)} without the lines that stand in a TokenFile; no `<s>` stays.
 
     Both have the same tokenizer, so the same lines have the same ids.

@@ -208,4 +208,4 @@ def first(tiny):
 def test_what_the_truth_cannot_be_asked_of_is_refused_before_it_is_trained(tiny, keys, words):
     refused(tiny("some", **keys), *words)
     refused(tiny("kid", teachers=["truth"], baseline="some", **keys), *words)
-    assert not run.folder_of(tiny("some")).parent.exists()
+    assert not tiny("some").folder.parent.exists()

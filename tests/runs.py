@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import distill
-from onecoach import files, run
+from onecoach import files
 from onecoach.config import UserError
 
 FILES = {"config.json", "ckpt.pt", "ckpt.prev.pt", "best.pt", "tokenizer.json", "metrics.jsonl",
@@ -26,7 +26,7 @@ SPOILED_LATE = "linear(0: 0.03, 0.4: 0.03, 0.5: 9)"
 def trained(config, name=None):
     """Train, and the run's folder."""
     distill.train(config)
-    return run.folder_of(config).with_name(name or config.name)
+    return config.folder.with_name(name or config.name)
 
 
 def lines(folder, key="step"):
@@ -92,4 +92,4 @@ def broken_at(monkeypatch, settings, step):
     with monkeypatch.context() as m, pytest.raises(RuntimeError, match="power"):
         m.setattr(files, "save_checkpoint", interrupt)
         distill.train(settings)
-    return run.folder_of(settings)
+    return settings.folder

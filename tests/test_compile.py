@@ -4,7 +4,7 @@ import torch
 
 import distill
 import losses
-from onecoach import files, run
+from onecoach import files
 from onecoach.config import UserError
 
 TINY = dict(dtype="float32", corpus="babytalk", sentences=300, mark="line", n_layer=1, n_head=2,
@@ -27,7 +27,7 @@ def test_compile_without_a_compiler_is_refused_with_the_remedy(make_config, no_c
         distill.train(config)
     assert "C++ compiler" in str(e.value) and "--compile=False" in str(e.value)
     assert "\n" not in str(e.value)
-    assert not (run.folder_of(config) / "ckpt.pt").exists()
+    assert not (config.folder / "ckpt.pt").exists()
 
 
 def test_a_needed_run_that_asks_for_it_is_refused_before_any_is_trained(make_config, no_compiler):
@@ -35,7 +35,7 @@ def test_a_needed_run_that_asks_for_it_is_refused_before_any_is_trained(make_con
     config = make_config(name="kid", teachers=["some"], compile=True, **TINY)
     with pytest.raises(UserError, match="compiler"):
         distill.train(config)
-    assert not (run.folder_of(config).with_name("some") / "ckpt.pt").exists()
+    assert not (config.folder.with_name("some") / "ckpt.pt").exists()
 
 
 def test_a_compiled_run_goes_on_uncompiled(make_config, monkeypatch):
@@ -45,6 +45,6 @@ def test_a_compiled_run_goes_on_uncompiled(make_config, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
     config = make_config(compile=True, max_minutes=1e-6, **{**TINY, "max_steps": 20})
     distill.train(config)
-    assert 0 < files.load_checkpoint(run.folder_of(config) / "ckpt.pt")["step"] < 20
+    assert 0 < files.load_checkpoint(config.folder / "ckpt.pt")["step"] < 20
     distill.train(make_config(compile=False, **{**TINY, "max_steps": 20}))
-    assert files.load_checkpoint(run.folder_of(config) / "ckpt.pt")["step"] == 20
+    assert files.load_checkpoint(config.folder / "ckpt.pt")["step"] == 20

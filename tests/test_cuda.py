@@ -13,7 +13,7 @@ import eval
 import losses
 from losses import distillation_loss
 from onecoach import files, run, stored
-from onecoach.run import folder_of, load
+from onecoach.run import load
 from tools.modes import page
 
 pytestmark = pytest.mark.usefixtures("evaluated")
@@ -39,12 +39,12 @@ def teacher(tiny):
 
 def of_run(config, which="best"):
     """All weights of a run as one vector, on the CPU."""
-    student, *_ = load(folder_of(config), torch.device("cpu"), which)
+    student, *_ = load(config.folder, torch.device("cpu"), which)
     return torch.cat([p.detach().flatten() for p in student.parameters()])
 
 
 def val_ces(config):
-    lines = files.read_metrics(folder_of(config) / "metrics.jsonl")
+    lines = files.read_metrics(config.folder / "metrics.jsonl")
     return torch.tensor([line["val_ce"] for line in lines if line.get("val_ce")])
 
 
@@ -109,7 +109,7 @@ def test_an_interrupted_run_goes_on(teacher, tiny):
     distill.train(whole)
     distill.train(tiny("parts", **teacher, max_steps=12, max_minutes=1e-9))
     parts = tiny("parts", **teacher, max_steps=12)
-    assert 0 < files.load_checkpoint(folder_of(parts) / "ckpt.pt")["step"] < 12
+    assert 0 < files.load_checkpoint(parts.folder / "ckpt.pt")["step"] < 12
     distill.train(parts)
     a = of_run(whole, "last")
     b = of_run(parts, "last")
@@ -132,7 +132,7 @@ def test_what_is_stored_is_read_as_it_was_written(teacher, tiny):
 
 
 def test_scores_are_a_cpus(teacher, tiny):
-    lm, tokenizer, _ = load(folder_of(tiny("teacher", **GPU, max_steps=20)), torch.device("cpu"))
+    lm, tokenizer, _ = load(tiny("teacher", **GPU, max_steps=20).folder, torch.device("cpu"))
     sentences = ["the dog sees a cat\n", "a\n", "two cats see the old dog that sleeps\n"] * 5
     here = eval.score_sentences(lm, tokenizer, sentences)
     there = eval.score_sentences(lm.to("cuda"), tokenizer, sentences)
@@ -145,7 +145,8 @@ def test_a_report_is_the_one_of_a_cpu(demo_runs, tmp_path, monkeypatch):
         folder = tmp_path / device
         for name in ("llama_demo", "rkl_demo"):
             shutil.copytree(demo_runs / name, folder / name)
-        monkeypatch.setattr(run, "device_of", lambda config, device=device: torch.device(device))
+        monkeypatch.setattr(
+            run, "choose_device", lambda config, device=device: torch.device(device))
         page.write_report([folder / "rkl_demo"])
         figures[device] = files.read_json(folder / "rkl_demo/modes.json")["figures"]
     for name in ("ce", "fkl", "rkl", "precision", "recall"):

@@ -27,7 +27,7 @@ from data import (
 from onecoach import corpora, tokens
 from onecoach.config import UserError
 from onecoach.corpora import ALWAYS, CLEAN, clean, read_blocks
-from onecoach.tokens import without_lines_of
+from onecoach.tokens import drop_shared_lines
 
 
 @pytest.fixture
@@ -428,7 +428,7 @@ def test_lines_of_the_training_text_can_be_left_out(splits, make_config, mark):
         f.write("train line 3 of many\ndev line 300 of many\ntrain line 4 of many\n")
     p = prepare(make_config(corpus=str(splits), dev=str(splits), vocab_size=265, mark=mark))
     texts = {"childes": p.dev.tokens, "none of it": p.train.tokens[:100]}
-    unseen = without_lines_of(p.train, texts)
+    unseen = drop_shared_lines(p.train, texts)
     text = p.tokenizer.decode(unseen["childes"])
     assert text == "".join(f"dev line {i} of many\n" for i in range(301))
     left = p.tokenizer.decode(unseen["none of it"])

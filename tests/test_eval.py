@@ -530,13 +530,13 @@ def make_run(make_config):
         config = make_config(**{**dict(name="some", corpus="babytalk", mark="line", sentences=300,
                                        n_layer=1, n_head=2, d_model=16, d_ff=16, block_size=32,
                                        vocab_size=0), **keys})
-        folder = run.folder_of(config)
+        folder = config.folder
         folder.mkdir(parents=True)
         tokenizer = data.prepare(config).tokenizer
         tokenizer.save(folder / "tokenizer.json")
         run.write_config(config, "float32", tokenizer)
         torch.manual_seed(0)
-        lm = run.model_of(config, tokenizer.vocab_size)
+        lm = run.make_model(config, tokenizer.vocab_size)
         for file in ("best.pt", "ckpt.pt"):
             state = {"model": lm.state_dict(), "step": 1, "steps": 1}
             files.save_checkpoint(folder / file, state)

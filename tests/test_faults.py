@@ -456,7 +456,7 @@ def readers(root):
     made.max_steps = 2
     distill.train(made)
     eval.evaluate = lambda folder, **_: None
-    folder, prepared = run.folder_of(made), data.prepare(made)
+    folder, prepared = made.folder, data.prepare(made)
     tokenizer = prepared.tokenizer
     lm = run.load(folder)[0]
 

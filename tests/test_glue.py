@@ -21,13 +21,13 @@ def make_run(make_config):
     """A run's folder with random weights and a tokenizer of bytes."""
     def make(**keys):
         config = make_config(**{**TINY, **keys})
-        folder = run.folder_of(config)
+        folder = config.folder
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer = Tokenizer([])
         tokenizer.save(folder / "tokenizer.json")
         run.write_config(config, "float32", tokenizer)
         torch.manual_seed(config.seed)
-        lm = run.model_of(config, tokenizer.vocab_size)
+        lm = run.make_model(config, tokenizer.vocab_size)
         state = {"model": lm.state_dict(), "step": 1, "steps": 1}
         files.save_checkpoint(folder / "best.pt", state)
         return folder

@@ -83,7 +83,7 @@ def make_run(tmp_path, make_config):
     """A run's folder with random weights, large enough that every part of them shows."""
     def make(name="some", **keys):
         config = make_config(name=name, **{**TINY, **keys})
-        folder = run.folder_of(config)
+        folder = config.folder
         folder.mkdir(parents=True)
         tokenizer = bpe.Tokenizer(bpe.train_bpe(WORDS))
         tokenizer.save(folder / "tokenizer.json")
@@ -96,7 +96,7 @@ def make_run(tmp_path, make_config):
 
 def random_weights(config, tokenizer, seed=0):
     torch.manual_seed(seed)
-    lm = run.model_of(config, tokenizer.vocab_size)
+    lm = run.make_model(config, tokenizer.vocab_size)
     with torch.no_grad():
         for p in lm.parameters():
             p.add_(0.1 * torch.randn_like(p))

@@ -289,7 +289,7 @@ def test_the_loop_uses_it(tiny):
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
 def test_weight_decay_shrinks_matrices_only(tiny, arch):
-    lm = run.model_of(tiny(arch=arch), 50)
+    lm = run.make_model(tiny(arch=arch), 50)
     with torch.no_grad():
         for p in lm.parameters():
             p.fill_(2.0)
@@ -374,9 +374,9 @@ def test_lower_precision_learns_the_same(tiny, dtype):
 
 
 def test_a_run_keeps_the_dtype_it_was_begun_with(tiny, unfinished, monkeypatch, capsys):
-    monkeypatch.setattr(run, "dtype_of", lambda config, device: "bfloat16")
+    monkeypatch.setattr(run, "choose_dtype", lambda config, device: "bfloat16")
     folder = unfinished(dtype="auto")
-    monkeypatch.setattr(run, "dtype_of", lambda config, device: "float32")  # another processor
+    monkeypatch.setattr(run, "choose_dtype", lambda config, device: "float32")  # another processor
     trained(tiny("some", dtype="auto"))
     config = files.read_json(folder / "config.json")
     assert config["_dtype"] == "bfloat16" and config["dtype"] == "auto"

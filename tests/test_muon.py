@@ -102,7 +102,7 @@ def test_a_run_that_broke_off_goes_on_to_the_same_bits(tiny, tmp_path, losses, d
     with pytest.raises(RuntimeError, match="power"):
         distill.train(settings)
     distill.train(settings)
-    broken = run.folder_of(settings)
+    broken = settings.folder
     assert without_speed(lines(broken)) == without_speed(lines(whole))
     for key in ("model", "optimizer", "scaler"):
         a, b = (files.load_checkpoint(folder / "ckpt.pt")[key] for folder in (broken, whole))
@@ -122,7 +122,7 @@ def test_a_step_that_is_not_finite_is_left_out_of_a_run(tiny, losses, states):
 def test_a_checkpoint_of_another_optimizer_is_refused(tiny):
     settings = tiny("some", max_steps=6, val_every=2)
     trained(settings)
-    path = run.folder_of(settings) / "ckpt.pt"
+    path = settings.folder / "ckpt.pt"
     state = files.load_checkpoint(path)
     model = LM(ModelConfig(vocab_size=len(state["model"]["embed.weight"]), n_layer=1, n_head=2,
                            d_model=16, d_ff=32, block_size=16))

@@ -227,7 +227,7 @@ def test_what_dies_in_a_validation_loses_nothing(tiny, tmp_path, monkeypatch):
             raise RuntimeError("the power went off")
         return validate(*args)
     monkeypatch.setattr(distill, "validate", die)
-    folder = run.folder_of(settings)
+    folder = settings.folder
     for step in (10, 20):
         with pytest.raises(RuntimeError, match="power"):
             distill.train(settings)

@@ -9,7 +9,7 @@ import pytest
 import data
 import distill
 import eval
-from onecoach import files, run
+from onecoach import files
 from onecoach.config import CONFIGS, UserError, parse_args, read_config
 from tools import ngram
 
@@ -146,7 +146,7 @@ def distill_of(argv):
     config = parse_args([*argv, "--n_layer=1", "--d_model=8", "--n_head=2", "--d_ff=16",
                          "--max_steps=1", "--eval_tokens=0", "--device=cpu", "--dtype=float32"])
     distill.train(config)
-    return run.folder_of(config)
+    return config.folder
 
 
 def test_pairs_stand_beside_and_another_text_begins_anew(argv, tmp_path, capsys):

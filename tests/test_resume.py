@@ -50,7 +50,7 @@ def test_a_run_that_broke_off_goes_on_to_the_same_bits(
     with pytest.raises(RuntimeError, match="power"):
         distill.train(settings)
 
-    broken = run.folder_of(settings)
+    broken = settings.folder
     made = len(calls)
     assert files.load_checkpoint(broken / "ckpt.pt")["step"] == 16
     assert lines(broken)[-1]["step"] == 17  # so a line is to be dropped
@@ -73,7 +73,7 @@ def test_max_minutes_saves_and_stops_and_the_same_command_goes_on(
     whole = trained(tiny("some", max_steps=3, dropout=0.1))
     settings = tiny("some", max_steps=3, dropout=0.1, out_dir=str(tmp_path / "slow"),
                     max_minutes=1e-9)
-    folder = run.folder_of(settings)
+    folder = settings.folder
     path = tmp_path / "configs/some.py"
 
     for step in (1, 2):
@@ -203,7 +203,7 @@ def test_a_log_on_a_full_disk_saves_the_run_first(tiny, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(run.Metrics, "write", full)
         refused(settings, "metrics.jsonl", "No space left")
-    folder = run.folder_of(settings)
+    folder = settings.folder
     assert files.load_checkpoint(folder / "ckpt.pt")["step"] == 8  # by itself it saves every third
     assert same(weights(trained(settings)), weights(whole))
 
@@ -266,7 +266,7 @@ def test_a_best_that_was_taken_away_is_followed_by_the_next(tiny, losses):
     losses(fail)
     with pytest.raises(RuntimeError, match="power"):
         distill.train(settings)
-    folder = run.folder_of(settings)
+    folder = settings.folder
     (folder / "best.pt").unlink()
     distill.train(settings)
     ce = {m["step"]: m["val_ce"] for m in lines(folder, "val_ce")}

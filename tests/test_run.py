@@ -33,15 +33,15 @@ def folder(make_config):
     """A run's folder with random weights."""
     config = make_config(**TINY)
     tokenizer = data.Tokenizer([])
-    run.folder_of(config).mkdir(parents=True)
-    tokenizer.save(run.folder_of(config) / "tokenizer.json")
+    config.folder.mkdir(parents=True)
+    tokenizer.save(config.folder / "tokenizer.json")
     run.write_config(config, "float32", tokenizer)
     for i, name in enumerate(("best.pt", "ckpt.pt")):
         torch.manual_seed(i)
-        lm = run.model_of(config, tokenizer.vocab_size)
+        lm = run.make_model(config, tokenizer.vocab_size)
         state = {"model": lm.state_dict(), "step": 1, "steps": 2}
-        files.save_checkpoint(run.folder_of(config) / name, state)
-    return run.folder_of(config)
+        files.save_checkpoint(config.folder / name, state)
+    return config.folder
 
 
 # ---------------------------------------------------------------- files
@@ -250,7 +250,7 @@ def test_weights_that_do_not_fit_are_named(folder, make_config):
     incomplete = {k: v for k, v in weights.items() if k != "embed.weight"}
     files.save_checkpoint(folder / "best.pt", {"model": incomplete})
     one_line(run.load, folder, words=["best.pt", "embed.weight does not fit"])
-    gpt2 = run.model_of(make_config(**{**TINY, "arch": "gpt2"}), 259)
+    gpt2 = run.make_model(make_config(**{**TINY, "arch": "gpt2"}), 259)
     files.save_checkpoint(folder / "best.pt", {"model": gpt2.state_dict()})
     one_line(run.load, folder, words=["best.pt", "does not fit", "another arch"])
 
@@ -307,14 +307,15 @@ def test_weights_fit_where_the_sizes_agree(make_config, arch):
                     dict(rope_theta=99.0), dict(rope_scaling=[8, 1, 4, 8192])]
 
     def shapes(config):
-        return {name: w.shape for name, w in run.model_of(config, 259).state_dict().items()}
+        return {name: w.shape for name, w in run.make_model(config, 259).state_dict().items()}
     own = make_config(**TINY, arch=arch)
     for change in changes:
         other = make_config(**TINY | {"arch": arch} | change)
-        assert (run.sizes_of(other) == run.sizes_of(own)) == (shapes(other) == shapes(own)), change
+        equal = run.shape_keys(other) == run.shape_keys(own)
+        assert equal == (shapes(other) == shapes(own)), change
     for change in (dict(n_head=1), *([dict(tie=True)] if arch == "llama" else [])):
         other = make_config(**TINY | {"arch": arch} | change)
-        assert run.sizes_of(other) != run.sizes_of(own) and shapes(other) == shapes(own), change
+        assert run.shape_keys(other) != run.shape_keys(own) and shapes(other) == shapes(own), change
 
 
 # ---------------------------------------------------------------- device and dtype
@@ -322,13 +323,14 @@ def test_weights_fit_where_the_sizes_agree(make_config, arch):
 def test_devices(make_config, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert run.device_of(make_config(device="auto")).type == "mps"
-    assert run.device_of(make_config(device="cpu")).type == "cpu"
-    one_line(run.device_of, make_config(device="cuda"), words=["device = 'cuda'", "--device=auto"])
+    assert run.choose_device(make_config(device="auto")).type == "mps"
+    assert run.choose_device(make_config(device="cpu")).type == "cpu"
+    one_line(run.choose_device, make_config(device="cuda"),
+             words=["device = 'cuda'", "--device=auto"])
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert run.device_of(make_config(device="auto")).type == "cpu"
+    assert run.choose_device(make_config(device="auto")).type == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert run.device_of(make_config(device="auto")).type == "cuda"
+    assert run.choose_device(make_config(device="auto")).type == "cuda"
 
 
 @pytest.mark.parametrize("avx, amx", [(False, False), (True, False), (False, True)])
@@ -336,9 +338,9 @@ def test_auto_dtype_asks_the_processor(make_config, monkeypatch, avx, amx):
     expected = "bfloat16" if avx or amx else "float32"
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert run.dtype_of(make_config(dtype="auto"), torch.device("cpu")) == expected
-    assert run.dtype_of(make_config(dtype="auto"), torch.device("mps")) == "float32"
-    assert run.dtype_of(make_config(dtype="float16"), torch.device("cpu")) == "float16"
+    assert run.choose_dtype(make_config(dtype="auto"), torch.device("cpu")) == expected
+    assert run.choose_dtype(make_config(dtype="auto"), torch.device("mps")) == "float32"
+    assert run.choose_dtype(make_config(dtype="float16"), torch.device("cpu")) == "float16"
     with run.autocast(expected, torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == run.DTYPES[expected]
 

@@ -379,7 +379,7 @@ def folder_of_run(folder, tokenizer, make_config, seed=0):
     tokenizer.save(folder / "tokenizer.json")
     run.write_config(config, "float32", tokenizer)
     torch.manual_seed(seed)
-    lm = run.model_of(config, tokenizer.vocab_size)
+    lm = run.make_model(config, tokenizer.vocab_size)
     files.save_checkpoint(folder / "best.pt", {"model": lm.state_dict(), "step": 1, "steps": 1})
     return folder
 

@@ -395,8 +395,8 @@ def main(argv):
     files.check_writable(args.run)
     config.device = args.device
     config.dtype = args.dtype
-    device = run.device_of(config)
-    dtype = run.dtype_of(config, device)
+    device = run.choose_device(config)
+    dtype = run.choose_dtype(config, device)
     length = longest_row(lm, config)
     data = read_data(args, tokenizer, length)
     for name in data:

@@ -32,7 +32,7 @@ import numpy as np
 import eval
 from data import prepare
 from onecoach import files
-from onecoach.run import folder_of, write_config
+from onecoach.run import write_config
 
 ORDERS = (1, 5)
 AT_ONCE = 1 << 20  # tokens that are scored at a time
@@ -135,7 +135,7 @@ def find(keys, wanted):
 def folder_like_a_run(config, order, data):
     """Write a run's files into the model's folder, without an eval.json of other tokens."""
     config = dataclasses.replace(config, name=f"ngram-{order}")
-    folder = folder_of(config)
+    folder = config.folder
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
     there = files.read_json_or_empty(path)

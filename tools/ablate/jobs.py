@@ -17,13 +17,7 @@ from data import prepare
 from onecoach import files
 from onecoach.config import CONFIGS, KEYS, Config, UserError, command_line, read_config
 from onecoach.muon import newton_schulz_flops
-from onecoach.run import (
-    FREE_ON_RESUME,
-    device_of,
-    digests_of_needs,
-    is_finished,
-    load,
-)
+from onecoach.run import FREE_ON_RESUME, choose_device, digest_needs, is_finished, load
 from tools.ablate.plan import SPACES
 from tools.bench.measure import name_of
 
@@ -131,7 +125,7 @@ def is_same_run(folder, config):
     if any(stored[name] != getattr(config, name) for name in KEYS if name not in FREE_ON_RESUME):
         return False
     with contextlib.suppress(FileNotFoundError):  # a teacher that distill will train
-        if notes["_needs"] != digests_of_needs(config):
+        if notes["_needs"] != digest_needs(config):
             return False
     return notes["_text"] == prepare(config).train.corpus
 
@@ -158,7 +152,7 @@ def make_row(job, config):
                text_tokens=prepare(config).train.count,
                teacher_hash=notes["_needs"], dtype=notes["_dtype"], threads=notes["_threads"],
                curve=[[line["step"], line["val_ce"]] for line in lines if line.get("val_ce")],
-               text=notes["_text"], processor=name_of(device_of(config)),
+               text=notes["_text"], processor=name_of(choose_device(config)),
                versions=notes["_versions"], commit=notes["_commit"], command=job.command,
                needs=job.needs)
     if job.purpose == "report" and (folder / "eval.json").exists():

@@ -50,12 +50,12 @@ def main(argv):
     args = read_args(argv)
     # here, so that --help does not wait for torch
     from onecoach import files
-    from onecoach.run import device_of
+    from onecoach.run import choose_device
     from tools.bench import loss, measure, score, step, text
     commands = {"prepare": text.bench_text, "bpe": text.bench_text, "loss": loss.bench_loss,
                 "step": step.bench_step, "score": score.bench_score}
 
-    measure.device = device_of(Config(device=args.device))
+    measure.device = choose_device(Config(device=args.device))
     result = {"what": args.what, "size": args.size, **commands[args.what](args)}
     print(json.dumps(files.rounded(result, digits=5)))
 

@@ -17,7 +17,7 @@ import time
 import torch
 
 from onecoach.config import Config
-from onecoach.run import dtype_of
+from onecoach.run import choose_dtype
 from onecoach.tables import table
 
 # ---------------------------------------------------------------- sizes: for a CPU, the paper's
@@ -42,7 +42,7 @@ device = torch.device("cpu")  # where everything is measured; the command sets i
 
 def machine():
     """Print a line about the machine; return the name of the dtype that `dtype = auto` is there."""
-    dtype = dtype_of(Config(), device)
+    dtype = choose_dtype(Config(), device)
     details = ""
     if device.type == "cpu":
         bf16 = "no bf16" if dtype == "float32" else "bf16"

@@ -10,7 +10,7 @@ import eval
 from bpe import Tokenizer, train_bpe
 from onecoach import suite
 from onecoach.config import Config
-from onecoach.run import autocast, model_of
+from onecoach.run import autocast, make_model
 from tools.bench import measure, peers
 
 
@@ -64,7 +64,7 @@ def word_tokenizer(sentences, folder):
 
 def random_lm(model, V):
     torch.manual_seed(0)
-    return model_of(Config(**model), V).eval()
+    return make_model(Config(**model), V).eval()
 
 
 def our_scores(model, V, tokenizer, sentences, dtype):

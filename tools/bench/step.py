@@ -15,7 +15,7 @@ import losses
 import rollouts
 from onecoach import stored
 from onecoach.config import Config
-from onecoach.run import DTYPES, autocast, dtype_of, gpu_usage, model_of
+from onecoach.run import DTYPES, autocast, choose_dtype, gpu_usage, make_model
 from tools.bench import measure, peers
 from tools.bench.peers import ALPHA, TAU
 from tools.bench.score import random_lm
@@ -94,7 +94,7 @@ class Step:
         keys = dict(divergence="rkl", tau=TAU, alpha=ALPHA, vocab_size=V) | models[0] | keys
         config = Config(**keys)
         self.run = stand_in(config)
-        self.student = model_of(config, V).to(self.run.device)
+        self.student = make_model(config, V).to(self.run.device)
         lms = [copy.copy(random_teacher(V, config.longest, self.run.dtype, **model))
                for model in models[1:]]
         ids = torch.randint(3, V, (config.batch_size, config.longest + 1)).to(self.run.device)
@@ -126,7 +126,7 @@ class Step:
 def stand_in(config):
     """Make a run without folder and log: the attributes of a Run that a step reads."""
     device = measure.device
-    dtype = dtype_of(config, device)
+    dtype = choose_dtype(config, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == "float16")
     return types.SimpleNamespace(config=config, device=device, dtype=dtype, scaler=scaler, step=0,
                                  steps=1000, kept={}, should_log=False,

@@ -8,7 +8,7 @@ from onecoach import files, scoring
 from onecoach.config import Config, UserError, check_together
 from onecoach.corpora import building, resolve
 from onecoach.imported import ROLES, ImportedTokenizer, marked
-from onecoach.run import model_of
+from onecoach.run import make_model
 from tools.hf.configs import model_config
 from tools.hf.weights import (
     check_tensors,
@@ -51,7 +51,7 @@ def import_folder(source, folder, bos="", dev=""):
                        "corpus": ""})  # the text of its training is not known here
     check_together(config)
     weights = to_ours(tensors, c, tokenizer.vocab_size)  # without rows that are no tokens
-    lm = model_of(config, tokenizer.vocab_size).eval()
+    lm = make_model(config, tokenizer.vocab_size).eval()
     lm.load_state_dict(weights)
     if tokenizer.lacking:
         print(f"the vocabulary lacks {len(tokenizer.lacking)} of the 256 bytes: text that has them "
