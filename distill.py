@@ -276,8 +276,9 @@ def check_run(config, data):
 def new_student(data, run):
     """Make the student, on the run's device, with random weights or the weights of `init`."""
     config = run.config
-    # the seed alone decides the weights, whatever was computed before
-    torch.manual_seed(config.seed)
+    # the seeds alone decide the weights, whatever was computed before
+    seed = config.seed + config.init_seed
+    torch.manual_seed(seed)
     student = make_model(config, data.tokenizer.vocab_size).to(run.device)
     if config.init:
         path = run.folder.with_name(config.init) / "best.pt"
@@ -287,7 +288,7 @@ def new_student(data, run):
                   f"{path.with_name('config.json')} has them")
         student.load_state_dict(weights)
     if RANK:
-        torch.manual_seed(config.seed + RANK)  # or dropout would be the same on all ranks
+        torch.manual_seed(seed + RANK)  # or dropout would be the same on all ranks
     if config.compile:
         student.compile()
     return student.train()

@@ -66,6 +66,8 @@ class Config:
     out_dir: str = key("out", "parent folder of all runs", path=True)
     name: str = key("", "the run's folder is out_dir/name; empty: the config's file stem")
     seed: int = key(0, "seed of data order, initialisation and sampling", low=0, high=2**31 - 1)
+    init_seed: int = key(0, "added to seed for the first weights and for dropout: the members of an "
+                         "ensemble differ in it, on the same text", low=0, high=2**31 - 1)
     device: str = key("auto", "where to compute; auto: cuda, else mps, else cpu",
                       ["auto", "cpu", "cuda", "mps"])
     dtype: str = key("auto", "dtype of matrix products; auto: bfloat16 if the processor has "

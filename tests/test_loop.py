@@ -258,6 +258,17 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(tiny, tmp_path):
 
 # ---------------------------------------------------------------- learning rate and optimizer
 
+def test_another_init_seed_is_other_weights_on_the_same_text(tiny, monkeypatch):
+    seen = []
+    batch = distill.Batches.batch
+    monkeypatch.setattr(distill.Batches, "batch",
+                        lambda *args: seen.append(batch(*args)) or seen[-1])
+    keys = dict(max_steps=3, dropout=0.1, val_every=1)
+    first, second = (lines(trained(tiny(f"member{i}", init_seed=i, **keys))) for i in (0, 1))
+    assert all(torch.equal(x, again) for (x, _), (again, _) in zip(seen[:3], seen[3:]))
+    assert first[0]["val_ce"] != second[0]["val_ce"]
+
+
 def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine(tiny):
     settings = tiny(lr=0.5, warmup=10)
     rate = lambda settings, step, steps: distill.learning_rate(
