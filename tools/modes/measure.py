@@ -133,7 +133,10 @@ def measure(student, teacher, text, truth=None):
         curves["teacher"] = Curve(text.sequences)
     if truth:
         curves["truth"] = Curve(text.sequences)
-        uses = rules.Uses(truth, text)
+        # the row of truth's table at each position, chunk by chunk; they are on the CPU
+        walk = text.walk(lambda ids: truth.walk(ids)[..., None], device="cpu")
+        rows = [row[:, 0] for _, row, _ in walk]
+        q_of_row = torch.zeros(truth.table.shape)
 
     chunks = zip(text.walk(student), text.walk(teacher or student))
     for i, ((number, log_q, label), (_, log_p, _)) in enumerate(chunks):
@@ -141,14 +144,18 @@ def measure(student, teacher, text, truth=None):
         if teacher:
             curves["teacher"].add(number, log_q, log_p, mass(log_p))
         if truth:
-            log_p_star = uses.log_p(i).to(log_q.device)
+            log_p_star = truth.table[rows[i]].to(log_q.device)
             inside = (log_p_star > truth.FLOOR).float()
             curves["truth"].add(number, log_q, inside, mass(log_p_star) * inside, log=True)
-            uses.add(i, mass(log_q).cpu())
+            q_of_row.index_add_(0, rows[i], mass(log_q).cpu())
 
     figures = sums.figures()
     if not teacher:
         bands = {name: dict(share=band["share"], ce=band["ce"])
                  for name, band in figures["bands"].items()}
         figures = {name: figures[name] for name in ALONE} | {"bands": bands}
-    return Measured(figures, curves, uses.rules() if truth else [])
+    of_rules = []
+    if truth:
+        visits = torch.cat(rows).bincount(minlength=len(truth.table))
+        of_rules = rules.rule_uses(truth, q_of_row, visits, len(text.sequences))
+    return Measured(figures, curves, of_rules)

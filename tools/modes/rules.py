@@ -9,42 +9,37 @@ import functools
 import re
 
 import numpy as np
-import torch
 
 import babytalk
 
-# name: "A: TOO -> too", a dialect in front where the other has no such rule; is_word: it only
-# chooses a word of a class. p, q: uses a line, under p* and under the model
-Rule = collections.namedtuple("Rule", "name is_word p q")
+# name: "A: TOO -> too", a dialect in front if the other has no such rule.
+# p, q: uses per line, under p* and under the model
+Rule = collections.namedtuple("Rule", "name p q")
 
 
-def bare(symbols):
-    """Return symbols without features: the readings of a rule for number and gender are one."""
-    return re.sub(r"\[\w+\]", "", " ".join(symbols))
+class Truth(babytalk.Truth):
+    """babytalk's truth as the teacher that a run names "truth": ids -> log p*, its zeros kept."""
+
+    def forward(self, ids):
+        return self.logits(ids)[0]
 
 
 @functools.cache
 def rule_names():
-    """Return {(dialect, symbol, body): the rule's name}."""
+    """Return {(dialect, symbol, body): the rule's name}, without features like number and gender.
+
+    The readings of a rule for several features have the same name.
+    """
+    names = {(dialect, symbol, body): re.sub(r"\[\w+\]", "", f"{symbol} -> {' '.join(body)}")
+             for dialect, table in babytalk.LANGUAGE.rules.items()
+             for symbol, options in table.items() for _, body in options}
     dialects = collections.defaultdict(set)
-    for dialect, table in babytalk.LANGUAGE.rules.items():
-        for symbol, options in table.items():
-            for _, body in options:
-                dialects[f"{bare([symbol])} -> {bare(body)}"].add(dialect)
-    names = {}
-    for dialect, table in babytalk.LANGUAGE.rules.items():
-        for symbol, options in table.items():
-            for _, body in options:
-                name = f"{bare([symbol])} -> {bare(body)}"
-                mark = f"{dialect}: " if len(dialects[name]) == 1 else ""
-                names[dialect, symbol, body] = mark + name
+    for (dialect, *_), name in names.items():
+        dialects[name].add(dialect)
+    for key, name in names.items():
+        if len(dialects[name]) == 1:
+            names[key] = f"{key[0]}: {name}"
     return names
-
-
-@functools.cache
-def word_classes():
-    """Return the symbols that only choose a word: N, VT, NAME, ..."""
-    return set(re.findall(r"^(\w+) +:", babytalk.GRAMMAR, re.M))
 
 
 @functools.cache
@@ -58,58 +53,7 @@ def expansions(dialect, symbol):
             for word, q, names in expansions(dialect, body[0])]
 
 
-def rules_of_words(state):
-    """Return {word: {rule: p*(rule | prefix, word)}} after a State of the language."""
-    mass = collections.Counter()
-    joint = collections.defaultdict(collections.Counter)
-    for (dialect, (top, *_)), weight in state.derivations:
-        for word, p, names in expansions(dialect, top):
-            mass[word] += weight * p
-            for name in names:
-                joint[word][name] += weight * p
-    return {word: {name: both / mass[word] for name, both in joint[word].items()}
-            for word in mass}
-
-
-class Truth(babytalk.Truth):
-    """babytalk's truth as the teacher that a run names "truth": ids -> log p*, its zeros kept."""
-
-    def rows(self, ids):
-        """Return the table's row (B, T) after each of ids (B, T)."""
-        return self.walk(ids, [{}] * len(ids))
-
-    def forward(self, ids):
-        return self.logits(ids)[0]
-
-
-class Uses:
-    """A student's next-word mass at the positions of a measure.Text, added up for each prefix.
-
-    Chunks are numbered as text.walk yields them.
-    """
-
-    def __init__(self, truth, text):
-        self.truth = truth
-        self.lines = len(text.sequences)
-        walk = text.walk(lambda ids: truth.rows(ids)[..., None], device="cpu")
-        self.chunks = [row[:, 0] for _, row, _ in walk]
-        self.q_of_row = torch.zeros(truth.table.shape)
-
-    def log_p(self, i):
-        """Return (N, V) log p* at the positions of chunk i, on the CPU."""
-        return self.truth.table[self.chunks[i]]
-
-    def add(self, i, q):
-        """Add the student's distributions q (N, V), on the CPU, at the positions of chunk i."""
-        self.q_of_row.index_add_(0, self.chunks[i], q)
-
-    def rules(self):
-        """Return [Rule] of all rules that p* used, the rarest first."""
-        visits = torch.cat(self.chunks).bincount(minlength=len(self.truth.table))
-        return rule_masses(self.truth, self.q_of_row, visits, self.lines)
-
-
-def rule_masses(truth, q_of_row, visits, lines):
+def rule_uses(truth, q_of_row, visits, lines):
     """Return [Rule] of all rules that p* used, the rarest first.
 
     truth: a Truth that has met the prefixes. q_of_row (rows, V): the sum of the model's next-word
@@ -121,16 +65,18 @@ def rule_masses(truth, q_of_row, visits, lines):
         if state is None or not visits[row]:
             continue
         opens_line = state is babytalk.LANGUAGE.start
-        rules = rules_of_words(state)
-        for word, p in zip(state.options.words, state.options.p):
-            q = q_of_row[row, truth.token_of[babytalk.spelled(word, opens_line)]]
-            for name, share in rules[word].items():
-                p_uses[name] += float(visits[row]) * p * share
-                q_uses[name] += float(q) * share
-    names = sorted(p_uses, key=p_uses.get)
-    classes = word_classes()
-    return [Rule(name, name.split(": ")[-1].split(" ->")[0] in classes, p_uses[name] / lines,
-                 q_uses[name] / lines) for name in names]
+        n = visits[row].item()
+        p = dict(zip(state.options.words, state.options.p))
+        q = {word: q_of_row[row, truth.token_of[babytalk.spelled(word, opens_line)]].item()
+             for word in p}
+        for (dialect, (top, *_)), weight in state.derivations:
+            for word, p_word, names in expansions(dialect, top):
+                joint = weight * p_word  # p*(word, by these rules | prefix)
+                for name in names:
+                    p_uses[name] += n * joint
+                    q_uses[name] += q[word] * joint / p[word]
+    return [Rule(name, p_uses[name] / lines, q_uses[name] / lines)
+            for name in sorted(p_uses, key=p_uses.get)]
 
 
 def dialect_shares(lines):
@@ -140,8 +86,7 @@ def dialect_shares(lines):
     """
     total = np.zeros(2)
     for line in lines:
-        words = line.removesuffix("\n").split(" ")
-        _, state = babytalk.LANGUAGE.read(words)
+        _, state = babytalk.LANGUAGE.read(line.removesuffix("\n").split(" "))
         ends = collections.Counter()
         for (dialect, (top, *_)), weight in state.derivations if state else ():
             if top == "\n":
