@@ -1,11 +1,12 @@
 """Failure signatures of a student: rules with stated thresholds, to be argued with.
 
-eval.py asks for those of a run's log and babytalk's minimal pairs (`of_run`), tools.modes also for
-those that need a teacher and texts by both (`of_student`). Verdicts are kept in eval.json and
+eval.py judges a run by its log and by babytalk's minimal pairs (`of_run`); tools.modes adds the
+rules that need a teacher and texts by both (`of_student`). Verdicts are kept in eval.json and
 printed below the last table of a training. Three are of arXiv 2410.22081: averaged or generic
 output, rare patterns lost, instability or collapse.
 """
 import collections
+import math
 import textwrap
 
 import torch
@@ -18,16 +19,14 @@ Verdict = collections.namedtuple("Verdict", "name found said")
 
 # ---------------------------------------------------------------- the rules
 
-def averaged(figures, of_student, of_teacher):
+def averaged(figures, written, written_by_teacher):
     """Judge averaged or generic output: flatter than the teacher, or bland.
 
-    figures: of tools.modes.measure; of_student, of_teacher: of tools.modes.writing. Thresholds:
-    entropy over 1.05 times the teacher's and mass on its first word under 0.95 times its own; or
-    distinct 2-grams under 0.8 times the teacher's.
+    figures: from tools.modes.measure; written, written_by_teacher: from tools.modes.writing.
     """
     q, p = figures["entropy_q"], figures["entropy_p"]
     q_top, p_top = figures["q_on_top_1_of_p"], figures["p_on_top_1_of_p"]
-    d_q, d_p = of_student["distinct_2"], of_teacher["distinct_2"]
+    d_q, d_p = written["distinct_2"], written_by_teacher["distinct_2"]
     flat = q > 1.05 * p and q_top < 0.95 * p_top
     bland = d_q < 0.8 * d_p
     return Verdict("averaged or generic output", flat or bland,
@@ -35,52 +34,46 @@ def averaged(figures, of_student, of_teacher):
                    f"{q_top:.3f}, its own {p_top:.3f}; distinct 2-grams {d_q:.3f}, its {d_p:.3f}")
 
 
-def rare_lost(figures, of_rules=()):
+def rare_lost(figures, rules=()):
     """Judge rare patterns lost: the gap to the teacher is widest on rare words, or a rule is gone.
 
-    Thresholds: in the rarest band that holds 1% of the words a gap in cross-entropy over twice the
-    mean gap and 0.05 nats over it; a rule of the grammar with less than a tenth of p*'s mass.
+    The gap is in cross-entropy; the rarest band is the last that holds 1% of the words. rules: the
+    grammar's, from tools.modes.rules.
     """
     gap = figures["ce"] - figures["ce_teacher"]
     bands = [(name, band) for name, band in figures["bands"].items() if band["share"] >= 0.01]
     name, rarest = bands[-1]
     beyond = rarest["gap"] > max(2 * gap, gap + 0.05)
-    lost = [rule for rule in of_rules if rule.q < rule.p / 10]
+    lost = [rule for rule in rules if rule.q < rule.p / 10]
     said = (f"cross-entropy over the teacher's: {rarest['gap']:+.3f} nats in the rarest band "
             f"({name}), {gap:+.3f} in the mean")
-    if of_rules:
-        worst = min(of_rules, key=lambda rule: rule.q / rule.p)
-        named = ", ".join(rule.name for rule in lost[-5:]) or "none"  # the commonest of them
-        said += (f"; rules with under a tenth of the truth's mass ({len(lost)} of "
-                 f"{len(of_rules)}): {named}; the least is {worst.name} ({worst.q:.2g} for "
-                 f"{worst.p:.2g} uses a line)")
+    if rules:
+        worst = min(rules, key=lambda rule: rule.q / rule.p)
+        commonest = ", ".join(rule.name for rule in lost[-5:]) or "none"
+        said += (f"; rules with under a tenth of the truth's mass ({len(lost)} of {len(rules)}): "
+                 f"{commonest}; the least is {worst.name} ({worst.q:.2g} for {worst.p:.2g} uses "
+                 "a line)")
     return Verdict("rare patterns lost", beyond or bool(lost), said)
 
 
 def unstable(log):
-    """Judge instability or collapse by the lines of metrics.jsonl.
-
-    Thresholds: those of `failures` (entropy under a third of the teacher's, ...); steps skipped
-    because they were not finite; a val_ce that is no number; a last val_ce 0.1 nats over the
-    lowest, without overfitting.
-    """
-    # the log has None for a nan
+    """Judge instability or collapse by the lines of metrics.jsonl, which has None for a nan."""
     said = [f"step {line['step']}: val_ce is nan" for line in log if line.get("val_ce", 0) is None]
-    log = [numbers(line) for line in log]
     said += [f"step {line['step']}: {text}" for line in log for text in failures(line)]
-    skipped = sum(line.get("skipped", 0) for line in log)
+    skipped = sum(line.get("skipped") or 0 for line in log)
     if skipped:
         said.append(f"{skipped} steps skipped, loss or gradient not finite")
     rose, fits = rise(log)
     if rose and not fits:
         said.append(rose)
-    listed = "; ".join([*said[:3], *([f"{len(said) - 3} more"] if len(said) > 3 else [])])
-    return Verdict("instability or collapse", bool(said), listed or "nothing in the log")
+    if len(said) > 3:
+        said[3:] = [f"{len(said) - 3} more"]
+    return Verdict("instability or collapse", bool(said), "; ".join(said) or "nothing in the log")
 
 
 def overfitting(log):
-    """Judge overfitting: a last val_ce 0.1 nats over the lowest, a last training CE under that."""
-    said, fits = rise([numbers(line) for line in log])
+    """Judge overfitting: val_ce rises while the training text is predicted better."""
+    said, fits = rise(log)
     if fits:
         said += (" while the training text is predicted better; take more text, fewer steps, or "
                  "more dropout or weight_decay")
@@ -89,35 +82,28 @@ def overfitting(log):
 
 def rise(log):
     """Return a sentence if val_ce ends 0.1 nats over its lowest, else "", and is CE under that?"""
-    val_ce = [(line["val_ce"], line["step"]) for line in log if "val_ce" in line]
+    val_ce = [(line["val_ce"], line["step"]) for line in log if line.get("val_ce") is not None]
     if not val_ce or val_ce[-1][0] <= min(val_ce)[0] + 0.1:
         return "", False
     lowest, step = min(val_ce)
-    ce = [line["ce"] for line in log if "ce" in line]
+    ce = [line["ce"] for line in log if line.get("ce") is not None]
     return (f"val_ce {val_ce[-1][0]:.3f} at the end, {lowest:.3f} at step {step}",
             bool(ce) and ce[-1] < lowest)
 
 
-def numbers(line):
-    """Return a log line's numbers; a damaged line may have other values, or one of a pair."""
-    values = {name: x for name, x in line.items() if isinstance(x, (int, float))}
-    if "entropy_q" not in values:
-        values.pop("entropy_p", None)
-    return values
-
-
-def degenerate(of_student, of_teacher):
+def degenerate(written, written_by_teacher):
     """Judge repetition, over half of the 4-grams, and texts without an end, 30% more of them."""
-    circles = of_student["repeated"] > 0.5
-    endless = of_student["never_ends"] > of_teacher["never_ends"] + 0.3
-    return Verdict("repetition, texts without an end", circles or endless,
-                   f"{of_student['repeated']:.1%} of 4-grams repeated (the teacher's "
-                   f"{of_teacher['repeated']:.1%}), {of_student['never_ends']:.1%} never end "
-                   f"({of_teacher['never_ends']:.1%})")
+    repeats, ends_never = written["repeated"], written["never_ends"]
+    of_teacher = written_by_teacher["never_ends"]
+    return Verdict("repetition, texts without an end",
+                   repeats > 0.5 or ends_never > of_teacher + 0.3,
+                   f"{repeats:.1%} of 4-grams repeated (the teacher's "
+                   f"{written_by_teacher['repeated']:.1%}), {ends_never:.1%} never end "
+                   f"({of_teacher:.1%})")
 
 
 def paradigms_lost(accuracies):
-    """Judge babytalk's minimal pairs {paradigm: accuracy}; threshold: under 75%."""
+    """Judge babytalk's minimal pairs {paradigm: accuracy}; one under 75% is lost."""
     lost = [f"{uid} {accuracy:.1%}" for uid, accuracy in accuracies.items() if accuracy < 0.75]
     said = ", ".join(lost) or f"of {len(accuracies)} none is under 75%"
     return Verdict("paradigms lost", bool(lost), said)
@@ -132,20 +118,20 @@ def of_run(log, accuracies):
     return [verdict._asdict() for verdict in verdicts]
 
 
-def of_student(figures, of_rules, written, written_by_teacher, log, accuracies):
-    """Return all Verdicts of a student, as dicts; the first four arguments are tools.modes'."""
-    verdicts = [averaged(figures, written, written_by_teacher), rare_lost(figures, of_rules),
+def of_student(figures, rules, written, written_by_teacher, log, accuracies):
+    """Return all Verdicts on a student, as dicts; the first four arguments are tools.modes'."""
+    verdicts = [averaged(figures, written, written_by_teacher), rare_lost(figures, rules),
                 degenerate(written, written_by_teacher)]
     return [verdict._asdict() for verdict in verdicts] + of_run(log, accuracies)
 
 
 def paradigms(results):
     """Return {paradigm: accuracy} of babytalk's minimal pairs in an eval.json, {} without them."""
-    of_babytalk = results.get("babytalk")
-    accuracies = of_babytalk.get("paradigms") if isinstance(of_babytalk, dict) else None
-    if not isinstance(accuracies, dict):
+    try:
+        accuracies = results["babytalk"]["paradigms"].items()
+    except (LookupError, TypeError, AttributeError):
         return {}
-    return {uid: accuracy for uid, accuracy in accuracies.items() if isinstance(accuracy, float)}
+    return {uid: accuracy for uid, accuracy in accuracies if isinstance(accuracy, float)}
 
 
 def keep(folder, verdicts):
@@ -162,7 +148,8 @@ def keep(folder, verdicts):
 
 def readable(verdicts):
     """Return the verdicts of eval.json that have their form; the file may be damaged."""
-    verdicts = verdicts if isinstance(verdicts, list) else []
+    if not isinstance(verdicts, list):
+        return []
     return [verdict for verdict in verdicts if isinstance(verdict, dict)
             and isinstance(verdict.get("name"), str) and isinstance(verdict.get("said"), str)]
 
@@ -185,7 +172,7 @@ def wrapped(texts):
 # ---------------------------------------------------------------- the log's figures and warnings
 
 def rollout_figures(rollout):
-    """Return figures for the log: J per position, estimated, the largest q / s, the share repeated.
+    """Return figures for the log: an estimate of J per position, the largest q / s, and so on.
 
     With rollout_every also the age, in steps, and the drift, KL(q_old||q) in nats per token.
     """
@@ -203,7 +190,7 @@ def rollout_figures(rollout):
 
 
 def repeated(y, n=4):
-    """Return the share of n-grams of y (B, T), -100 for none, that their row had before, 0-d."""
+    """Return the share (0-d) of the n-grams of y (B, T) that their row had before; -100 is none."""
     if y.shape[1] < n:
         return torch.zeros((), device=y.device)
     grams = y.unfold(1, n, 1)  # (B, T - n + 1, n)
@@ -216,15 +203,17 @@ def repeated(y, n=4):
 
 def failures(line):
     """Yield sentences that name a failure and its remedy, from the figures of a log line."""
+    line = {name: figure for name, figure in line.items() if figure is not None}  # None is a nan
     # with teacher_cache entropies are over the top k and the remainder as one token: they tell
     # nothing of a student with most of its mass in the remainder, a young one
     is_known = line.get("mass_q", 1.0) > 0.5
-    if is_known and line.get("entropy_p") and line["entropy_q"] < line["entropy_p"] / 3:
+    q, p = line.get("entropy_q", math.inf), line.get("entropy_p", 0.0)
+    if is_known and q < p / 3:
         remedy = "raise alpha, lower lr, or use mix < 1"
         if "rollout_kl" in line:  # on rollouts
             remedy = "raise alpha or rollout_mix, lower lr or on_policy, or use mix < 1"
-        yield (f"entropy collapse: the student's entropy is {line['entropy_q']:.3f} nats, the "
-               f"teacher's {line['entropy_p']:.3f}; {remedy}")
+        yield (f"entropy collapse: the student's entropy is {q:.3f} nats, the teacher's {p:.3f}; "
+               f"{remedy}")
     if line.get("rollout_repeated", 0) > 0.5:
         yield (f"repetition: {line['rollout_repeated']:.0%} of the 4-grams of the rollouts were "
                "there before; raise rollout_mix or alpha, or start from a better student (init)")

@@ -1,4 +1,6 @@
 """signatures: each failure provoked, a sound run cleared; verdicts kept in eval.json and said."""
+import json
+
 import pytest
 import torch
 
@@ -176,5 +178,7 @@ def test_a_damaged_file_has_no_verdicts(verdicts, tmp_path):
 @pytest.mark.parametrize("line", [
     dict(entropy_p=2.0), dict(entropy_p=2.0, entropy_q="0.1"), dict(skipped="3"),
     dict(rollout_repeated=None), dict(val_ce=[])])
-def test_a_damaged_log_is_no_instability(line):
-    assert not signatures.unstable([dict(step=1, **line)]).found
+def test_a_damaged_log_is_no_instability(line, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps(dict(step=1, **line)) + "\n")
+    assert not signatures.unstable(files.read_metrics(path)).found
