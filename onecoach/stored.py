@@ -1,14 +1,15 @@
-"""Teacher outputs on the disk: the first epoch writes them beside the token file, later ones read.
+"""Teacher outputs on the disk: the first epoch writes them to a file, later epochs read them.
 
     teacher_cache = 64       # per position the 64 most likely tokens, and the remainder as one
 
 A chunk of T tokens has one record: a keyed digest of the rest, ids (T, k), 16 bits each (32 where
-V > 65536), and log p_tau (T, k + 1), fp16. The file is named by a digest of all that a position's
-target depends on, so runs of another divergence, lr, order, batch size or student share it.
+V > 65536), and log p_tau (T, k + 1), fp16. The file is named by a digest of everything that a
+position's target depends on, so runs of another divergence, lr, order, batch size or student share
+it.
 
-A record is written first and its digest after it, under a lock: a process killed anywhere leaves
-one without a digest, and that is written again. Every read checks the digest, whose key has the
-same things as the name: a record that was spoiled, swapped, or of other teachers is refused.
+A record is written first and its digest after it, under a lock: if a process is killed, a record
+without a digest is left, and that is written again. Every read checks the digest, whose key is made
+of the same things as the name: a record that was spoiled, swapped, or of other teachers is refused.
 """
 import hashlib
 import json
@@ -27,33 +28,40 @@ AGAIN = "remove it, it will be written again"
 
 
 class StoredTeacher:
-    """The teachers' mixture on chunks of one TokenFile, read from the disk.
+    """The teachers' mixture on the chunks of data.train, read from the disk.
 
     It is called like any teacher. A chunk that is asked for the first time is computed, rounded and
-    written, and returned as every later reader will have it.
+    written, and returned as every later reader will have it. digests: {teacher's name: digest of
+    its weights}; data: data.Prepared.
     """
 
-    def __init__(self, teachers, file, config, identity, path):
+    def __init__(self, teachers, digests, data, config, dtype):
         self.teachers = teachers
         self.tau = float(config.at(0.0).tau)
         self.ensemble = config.ensemble
-        self.k = config.teacher_cache
-        self.T = config.longest
-        self.path = path
+        self.k = k = config.teacher_cache
+        T = config.longest
+        V = data.tokenizer.vocab_size
 
-        chunks = (file.count - 1) // self.T
-        self.tokens = file.tokens[:chunks * self.T].reshape(chunks, self.T)
+        chunks = (data.train.count - 1) // T
+        self.tokens = data.train.tokens[:chunks * T].reshape(chunks, T)
         self.firsts = {}  # hash of a chunk's tokens -> the first chunk that has them
         for chunk, tokens in enumerate(self.tokens):
             self.firsts.setdefault(hash(tokens.tobytes()), chunk)
-        self.key = hashlib.sha256(json.dumps(identity).encode()).digest()
-        wide = identity["vocab_size"] > 1 << 16
-        self.record = np.dtype([("digest", "<u8"),
-                                ("ids", "<u4" if wide else "<u2", self.T * self.k),
-                                ("log_p", "<f2", self.T * (self.k + 1))])
-        in_turn(lambda: create(path, chunks * self.record.itemsize))
-        self.file = open(path, "r+b", buffering=0)
-        self.records = np.memmap(path, self.record, "r")
+
+        identity = {"teachers": sorted(digests[name] for name in config.teachers),
+                    "ensemble": self.ensemble if len(config.teachers) > 1 else "",
+                    "tau": self.tau, "k": k, "block": T, "dtype": dtype,
+                    "tokens": hashlib.sha256(data.train.tokens.tobytes()).hexdigest()[:16],
+                    "tokenizer": data.tokenizer.hash, "vocab_size": V}
+        key = hashlib.sha256(json.dumps(identity).encode())
+        self.key = key.digest()
+        self.path = data.folder / f"teacher-top{k}-{key.hexdigest()[:10]}.bin"
+        ids = "<u4" if V > 1 << 16 else "<u2"
+        self.record = np.dtype([("digest", "<u8"), ("ids", ids, T * k),
+                                ("log_p", "<f2", T * (k + 1))])
+        in_turn(lambda: create(self.path, chunks * self.record.itemsize))
+        self.records = np.memmap(self.path, self.record, "r+")
 
     @torch.no_grad()
     def __call__(self, x):
@@ -80,8 +88,6 @@ class StoredTeacher:
             raise RuntimeError("rows that are no chunks of the token file have no stored outputs")
         return chunks
 
-    # one record
-
     def compute(self, x):
         """Return the teachers' ids (B, T k) and log p_tau (B, T (k + 1)), as they are stored."""
         teachers = [teacher(x) for teacher in self.teachers]
@@ -95,43 +101,35 @@ class StoredTeacher:
                 log_p = losses.teacher_log_probs(z_ps, self.tau, self.ensemble)
                 part = losses.top_k(log_p.clamp_min(losses.LOG_FLOOR), self.k)
                 parts.append((part.ids.cpu(), part.log_p.half().cpu()))
-            ids, log_p = (torch.cat(part).view(len(x), -1).numpy() for part in zip(*parts))
-        return ids.astype(self.record["ids"].base), log_p
+            return [torch.cat(part).view(len(x), -1).numpy() for part in zip(*parts)]
 
     def write(self, chunks, outputs):
-        try:
-            with files.locked(self.path.parent):
-                for chunk, ids, log_p in zip(chunks, *outputs):
-                    if self.records["digest"][chunk]:
-                        continue  # it was there, or another run was faster
-                    body = ids.tobytes() + log_p.tobytes()
-                    digest = self.digest(chunk, body).to_bytes(8, "little")
-                    for place, content in ((8, body), (0, digest)):
-                        self.file.seek(int(chunk) * self.record.itemsize + place)
-                        if self.file.write(content) != len(content):
-                            raise OSError(None, "the disk is full")
-        except OSError as e:
-            raise UserError(f"{self.path} could not be written: {e.strerror}")
+        with files.locked(self.path.parent):
+            for chunk, ids, log_p in zip(chunks, *outputs):
+                record = self.records[chunk]  # a view: the file changes with it
+                if record["digest"]:
+                    continue  # it was there, or another run was faster
+                record["ids"] = ids
+                record["log_p"] = log_p
+                record["digest"] = self.digest(chunk, record)
 
-    def digest(self, chunk, body):
-        """Digest a record's bytes in their place in this file; never 0, which means not written."""
+    def digest(self, chunk, record):
+        """Digest a record in its place in this file; never 0, which means not written."""
         digest = hashlib.blake2b(self.tokens[chunk].tobytes(), digest_size=8, key=self.key,
                                  salt=int(chunk).to_bytes(8, "little"))
-        digest.update(body)
+        digest.update(record.tobytes()[8:])
         return int.from_bytes(digest.digest(), "little") or 1
 
     def read(self, chunks):
         """Return ids (B T, k) int64 and log_p (B T, k + 1) fp16."""
         records = self.records[chunks]  # a copy
         for chunk, record in zip(chunks, records):
-            if record["digest"] != self.digest(chunk, record.tobytes()[8:]):
+            if record["digest"] != self.digest(chunk, record):
                 raise UserError(f"{self.path}: damaged, or of other teachers: the outputs of chunk "
                                 f"{chunk} are not those that were written here; {AGAIN}")
         ids = torch.from_numpy(records["ids"].astype(np.int64)).view(-1, self.k)
         return ids, torch.from_numpy(records["log_p"].copy()).view(-1, self.k + 1)
 
-
-# ---------------------------------------------------------------- the file
 
 def check_k(k, V):
     """Raise UserError unless the vocabulary has k tokens and one more."""
@@ -141,28 +139,17 @@ def check_k(k, V):
 
 
 def open_store(teachers, digests, data, config, dtype):
-    """Open the StoredTeacher of a run and print its size; UserError if the disk is too small.
-
-    digests: {teacher's name: digest of its weights}; data: data.Prepared.
-    """
-    V = data.tokenizer.vocab_size
-    k = config.teacher_cache
-    tokens = hashlib.sha256(data.train.tokens.tobytes()).hexdigest()[:16]
-    identity = {"teachers": sorted(digests[name] for name in config.teachers),
-                "ensemble": config.ensemble if len(config.teachers) > 1 else "",
-                "tau": float(config.at(0.0).tau), "k": k, "block": config.longest, "dtype": dtype,
-                "tokens": tokens, "tokenizer": data.tokenizer.hash, "vocab_size": V}
-    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:10]
-    path = data.folder / f"teacher-top{k}-{name}.bin"
-    store = StoredTeacher(teachers, data.train, config, identity, path)
+    """Open the StoredTeacher of a run and print its size; UserError if the disk is too small."""
+    store = StoredTeacher(teachers, digests, data, config, dtype)
     there, chunks = store.written()
     print(f"teacher_cache: {store.record.itemsize / config.longest:.0f} bytes a token, "
-          f"{os.path.getsize(path) / 1e9:.3g} GB in {path}; {there} of {chunks} chunks are there")
+          f"{store.records.nbytes / 1e9:.3g} GB in {store.path}; {there} of {chunks} chunks are "
+          "there")
     return store
 
 
 def create(path, size):
-    """Make a file of `size` bytes, no record written, where there is none; take its place at once.
+    """Make a file of `size` bytes, no record written, if there is none, and take up its place.
 
     Raises UserError for a disk that is too small, and for a file that is cut short.
     """
@@ -175,7 +162,7 @@ def create(path, size):
                                 "teacher_cache, or another data_dir")
             with files.replacing(path) as f:
                 f.truncate(size)
-                if hasattr(os, "posix_fallocate"):  # else a disk is found to be full at a write
+                if hasattr(os, "posix_fallocate"):  # or the disk might be full at a later write
                     os.posix_fallocate(f.fileno(), 0, size)
     if os.path.getsize(path) != size:
         raise UserError(f"{path}: cut short or too long, {os.path.getsize(path)} bytes of {size}; "
