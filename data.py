@@ -15,7 +15,7 @@ then `python eval.py RUN --tasks=ppl --limit=30000`.
 from onecoach.config import answer_early, parse_args
 
 if __name__ == "__main__":
-    answer_early(lambda argv: parse_args(argv, __doc__, early=True))
+    answer_early(lambda argv: parse_args(argv, __doc__))
 
 import collections
 import hashlib

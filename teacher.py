@@ -9,7 +9,7 @@ this is for training one alone.
 from onecoach.config import UserError, answer_early, parse_args, run_main
 
 if __name__ == "__main__":
-    answer_early(lambda argv: parse_args(argv, __doc__, early=True))
+    answer_early(lambda argv: parse_args(argv, __doc__))
 
 from distill import train
 

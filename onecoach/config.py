@@ -1,17 +1,18 @@
 """Every key of a run, declared once; read from a config file and the command line.
 
 A config is a Python file of plain assignments of literals. It is read with `ast` and never
-executed. Its first line may be `base = "NAME"`: it then starts from that config's assignments and
-shows only what it is about. The command line overrides any key: `--lr=1e-3`. What is unknown, of
-the wrong type or out of range is refused with one line.
+executed. Its first line may be `base = "NAME"`: it then starts from that config's assignments. The
+command line overrides any key: `--lr=1e-3`. An unknown key, a wrong type and a value out of range
+are refused in one line.
 
-Numbers that change during a run are schedules over its progress in [0, 1], written as a string:
+A number that changes during a run is a schedule over its progress in [0, 1], written as a string:
     "linear(0: 1, 0.7: 0)"      straight lines between the points, flat outside them
     "stages(0: 1, 0.5: 2)"      each value from its point on
 The loop asks once a step, `now = config.at(progress)`, and has numbers from there on.
 """
 import argparse
 import ast
+import bisect
 import contextlib
 import copy
 import dataclasses
@@ -27,7 +28,7 @@ import sys
 import textwrap
 import threading
 
-# The number of this process and of all processes. Schedulers set RANK, too: only torchrun's counts.
+# This process's number, and how many there are. Schedulers set RANK, too: only torchrun's counts.
 RANK, WORLD = 0, 1
 if "TORCHELASTIC_RUN_ID" in os.environ:
     RANK = int(os.environ["RANK"])
@@ -37,23 +38,24 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"  # where NAME.py of a mi
 
 
 class UserError(Exception):
-    """A user's mistake, printed as one line without a traceback: the thing and the remedy."""
+    """A user's mistake, printed as one line: the thing, what is wrong, the remedy."""
 
 
 class Stopped(Exception):
-    """The command ends here, with all that was done saved: a line that says how to go on."""
+    """The command ends here, and all is saved; the message says how to go on."""
 
 
-NO_RUNS = ("truth",)  # the teachers that are no runs, but made by distill.load_teacher
+NO_RUNS = ("truth",)  # teachers that are no runs, but made by distill.load_teacher
+RUN_NAME = r"(?!\.\.?$)[A-Za-z0-9._-]+"
 
 
 # ---------------------------------------------------------------- the keys
 
-def key(default, help, allowed=None, low=None, high=None, above=None, schedule=False, path=False):
+def key(default, help, allowed=(), low=None, high=None, above=None, schedule=False, path=False):
     """Declare a key.
 
-    allowed: words to choose from. low, high, above: bounds of a number; `above` itself is not
-    allowed. schedule: the value may be a schedule. path: `~` in it is the home folder.
+    allowed: words to choose from. low, high: bounds of a number; above: it must be greater than
+    that. schedule: the value may be a schedule. path: `~` in it is the home folder.
     """
     meta = dict(help=help, allowed=allowed, low=low, high=high, above=above, schedule=schedule,
                 path=path)
@@ -70,33 +72,30 @@ class Config:
                          "ensemble differ in it, on the same text", low=0, high=2**31 - 1)
     device: str = key("auto", "where to compute; auto: cuda, else mps, else cpu",
                       ["auto", "cpu", "cuda", "mps"])
-    dtype: str = key("auto", "dtype of matrix products; auto: bfloat16 if the processor has "
-                     "instructions for it, else float32",
+    dtype: str = key("auto", "dtype of matrix products; auto: bfloat16 if the processor has it",
                      ["auto", "float32", "bfloat16", "float16"])
     compile: bool = key(False, "torch.compile the models (on a CPU this needs a C++ compiler)")
     resume: str = key("auto", "auto: go on with an unfinished run of this name; no: start anew",
                       ["auto", "no"])
-    max_minutes: float = key(0.0, "minutes after which to save and stop; the same command goes "
-                             "on; 0: never", low=0)
+    max_minutes: float = key(0.0, "minutes after which to save and stop; 0: never", low=0)
     init: str = key("", "run whose weights the model starts from; empty: random")
     # data
     data_dir: str = key("out/data", "parent folder of prepared data", path=True)
     corpus: str = key("babytalk", "training text: babytalk, a known corpus, a path or glob, an "
                       "http(s) address", path=True)
-    dev: str = key("", "development text, in the forms of corpus; empty: the corpus's own, else "
-                   "the last 2% of each file", path=True)
-    tokenizer: str = key("", "run or tokenizer.json to take the tokenizer from; empty: train one "
-                         "on the corpus", path=True)
+    dev: str = key("", "development text, named like corpus; empty: the corpus's own, else the "
+                   "last 2% of each file", path=True)
+    tokenizer: str = key("", "run or tokenizer.json to take the tokenizer from; empty: train one",
+                         path=True)
     vocab_size: int = key(0, "tokens, at least 259; 0: merge until no pair is left (babytalk)",
                           low=0, high=10**6)
     mark: str = key("half", "lines that <s> opens, besides every document: none, half of them, or "
                     "every line", ["none", "half", "line"])
     sentences: int = key(400_000, "lines of babytalk to generate", low=1, high=10**8)
-    max_words: int = key(0, "words of training text to use, the same share of every file; 0: all",
-                         low=0)
+    max_words: int = key(0, "words of training text, the same share of every file; 0: all", low=0)
     random_offset: bool = key(True, "give each chunk its own offset each epoch")
-    order: str = key("", "length: chunks of short lines first, all chunks in the second half of "
-                     "the run; empty: no order", ["", "length"])
+    order: str = key("", "length: chunks of short lines first, all chunks from half of the run on",
+                     ["", "length"])
     # the model
     arch: str = key("llama", "architecture", ["llama", "gpt2"])
     n_layer: int = key(16, "layers", low=1, high=1000)
@@ -111,28 +110,24 @@ class Config:
                           low=0, high=1)
     rope_theta: float = key(10000.0, "base of the rotary angles (llama)", low=1, high=1e12)
     rope_scaling: list[float] = key([], "Llama 3's scaling of the rotary angles: factor, low and "
-                                    "high frequency factor, original length; empty: none", above=0)
+                                    "high frequency factor, original length", above=0)
     attn_bias: bool = key(False, "biases in llama's attention (gpt2 always has them)")
     mlp_bias: bool = key(False, "biases in llama's feed-forward block (gpt2 always has them)")
     block_size: int = key(128, "tokens of a training sequence; stages(...) of divisors of the "
-                          "longest cut it, tokens per step stay the same", low=2, high=2**18,
+                          "longest cut it: tokens per step stay the same", low=2, high=2**18,
                           schedule=True)
     # optimisation
-    batch_size: int = key(32, "sequences (of the longest block) per optimiser step, all "
-                          "micro-batches together", low=1)
-    grad_accum: int = key(1, "micro-batches that the batch is cut into: less memory, same result",
-                          low=1)
+    batch_size: int = key(32, "sequences of the longest block per step", low=1)
+    grad_accum: int = key(1, "micro-batches of a batch: less memory, the same result", low=1)
     max_steps: int = key(0, "optimiser steps; 0: as many as `epochs` needs", low=0)
     epochs: float = key(6.0, "passes over the corpus", above=0, high=1e6)
-    optimizer: str = key("adamw", "adamw, or muon (torch >= 2.9): Muon on the blocks' matrices, "
-                         "with updates of the size of AdamW's, and AdamW on embedding, head, norms "
-                         "and biases; Muon multiplies in bfloat16, slow on a CPU without it",
+    optimizer: str = key("adamw", "muon (torch >= 2.9): Muon on the blocks' matrices, AdamW on the "
+                         "rest; Muon multiplies in bfloat16, slow on a CPU without it",
                          ["adamw", "muon"])
-    lr: float = key(2.5e-4, "peak learning rate of AdamW and Muon, before warmup and cosine to "
-                    "zero", low=0, high=10, schedule=True)
+    lr: float = key(2.5e-4, "peak learning rate, before warmup and cosine to zero", low=0, high=10,
+                    schedule=True)
     warmup: int = key(200, "steps of linear warmup; in a run that is shorter, a tenth of it", low=0)
-    weight_decay: float = key(0.1, "weight decay of AdamW and Muon, on matrices only", low=0,
-                              high=100)
+    weight_decay: float = key(0.1, "weight decay, on matrices only", low=0, high=100)
     beta2: float = key(0.999, "AdamW's decay of the mean squared gradient", low=0, high=0.99999)
     grad_clip: float = key(1.0, "largest gradient norm; 0: no clipping", low=0)
     max_skipped: int = key(10, "steps in a row with a loss or gradient that is not finite before "
@@ -146,45 +141,39 @@ class Config:
                           "KL(q||p), or another of losses.py's, with a parameter as in jsd(0.5)")
     tau: float = key(2.0, "temperature of p and q inside D", above=0, high=1e4, schedule=True)
     alpha: float = key(0.5, "loss = alpha CE + (1 - alpha) tau^2 D", low=0, high=1, schedule=True)
-    mix: float = key(1.0, "D's target is mix p + (1 - mix) q, with this q held fixed; 1: the "
-                     "teacher alone", low=0, high=1, schedule=True)
+    mix: float = key(1.0, "D's target is mix p + (1 - mix) q, with this q held fixed", low=0,
+                     high=1, schedule=True)
     reduction: str = key("token", "mean of D per token; per sequence, Baby Llama's: that times "
                          "block_size; or weighted means per time step",
                          ["token", "sequence", "step"])
     step_weights: list[float] = key([0.5, 1.5], "reduction = step: weights of the first and last "
                                     "time step, scaled to mean 1", low=0)
     teacher_cache: int = key(0, "store the teachers' k most likely tokens, and the remainder as "
-                             "one more, at every position: the first epoch writes them, later ones "
-                             "and other runs read them; 4k + 2 bytes per token (V > 65536: 6k + 2) "
-                             "next to the token file; D is then a lower bound: see mass_p in the "
-                             "log; needs random_offset = False; 0: none", low=0)
+                             "one more, for later epochs and other runs; D is then a lower bound: "
+                             "see mass_p in the log; 0: none", low=0)
     on_policy: float = key(0.0, "share of batches that train on rollouts: continuations written "
                            "by the student", low=0, high=1, schedule=True)
-    rollout_mix: float = key(0.0, "rollouts are drawn from rollout_mix p + (1 - rollout_mix) q; "
-                             "0: from the student alone", low=0, high=1, schedule=True)
-    rollout_every: int = key(1, "write the rollouts of this many steps in one call, which is "
-                             "faster; all but the first are then by an older student: q / q_old "
-                             "enters their weights, and the gradient is biased, by about 4, 17 and "
-                             "41% of its norm at a rollout_drift of 0.0006, 0.01 and 0.06 nats per "
-                             "token; 1: exactly on-policy", low=1, high=1000)
+    rollout_mix: float = key(0.0, "rollouts are drawn from rollout_mix p + (1 - rollout_mix) q",
+                             low=0, high=1, schedule=True)
+    rollout_every: int = key(1, "write the rollouts of this many steps in one call: faster, but "
+                             "all but the first are then by an older student, and the gradient is "
+                             "biased (docs/speed.md)", low=1, high=1000)
     prompt_len: int = key(8, "tokens of the corpus that a rollout starts from", low=1)
     rollout_loss: str = key("token", "on rollouts: D at each position; plain REINFORCE of "
                             "sequence-level reverse KL; or the single-step part exact and only "
                             "the long-term part sampled", ["token", "reinforce", "single_step"])
     length_norm: bool = key(False, "divide the return-to-go by the number of its terms (biased)")
-    baseline: str = key("", "run to show next to teacher and student in the last table; trained "
-                        "if missing")
+    baseline: str = key("", "run to show next to teacher and student in the last table")
     # log, validation, checkpoints
     checkpoints: list[float] = key([], "keep the weights (chck_10M.pt) at these millions of words "
                                    "read; babylm: 1 to 10, then 20 to 100", ["babylm"], above=0)
     log_every: int = key(50, "steps between lines of metrics.jsonl", low=1)
     val_every: int = key(500, "steps between validations", low=1)
-    val_tokens: int = key(50_000, "development tokens of a validation during training; 0: all",
-                          low=0)
+    val_tokens: int = key(50_000, "development tokens of a validation; 0: all", low=0)
     eval_tokens: int = key(200_000, "development tokens, of each domain, that are scored after "
                            "training; 0: no evaluation then", low=0)
 
-    file = None  # the file that it was read from; no key
+    file = None  # the path of its file; no key
 
     @property
     def folder(self):
@@ -202,7 +191,7 @@ class Config:
         return int(max(schedule_values(self.block_size)))
 
     def at(self, progress):
-        """This config at progress in [0, 1], with numbers in the place of schedules."""
+        """Return this config at progress in [0, 1]: schedules are numbers there."""
         now = copy.copy(self)
         for name in SCHEDULED:
             setattr(now, name, value_at(getattr(self, name), progress))
@@ -212,14 +201,14 @@ class Config:
         return now
 
     def word_marks(self):
-        """{"chck_10M": 10_000_000, ...}: the words at which `checkpoints` keeps weights, rising."""
+        """Return {"chck_10M": 10_000_000, ...}: when `checkpoints` keeps the weights, rising."""
         millions = self.checkpoints
         if millions == "babylm":
             millions = [*range(1, 10), *range(10, 101, 10)]
         return {f"chck_{m:g}M": round(m * 1e6) for m in sorted(millions)}
 
     def loss_keys(self):
-        """The keyword arguments of losses.distillation_loss, from a config that `at` returned."""
+        """Return the keyword arguments of losses.distillation_loss; self: from `at`."""
         return dict(divergence=self.divergence, tau=self.tau, alpha=self.alpha, mix=self.mix,
                     ensemble=self.ensemble, reduction=self.reduction,
                     step_weights=self.step_weights, T=self.longest_block)
@@ -240,96 +229,90 @@ INHERITED = ("corpus", "dev", "mark", "sentences", "max_words", "seed", "out_dir
 
 @functools.cache
 def read_schedule(value):
-    """"linear(0: 1, 0.7: 0)" -> ("linear", ((0.0, 1.0), (0.7, 0.0))); a number is a flat line.
+    """Return ("linear", ((0.0, 1.0), (0.7, 0.0))) of "linear(0: 1, 0.7: 0)", or raise ValueError.
 
-    Raises UserError for another form, and for points outside [0, 1] or out of order.
+    A number is a flat line.
     """
     if not isinstance(value, str):
         return "linear", ((0.0, float(value)),)
     match = re.fullmatch(r"\s*(linear|stages)\((.*)\)\s*", value)
-    pairs = [pair.split(":") for pair in match.group(2).split(",")] if match else []
-    if not pairs or any(len(pair) != 2 for pair in pairs):
-        raise UserError(f"schedule {value!r} is neither a number, nor \"linear(0: 1, 0.7: 0)\", "
-                        "nor \"stages(0: 1, 0.5: 2)\"")
-    try:
-        points = tuple((float(x), float(y)) for x, y in pairs)
-    except ValueError as e:  # could not convert string to float: ' x'
-        raise UserError(f"schedule: {str(e).partition(': ')[2]} is not a number")
-    where = [x for x, _ in points]
-    if where != sorted(set(where)) or not all(0 <= x <= 1 for x in where):
-        raise UserError(f"schedule {value!r}: its points must rise within [0, 1]")
-    return match.group(1), points
+    if not match:
+        raise ValueError("neither linear(...) nor stages(...)")
+    points = tuple(tuple(map(float, point.split(":"))) for point in match[2].split(","))
+    places = [x for x, _ in points]
+    if places != sorted({*places}) or not 0 <= places[0] <= places[-1] <= 1:
+        raise ValueError("the points do not rise within [0, 1]")
+    return match[1], points
 
 
 def schedule_values(value):
-    """The numbers of a schedule's points; a number alone is its only one."""
+    """Return the numbers at a schedule's points; of a number itself alone."""
     return [y for _, y in read_schedule(value)[1]]
 
 
 def value_at(value, progress):
-    """The value at progress in [0, 1] of a schedule, or of a number."""
+    """Return the value of a schedule, or of a number, at progress in [0, 1]."""
     kind, points = read_schedule(value)
-    past = [point for point in points if point[0] <= progress] or points[:1]
-    ahead = points[len(past):]
-    x0, y0 = past[-1]
-    if kind == "stages" or not ahead or progress < x0:
+    i = bisect.bisect([x for x, _ in points], progress)  # points[i] is the next one
+    x0, y0 = points[max(0, i - 1)]
+    if kind == "stages" or i in (0, len(points)):
         return y0
-    x1, y1 = ahead[0]
+    x1, y1 = points[i]
     return y0 + (y1 - y0) * (progress - x0) / (x1 - x0)
 
 
 # ---------------------------------------------------------------- checks
 
-def check(name, value):
-    """The value, in the key's type; UserError names the key, the value and the allowed ones."""
+def find_key(name):
+    """Return the field of a key; UserError for an unknown one."""
     if name not in KEYS:
         near = difflib.get_close_matches(name, KEYS, 1, 0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else "; --help lists all keys"
-        raise UserError(f"unknown key {name!r}{hint}")
-    kind = KEYS[name].type
+        hint = f"did you mean {near[0]!r}?" if near else "--help lists all keys"
+        raise UserError(f"unknown key {name!r}; {hint}")
+    return KEYS[name]
+
+
+def check(name, value):
+    """Return the value in the key's type; UserError names the key, the value and its bounds."""
+    kind = find_key(name).type
     meta = KEYS[name].metadata
-    numbers = []  # to be checked against the key's bounds
-    if meta["schedule"] and isinstance(value, str):
+    allowed = meta["allowed"]
+    is_schedule = meta["schedule"] and isinstance(value, str)
+    is_list = kind in (list[str], list[float])
+    if is_list and value in allowed:
+        return value  # a word for a list
+    if not is_schedule and not has_type(value, kind):
+        others = [" or a schedule"] * meta["schedule"] + [f" or {word!r}" for word in allowed]
+        raise UserError(f"{name} = {value!r}: must be {TYPES[kind]}{''.join(others)}")
+    if kind is str and allowed and value not in allowed:
+        raise UserError(f"{name} = {value!r}: allowed are {', '.join(allowed)}")
+
+    numbers = value if is_list else [value]
+    if is_schedule:
         try:
             numbers = schedule_values(value)
-        except UserError as e:
-            raise UserError(f"{name}: {e}")
-    elif kind is float and type(value) in (int, float):
-        value = as_float(value)
-        numbers = [value]
-    elif kind == list[float] and value in (meta["allowed"] or ()):
-        return value  # a word that stands for a list
-    elif kind == list[str] and is_list_of(value, str):
-        value = list(value)
-    elif kind == list[float] and is_list_of(value, int, float):
-        value = numbers = [as_float(x) for x in value]
-    elif type(value) is not kind:
-        schedule = " or a schedule" if meta["schedule"] else ""
-        word = f" or {meta['allowed'][0]!r}" if kind == list[float] and meta["allowed"] else ""
-        raise UserError(f"{name} = {value!r}: must be {TYPES[kind]}{schedule}{word}")
-    elif kind is int:
-        numbers = [value]
-
-    if meta["path"]:
-        value = os.path.expanduser(value)
-    if meta["allowed"] and kind is str and value not in meta["allowed"]:
-        raise UserError(f"{name} = {value!r}: allowed are {', '.join(meta['allowed'])}")
-    if kind is int and any(x % 1 for x in numbers):
-        raise UserError(f"{name} = {value!r}: must be whole numbers")
-    if not all(within(meta, x) for x in numbers):
+        except ValueError:
+            raise UserError(f"{name} = {value!r}: neither a number nor a schedule, such as "
+                            "\"linear(0: 1, 0.7: 0)\" or \"stages(0: 1, 0.5: 2)\" with points that "
+                            "rise within [0, 1]")
+    if kind in (int, float, list[float]) and not all(within(meta, x) for x in numbers):
         low = f">= {meta['low']}" if meta["above"] is None else f"> {meta['above']}"
-        high = " and finite" if meta["high"] is None else f" and <= {meta['high']}"
-        raise UserError(f"{name} = {value!r}: must be {low}{high}")
-    return value
+        high = "finite" if meta["high"] is None else f"<= {meta['high']}"
+        raise UserError(f"{name} = {value!r}: must be {low} and {high}")
+
+    if is_schedule:
+        return value
+    if is_list:
+        return [kind.__args__[0](x) for x in value]
+    return kind(os.path.expanduser(value) if meta["path"] else value)
 
 
-def as_float(x):
-    """A float of an int of any length; too large a one becomes inf, which no key allows."""
-    return float(x) if abs(x) < 1e300 else float("inf")
-
-
-def is_list_of(value, *types):
-    return isinstance(value, (list, tuple)) and all(type(x) in types for x in value)
+def has_type(value, kind):
+    """Is it a value of a key of this type? A whole number is a float, too, and a tuple a list."""
+    if kind in (list[str], list[float]):
+        return (isinstance(value, (list, tuple))
+                and all(has_type(x, kind.__args__[0]) for x in value))
+    return type(value) is kind or kind is float and type(value) is int
 
 
 def within(meta, x):
@@ -339,20 +322,27 @@ def within(meta, x):
 
 
 def check_together(config):
-    """Raise UserError for the first of `conflicts` that is true."""
+    """Raise UserError for the first of `conflicts` that is true, or for what the loss refuses."""
     for is_wrong, message in conflicts(config):
         if is_wrong:
             raise UserError(message)
+    if "torch" not in sys.modules:
+        return  # in answer_early; the command itself will come here again
+    import losses
+    try:
+        for tau in schedule_values(config.tau):
+            for mix in schedule_values(config.mix):
+                losses.check(config.divergence, tau, 0.0, mix, config.ensemble, config.reduction,
+                             config.step_weights)
+    except ValueError as e:
+        raise UserError(str(e))
 
 
 def conflicts(c):
     """Yield (is it so?, message) for keys of a Config c that do not go with one another."""
     for name in (c.name, c.init, c.baseline, *c.teachers):
-        yield (name and not re.fullmatch(r"[A-Za-z0-9._-]+", name) or name in (".", ".."),
+        yield (name and not re.fullmatch(RUN_NAME, name),
                f"run name {name!r}: only letters, digits, '.', '_' and '-' are allowed")
-    for name in ("init", "baseline"):
-        yield (getattr(c, name) in NO_RUNS,
-               f"{name} = {getattr(c, name)!r}: that is a teacher, and no run; name a run instead")
     yield ("truth" in c.teachers and c.corpus != "babytalk",
            "teachers: \"truth\" is known for corpus = babytalk only; name a run instead")
 
@@ -377,8 +367,8 @@ def conflicts(c):
     blocks = schedule_values(c.block_size)
     yield (isinstance(c.block_size, str) and read_schedule(c.block_size)[0] != "stages"
            or any(b % 1 or c.longest % b for b in blocks),
-           f"block_size = {c.block_size!r}: a schedule of it is stages(...) of whole divisors of "
-           "the longest")
+           f"block_size = {c.block_size!r}: a schedule of it is stages(...) of whole numbers, "
+           "divisors of the longest")
 
     if c.teacher_cache:
         yield (not c.teachers or c.teacher_runs != c.teachers,
@@ -417,40 +407,25 @@ def rollout_conflicts(c, blocks):
            f"{min(blocks):.0f}")
 
 
-def check_loss(config):
-    """UserError for what the loss refuses, here at the door; torch comes with it."""
-    import losses
-    try:
-        for tau in schedule_values(config.tau):
-            for mix in schedule_values(config.mix):
-                losses.check(config.divergence, tau, 0.0, mix, config.ensemble, config.reduction,
-                             config.step_weights)
-    except ValueError as e:
-        raise UserError(str(e))
-
-
 # ---------------------------------------------------------------- config files
 
 def read_text(path):
-    """The text of a UTF-8 file on any system, without a byte order mark."""
+    """Read a UTF-8 file on any system, without a byte order mark."""
     return pathlib.Path(path).read_text(encoding="utf-8-sig")
 
 
 def read_assignments(path):
-    """The assignments of a config file, in their order: {name: value}, not yet looked at.
-
-    Of a run's config.json its keys; those that begin with _ are notes. Raises UserError.
-    """
+    """Read the assignments {name: value} of a config file, or a run's config.json, unchecked."""
     path = pathlib.Path(path).expanduser()
     try:
         text = read_text(path)
-    except (OSError, UnicodeDecodeError) as e:
-        what = getattr(e, "strerror", "is not UTF-8 text") or "cannot be read"
+        return from_json(path, text) if path.suffix == ".json" else from_python(path, text)
+    except OSError as e:
         meant = CONFIGS / f"{path.stem}.py"
         hint = f"did you mean configs/{meant.name}?" if meant.exists() else "configs/ has examples"
-        raise UserError(f"config {path}: {what}; {hint}")
-    try:
-        return from_json(path, text) if path.suffix == ".json" else from_python(path, text)
+        raise UserError(f"config {path}: {e.strerror}; {hint}")
+    except UnicodeDecodeError:
+        raise UserError(f"config {path}: is not UTF-8 text")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
         line = getattr(e, "lineno", None)
         where = f", line {line}" if line else ""
@@ -461,94 +436,83 @@ def from_json(path, text):
     values = json.loads(text)
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a run's config.json (no JSON object)")
-    return {name: value for name, value in values.items() if not name.startswith("_")}
+    return {name: value for name, value in values.items() if not name.startswith("_")}  # notes do
 
 
 def from_python(path, text):
     values = {}
     for node in ast.parse(text).body:
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue  # a docstring
-        plain = isinstance(node, ast.Assign) and len(node.targets) == 1
-        if not plain or not isinstance(node.targets[0], ast.Name):
-            raise UserError(f"{path}, line {node.lineno}: a config holds only assignments such as "
-                            "lr = 1e-3")
-        name = node.targets[0].id
-        try:
-            values[name] = ast.literal_eval(node.value)
-        except (ValueError, TypeError):
-            raise UserError(f"{path}, line {node.lineno}: {name} must be a literal (number, "
-                            "string, list)")
-        if name == "base" and len(values) > 1:
-            raise UserError(f"{path}, line {node.lineno}: base stands before all other assignments")
+        match node:
+            case ast.Assign(targets=[ast.Name(name)]):
+                try:
+                    values[name] = ast.literal_eval(node.value)
+                except (ValueError, TypeError):
+                    raise UserError(f"{path}, line {node.lineno}: {name} must be a literal "
+                                    "(number, string, list)")
+            case ast.Expr(ast.Constant()):
+                pass  # a docstring
+            case _:
+                raise UserError(f"{path}, line {node.lineno}: a config holds only assignments such "
+                                "as lr = 1e-3")
     return values
 
 
-def with_bases(path, derived=()):
-    """[(file, its assignments)]: of the base's base and so on first, of path last.
+def with_bases(path):
+    """Return [(file, its assignments)] of the base's base and so on first, of path last.
 
-    derived: the files that build on this one. Raises UserError for a loop, or a base that is not
-    there, neither beside the file nor in configs/.
+    Raises UserError for a loop, or a base that is not there.
     """
-    path = pathlib.Path(path)
-    values = read_assignments(path)
-    if "base" not in values:
-        return [(path, values)]
-    name = values.pop("base")
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        raise UserError(f"{path}: base = {name!r}: must be the name of a config, without folder "
-                        "and .py")
-    places = [path.with_name(f"{name}.py"), CONFIGS / f"{name}.py"]
-    base = next((place for place in places if place.exists()), None)
-    if base is None:
-        raise UserError(f"{path}: base = {name!r}: there is no {name}.py, neither beside it nor in "
-                        f"{CONFIGS}")
-    chain = [*derived, path.resolve()]
-    if base.resolve() in chain:
-        names = [file.stem for file in chain[chain.index(base.resolve()):]]
-        raise UserError(f"{path}: base: {' builds on '.join([*names, base.stem])}, a loop")
-    above = with_bases(base, chain)
-    above[-1][1].pop("name", None)  # a run's name is its own
-    return [*above, (path, values)]
+    chain = [(path, read_assignments(path))]
+    while "base" in chain[0][1]:
+        file, values = chain[0]
+        name = values.pop("base")
+        if not isinstance(name, str) or not re.fullmatch(RUN_NAME, name):
+            raise UserError(f"{file}: base = {name!r}: must be the name of a config, without "
+                            "folder and .py")
+        base = find_config(name, file)
+        if not base:
+            raise UserError(f"{file}: base = {name!r}: there is no {name}.py, neither in its "
+                            f"folder nor in {CONFIGS}")
+        if base.resolve() in [earlier.resolve() for earlier, _ in chain]:
+            stems = [base.stem, *(earlier.stem for earlier, _ in chain)]
+            raise UserError(f"{file}: base: {' builds on '.join(stems[::-1])}, a loop")
+        chain.insert(0, (base, read_assignments(base)))
+        chain[0][1].pop("name", None)  # a run's name is its own
+    return chain
 
 
-def read_config(path, overrides=(), early=False):
-    """The Config of a file with overrides [(key, value)]; UserError names file or command line.
+def find_config(name, file):
+    """Return the path of NAME.py, in the folder of `file` or in configs/; None if there is none."""
+    places = [file.with_name(f"{name}.py"), CONFIGS / f"{name}.py"]
+    return next((place for place in places if place.exists()), None)
 
-    early: before torch is imported, so what only the loss can refuse is not asked for.
-    """
+
+def read_config(path, overrides=()):
+    """Return the Config of a file with overrides [(key, value)]; UserError names the file."""
     config = Config()
-    files = [(file, values.items()) for file, values in with_bases(path)]
+    config.file = pathlib.Path(path).expanduser()
+    files = [(file, values.items()) for file, values in with_bases(config.file)]
     for source, items in [*files, ("command line", overrides)]:
         for name, value in items:
             try:
                 setattr(config, name, check(name, value))
             except UserError as e:
                 raise UserError(f"{source}: {e}")
-    config.file = pathlib.Path(path).expanduser()
     config.name = config.name or config.file.stem
     check_together(config)
-    if not early:
-        check_loss(config)
     return config
 
 
 def related_config(config, name):
-    """The Config that trains the missing run `name` beside `config`, with the INHERITED keys.
+    """Return the Config that trains the missing run `name` for config's, with the INHERITED keys.
 
-    Whatever its file says of `resume`, it goes on where it broke off: a call of less than the whole
-    run would otherwise begin it anew each time.
+    It has resume = auto, whatever its file says: a call that ends before the run does would
+    otherwise begin it anew each time.
     """
-    places = [CONFIGS / f"{name}.py"]
-    if config.file:  # a user's own configs may lie anywhere, and beside one another
-        places.insert(0, config.file.with_name(f"{name}.py"))
-    path = next((place for place in places if place.exists()), None)
-    if path is None:
-        if pathlib.Path(config.out_dir, name, "config.json").exists():
-            raise UserError(f"run {name!r} in {config.out_dir} is not finished, and there is no "
-                            f"config {places[0]}; finish it with the command that began it")
-        raise UserError(f"run {name!r} is neither in {config.out_dir} nor has it a config "
-                        f"{places[0]}; train it first")
+    path = find_config(name, config.file)
+    if not path:
+        raise UserError(f"run {name!r} is not finished in {config.out_dir}, nor has it a config "
+                        f"{config.file.with_name(f'{name}.py')}; train it first")
     inherited = [(key, getattr(config, key)) for key in INHERITED]
     return read_config(path, [("name", name), ("resume", "auto"), *inherited])
 
@@ -556,7 +520,7 @@ def related_config(config, name):
 # ---------------------------------------------------------------- the command line
 
 def answer_early(parse):
-    """For the head of a script: parse(argv) before torch's import, which takes seconds.
+    """Call parse(argv) at the head of a script, before torch's import, which takes seconds.
 
     So --help and mistakes are answered at once. During the import a signal ends the process as the
     system does it, for an exception would be a traceback.
@@ -566,11 +530,8 @@ def answer_early(parse):
         on_signals(signal.SIG_DFL)
 
 
-def parse_args(argv, usage="", early=False):
-    """CONFIG [--key=value ...] -> Config. --help prints `usage` and every key, and exits.
-
-    early: torch is not imported, so the loss does not check its keys yet.
-    """
+def parse_args(argv, usage=""):
+    """Return the Config of CONFIG [--key=value ...]; --help prints `usage` and all keys."""
     if any(arg in ("-h", "--help") for arg in argv):
         print(help_text(usage))
         raise SystemExit(0)
@@ -579,11 +540,11 @@ def parse_args(argv, usage="", early=False):
     if len(paths) != 1:
         raise UserError(f"expected one CONFIG, got {len(paths)}: {' '.join(paths) or 'none'}; "
                         "--help shows how")
-    return read_config(paths[0], overrides, early)
+    return read_config(paths[0], overrides)
 
 
 def run_folder(text):
-    """The path of a run's folder as it was typed; for "." and ".." the absolute one."""
+    """Return the path of a run's folder as it was typed; for "." and ".." the absolute one."""
     path = pathlib.Path(text)
     return path if path.name not in ("", "..") else path.resolve()
 
@@ -609,10 +570,9 @@ class Arguments(argparse.ArgumentParser):
 def parse_override(arg):
     """"--lr=1e-3" -> ("lr", 1e-3). A list may lack its brackets: a,b; one alone; empty."""
     name, equals, text = arg[2:].partition("=")
-    check(name, getattr(Config(), name, None))  # an unknown key is named before its value
+    kind = find_key(name).type
     if not equals:
         raise UserError(f"command line: {arg} has no value; write --{name}=VALUE")
-    kind = KEYS[name].type
     if kind == list[str] and not text.startswith("["):
         return name, [word for word in text.split(",") if word]
     if kind == list[float] and not text:
@@ -627,7 +587,7 @@ def parse_override(arg):
 
 
 def command_line(keys):
-    """{key: value} as "--lr=0.001 --teachers=a,b", quoted for a shell; parse_args reads it back."""
+    """Return {key: value} as "--lr=0.001 --teachers=a,b", quoted for a shell."""
     words = []
     for name, value in keys.items():
         text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
@@ -639,11 +599,10 @@ def help_text(usage):
     lines = [usage.strip(), "", "Keys (in a config: key = value; on the command line: --key=value; "
              "* may be a schedule):"]
     for field in KEYS.values():
-        star = "*" if field.metadata["schedule"] else ""
-        words = field.metadata["help"]
-        if field.metadata["allowed"]:
-            words += f" ({' | '.join(word or repr(word) for word in field.metadata['allowed'])})"
-        left = f"  {field.name}{star} = {field.default_factory()!r}"
+        meta = field.metadata
+        left = f"  {field.name}{'*' * meta['schedule']} = {field.default_factory()!r}"
+        allowed = " | ".join(word or repr(word) for word in meta["allowed"])
+        words = f"{meta['help']} ({allowed})" if allowed else meta["help"]
         lines += textwrap.wrap(words, 99, initial_indent=left.ljust(26) + " ",
                                subsequent_indent=" " * 27)
     lines += ["", "A config's first line may be base = \"NAME\": it starts from configs/NAME.py.",
@@ -672,10 +631,9 @@ def on_signals(act=interrupt):
 
 
 def run_main(main):
-    """Call main(argv). A UserError is one line on stderr, with exit code 2.
+    """Call main(argv); a UserError is one line on stderr and exit code 2, a signal 128 + number.
 
-    Signals are one line too, with exit code 128 + number. Characters that stdout's encoding lacks
-    are escaped, as on stderr.
+    Characters that stdout's encoding lacks are escaped, as on stderr.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -690,8 +648,8 @@ def run_main(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE)
     except KeyboardInterrupt as e:
-        number, what = e.args or (signal.SIGINT, "interrupted")
-        say_last(what)
+        number, message = e.args or (signal.SIGINT, "interrupted")
+        say_last(message)
         raise SystemExit(128 + number)
     except UserError as e:
         say_last(f"error: {e}")

@@ -97,8 +97,6 @@ PROMPT = "on_policy = 0.5\nteachers = ['t']\ninit = 'x'\nprompt_len = 64\n"
 @pytest.mark.parametrize("text, words", [
     ("mix = 0.5\ndivergence = 'fkl'", ["mix is 0.5 under fkl", "alpha"]),
     ("mix = 'linear(0: 1, 1: 0)'\ndivergence = 'fkl'", ["mix is 0.0 under fkl"]),
-    ("init = 'truth'", ["init = 'truth'", "a teacher, and no run"]),
-    ("baseline = 'truth'", ["baseline = 'truth'", "a teacher, and no run"]),
     ("step_weights = [1.0]", ["step_weights", "two numbers"]),
     ("step_weights = ['a', 'b']", ["step_weights", "a list of numbers"]),
     ("block_size = 'linear(0: 32, 1: 128)'", ["block_size", "stages"]),
@@ -228,7 +226,6 @@ def test_a_loop_of_bases_is_refused(file):
 
 @pytest.mark.parametrize("text, words", [
     ('base = "nowhere"', ["base = 'nowhere'", "there is no nowhere.py", "configs"]),
-    ('lr = 1e-3\nbase = "first"', ["line 2", "base stands before all other assignments"]),
     ("base = 3", ["base = 3", "the name of a config"]),
     ('base = ["first"]', ["base = ['first']", "the name of a config"]),
     ('base = ""', ["base = ''", "the name of a config"]),

@@ -20,7 +20,7 @@ def read_args(argv):
 
 
 if __name__ == "__main__":
-    answer_early(lambda argv: parse_args(read_args(argv)[1], __doc__, early=True))
+    answer_early(lambda argv: parse_args(read_args(argv)[1], __doc__))
 
 import collections
 import dataclasses
