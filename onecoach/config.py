@@ -68,7 +68,7 @@ class Config:
     out_dir: str = key("out", "parent folder of all runs", path=True)
     name: str = key("", "the run's folder is out_dir/name; empty: the config's file stem")
     seed: int = key(0, "seed of data order, initialisation and sampling", low=0, high=2**31 - 1)
-    init_seed: int = key(0, "added to seed for the first weights and for dropout: the members of an "
+    init_seed: int = key(0, "added to seed for the first weights and for dropout: members of an "
                          "ensemble differ in it, on the same text", low=0, high=2**31 - 1)
     device: str = key("auto", "where to compute; auto: cuda, else mps, else cpu",
                       ["auto", "cpu", "cuda", "mps"])
@@ -511,8 +511,11 @@ def related_config(config, name):
     """
     path = find_config(name, config.file)
     if not path:
-        raise UserError(f"run {name!r} is not finished in {config.out_dir}, nor has it a config "
-                        f"{config.file.with_name(f'{name}.py')}; train it first")
+        state, remedy = "is missing", "train it first"
+        if (config.folder.with_name(name) / "config.json").exists():
+            state, remedy = "is not finished", "finish it with the command that began it"
+        raise UserError(f"run {name!r} in {config.out_dir} {state}, nor has it a config "
+                        f"{config.file.with_name(f'{name}.py')}; {remedy}")
     inherited = [(key, getattr(config, key)) for key in INHERITED]
     return read_config(path, [("name", name), ("resume", "auto"), *inherited])
 
