@@ -260,11 +260,8 @@ def test_yardsticks_of_the_same_tokenizer_stand_beside(tmp_path, capsys):
     for name, result in (("ngram-1", blimp), ("ngram-5", blimp | dict(tokenizer="another"))):
         (tmp_path / name).mkdir()
         files.write_json(tmp_path / name / "eval.json", {"blimp": result})
-    subjects = [eval.Subject(tmp_path / name, None, types.SimpleNamespace(hash="ours"), None)
-                for name in NAMES]
-    students = [types.SimpleNamespace(subject=subject, folder=subject.folder)
-                for subject in subjects]
-    assert story.yardsticks(students) == [("ngram-1", {"blimp": blimp})]
+    subject = eval.Subject(tmp_path / NAMES[0], None, types.SimpleNamespace(hash="ours"), None)
+    assert story.yardsticks(subject) == [("ngram-1", {"blimp": blimp})]
     assert "ngram-5 is not shown" in capsys.readouterr().out
 
 
@@ -482,16 +479,12 @@ def test_learning_curves_are_the_evaluations_and_a_part_is_called_one():
     points = {"chck_1M": dict(accuracy=0.5, interval=[0.4, 0.6], fields={"x": 0.4}),
               "chck_10M": dict(accuracy=0.6, interval=[0.5, 0.7], fields={"x": 0.8})}
     evals = [("one", {"curve --limit=9": {"points": points}})]
-    (_, picture), (_, text) = story.learning_blocks(evals)
-    assert picture.caption == "one, curve --limit=9: what it learns when"
+    (_, title), (_, text) = story.curve_blocks(evals)
+    assert title == "one, curve --limit=9"
     lines = [line.split() for line in text.splitlines()[1:]]
     assert lines == [["1M", "50.0%", "40.0%", "to", "60.0%", "40.0%"],
                      ["10M", "60.0%", "50.0%", "to", "70.0%", "80.0%"]]
-    assert picture.panels[0][3] == {"all": ([0, 1], [0.5, 0.6]), "x": ([0, 1], [0.4, 0.8])}
-    evals[0][1]["curve"] = {"points": {"chck_1M": points["chck_10M"]}}
-    (_, picture), (_, text) = story.learning_blocks(evals)
-    assert picture.caption == "one: what it learns when" and "60.0%" in text
-    assert not story.learning_blocks([("one", {"val_ce": 2.5})])
+    assert not story.curve_blocks([("one", {"val_ce": 2.5})])
 
 
 def trained_with(*pairs):
@@ -510,19 +503,6 @@ def test_each_run_has_a_colour_and_orange_is_reverse_kl_alone():
     assert pictures.colours(trained_with(("d", "jsd(0.5)"))) == {"d": "other-1"}
     template = page.TEMPLATE.read_text()
     assert all(template.count(f"--{name}:") == 2 for name in pictures.COLOURS)  # light and dark
-
-
-def test_a_page_of_fewer_runs_does_not_take_the_place_of_one_with_more(tmp_path):
-    a, b, c = (types.SimpleNamespace(folder=tmp_path / name) for name in "abc")
-    for student in (a, b, c):
-        student.folder.mkdir()
-    whole = page.page_path([a, b, c])
-    assert whole == tmp_path / "c/report.html"
-    whole.write_text('<meta name="runs" content="a b c">')
-    assert page.page_path([b, a, c]) == whole
-    assert page.page_path([a, c]) == tmp_path / "c/report-a-c.html"
-    whole.write_text('<meta name="runs" content="a c">')
-    assert page.page_path([a, b, c]) == whole
 
 
 @pytest.mark.parametrize("signs, beginning", [

@@ -2,30 +2,22 @@
 
     python -m tools.report RUN [RUN ...]
 
-The page is report.html in the last RUN's folder, the run that it is about; if a page there shows
-runs that are not named now, it stays, and the new one is report-RUN-RUN.html. A page is one file,
-asks no server for anything, and can be read on a phone, in dark and in light. tools.modes measures
-the runs and writes their modes.json. matplotlib (optional) draws the curves; without it the page
-has tables and the interactive parts. If tools.ngram has been run, its figures are in the table of
-benchmarks.
+The page is report.html in the last RUN's folder, the run that it is about; an earlier page there is
+replaced. It is one file, asks no server for anything, and can be read on a phone, in dark and in
+light. tools.modes measures the runs and writes their modes.json. matplotlib (optional) draws the
+curves; without it the page has tables and the interactive parts. If tools.ngram has been run, its
+figures are in the table of benchmarks.
 """
-from onecoach.config import Arguments, answer_early, run_folder, run_main
-
-
-def read_args(argv):
-    parser = Arguments("-m tools.report", __doc__)
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=run_folder, help="run folders")
-    return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    answer_early(read_args)
-
-from tools.modes.page import show, write_report
+from onecoach.config import Arguments, run_folder, run_main
 
 
 def main(argv):
-    show(write_report(read_args(argv).runs))
+    parser = Arguments("-m tools.report", __doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=run_folder, help="run folders")
+    folders = parser.parse_args(argv).runs
+    # here, so that --help does not wait for torch
+    from tools.modes.page import show, write_report
+    show(write_report(folders))
 
 
 if __name__ == "__main__":

@@ -18,47 +18,38 @@ and compares them, measure.py measures at the positions of a text; curves.py has
 recall over the temperature, writing.py the texts that a model writes, rules.py babytalk's grammar,
 and onecoach/signatures.py the thresholds of the verdicts.
 """
-from onecoach.config import Arguments, answer_early, run_folder, run_main
-
-
-def read_args(argv):
-    parser = Arguments("-m tools.modes", __doc__)
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=run_folder, help="run folders")
-    return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    answer_early(read_args)
-
-import eval
-from onecoach import run
-from onecoach.tables import table
-from tools.modes.examine import examine
-from tools.modes.words import comparison_words, figure_rows, over_seeds
+from onecoach.config import Arguments, run_folder, run_main
 
 
 def show(students):
     """Print the figures, then verdicts, rules and comparisons of each run."""
-    print("\n" + table(figure_rows(students)))
+    from onecoach import run, tables
+    from tools.modes import words
+    print("\n" + tables.table(words.figure_rows(students)))
     for student in students:
-        folder = student.folder
-        print(f"\n{folder}, teacher {student.teacher or 'none'}")
+        print(f"\n{student.folder}, teacher {student.result['teacher'] or 'none'}")
         for verdict in student.result["verdicts"]:
             mark = "FOUND" if verdict["found"] else "not found"
             print(f"  {verdict['name']}: {mark}. {verdict['said']}")
         for other, against in student.result["against"].items():
-            for line in comparison_words(against):
+            for line in words.comparison_words(against):
                 print(f"  beside {other}, {line}")
-            if run.other_text(folder, other):
+            if run.other_text(student.folder, other):
                 print(f"  {other} was trained on other text, which may explain a difference")
-    for line in over_seeds(students):
+    for line in words.over_seeds(students):
         print(f"\nover folders: {line}")
     print("\nsignatures.py has the thresholds. Intervals are 95% over texts, not over runs.")
 
 
 def main(argv):
+    parser = Arguments("-m tools.modes", __doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=run_folder, help="run folders")
+    folders = parser.parse_args(argv).runs
+    # here, so that --help does not wait for torch
+    import eval
+    from tools.modes.examine import examine
     with eval.full_precision():
-        show(examine(read_args(argv).runs))
+        show(examine(folders))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """The numbers of a page's mode browser: contexts, and every model's distribution in each."""
+import collections
 import math
 
 import numpy as np
@@ -19,28 +20,24 @@ def choose_contexts(student):
 
     On babytalk where the next word tells most about the dialect, by p* (mutual information), for
     the two dialects are modes in the same context; else where the teacher's second word is nearest
-    to its first.
+    to the first.
     """
     sequences = student.text.sequences
     tokenizer = student.subject.tokenizer
     if student.config.corpus == "babytalk":
         return dialect_contexts(tokenizer, sequences)
+    forward = student.teacher_forward or student.forward
     clear, flat = [], []  # the teacher has a favourite, or none
     for ids in sequences[::8]:
-        forward = student.teacher_forward or student.forward
         log_p = forward(torch.as_tensor(ids[:-1])[None].long())[0]
         first, second = log_p.exp().topk(2).values.T
+        lines = np.flatnonzero(np.asarray(ids) == tokenizer.newline_id) + 1
         for t in range(8, len(ids) - 1):
-            start = last_line(ids[:t + 1], tokenizer.newline_id)
+            # a whole line up to t, of 8 tokens at least
+            start = max(lines[lines <= t - 7], default=0)
             scored = (second[t] / first[t]).item(), tuple(ids[start:t + 1])
             (clear if first[t] > 0.1 else flat).append(scored)
     return first_distinct((ids, ids[-1]) for _, ids in sorted(clear or flat, reverse=True))
-
-
-def last_line(ids, newline_id):
-    """Return where the last line of ids begins, with at least 8 tokens before the end."""
-    ends = np.flatnonzero(np.asarray(ids[:-8]) == newline_id)
-    return int(ends[-1]) + 1 if len(ends) else 0
 
 
 def first_distinct(prefixes):
@@ -65,14 +62,16 @@ def dialect_contexts(tokenizer, sequences):
 
 def dialect_information(state):
     """Return how many nats the next word tells about the dialect, after a State of babytalk."""
-    joint = {}
+    joint = collections.Counter()
+    of_word = collections.Counter()
+    of_dialect = collections.Counter()
     for (dialect, (top, *_)), weight in state.derivations:
         for word, _, p in babytalk.LANGUAGE.first_words(dialect, top):
-            by_dialect = joint.setdefault(word, {"A": 0.0, "B": 0.0})
-            by_dialect[dialect] += weight * p
-    prior = {d: sum(by_dialect[d] for by_dialect in joint.values()) for d in "AB"}
-    return sum(p * math.log(p / sum(by_dialect.values()) / prior[d])
-               for by_dialect in joint.values() for d, p in by_dialect.items() if p)
+            joint[word, dialect] += weight * p
+            of_word[word] += weight * p
+            of_dialect[dialect] += weight * p
+    return sum(p * math.log(p / of_word[word] / of_dialect[dialect])
+               for (word, dialect), p in joint.items())
 
 
 # ---------------------------------------------------------------- distributions
@@ -105,16 +104,18 @@ def browser_data(students, colours):
     """
     lead = students[-1]
     tokenizer = lead.subject.tokenizer
-    beside = [student for student in students if student.folder.parent == lead.folder.parent
-              and student.subject.tokenizer.hash == tokenizer.hash]
-    readers = {}
     models = []
-    if lead.teacher:
-        readers[f"teacher {lead.teacher}"] = lead.teacher_forward
-        models.append(dict(name=f"teacher {lead.teacher}", role="teacher", colour="teacher"))
-    for student in beside:
-        readers[student.label] = student.forward
-        models.append(dict(name=student.label, role="student", colour=colours[student.label]))
+    readers = {}
+    if lead.teacher_forward:
+        name = f"teacher {lead.result['teacher']}"
+        models.append(dict(name=name, role="teacher", colour="teacher"))
+        readers[name] = lead.teacher_forward
+    for student in students:
+        same_words = student.subject.tokenizer.hash == tokenizer.hash
+        if student.folder.parent == lead.folder.parent and same_words:
+            name = student.label
+            models.append(dict(name=name, role="student", colour=colours[name]))
+            readers[name] = student.forward
 
     truth = babytalk.Truth(tokenizer) if lead.config.corpus == "babytalk" else None
     contexts = [context_data(ids, readers, tokenizer, truth) for ids in choose_contexts(lead)]

@@ -57,14 +57,14 @@ class Curve:
 
         On straight lines between TEMPERATURES; None if no temperature has this entropy.
         """
-        have = self.means()[:, 0].numpy()  # rises with the temperature
-        if not have[0] <= entropy <= have[-1]:
+        entropies = self.means()[:, 0].numpy()  # rises with the temperature
+        if not entropies[0] <= entropy <= entropies[-1]:
             return None
-        where = float(np.interp(entropy, have, np.arange(len(have))))
-        i = min(int(where), len(have) - 2)
-        share = where - i
-        sums = (1 - share) * self.sums[:, i] + share * self.sums[:, i + 1]
-        return float(np.interp(where, np.arange(len(have)), TEMPERATURES)), sums[:, 1:]
+        place = float(np.interp(entropy, entropies, np.arange(len(entropies))))
+        i = min(int(place), len(entropies) - 2)
+        share = place - i
+        sums = torch.lerp(self.sums[:, i], self.sums[:, i + 1], share)
+        return TEMPERATURES[i] + share * (TEMPERATURES[i + 1] - TEMPERATURES[i]), sums[:, 1:]
 
     def as_json(self):
         entropy, precision, recall = self.means().T.tolist()
@@ -92,10 +92,9 @@ def compare(one, other, kind):
     """Compare two Curves on the same text, at the entropy that `one` has at temperature 1.
 
     Returns a dict: the temperature that gives `other` this entropy; differences (one - other) of
-    precision and recall, nats per token, with 95% intervals over texts and their range over all
-    entropies that both reach; signs, and words for them (SAID). A difference counts if it is
-    beyond SAME[kind] and its interval is on one side of 0. If no temperature gives `other` this
-    entropy, there are words alone.
+    precision and recall, nats per token, with 95% intervals over texts; signs, and words for them
+    (SAID). A difference counts if it is beyond SAME[kind] and its interval is on one side of 0. If
+    no temperature gives `other` this entropy, there are words alone.
     """
     at_1 = TEMPERATURES.index(1.0)
     entropy = one.means()[at_1, 0].item()
@@ -113,16 +112,6 @@ def compare(one, other, kind):
         differences[axis] = dict(mean=mean, interval=[low, high])
         counts = abs(mean) > small and (low > 0) == (high > 0)
         signs.append(int(np.sign(mean)) if counts else 0)
-
-    ranges = []
-    for entropy_t, precision, recall in one.means().tolist():
-        there = other.at_entropy(entropy_t)
-        if there:
-            means = there[1].sum(0) / other.tokens.sum()
-            ranges.append([precision - means[0].item(), recall - means[1].item()])
-    low, high = np.min(ranges, 0), np.max(ranges, 0)
-    for axis, a, b in zip(("precision", "recall"), low.tolist(), high.tolist()):
-        differences[axis]["over_the_curve"] = [a, b]
     said = SAID[tuple(signs)]
     if signs == [0, 0] and abs(temperature - 1) < 0.03:
         said = "no difference: one curve, and equally sharp"

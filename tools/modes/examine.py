@@ -1,6 +1,6 @@
 """Load runs, measure each against its teacher, and compare the students with each other."""
 import dataclasses
-import math
+import itertools
 import pathlib
 
 import numpy as np
@@ -17,14 +17,14 @@ from tools.modes.measure import Text, frequency_bands, measure, next_word
 
 LINES = 1000          # of babytalk, drawn from the truth
 POSITIONS = 16_000    # of real text
+LONGEST = 10_000      # tokens of a written text: more than any has
 
 
 @dataclasses.dataclass
 class Student:
-    """A run that was measured: its dict for modes.json, and more for comparisons and pictures."""
+    """A run that was measured: a dict for modes.json, and more for comparisons and pictures."""
     subject: eval.Subject
-    label: str                 # its name, or as much of its path as tells it from the others
-    teacher: str               # names, joined by "and"; "" without any
+    label: str                 # the name, or as much of the path as tells it from the others
     forward: object            # ids -> log q
     teacher_forward: object    # ids -> log p, or None
     text: Text
@@ -47,14 +47,13 @@ def load_all(folders):
 
     Raises UserError for a folder that is given twice, or cannot be written to at the end.
     """
-    subjects = []
+    subjects = {}
     for folder in folders:
         subject = eval.load_subject(folder, eval.Options())
-        if subject.folder.resolve() in [other.folder.resolve() for other in subjects]:
-            raise UserError(f"{folder} is given twice")
         files.check_writable(subject.folder)
-        subjects.append(subject)
-    return [(subject, find_coached(subject, subjects)) for subject in subjects]
+        if subjects.setdefault(subject.folder.resolve(), subject) is not subject:
+            raise UserError(f"{folder} is given twice")
+    return [(subject, find_coached(subject, [*subjects.values()])) for subject in subjects.values()]
 
 
 def find_coached(subject, subjects):
@@ -65,18 +64,22 @@ def find_coached(subject, subjects):
     if subject.config.teachers:
         return subject
     coached = [other for other in subjects if other.config.teachers]
-    beside = [other for other in coached if other.folder.parent == subject.folder.parent]
     if not coached:
         return None
+    beside = [other for other in coached if other.folder.parent == subject.folder.parent]
     chosen = (beside or coached)[0]
-    if chosen.tokenizer.hash != subject.tokenizer.hash:
-        raise UserError(f"{subject.folder} and {chosen.folder} have different tokenizers, so their "
-                        "distributions cannot be compared")
-    if run.other_text(subject.folder, chosen.folder):
-        raise UserError(f"{subject.folder} was trained on other text than {chosen.folder}, so its "
-                        "distance from that one's teacher says nothing; name a run that was "
-                        "distilled on the same text")
+    check_same_text(subject, chosen, "so its distance from that one's teacher says nothing; name a "
+                                     "run that was distilled on the same text")
     return chosen
+
+
+def check_same_text(one, other, remedy):
+    """Raise UserError if two runs have different tokenizers, or were trained on different text."""
+    if one.tokenizer.hash != other.tokenizer.hash:
+        raise UserError(f"{one.folder} and {other.folder} have different tokenizers, so their "
+                        "distributions cannot be compared")
+    if run.other_text(one.folder, other.folder):
+        raise UserError(f"{one.folder} was trained on other text than {other.folder}, {remedy}")
 
 
 def choose_text(subject):
@@ -104,7 +107,7 @@ def choose_text(subject):
     return Text(sequences, frequency_bands(counts), device)
 
 
-def load_coach(coached, tokenizer, device):
+def load_coach(coached, device):
     """Return (names, function ids -> log p, [Subject]) of a run's teachers; truth has no Subject.
 
     Raises UserError for a teacher that is not the one that taught the run.
@@ -112,10 +115,10 @@ def load_coach(coached, tokenizer, device):
     folder = coached.folder
     config = coached.config
     if config.teachers == ["truth"]:
-        return "truth", rules.Truth(tokenizer).forward, []
+        return "truth", rules.Truth(coached.tokenizer).forward, []
 
     changed = run.changed_needs(folder)
-    loaded = []
+    coaches = []
     for name in config.teachers:
         if name == "truth":
             raise UserError(f"{folder}: the truth in an ensemble is not measured here")
@@ -124,15 +127,12 @@ def load_coach(coached, tokenizer, device):
             raise UserError(f"{path} was trained again after {folder}, which had another teacher "
                             "of this name; put that back, or train the student again with "
                             "--resume=no")
-        teacher = eval.Subject(path, *run.load(path, device))
-        if teacher.tokenizer.hash != tokenizer.hash:
-            raise UserError(f"{path}: another tokenizer than {folder}'s")
-        if run.other_text(folder, path):
-            raise UserError(f"{path} was trained on other text than {folder}, "
-                            "which it is said to have taught; put the teacher back that did")
-        loaded.append(teacher)
-    forward = next_word([teacher.model for teacher in loaded], config.ensemble)
-    return " and ".join(config.teachers), forward, loaded
+        coach = eval.Subject(path, *run.load(path, device))
+        check_same_text(coach, coached, "which it is said to have taught; put the teacher back "
+                                        "that did")
+        coaches.append(coach)
+    forward = next_word([coach.model for coach in coaches], config.ensemble)
+    return " and ".join(config.teachers), forward, coaches
 
 
 # ---------------------------------------------------------------- one run, and all of them
@@ -143,46 +143,41 @@ def examine_one(subject, coached, text, label):
     truth = rules.Truth(tokenizer) if config.corpus == "babytalk" else None
     name, teacher, coaches = "", None, []
     if coached:
-        name, teacher, coaches = load_coach(coached, tokenizer, text.device)
+        name, teacher, coaches = load_coach(coached, text.device)
     elif truth:  # nobody here has a teacher, but this one knows all
         name, teacher = "truth", truth.forward
     forward = next_word([model])
     measured = measure(forward, teacher, text, truth)
 
-    longest = min(longest_input(reader.model) for reader in (subject, *coaches))
-    longest = None if longest == math.inf else longest
-    by_student = writing.written(subject, forward, teacher, longest)
+    # a GPT-2 reads no more
+    longest = min(LONGEST, *(longest_input(reader.model) for reader in (subject, *coaches)))
+    by_student = writing.written(subject, teacher, longest)
     by_teacher = None
     if coaches:  # of several the first one writes
-        by_teacher = writing.written(coaches[0], teacher, teacher, longest)
+        by_teacher = writing.written(coaches[0], teacher, longest)
     elif truth:
         by_teacher = writing.written_by_truth(tokenizer)
 
     accuracies = signatures.paradigms(files.read_json_or_empty(folder / "eval.json"))
     log = files.read_metrics(folder / "metrics.jsonl")
+    verdicts = signatures.of_run(log, accuracies)
     if teacher:
         verdicts = signatures.of_student(measured.figures, measured.rules, by_student, by_teacher,
                                          log, accuracies)
-    else:
-        verdicts = signatures.of_run(log, accuracies)
     result = dict(teacher=name, text=dict(texts=len(text.sequences)), figures=measured.figures,
                   curves={kind: curve.as_json() for kind, curve in measured.curves.items()},
                   written=by_student, written_by_teacher=by_teacher, paradigms=accuracies,
                   rules=[rule._asdict() for rule in measured.rules],
                   verdicts=verdicts, against={})
-    return Student(subject, label, name, forward, teacher, text, measured.curves, result)
+    return Student(subject, label, forward, teacher, text, measured.curves, result)
 
 
 def examine(folders):
-    """Measure the runs in folders, compare them, write modes.json of each; return [Student].
-
-    Students are compared with those before them in the same parent folder; where no two are in
-    one, each with each.
-    """
-    students = []
-    texts = {}  # runs of one corpus and tokenizer read the same
+    """Measure the runs in folders, compare them, write modes.json of each; return [Student]."""
     pairs = load_all(folders)
     folders = [subject.folder for subject, _ in pairs]
+    students = []
+    texts = {}  # runs of one corpus and tokenizer read the same
     for subject, coached in pairs:
         config = subject.config
         key = (subject.tokenizer.hash, config.corpus, config.dev, config.longest)
@@ -203,22 +198,25 @@ def examine(folders):
 
 def short(folder, folders):
     """Return a run's name, with as many folders before it as tell it from others in folders."""
-    parts = folder.parts
-    others = [other.parts for other in folders if other != folder]
-    enough = (n for n in range(1, len(parts)) if all(o[-n:] != parts[-n:] for o in others))
-    return str(pathlib.Path(*parts[-next(enough, len(parts)):]))
+    for n in range(1, len(folder.parts) + 1):
+        ends = [other.parts[-n:] for other in folders]
+        if ends.count(folder.parts[-n:]) == 1:
+            break
+    return str(pathlib.Path(*folder.parts[-n:]))
 
 
 def comparable_pairs(students):
-    """Return [(one, other)] to compare: the later with the earlier, if they read equal text."""
-    pairs = [(students[j], students[i]) for j in range(len(students)) for i in range(j)]
-    pairs = [(a, b) for a, b in pairs if comparable(a, b)]
+    """Return [(one, other)] to compare: the later with the earlier, if they read equal text.
+
+    Of runs in the same parent folder, or of any two if no two are in one.
+    """
+    pairs = [(one, other) for other, one in itertools.combinations(students, 2)
+             if comparable(one, other)]
     beside = [(a, b) for a, b in pairs if a.folder.parent == b.folder.parent]
     return beside or pairs
 
 
 def comparable(a, b):
     """Did two runs read the same words, so that one's curve can be laid over the other's?"""
-    texts = [student.text.sequences for student in (a, b)]
-    same = len(texts[0]) == len(texts[1]) and all(map(np.array_equal, *texts))
-    return same and a.subject.tokenizer.hash == b.subject.tokenizer.hash
+    return (a.subject.tokenizer.hash == b.subject.tokenizer.hash
+            and [*map(tuple, a.text.sequences)] == [*map(tuple, b.text.sequences)])

@@ -68,7 +68,7 @@ class Sums:
         self.terms = collections.Counter()
         self.n = 0
         self.in_band = torch.zeros(3, len(BANDS), dtype=torch.float64)  # n, CE of q, CE of p
-        self.in_bin = torch.zeros(3, BINS, dtype=torch.float64)  # n, confidence, hits
+        self.overconfidence = torch.zeros(BINS, dtype=torch.float64)  # confidence minus hits
 
     def add(self, log_q, log_p, label):
         """Add positions with log_q, log_p (N, V) for the next word, which was label (N,)."""
@@ -81,28 +81,22 @@ class Sums:
                      entropy_p=-(p * log_p).sum(-1), precision=(q * log_p).sum(-1),
                      recall=(p * log_q).sum(-1))
 
-        # how much of each one's mass is on the other's likeliest words
-        longest = min(max(TOPS), q.shape[1])
-        p_on_p, top_of_p = p.topk(longest)
-        q_on_q, top_of_q = q.topk(longest)
-        q_on_p = q.gather(1, top_of_p)
-        p_on_q = p.gather(1, top_of_q)
-        for k in TOPS:
-            terms[f"q_on_top_{k}_of_p"] = q_on_p[:, :k].sum(-1)
-            terms[f"p_on_top_{k}_of_p"] = p_on_p[:, :k].sum(-1)
-            terms[f"p_on_top_{k}_of_q"] = p_on_q[:, :k].sum(-1)
-            terms[f"q_on_top_{k}_of_q"] = q_on_q[:, :k].sum(-1)
+        # how much of each one's mass is on the other's likeliest words, and on its own
+        masses = dict(q=q, p=p)
+        for judge, judged_by in masses.items():
+            top = judged_by.topk(min(max(TOPS), q.shape[1])).indices
+            for name, judged in masses.items():
+                on_top = judged.gather(1, top)
+                for k in TOPS:
+                    terms[f"{name}_on_top_{k}_of_{judge}"] = on_top[:, :k].sum(-1)
         self.terms.update({name: term.cpu().double().sum().item() for name, term in terms.items()})
         self.n += len(label)
 
-        band = self.bands[label.cpu()]
         counted = torch.stack([torch.ones_like(ce_q), ce_q, ce_p]).cpu().double()
-        self.in_band.index_add_(1, band, counted)
+        self.in_band.index_add_(1, self.bands[label.cpu()], counted)
         confidence, guess = q.max(-1)
-        bin = (confidence * BINS).long().clamp_max(BINS - 1).cpu()
-        hit = (guess == label).float()
-        counted = torch.stack([torch.ones_like(hit), confidence, hit]).cpu().double()
-        self.in_bin.index_add_(1, bin, counted)
+        bin = (confidence * BINS).long().clamp_max(BINS - 1)
+        self.overconfidence.index_add_(0, bin.cpu(), (confidence - (guess == label).double()).cpu())
 
     def figures(self):
         """Return {name: mean}, with bands {name: ...} that have a word, and calibration_error."""
@@ -112,8 +106,7 @@ class Sums:
             if n:
                 bands[name] = dict(share=n / self.n, ce=ce_q / n, ce_teacher=ce_p / n,
                                    gap=(ce_q - ce_p) / n)
-        _, confidence, hits = self.in_bin
-        error = (confidence - hits).abs().sum().item() / self.n
+        error = self.overconfidence.abs().sum().item() / self.n
         return dict(**means, bands=bands, calibration_error=error, positions=self.n)
 
 

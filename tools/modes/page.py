@@ -1,7 +1,6 @@
 """Write a page about runs as one HTML file."""
 import html
 import json
-import os
 import pathlib
 import re
 
@@ -18,23 +17,23 @@ LONG = 12  # rows: a longer table is folded
 
 def as_html(blocks, colours):
     """Return blocks as HTML, pictures if matplotlib is there."""
-    pictures = has_matplotlib()
-    parts = []
-    for kind, content in blocks:
-        if kind == "table":
-            parts.append(table_html(content))
-        elif kind == "text":
-            parts.append(f'<pre tabindex="0">{html.escape(content)}</pre>')
-        elif kind == "picture" and pictures:
-            parts.append(f'<figure class="picture">{draw(content, colours)}<figcaption>'
-                         f"{html.escape(content.caption)}</figcaption></figure>")
-        elif kind == "picture":
-            parts.append(f'<p class="faint">{html.escape(NO_MATPLOTLIB)}</p>')
-        elif kind == "heading":
-            parts.append(f'<h2 id="{anchor(content)}">{html.escape(content)}</h2>')
-        else:
-            parts.append(f"<p>{html.escape(content)}</p>")
-    return "\n".join(parts)
+    return "\n".join(block_html(kind, content, colours) for kind, content in blocks)
+
+
+def block_html(kind, content, colours):
+    if kind == "table":
+        return table_html(content)
+    if kind == "picture" and has_matplotlib():
+        return (f'<figure class="picture">{draw(content, colours)}<figcaption>'
+                f"{html.escape(content.caption)}</figcaption></figure>")
+    if kind == "picture":
+        return f'<p class="faint">{html.escape(NO_MATPLOTLIB)}</p>'
+    text = html.escape(content)
+    if kind == "text":
+        return f'<pre tabindex="0">{text}</pre>'
+    if kind == "heading":
+        return f'<h2 id="{anchor(content)}">{text}</h2>'
+    return f"<p>{text}</p>"
 
 
 def table_html(rows):
@@ -57,47 +56,21 @@ def anchor(heading):
     return re.sub(r"\W+", "-", heading.lower()).strip("-")
 
 
-def contents(blocks):
-    """Return links to the headings of blocks."""
-    headings = [content for kind, content in blocks if kind == "heading"]
-    return "\n".join(f'<a href="#{anchor(heading)}">{html.escape(heading)}</a>'
-                     for heading in headings)
-
-
 def page(students):
     """Return the page as text."""
     blocks = story_blocks(students)
     chosen = colours(students)
+    contents = "\n".join(f'<a href="#{anchor(content)}">{html.escape(content)}</a>'
+                         for kind, content in blocks if kind == "heading")
     data = json.dumps(browser_data(students, chosen), ensure_ascii=False, separators=(",", ":"))
     title = "Does it seek modes? " + ", ".join(student.label for student in students)
     filled = {"TITLE": html.escape(title),
-              "RUNS": html.escape(" ".join(run_names(students))),
               "SUMMARY": as_html(summary_blocks(students), chosen),
-              "CONTENTS": contents(blocks),
+              "CONTENTS": contents,
               "REPORT": as_html(blocks, chosen),
               "DATA": data.replace("<", "\\u003c")}  # a text must not end the script
     text = TEMPLATE.read_text(encoding="utf-8")
     return re.sub(r"<!--([A-Z]+)-->", lambda match: filled[match[1]], text)
-
-
-def run_names(students):
-    """Return the runs as paths from the last one's parent folder."""
-    parent = students[-1].folder.resolve().parent
-    return [os.path.relpath(student.folder.resolve(), parent) for student in students]
-
-
-def page_path(students):
-    """Return report.html in the last run's folder, or a name with all runs.
-
-    It is the latter if there is a page already that shows a run which this one would not show.
-    """
-    path = students[-1].folder / "report.html"
-    names = run_names(students)
-    if path.exists():
-        shown = re.search('<meta name="runs" content="([^"]*)">', path.read_text("utf-8"))
-        if shown and not {*html.unescape(shown[1]).split(" ")} <= {*names}:
-            return path.with_name(re.sub(r"[^\w.-]+", "_", f"report-{'-'.join(names)}.html"))
-    return path
 
 
 def write_report(folders):
@@ -105,7 +78,7 @@ def write_report(folders):
     with eval.full_precision():
         students = examine(folders)
         text = page(students)
-    path = page_path(students)
+    path = students[-1].folder / "report.html"
     files.write_text(path, text)
     if not has_matplotlib():
         print(NO_MATPLOTLIB)

@@ -33,9 +33,7 @@ SAYS = {1: "says less that is wrong", 0: "says as much that is wrong",
         -1: "says more that is wrong"}
 LEAVES = {1: "leaves less out", 0: "leaves as much out", -1: "leaves more out"}
 ANSWERS = {(1, -1): "Yes", (-1, 1): "No, it covers",
-           (0, 0): "No, any difference is sharpness, which a lower temperature gives to anybody",
-           (1, 0): "No, it is better", (0, 1): "No, it is better", (1, 1): "No, it is better",
-           (-1, 0): "No, it is worse", (0, -1): "No, it is worse", (-1, -1): "No, it is worse"}
+           (0, 0): "No, any difference is sharpness, which a lower temperature gives to anybody"}
 
 
 def plain_verdict(students):
@@ -55,8 +53,10 @@ def plain_verdict(students):
         return (f"Nobody can say: at no temperature are {last.label} and {others[-1].label} "
                 "equally varied.")
     precision, recall = result["signs"]
-    return (f"{ANSWERS[precision, recall]}: when both are equally varied, {last.label} "
-            f"{SAYS[precision]} and {LEAVES[recall]}, compared with {others[-1].label}.")
+    better_or_worse = "No, it is better" if precision + recall > 0 else "No, it is worse"
+    answer = ANSWERS.get((precision, recall), better_or_worse)
+    return (f"{answer}: when both are equally varied, {last.label} {SAYS[precision]} and "
+            f"{LEAVES[recall]}, compared with {others[-1].label}.")
 
 
 def figure_rows(students):
@@ -94,12 +94,12 @@ def over_seeds(students):
                     pair = student.folder.name, pathlib.Path(other).name, kind
                     groups[pair].append(result)
     for (one, other, kind), results in groups.items():
-        if len(results) > 1:
-            parts = []
-            for axis in ("precision", "recall"):
-                each = [result[axis]["mean"] for result in results]
-                figures = " ".join(f"{x:+.4f}" for x in each)
-                parts.append(f"{axis} {np.mean(each):+.4f} ({figures})")
-            said = collections.Counter(result["said"] for result in results)
-            words = "; ".join(f"{n} of {len(results)}: {text}" for text, n in said.most_common())
-            yield f"{one} against {other}, by the {kind}: {', '.join(parts)}. {words}"
+        if len(results) == 1:
+            continue
+        parts = []
+        for axis in ("precision", "recall"):
+            each = [result[axis]["mean"] for result in results]
+            parts.append(f"{axis} {np.mean(each):+.4f} ({' '.join(map('{:+.4f}'.format, each))})")
+        counts = collections.Counter(result["said"] for result in results)
+        said = "; ".join(f"{n} of {len(results)}: {text}" for text, n in counts.most_common())
+        yield f"{one} against {other}, by the {kind}: {', '.join(parts)}. {said}"

@@ -2,6 +2,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 import babytalk
 import eval
@@ -33,12 +34,11 @@ def longest_repeat(ids):
 
 def diversity(texts, ended):
     """Return figures of how texts (lists of ids) vary, repeat and end; ended: a bool each."""
-    width = max(map(len, texts))
-    y = torch.tensor([[*ids, *[-100] * (width - len(ids))] for ids in texts])
-    repeated = signatures.repeated(y).item() if width >= 4 else 0.0
-    return dict(**{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)}, repeated=repeated,
+    y = pad_sequence([*map(torch.tensor, texts)], batch_first=True, padding_value=-100)
+    return dict(**{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)},
+                repeated=signatures.repeated(y).item(),
                 longest_repeat=max(map(longest_repeat, texts)),
-                mean_length=float(np.mean([len(ids) for ids in texts])),
+                mean_length=float(np.mean([*map(len, texts)])),
                 never_ends=1 - float(np.mean(ended)), texts=len(texts))
 
 
@@ -52,26 +52,25 @@ def log_likelihood(forward, tokenizer, texts, device):
     return total / sum(map(len, texts))
 
 
-def written(subject, forward, teacher, longest, seed=0):
+def written(subject, teacher, longest):
     """Return figures of WRITTEN texts by a model after `<s>` at temperature 1, with examples.
 
-    log_p, log_q: mean per token under the teacher (if there is one) and the model. A text ends at
-    its first newline if every line of the corpus was marked by `<s>`; else it goes on to 64 tokens,
-    and one without a newline never ended. On babytalk: right, the share in the language, and
-    dialect_a. longest: tokens of a text that are scored, for a GPT-2 reads no more.
+    A text ends at its first newline if every line of the corpus was marked by `<s>`; else it goes
+    on to 64 tokens, and one without a newline never ended. log_p: the mean per token under the
+    teacher, if there is one, of the first `longest` tokens: a GPT-2 reads no more. On babytalk:
+    right, the share in the language, and dialect_a.
     """
     _, model, tokenizer, config = subject
     newline = tokenizer.newline_id
     stop = newline if config.mark == "line" else -1
-    texts = eval.samples(model, tokenizer, "", WRITTEN, seed=seed, stop=stop)
+    texts = eval.samples(model, tokenizer, "", WRITTEN, seed=0, stop=stop)
     ids = [tokenizer.encode(text) for text in texts]
     ids = [tokens for tokens in ids if tokens]
-    device = next(model.parameters()).device
     figures = diversity(ids, [newline in tokens for tokens in ids])
-    scored = [tokens[:longest] for tokens in ids]
     if teacher:
+        device = next(model.parameters()).device
+        scored = [tokens[:longest] for tokens in ids]
         figures["log_p"] = log_likelihood(teacher, tokenizer, scored, device)
-    figures["log_q"] = log_likelihood(forward, tokenizer, scored, device)
     if config.corpus == "babytalk":
         right = [text.endswith("\n") and babytalk.contains(text) for text in texts]
         figures["right"] = float(np.mean(right))
