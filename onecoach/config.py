@@ -101,7 +101,7 @@ class Config:
     n_layer: int = key(16, "layers", low=1, high=1000)
     n_head: int = key(8, "attention heads per layer", low=1, high=2**12)
     d_model: int = key(512, "width of the residual stream", low=1, high=2**16)
-    d_ff: int = key(1024, "width inside the feed-forward block", low=1)
+    d_ff: int = key(1024, "width inside the feed-forward block", low=1, high=2**20)
     tie: bool = key(False, "the output head is the embedding matrix (in gpt2 always)")
     dropout: float = key(0.0, "probability of dropping an activation", low=0, high=0.99)
     n_kv_head: int = key(0, "heads of keys and values, a divisor of n_head (llama); 0: n_head",

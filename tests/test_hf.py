@@ -28,7 +28,7 @@ import distill
 import eval
 from onecoach import files, run, scoring, suite, tables
 from onecoach.config import CONFIGS, UserError, read_config
-from tools.hf import card, weights
+from tools.hf import card
 from tools.hf.__main__ import main as hf_main
 from tools.hf.export import export
 from tools.hf.importing import import_folder
@@ -454,7 +454,7 @@ LLAMA_3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "r
 ])
 def test_a_strangers_folder_becomes_a_run(kind, keys, make_stranger, tmp_path):
     folder, theirs = make_stranger(kind, **keys)
-    assert (folder / weights.INDEX).exists() == ("shard" in keys)
+    assert (folder / "model.safetensors.index.json").exists() == ("shard" in keys)
     import_folder(folder, tmp_path / "out/coach")
     lm, tokenizer, config = run.load(tmp_path / "out/coach")
     assert run.is_finished(tmp_path / "out/coach")
@@ -601,9 +601,13 @@ def huge(folder):
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 64)
 
 
-def index(folder, name):
-    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
-    files.write_json(folder / weights.INDEX, {"weight_map": {"model.norm.weight": name}})
+def shards(folder, *parts):
+    """The weights in files model-0, model-1, ...: in each the tensors with a part of the name."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    for i, part in enumerate(parts):
+        save_file({name: w for name, w in tensors.items() if part in name},
+                  folder / f"model-{i}.safetensors")
 
 
 def config_says(**keys):
@@ -614,11 +618,8 @@ NORM = "model.norm.weight"
 BROKEN = {
     "pickled": (pickled, "pickled (pytorch_model.bin)"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
-    "path up": (lambda f: index(f, "../model-1.safetensors"), "names '../model-1.safetensors'"),
-    "path away": (lambda f: index(f, "/etc/passwd"), "names '/etc/passwd'"),
-    "missing shard": (lambda f: index(f, "model-2.safetensors"), "names 'model-2.safetensors'"),
-    "part of it": (lambda f: index(f, "model-1.safetensors") or edit_json(
-        f / weights.INDEX, weight_map=[]), "weight_map"),
+    "missing shard": (lambda f: shards(f, "model.layers", "model.norm"), "lack model.embed"),
+    "shards of two": (lambda f: shards(f, "model.", "model.norm"), "model.norm.weight is twice"),
     "100 GB": (huge, "damaged"),
     "not safetensors": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "damaged"),
     "cut short": (lambda f: (f / "model.safetensors").write_bytes(
@@ -628,10 +629,13 @@ BROKEN = {
     "a tensor more": (lambda f: edit_weights(f, lambda w: w.update(more=torch.ones(1))), "more"),
     "whole numbers": (lambda f: edit_weights(
         f, lambda w: w.update({NORM: torch.ones(32, dtype=torch.int8)})), "type torch.int8"),
-    "more layers": (config_says(num_hidden_layers=9_999_999), "9999999 layers, the weights 2"),
-    "fewer layers": (config_says(num_hidden_layers=1), "1 layers"),
+    "more layers": (config_says(num_hidden_layers=9_999_999), "num_hidden_layers = 9999999: must be"),
+    "a layer more": (config_says(num_hidden_layers=3), "lack model.layers.2."),
+    "fewer layers": (config_says(num_hidden_layers=1), "the weights have model.layers.1."),
     "no number": (config_says(num_hidden_layers="2"), "num_hidden_layers = '2'"),
     "too many": (config_says(vocab_size=10**12), "vocab_size"),
+    "wide": (config_says(intermediate_size=10**18), "intermediate_size"),
+    "a schedule": (config_says(max_position_embeddings="stages(0: 64)"), "must not be a string"),
     "too long": (config_says(max_position_embeddings=10**7), "max_position_embeddings"),
     "another size": (config_says(intermediate_size=64), "mlp.gate_proj"),
     "small vocabulary": (lambda f: config_says(vocab_size=300)(f) or edit_weights(

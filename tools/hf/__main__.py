@@ -5,23 +5,20 @@
     python -m tools.hf import DIR RUN                  of a Llama or GPT-2; RUN is not there yet
                                       [--dev=PATH | --bos=TOKEN]
 
-An export holds config.json, model.safetensors, generation_config.json, tokenizer.json with its two
-companions, and README.md, the model card. AutoModelForCausalLM and AutoTokenizer load them without
-code of ours, in transformers 4 and 5. The tokenizer puts `<s>` before a text.
+AutoModelForCausalLM and AutoTokenizer of transformers 4 and 5 load an export without code of ours.
 
-A stranger's folder is data: weights are read from safetensors alone, all names and shapes must
-agree with its config.json, and nothing in it is unpickled or executed. Where our model or tokenizer
-would differ from the original, the import is refused by name. An imported run can teach, be
-evaluated, be `init`. Its students take its vocabulary: tokenizer = "RUN". The token that opens a
-text is the folder's bos, or --bos, or with --dev the one of its special tokens that predicts
-development text best. Needs the package safetensors and, for imported tokenizers, tokenizers.
+A stranger's folder is data: only safetensors are read, names and shapes must agree with its
+config.json, nothing in it is executed. An import whose model or tokenizer would differ from the
+original is refused by name. An imported run can teach, be evaluated, be `init`; its students take
+its vocabulary: tokenizer = "RUN". The token that opens a text is the folder's bos, or --bos, or
+with --dev the one of its special tokens that predicts development text best.
 """
 from onecoach.config import Arguments, UserError, run_folder, run_main
 
 
 def main(argv):
     parser = Arguments("-m tools.hf", __doc__)
-    parser.add_argument("what", choices=["export", "import"])
+    parser.add_argument("direction", choices=["export", "import"])
     parser.add_argument("source", metavar="FROM", type=run_folder, help="RUN, or DIR to import")
     parser.add_argument("target", metavar="TO", help="DIR, or RUN to import; not there yet")
     parser.add_argument("--checkpoints", action="store_true", help="export those by words, too")
@@ -31,7 +28,7 @@ def main(argv):
 
     from tools.hf.export import export
     from tools.hf.importing import import_folder
-    if args.what == "export":
+    if args.direction == "export":
         export(args.source, args.target, args.checkpoints)
     elif args.checkpoints:
         raise UserError("--checkpoints is about export")

@@ -1,8 +1,4 @@
-"""The model card of an exported run: README.md of its folder, facts from the run's own files.
-
-    card(folder, which, lm) -> its text: what the model was trained on, by which config and commit,
-    how many words student and teachers read, and eval.json as a table with the chance levels.
-"""
+"""The model card of an exported run, README.md of its folder: facts from the run's own files."""
 import dataclasses
 import math
 import pathlib
@@ -68,19 +64,21 @@ def summary(config, lm):
 
 def words_table(folder, config, which):
     """Return how many words student and teachers read, and how many their text has."""
-    state = files.load_checkpoint(folder / f"{which}.pt")
+    runs = [("this model, to the end of its run", folder)]
     changed = changed_needs(folder)
-    rows = [words_row("this model, to the end of its run", folder)]
     for name in config.get("teachers") or []:
         if name in changed:
-            rows.append(words_row(f"teacher {name}, trained again since", None))
+            runs.append((f"teacher {name}, trained again since", None))
         elif name not in NO_RUNS:
-            rows.append(words_row(f"teacher {name}", folder.with_name(name)))
+            runs.append((f"teacher {name}", folder.with_name(name)))
+
+    state = files.load_checkpoint(folder / f"{which}.pt")
     when = "the lowest cross-entropy on development text"
     if "words" in state:
         when = f"when {state['words']:,} words had been read"
-    head = "| | words of the training text | words read, all epochs | steps |"
-    return "\n".join(["## Words", head, "|---|---|---|---|", *rows,
+    return "\n".join(["## Words",
+                      "| | words of the training text | words read, all epochs | steps |",
+                      "|---|---|---|---|", *(words_row(*run) for run in runs),
                       f"\nThese weights are from step {state.get('step')}, {when}."])
 
 

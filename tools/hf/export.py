@@ -35,18 +35,19 @@ def export(folder, target, checkpoints=False):
 def export_one(folder, aside, which):
     lm, tokenizer, config = load(folder, which=which)
     tensors = to_theirs(lm.state_dict(), lm.config)
-    special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id,
-               "pad_token_id": tokenizer.pad_id}
-    names = tokenizer.tokens()
-    tokens = {name.removesuffix("_id"): names[i].decode() for name, i in special.items()}
-    # a model that has never gone on after a newline without `<s>` must stop there
-    ends = [tokenizer.eos_id, tokenizer.newline_id] if config.mark == "line" else tokenizer.eos_id
-
     with files.replacing(aside / "model.safetensors") as f:
         f.write(safetensors().torch.save(tensors, metadata={"format": "pt"}))
+
+    ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+    special = {f"{role}_token_id": i for role, i in ids.items()}
+    # a model that has never gone on after a newline without `<s>` must stop there
+    ends = [tokenizer.eos_id, tokenizer.newline_id] if config.mark == "line" else tokenizer.eos_id
     files.write_json(aside / "config.json", {**config_json(lm.config), **special,
                                              "torch_dtype": "float32"})
     files.write_json(aside / "generation_config.json", {**special, "eos_token_id": ends})
+
+    names = tokenizer.tokens()
+    tokens = {f"{role}_token": names[i].decode() for role, i in ids.items()}
     files.write_text(aside / "tokenizer.json", tokenizer.to_json())
     files.write_json(aside / "special_tokens_map.json", tokens)
     files.write_json(aside / "tokenizer_config.json", {

@@ -10,13 +10,7 @@ from onecoach.corpora import building, resolve
 from onecoach.imported import ROLES, ImportedTokenizer, marked
 from onecoach.run import make_model
 from tools.hf.configs import model_config
-from tools.hf.weights import (
-    check_tensors,
-    read_tensors,
-    safetensors,
-    to_ours,
-    weight_files,
-)
+from tools.hf.weights import read_tensors, safetensors, to_ours
 
 LINES = 200  # of development text, by which a bos is chosen
 
@@ -28,30 +22,29 @@ def import_folder(source, folder, bos="", dev=""):
     the one that predicts it best. UserError names anything missing, damaged or not supported.
     """
     source, folder = pathlib.Path(source), pathlib.Path(folder)
-    safetensors()  # or UserError
+    safetensors()
     if folder.exists():
         raise UserError(f"{folder} is there already; remove it, or choose another RUN")
     try:
         form = read_form(source)
         c = model_config(form)
-        tensors = read_tensors(weight_files(source))
-        check_tensors(tensors, c)
+        theirs = read_tensors(source, c)
         tokenizer = read_tokenizer(source, form)
         if bos:
             tokenizer = with_bos(tokenizer, bos)
-        if tokenizer.vocab_size > c.vocab_size:
-            raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model's "
-                             f"vocabulary {c.vocab_size}")
+        V = tokenizer.vocab_size  # the model may have rows that are no tokens: they are left out
+        if V > c.vocab_size:
+            raise ValueError(f"the tokenizer has {V} tokens, the model's vocabulary {c.vocab_size}")
+        weights = to_ours(theirs, c, V)
     except ValueError as e:
         raise UserError(f"{source}: {e}")
-    vocab_size = 0 if tokenizer.vocab_size < 259 else tokenizer.vocab_size
-    config = Config(**{**dataclasses.asdict(c), "rope_scaling": list(c.rope_scaling),
-                       "vocab_size": vocab_size, "out_dir": str(folder.parent),
-                       "name": folder.name, "mark": "none",
-                       "corpus": ""})  # the text of its training is not known here
+
+    # the text of its training is not known here
+    own = dict(vocab_size=V if V >= 259 else 0, rope_scaling=list(c.rope_scaling), mark="none",
+               corpus="", out_dir=str(folder.parent), name=folder.name)
+    config = Config(**dataclasses.asdict(c) | own)
     check_together(config)
-    weights = to_ours(tensors, c, tokenizer.vocab_size)  # without rows that are no tokens
-    lm = make_model(config, tokenizer.vocab_size).eval()
+    lm = make_model(config, V).eval()
     lm.load_state_dict(weights)
     if tokenizer.lacking:
         print(f"the vocabulary lacks {len(tokenizer.lacking)} of the 256 bytes: text that has them "
@@ -59,16 +52,15 @@ def import_folder(source, folder, bos="", dev=""):
 
     if dev and not bos and isinstance(tokenizer, ImportedTokenizer):
         tokenizer = choose_bos(tokenizer, lm, dev)
-    notes = {"_dtype": "float32", "_text": "", "_tokenizer": tokenizer.hash,
-             "_vocab_size": tokenizer.vocab_size, "_imported": {"from": source.resolve().name}}
+    notes = {"_dtype": "float32", "_text": "", "_tokenizer": tokenizer.hash, "_vocab_size": V,
+             "_imported": {"from": source.resolve().name}}
     with building(folder) as aside:
-        files.write_json(aside / "config.json", {**dataclasses.asdict(config), **notes})
+        files.write_json(aside / "config.json", dataclasses.asdict(config) | notes)
         files.write_text(aside / "tokenizer.json", tokenizer.to_json())
         files.save_checkpoint(aside / "best.pt", {"model": weights, "step": 0})
     print(f"{folder} holds {source}: {config.arch}, {lm.num_params() / 1e6:.2f}M parameters, "
-          f"{tokenizer.vocab_size} tokens, texts opened by "
-          f"{tokenizer.tokens()[tokenizer.bos_id].decode()}; its students need "
-          f"--tokenizer={folder}")
+          f"{V} tokens, texts opened by {tokenizer.tokens()[tokenizer.bos_id].decode()}; its "
+          f"students need --tokenizer={folder}")
 
 
 def read_form(source):
@@ -107,10 +99,8 @@ def role_names(source, form, parsed):
 
     Without a bos eos opens a text too; without a pad it pads.
     """
-    named = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (source / name).is_file():
-            named |= files.read_json(source / name)
+    named = (files.read_json_or_empty(source / "special_tokens_map.json")
+             | files.read_json_or_empty(source / "tokenizer_config.json"))
     by_id = {token["id"]: token["content"] for token in parsed.get("added_tokens") or []}
     names = []
     for role in ROLES:

@@ -1,17 +1,14 @@
-"""A model's weights by our names and by transformers' names; the package safetensors."""
+"""A model's weights by our names and by transformers' names; read from safetensors alone."""
 import re
 
 import torch
 
 from model import LM
-from onecoach import files
 from onecoach.config import UserError
-
-INDEX = "model.safetensors.index.json"
 
 
 def safetensors():
-    """Return the package, which nothing else here needs."""
+    """Return the package, or UserError."""
     try:
         import safetensors.torch
     except ImportError:
@@ -81,12 +78,47 @@ def shapes(c):
         return LM(c).state_dict()
 
 
-def to_ours(tensors, c, vocab_size):
-    """Return our state dict with vocab_size rows of embedding, and empty `tensors`."""
+# ---------------------------------------------------------------- safetensors
+
+# A mask or a table of angles, which old folders keep and the model does not need.
+IGNORED = re.compile(r".*\.attn\.(masked_)?bias|.*rotary_emb\.inv_freq|lm_head\.weight")
+
+
+def read_tensors(source, c):
+    """Return {transformers' name: tensor} of a folder's safetensors: one file, or shards.
+
+    The folder's index of shards is not asked: the tensors' own names say whether all are there.
+    """
+    paths = sorted(source.glob("model-*.safetensors"))
+    if (source / "model.safetensors").is_file():
+        paths = [source / "model.safetensors"]
+    if not paths:
+        raise ValueError("no model.safetensors there; save_pretrained writes it. Weights that are "
+                         "pickled (pytorch_model.bin) are not read: to unpickle is to execute")
+    prefix = {"llama": "model.", "gpt2": "transformer."}[c.arch]  # some folders leave it out
+    theirs = {}
+    for path in paths:
+        try:
+            part = safetensors().torch.load_file(path)
+        except (safetensors().SafetensorError, OSError) as e:
+            raise ValueError(f"{path.name} is damaged ({str(e).splitlines()[0][:100]})")
+        for name, tensor in part.items():
+            name = name if name.startswith((prefix, "lm_head.")) else prefix + name
+            if name in theirs:
+                raise ValueError(f"{name} is twice in the files model-*.safetensors")
+            theirs[name] = tensor
+    return theirs
+
+
+def to_ours(theirs, c, vocab_size):
+    """Return our state dict with vocab_size rows of embedding, and empty `theirs`.
+
+    ValueError unless theirs is the model of the ModelConfig c, name by name.
+    """
+    check_tensors(theirs, c)
     weights = {}
     for ours in shapes(c):
-        parts = [turn(ours, tensors.pop(plain_name(name)).float(), c)
-                 for name in their_names(ours, c)]
+        parts = [turn(ours, theirs.pop(name).float(), c) for name in their_names(ours, c)]
         if parts:
             weights[ours] = torch.cat(parts).contiguous()
     for name in {"embed.weight", "head.weight"} & weights.keys():
@@ -95,69 +127,23 @@ def to_ours(tensors, c, vocab_size):
     return weights
 
 
-# ---------------------------------------------------------------- safetensors
-
-# A mask or a table of angles, which old folders keep and the model does not need.
-IGNORED = re.compile(r"h\.\d+\.attn\.(masked_)?bias|.*rotary_emb\.inv_freq|lm_head\.weight")
-LAYER = re.compile(r"(?:layers|h)\.(\d{1,9})\.")
-
-
-def weight_files(source):
-    """Return the safetensors files of a folder: one, or the shards that the index names."""
-    if (source / "model.safetensors").is_file():
-        return [source / "model.safetensors"]
-    if not (source / INDEX).is_file():
-        raise ValueError("no model.safetensors there; save_pretrained writes it. Weights that are "
-                         "pickled (pytorch_model.bin) are not read: to unpickle is to execute")
-    shards = files.read_json(source / INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise ValueError(f"{INDEX} has no weight_map")
-    paths = {path.name: path for path in source.glob("*.safetensors")}
-    for name in map(str, shards.values()):
-        if name not in paths:
-            raise ValueError(f"{INDEX} names {name[:80]!r}, no file of that folder")
-    return [paths[name] for name in dict.fromkeys(shards.values())]
-
-
-def plain_name(name):
-    """Return a tensor's name in the bare model; some folders leave out the prefix."""
-    return name.removeprefix("model.").removeprefix("transformer.")
-
-
-def read_tensors(paths):
-    """Return {plain name: tensor} of safetensors files."""
-    tensors = {}
-    for path in paths:
-        try:
-            part = safetensors().torch.load_file(path)
-        except (safetensors().SafetensorError, OSError) as e:
-            raise ValueError(f"{path.name} is damaged ({str(e).splitlines()[0][:100]})")
-        tensors |= {plain_name(name): tensor for name, tensor in part.items()}
-    return tensors
-
-
-def check_tensors(tensors, c):
-    """Raise ValueError unless the files hold the model of a ModelConfig, name by name."""
-    layers = {int(match[1]) for match in map(LAYER.match, tensors) if match}
-    if len(layers) != c.n_layer:  # before there is a list of as many parts
-        raise ValueError(f"config.json has {c.n_layer} layers, the weights {len(layers)}")
-    theirs = to_theirs(shapes(c), c)
-    for name, expected in theirs.items():
-        tensor = tensors.get(plain_name(name))
+def check_tensors(theirs, c):
+    expected = to_theirs(shapes(c), c)
+    for name, blank in expected.items():
+        tensor = theirs.get(name)
         if tensor is None:
             raise ValueError(f"the weights lack {name}")
-        if tensor.shape != expected.shape:
-            raise ValueError(f"{name} is {list(tensor.shape)}, by config.json "
-                             f"{list(expected.shape)}")
+        if tensor.shape != blank.shape:
+            raise ValueError(f"{name} is {list(tensor.shape)}, by config.json {list(blank.shape)}")
         if not tensor.is_floating_point():
             raise ValueError(f"{name} is of type {tensor.dtype}, no floating point")
-    for name in tensors.keys() - set(map(plain_name, theirs)):
+    for name in theirs.keys() - expected.keys():
         if not IGNORED.fullmatch(name):
             raise ValueError(f"the weights have {name}, which a plain {c.arch} has not")
 
     # a head of its own must not be dropped
-    embedding = tensors[plain_name(next(iter(theirs)))]
+    embedding = theirs[next(iter(expected))]
     is_tied = c.tie or c.arch == "gpt2"
-    if is_tied and not torch.equal(tensors.get("lm_head.weight", embedding), embedding):
+    if is_tied and not torch.equal(theirs.get("lm_head.weight", embedding), embedding):
         raise ValueError("config.json ties the head to the embedding, but lm_head.weight is "
                          "another; for a Llama set tie_word_embeddings to false there")
