@@ -2,10 +2,9 @@
 
     tokenizer = load_tokenizer(path)    one of these, or one of our own
 
-A run that tools.hf has imported, and its students, have such a tokenizer.json: the original's, with
-a post-processor that puts `<s>`, whatever that is called there, before a text, and says which
-tokens are bos, eos and pad. Text is encoded by the package tokenizers, so as the original does; a
-text that spells a special token is ordinary text, as in the program's own tokenizers.
+Its tokenizer.json is the original's, with a post-processor that says which tokens are bos, eos and
+pad. The package tokenizers encodes text, so the ids are the original's. A text that spells a
+special token is ordinary text, as in the program's own tokenizers.
 """
 import hashlib
 import json
@@ -53,22 +52,11 @@ class ImportedTokenizer(Tokenizer):
         if form["model"].get("dropout"):
             raise ValueError("the model leaves out merges at random (dropout)")
         self.original.encode_special_tokens = True
-        self.read_vocabulary()
 
-    def read_vocabulary(self):
         vocab = self.original.get_vocab()
         added = self.original.get_added_tokens_decoder()
         self.vocab_size = len(vocab)
-        if sorted(vocab.values()) != [*range(len(vocab))]:
-            raise ValueError("the ids are not those from 0 on, each once")
-
-        self.names = [b""] * len(vocab)
-        for name, i in vocab.items():
-            try:
-                self.names[i] = name.encode() if i in added else bytes(BYTE[c] for c in name)
-            except KeyError:
-                raise ValueError(f"the token {name[:40]!r} is not spelled in bytes; only "
-                                 "byte-level tokenizers can be taken") from None
+        self.names = read_names(vocab, added)
         came_back = b"".join(self.names[i] for i in self.encode("a a"))
         if came_back not in (b"a a", b" a a"):
             raise ValueError(f"it encodes 'a a' as {came_back!r}: it is not byte-level")
@@ -77,23 +65,20 @@ class ImportedTokenizer(Tokenizer):
         # each line counts no byte for the newline, so that a line has the bytes of the text.
         self.newline_id = vocab.get(CHARACTER[ord("\n")], self.eos_id)
         self.lacking = bytes(b for b, character in CHARACTER.items() if character not in vocab)
-        silent = [i for i, token in added.items() if token.special]
-        silent += [self.newline_id] * came_back.startswith(b" ")
         self.token_bytes = np.array([*map(len, self.names)], dtype=np.int64)
-        self.token_bytes[silent] = 0
-
-    def run_original(self, text):
-        # half of a surrogate pair is U+FFFD, as tiktoken reads it
-        text = re.sub("[\ud800-\udfff]", "\ufffd", text)
-        return self.original.encode(text, add_special_tokens=False)
+        self.token_bytes[[i for i, token in added.items() if token.special]] = 0
+        if came_back.startswith(b" "):
+            self.token_bytes[self.newline_id] = 0
 
     def encode(self, text):
-        return self.run_original(text).ids
+        return self.encode_with_ends(text)[0]
 
     def encode_with_ends(self, text):
+        # half of a surrogate pair is U+FFFD, as tiktoken reads it
+        text = re.sub("[\ud800-\udfff]", "\ufffd", text)
+        encoding = self.original.encode(text, add_special_tokens=False)
         # the original tells each token's end in characters, whatever its normalizer did
-        encoding = self.run_original(text)
-        size = np.cumsum([0, *(len(letter.encode(errors="surrogatepass")) for letter in text)])
+        size = np.cumsum([0, *(len(letter.encode()) for letter in text)])
         return encoding.ids, size[np.array([end for _, end in encoding.offsets], dtype=np.int64)]
 
     def encode_lines(self, text):
@@ -121,6 +106,20 @@ class ImportedTokenizer(Tokenizer):
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             is_marked = False
         return cls(form) if is_marked else Tokenizer.from_json(text)
+
+
+def read_names(vocab, added):
+    """Return the bytes of each id; of added tokens their names. ValueError if not byte-level."""
+    if sorted(vocab.values()) != [*range(len(vocab))]:
+        raise ValueError("the ids are not those from 0 on, each once")
+    names = [b""] * len(vocab)
+    for name, i in vocab.items():
+        try:
+            names[i] = name.encode() if i in added else bytes(BYTE[c] for c in name)
+        except KeyError:
+            raise ValueError(f"the token {name[:40]!r} is not spelled in bytes; only byte-level "
+                             "tokenizers can be taken") from None
+    return names
 
 
 def say_lost(tokenizer, texts):
