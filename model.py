@@ -4,12 +4,10 @@
     hidden = lm(ids)            # (B, T) -> (B, T, d), for the loss
     logits = lm.logits(hidden)  # (B, T, d) -> (B, T, V), for sampling
 
-Llama (arXiv 2302.13971): rotary positions, RMSNorm before each sublayer, SwiGLU, no biases, head
-tied or not; a config can ask for later variants. GPT-2: learned positions, LayerNorm before each
-sublayer, GELU (tanh form), biases, a tied head. Both compute the same as Hugging Face transformers'
-LlamaForCausalLM and GPT2LMHeadModel, and start from the same initialisation; q, k and v are one
-matrix here, and so are gate and up of SwiGLU: fewer, larger products. This file imports nothing of
-the project: copy it alone.
+Llama (arXiv 2302.13971): rotary positions, RMSNorm before each sublayer, SwiGLU, no biases; a
+config can ask for later variants. GPT-2: learned positions, LayerNorm before each sublayer, GELU
+(tanh form), biases, a tied head. Both compute and start the same as Hugging Face transformers'
+LlamaForCausalLM and GPT2LMHeadModel. This file imports nothing of the project: copy it alone.
 """
 import math
 from dataclasses import dataclass
@@ -41,10 +39,10 @@ class ModelConfig:
 # ---------------------------------------------------------------- the parts of a block
 
 def rope_table(head_dim, length, theta=10000.0, scaling=()):
-    """cos and sin of the rotary angles, each (length, head_dim), halves repeated.
+    """Return cos and sin of the rotary angles, each (length, head_dim): arXiv 2104.09864, eq. 34.
 
-    arXiv 2104.09864, eq. 34. scaling: Llama 3's (arXiv 2407.21783; as in transformers): it divides
-    low frequencies by `factor`, leaves high ones, and interpolates between them.
+    scaling: Llama 3's (arXiv 2407.21783) divides low frequencies by `factor`, leaves high ones,
+    and interpolates between them.
     """
     freq = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     if scaling:
@@ -116,17 +114,15 @@ class Attention(nn.Module):
     def forward(self, x, rope, cache):
         (B, T, d), H, K = x.shape, self.n_head, self.n_kv_head
 
-        # one product for queries, keys and values of all heads
+        # one matrix, so one product, for queries, keys and values of all heads
         qkv = self.qkv(x).view(B, T, H + 2 * K, d // H).transpose(1, 2)
         q, k, v = qkv.split([H, K, K], dim=1)  # (B, H, T, head_dim), of keys and values K heads
         if rope is not None:
             q = rotate(q, *rope)
             k = rotate(k, *rope)
 
-        # the cache has the keys and values of earlier tokens
-        if cache is not None:
+        if cache is not None:  # it has the keys and values of earlier tokens
             k, v = cache.append(self.layer, k, v)
-
         if K < H:  # arXiv 2305.13245: each of them serves H / K query heads
             k, v = (t.repeat_interleave(H // K, dim=1) for t in (k, v))
         y = attend(q, k, v, self.dropout if self.training else 0.0)
@@ -190,7 +186,6 @@ class Block(nn.Module):
 class LM(nn.Module):
     """A language model. forward: ids (B, T) -> hidden states after the last norm (B, T, d).
 
-    The head's matrix (V, d) is `lm.head.weight`; with `tie` (always for gpt2) the embedding's own.
     Raises ValueError where the sizes do not fit, or a GPT-2 input is longer than block_size.
     """
 
@@ -213,7 +208,11 @@ class LM(nn.Module):
         self.head = nn.Linear(c.d_model, c.vocab_size, bias=False)
 
         # as Hugging Face transformers initialises them
-        self.apply(self._init)
+        for name, p in self.named_parameters():
+            if p.ndim == 2:
+                nn.init.normal_(p, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(p)
         if c.arch == "gpt2":  # projections into the residual stream are scaled by its additions
             for name, p in self.named_parameters():
                 if name.endswith("proj.weight"):
@@ -224,13 +223,6 @@ class LM(nn.Module):
             cos, sin = rope_table(head_dim, c.block_size, c.rope_theta, c.rope_scaling)
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
-
-    @staticmethod
-    def _init(module):
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
 
     def forward(self, ids: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
         start = 0 if cache is None else cache.pos
@@ -246,8 +238,7 @@ class LM(nn.Module):
             if end > self.cos.shape[0]:  # longer than the model was trained on: the angles go on
                 c = self.config
                 cos, sin = rope_table(self.cos.shape[1], 2 * end, c.rope_theta, c.rope_scaling)
-                self.cos = cos.to(self.cos.device)
-                self.sin = sin.to(self.sin.device)
+                self.cos, self.sin = cos.to(ids.device), sin.to(ids.device)
             rope = self.cos[start:end], self.sin[start:end]  # (T, head_dim)
 
         # hidden states, not logits, are the result: the loss computes logits a chunk at a time
@@ -266,7 +257,7 @@ class LM(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def flops(self, T):
-        """Floating-point operations per token of a forward pass over T tokens, incl. the head.
+        """Return floating-point operations per token of a forward pass over T tokens, incl. head.
 
         Matrix products only, two operations per multiply-add; attention in full, as PaLM counts
         MFU (arXiv 2204.02311, appendix B). Training takes three times as many.
@@ -275,10 +266,10 @@ class LM(nn.Module):
         return 2 * weights + 4 * T * self.config.d_model * self.config.n_layer
 
     def stepper(self, batch, length):
-        """A function: the next ids (B, n) of growing texts -> logits (B, V) for the token after.
+        """Return a function: the next ids (B, n) of texts -> logits (B, V) for the token after.
 
-        It reads each token once, with a cache for `length` tokens. On a CPU the cache is fp32 at
-        least, because attention with one query per row takes three times as long there in bf16.
+        Its cache has room for `length` tokens. On a CPU this is fp32 at least, because attention
+        with one query per row takes three times as long there in bf16.
         """
         kind = self.embed.weight.device.type
         dtype = self.embed.weight.dtype
@@ -294,13 +285,11 @@ class LM(nn.Module):
 
     @torch.no_grad()
     def generate(self, ids: torch.Tensor, n: int, temperature=1.0, top_k=0, top_p=1.0,
-                 generator=None, stop=None) -> torch.Tensor:
+                 generator=None, stop=-1) -> torch.Tensor:
         """Continue ids (B, T) by up to n sampled tokens: (B, T + n).
 
         It ends early once every row has produced `stop`, and fills finished rows up with it.
-        temperature 0 takes the most likely token; top_k > 0 keeps the k most likely; top_p < 1
-        keeps the smallest set of tokens with probability p or more. `generator` (torch.Generator on
-        the model's device) seeds the draws. The caller chooses train or eval mode.
+        The caller chooses train or eval mode.
         """
         B, T = ids.shape
         step = self.stepper(B, T + n)
@@ -308,17 +297,20 @@ class LM(nn.Module):
         new = ids
         for _ in range(n):
             new = sample(step(new).float(), temperature, top_k, top_p, generator)  # (B, 1)
-            if stop is not None:
-                new = new.masked_fill(done[:, None], stop)
-                done |= new[:, 0] == stop
+            new = new.masked_fill(done[:, None], stop)
+            done |= new[:, 0] == stop
             ids = torch.cat([ids, new], dim=1)
-            if stop is not None and done.all():
+            if stop >= 0 and done.all():  # without a stop a GPU need not wait for the answer
                 break
         return ids
 
 
 def sample(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
-    """Draw one token per row from logits (B, V): (B, 1)."""
+    """Draw one token per row from logits (B, V): (B, 1).
+
+    temperature 0 takes the most likely token; top_k > 0 keeps the k most likely; top_p < 1 keeps
+    the smallest set of tokens with probability p or more.
+    """
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
     z = logits / temperature
