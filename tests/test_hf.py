@@ -629,7 +629,7 @@ BROKEN = {
     "a tensor more": (lambda f: edit_weights(f, lambda w: w.update(more=torch.ones(1))), "more"),
     "whole numbers": (lambda f: edit_weights(
         f, lambda w: w.update({NORM: torch.ones(32, dtype=torch.int8)})), "type torch.int8"),
-    "more layers": (config_says(num_hidden_layers=9_999_999), "num_hidden_layers = 9999999: must be"),
+    "more layers": (config_says(num_hidden_layers=9_999_999), "layers = 9999999: must be"),
     "a layer more": (config_says(num_hidden_layers=3), "lack model.layers.2."),
     "fewer layers": (config_says(num_hidden_layers=1), "the weights have model.layers.1."),
     "no number": (config_says(num_hidden_layers="2"), "num_hidden_layers = '2'"),
