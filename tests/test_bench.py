@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import distill
 import losses
 from onecoach import run, stored
-from onecoach.config import UserError
 from tools.bench import __main__ as command
 from tools.bench import loss, measure, peers, score, step, text
 
@@ -32,8 +31,6 @@ def small(monkeypatch):
         monkeypatch.setattr(measure, name, value)
     monkeypatch.setattr(run, "has_bf16", lambda device: False)  # the same rows on any processor
     monkeypatch.setattr(measure, "memory", lambda make, arguments, *_, **__: (2.0, math.nan))
-    monkeypatch.setattr(text, "prepare_by_command",
-                        lambda *inputs: text.prepare_in_process(*inputs)())
     monkeypatch.setattr(losses, "can_compile", lambda kind: True)  # compile is the identity here
     monkeypatch.setattr(torch, "compile", lambda f, **_: f)
     monkeypatch.setattr(losses, "mode", "eager")
@@ -82,8 +79,7 @@ def test_the_last_line_is_json(what, with_peers, last_line, tmp_path):
         assert result["ours"] == pytest.approx(tokens / result["rows"]["ours"]["seconds"], rel=1e-3)
 
 
-PACKAGES = {"loss": {"liger": "liger_kernel", "liger, compiled": "liger_kernel", "trl": "trl",
-                     "trl, plain CE": "trl", "orda": "orda_kernel"},
+PACKAGES = {"loss": {"liger": "liger_kernel", "liger, compiled": "liger_kernel", "trl": "trl", "orda": "orda_kernel"},
             "step": {"transformers, liger": "liger_kernel",
                      "transformers, liger, compiled": "liger_kernel"}}
 
@@ -167,15 +163,6 @@ def test_the_best_peers_are_the_fastest_and_the_leanest(capsys):
     assert ours.split() == ["ours", "1", "2", "1", "0.2"]
 
 
-def test_preparation_is_the_command_itself(tmp_path, capfd):
-    (tmp_path / "t.txt").write_text("the dog sees the cat\n" * 100)
-    text.prepare_by_command(dict(corpus=str(tmp_path / "t.txt"), vocab_size=265), tmp_path)
-    assert [*tmp_path.glob("prepared-*/t-265-half-*/train.bin")]
-    with pytest.raises(UserError):
-        text.prepare_by_command(dict(corpus=str(tmp_path / "none.txt"), vocab_size=265), tmp_path)
-    assert "none.txt': no text there" in capfd.readouterr().err
-
-
 def test_without_text_babytalk_is_taken_and_said(small, capsys, tmp_path):
     sample = text.babytalk.sample
     small.setattr(text.babytalk, "sample", lambda n, seed: sample(min(n, 1000), seed))
@@ -196,7 +183,7 @@ def test_a_processor_has_a_name_where_there_is_no_proc(monkeypatch, capsys):
         with monkeypatch.context() as patch:
             patch.setattr(run, "has_bf16", lambda device: False)
             patch.setattr(measure.pathlib.Path, "read_text", read_text)
-            assert measure.processor() == "arm64"
+            assert measure.name_of(torch.device("cpu")) == "arm64"
             assert measure.machine() == "float32"
     assert capsys.readouterr().out.count("arm64, ") == 2
 

@@ -2,8 +2,8 @@
 
     python -m tools.bench prepare|bpe|loss|step|score [--size=nano|paper] [--peers]
 
-    prepare  `python data.py` in a process of its own: from raw files to token files, V 16000. The
-             peer is the training and encoding of Hugging Face tokenizers alone.
+    prepare  data.py's work from raw files to token files, V 16000. The peer is the training and
+             encoding of Hugging Face tokenizers alone.
     bpe      train a tokenizer of V 16000 and encode a cleaned corpus. The peer is Hugging Face
              tokenizers on the same pre-tokens; their ids are compared.
     loss     forward and backward of the distillation loss: 4096 positions, V 16000, alpha 0.5, tau
@@ -19,8 +19,7 @@
 prepare and bpe read data/babylm_10m under $BABYLM_DIR (../shared), or babytalk where there is none.
 Machines drift, so compare ratios. Memory is measured in a fresh process: its peak (prepare, step,
 score), or the part above the inputs (bpe, loss). On a GPU it is the allocator's, and `step` also
-shows MFU and the teacher's own training. A peer that is not installed or fails is left out, with a
-line that says why.
+shows MFU. A peer that is not installed or fails is left out, with a line that says why.
 
 The last line is one JSON object: what, size, unit (seconds, tokens/s or sentences/s), ours, peer
 (the fastest, peer_is), ours_gb, peer_gb (the leanest, peer_gb_is), rows (the whole table), and

@@ -21,12 +21,11 @@ def bench_loss(args):
           f"elementwise part of ours is {path}; where no dtype is named, products are in {auto}")
 
     shape = d, d_p, measure.POSITIONS, measure.V
-    contenders = {name: (run_loss, (*how, *shape))
-                  for name, how in loss_contenders(auto, path, args.peers).items()}
-    functions = measure.made(contenders)
+    how = loss_contenders(auto, path, args.peers)
+    functions = measure.made({name: (run_loss, (*how[name], *shape)) for name in how})
     errors = {name: loss_errors(once, *shape) for name, once in functions.items()}
     others = [name for name in functions if not name.startswith("ours")
-              and not is_the_same(errors[name], contenders[name][1][1])]
+              and not is_the_same(errors[name], how[name][1])]
     for name in others:
         print(f"{name}: it computes another loss, and is not compared")
 
@@ -36,11 +35,11 @@ def bench_loss(args):
 
     rows = {name: dict(seconds=seconds, gb=torch.nan) for name, seconds in times.items()}
     for name, row_errors in errors.items():
-        f, dtype, mode, d, d_p, N, V = contenders[name][1]
         # two shapes: what is compiled for both of them is compiled for any
-        tiny = [(f, dtype, mode, d, d_p, *small) for small in ((32, 256), (48, 320))]
-        for column, n in (("gb", N), ("GB at 2 N", 2 * N)):
-            rows[name][column] = measure.memory(run_loss, (f, dtype, mode, d, d_p, n, V), tiny)[1]
+        tiny = [(*how[name], d, d_p, *small) for small in ((32, 256), (48, 320))]
+        for column, n in (("gb", measure.POSITIONS), ("GB at 2 N", 2 * measure.POSITIONS)):
+            inputs = *how[name], d, d_p, n, measure.V
+            rows[name][column] = measure.memory(run_loss, inputs, tiny)[1]
         rows[name] |= row_errors
     return dict(measure.show(rows, left_out=others), dtype=auto, path=path)
 

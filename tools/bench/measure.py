@@ -52,12 +52,9 @@ def machine():
 
 
 def name_of(device):
-    """Return the name of a torch.device: of its GPU, or of the processor."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-
-
-def processor():
-    """Return the processor's name as the system has it."""
+    """Return the name of a torch.device: of its GPU, or of the processor as the system has it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError):  # Linux alone has this file
         for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -73,13 +70,14 @@ def made(contenders):
     """
     functions = {}
     for name, (make, arguments) in contenders.items():
+        is_ours = name.startswith("ours")
         try:
             f = make(*arguments)
-            if not name.startswith("ours"):
+            if not is_ours:
                 f()
             functions[name] = f
         except Exception as error:
-            if name.startswith("ours"):
+            if is_ours:
                 raise
             print(f"row {name} skipped: {reason(error)}")
     return functions
@@ -169,12 +167,11 @@ def peak():
 
 def best_peers(rows, left_out=()):
     """Return the names of the fastest peer and of the one of least memory, or None."""
-    rivals = {name: row for name, row in rows.items()
-              if not name.startswith(("ours", "products", "the teacher's"))
-              and name not in left_out}
-    measured = {name: row for name, row in rivals.items() if math.isfinite(row["gb"])}
-    fastest = min(rivals, key=lambda name: rivals[name]["seconds"], default=None)
-    leanest = min(measured, key=lambda name: measured[name]["gb"], default=None)
+    rivals = [name for name in rows
+              if not name.startswith(("ours", "products")) and name not in left_out]
+    measured = [name for name in rivals if math.isfinite(rows[name]["gb"])]
+    fastest = min(rivals, key=lambda name: rows[name]["seconds"], default=None)
+    leanest = min(measured, key=lambda name: rows[name]["gb"], default=None)
     return fastest, leanest
 
 
@@ -184,26 +181,24 @@ def show(rows, unit="seconds", left_out=()):
     left_out: peers that compute something else: they are shown, but never the best.
     """
     fastest, leanest = best_peers(rows, left_out)
+    ours, peer, lean = (rows.get(name, {}) for name in ("ours", fastest, leanest))
     further = dict.fromkeys(column for row in rows.values() for column in row)
     further = [column for column in further if column not in ("seconds", "gb")]
-
     lines = [["", "seconds", f"speed / {fastest or 'peer'}", "GB", f"/ {leanest or 'peer'}",
               *further]]
     for name, row in rows.items():
-        speed = fastest and rows[fastest]["seconds"] / row["seconds"]
-        memory = leanest and row["gb"] / rows[leanest]["gb"]
+        speed = peer.get("seconds", math.nan) / row["seconds"]
+        memory = row["gb"] / lean.get("gb", math.nan)
         cells = [row["seconds"], speed, row["gb"], memory, *map(row.get, further)]
         lines.append([name, *map(cell, cells)])
     print(table(lines))
-
-    ours, peer, lean = (rows.get(name, {}) for name in ("ours", fastest, leanest))
     return dict(unit=unit, ours=ours[unit], peer=peer.get(unit), peer_is=fastest,
                 ours_gb=ours["gb"], peer_gb=lean.get("gb"), peer_gb_is=leanest, rows=rows)
 
 
 def cell(value):
-    """Write a value for the table: three digits, "-" for what was not measured."""
-    if value is None or isinstance(value, float) and math.isnan(value):
+    """Write a value for the table: three digits, "-" if it was not measured."""
+    if value is None or value != value:
         return "-"
     if not isinstance(value, float):
         return str(value)

@@ -50,20 +50,11 @@ def trl(h, W, h_p, W_p, y):
 
     Triton's on a GPU, torch's on a CPU; both by 4096 positions and 32768 tokens, as shipped.
     """
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
     log_q_y, *_ = ChunkedLogProbFunction.apply(h, W, None, y, 1.0, 32768, None, 1.0, ())
-    return -ALPHA * log_q_y.mean() + (1 - ALPHA) * TAU**2 * trl_rkl(h, W, h_p, W_p)
-
-
-def trl_plain_ce(h, W, h_p, W_p, y):
-    """`trl`, its CE of materialised logits: the student's are multiplied once less."""
-    return ALPHA * F.cross_entropy(h @ W.T, y) + (1 - ALPHA) * TAU**2 * trl_rkl(h, W, h_p, W_p)
-
-
-def trl_rkl(h, W, h_p, W_p):
-    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
     rkl, _ = ChunkedDivergenceFunction.apply(h, W, None, h_p, W_p, None, 1.0, TAU)  # (N,)
-    return rkl.mean()
+    return -ALPHA * log_q_y.mean() + (1 - ALPHA) * TAU**2 * rkl.mean()
 
 
 def orda(h, W, h_p, W_p, y):
@@ -78,7 +69,6 @@ LOSSES = {"materialised": materialised,
           "liger": liger,
           "liger, compiled": functools.partial(liger, compiled=True),
           "trl": trl,
-          "trl, plain CE": trl_plain_ce,
           "orda": orda}
 
 
@@ -187,7 +177,7 @@ def hf_tokenizer(texts, vocab_size):
 
 # ---------------------------------------------------------------- scoring
 
-def minicons_score(lm, tokenizer, sentences, device):
+def minicons_score(lm, tokenizer, sentences):
     """() -> (n,) log p(sentence | <s>) by minicons, of a transformers model with lm's weights.
 
     tokenizer: a tokenizer.json.
@@ -196,7 +186,7 @@ def minicons_score(lm, tokenizer, sentences, device):
     from transformers import PreTrainedTokenizerFast
     fast = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), bos_token="<s>", eos_token="</s>",
                                    pad_token="<pad>")
-    scores = scorer.IncrementalLMScorer(hf_copy(lm).eval(), str(device), tokenizer=fast)
+    scores = scorer.IncrementalLMScorer(hf_copy(lm).eval(), str(measure.device), tokenizer=fast)
 
     def once():
         sums = []

@@ -1,13 +1,13 @@
 """Log-probabilities of sentences under a random model: eval.score_sentences beside minicons."""
+import collections
 import pathlib
 import tempfile
 
 import torch
 
 import babytalk
-import data
 import eval
-from bpe import Tokenizer, train_bpe
+from bpe import Tokenizer, pre_tokens, train_bpe
 from onecoach import suite
 from onecoach.config import Config
 from onecoach.run import autocast, make_model
@@ -20,16 +20,20 @@ def bench_score(args):
     model = measure.MODELS[args.size][0]
     print(f"score, {args.size}: {len(sentences)} sentences, {len(set(sentences))} distinct; fp32 "
           "where no dtype is named")
+    dtypes = {"": "float32"}
+    if auto == "bfloat16":
+        dtypes[", bf16"] = auto
+    scores = {"ours": our_scores}
+    if args.peers:
+        scores["minicons"] = peers.minicons_score
+    # one token for each word
+    tokenizer = Tokenizer(train_bpe(collections.Counter(pre_tokens("\n".join(sentences)))))
+    V = max(measure.V, tokenizer.vocab_size)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "tokenizer.json"
-        tokenizer = word_tokenizer(sentences, folder)
         tokenizer.save(path)
-        inputs = model, max(measure.V, tokenizer.vocab_size), path, sentences
-        contenders = {}
-        for name, make in (("ours", our_scores), ("minicons", their_scores))[:1 + args.peers]:
-            contenders[name] = make, (*inputs, "float32")
-            if auto == "bfloat16":
-                contenders[f"{name}, bf16"] = make, (*inputs, auto)
+        contenders = {name + ending: (run_score, (score, model, V, path, sentences, dtype))
+                      for name, score in scores.items() for ending, dtype in dtypes.items()}
         scorers = measure.made(contenders)
         times = measure.median_times(scorers, measure.ROUNDS[args.size])
         gb = {name: measure.memory(*contenders[name])[0] for name in scorers}
@@ -55,27 +59,17 @@ def minimal_pairs():
     return [sentence.strip() for item in items for _, sentence in item.candidates]
 
 
-def word_tokenizer(sentences, folder):
-    """Train a Tokenizer that makes one token of each of their words."""
-    text = pathlib.Path(folder) / "sentences.text"
-    text.write_text("\n".join(sentences))
-    return Tokenizer(train_bpe(data.count_words({"": text})))
-
-
 def random_lm(model, V):
     torch.manual_seed(0)
     return make_model(Config(**model), V).eval()
 
 
-def our_scores(model, V, tokenizer, sentences, dtype):
+def run_score(score, model, V, tokenizer, sentences, dtype):
     """() -> (n,) log p(sentence | <s>); tokenizer: a tokenizer.json; dtype: of the products."""
     lm = random_lm(model, V).to(measure.device)
+    return autocast(dtype, measure.device)(score(lm, tokenizer, sentences))
+
+
+def our_scores(lm, tokenizer, sentences):
     tokenizer = Tokenizer.load(tokenizer)
-    in_dtype = autocast(dtype, measure.device)
-    return in_dtype(lambda: eval.score_sentences(lm, tokenizer, sentences))
-
-
-def their_scores(model, V, tokenizer, sentences, dtype):
-    lm = random_lm(model, V)
-    in_dtype = autocast(dtype, measure.device)
-    return in_dtype(peers.minicons_score(lm, tokenizer, sentences, measure.device))
+    return lambda: eval.score_sentences(lm, tokenizer, sentences)

@@ -52,7 +52,7 @@ def bench_step(args):
 
 def step_contenders(args, auto):
     """Return ours and, if they are asked for, the peers': {name: (make, arguments)}."""
-    models = measure.MODELS[args.size]
+    sizes = measure.MODELS[args.size]
     pieces = measure.PIECES[args.size]
     keys = dict(batch_size=args.batch, block_size=measure.T, dtype=auto)
     on_rollouts = dict(on_policy=1.0, rollout_mix=0.2, rollout_loss="single_step", alpha=0.0)
@@ -62,20 +62,16 @@ def step_contenders(args, auto):
              f"ours, compiled, grad_accum {pieces}": dict(compile=True, grad_accum=pieces),
              "ours, rollouts": on_rollouts,
              TOGETHER: on_rollouts | dict(rollout_every=ROLLOUT_EVERY),
-             "ours, teacher stored": dict(teacher_cache=STORED_K, random_offset=False)}
-    if hasattr(torch.optim, "Muon"):
-        kinds["ours, Muon"] = dict(optimizer="muon")
+             "ours, teacher stored": dict(teacher_cache=STORED_K, random_offset=False),
+             "ours, Muon": dict(optimizer="muon")}
     if auto != "float32":
         kinds["ours, fp32"] = dict(dtype="float32")
     if not losses.can_compile(measure.device.type):
         kinds = {name: kind for name, kind in kinds.items() if "compile" not in kind}
-    contenders = {name: (Step, (models, keys | kind, measure.V)) for name, kind in kinds.items()}
+    contenders = {name: (Step, (sizes, keys | kind, measure.V)) for name, kind in kinds.items()}
 
-    if measure.device.type == "cuda":  # on a CPU it takes minutes
-        for name, kind in (("", {}), (", compiled", dict(compile=True))):
-            contenders[f"the teacher's training{name}"] = Step, (models[1:], keys | kind, measure.V)
     if args.peers:
-        shape = models, measure.V, args.batch, measure.T
+        shape = sizes, measure.V, args.batch, measure.T
         contenders |= {name: (peers.hf_step, (name, auto, *shape)) for name in peers.STEPS}
         if auto != "float32":  # as Baby Llama runs it
             contenders["transformers, fp32"] = peers.hf_step, ("transformers", "float32", *shape)
@@ -85,25 +81,24 @@ def step_contenders(args, auto):
 class Step:
     """The step of distill.py's loop, on one batch of random ids and with random weights.
 
-    models: the sizes of student and teacher, or of one model alone. With rollout_every = n a call
-    is n steps.
+    sizes: of student and teacher. With rollout_every = n a call is n steps.
     """
 
-    def __init__(self, models, keys, V):
+    def __init__(self, sizes, keys, V):
         torch.manual_seed(0)
-        keys = dict(divergence="rkl", tau=TAU, alpha=ALPHA, vocab_size=V) | models[0] | keys
+        student, teacher = sizes
+        keys = dict(divergence="rkl", tau=TAU, alpha=ALPHA, vocab_size=V) | student | keys
         config = Config(**keys)
         self.run = stand_in(config)
         self.student = make_model(config, V).to(self.run.device)
-        lms = [copy.copy(random_teacher(V, config.longest, self.run.dtype, **model))
-               for model in models[1:]]
+        lm = copy.copy(random_teacher(V, config.longest, self.run.dtype, **teacher))
         ids = torch.randint(3, V, (config.batch_size, config.longest + 1)).to(self.run.device)
         self.x = ids[:, :-1].contiguous()
         self.y = ids[:, 1:].contiguous()
         if config.compile:
-            for lm in (self.student, *lms):
-                lm.compile()
-        self.teachers = distill.Teachers(map(distill.Teacher, lms))
+            self.student.compile()
+            lm.compile()
+        self.teachers = distill.Teachers([distill.Teacher(lm)])
         if config.teacher_cache:
             self.teachers.store = stored_targets(self, V)
         self.optimizer = distill.make_optimizer(self.student, config)

@@ -1,8 +1,5 @@
 """From text to tokens: all of data.py, and the tokenizer alone, beside Hugging Face tokenizers."""
-import contextlib
 import pathlib
-import subprocess
-import sys
 import tempfile
 
 import numpy as np
@@ -11,7 +8,7 @@ import babytalk
 import data
 from bpe import Tokenizer, train_bpe
 from onecoach import corpora
-from onecoach.config import UserError
+from onecoach.config import Config
 from onecoach.tokens import TokenFile, write_tokens
 from tools.bench import measure, peers
 
@@ -31,14 +28,10 @@ def bench_text(args):
 
         contenders = {"ours": (our_bpe, (texts, V, folder / "ours.bin"))}
         if prepares:
-            keys = dict(corpus=corpus, dev=dev, vocab_size=V)
-            contenders["ours"] = prepare_in_process, (keys, folder)
+            contenders["ours"] = prepare, (corpus, dev, V, folder)
         if args.peers:
             contenders["tokenizers"] = peers.hf_bpe, (texts, V, folder / "theirs.bin")
-        functions = measure.made(contenders)
-        if prepares:
-            functions["ours"] = lambda: prepare_by_command(keys, folder)
-        times = measure.median_times(functions, 3, warm_up=0)
+        times = measure.median_times(measure.made(contenders), 3, warm_up=0)
         rows = {}
         for name, seconds in times.items():
             peak, added = measure.memory(*contenders[name], runs=1)
@@ -73,26 +66,11 @@ def text_details(ours, theirs):
 
 # ---------------------------------------------------------------- ours
 
-def data_arguments(keys, folder):
-    """The command line of data.py that prepares `keys` in a new folder."""
-    config = folder / "empty.py"
-    config.write_text("")
-    keys = keys | dict(data_dir=tempfile.mkdtemp(prefix="prepared-", dir=folder))
-    return [str(config), *(f"--{name}={value}" for name, value in keys.items())]
-
-
-def prepare_by_command(keys, folder):
-    """Run data.py in a new process; UserError where it fails, after its own error."""
-    command = [sys.executable, data.__file__, *data_arguments(keys, folder)]
-    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
-        raise UserError("data.py failed, see above")
-
-
-def prepare_in_process(keys, folder):
-    """() -> None: data.py's command in this process, whose memory is measured."""
+def prepare(corpus, dev, V, folder):
+    """() -> None: prepare a corpus as data.py does, in a new folder each time."""
     def once():
-        with contextlib.redirect_stdout(None):
-            data.main(data_arguments(keys, folder))
+        data_dir = tempfile.mkdtemp(prefix="prepared-", dir=folder)
+        data.prepare(Config(corpus=corpus, dev=dev, vocab_size=V, data_dir=data_dir))
     return once
 
 
