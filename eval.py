@@ -78,12 +78,17 @@ class Options:
             # fp32 logits would overflow below 1e-4, where it is 0 for any purpose
             raise UserError(f"temperature = {self.temperature}: allowed are 0, always the most "
                             "likely token, and 1e-4 to 1e4")
-        if self.predictions:  # they are written after hours of scoring
-            path = pathlib.Path(self.predictions).absolute()
-            if not os.access(path.parent, os.W_OK):
-                raise UserError(f"predictions = {self.predictions!r}: there is no folder "
-                                f"{path.parent}, or it cannot be written to; name another")
-            files.read_json_or_empty(path)
+        if self.predictions:
+            check_predictions(self.predictions)
+
+
+def check_predictions(path):
+    """Raise UserError for a file that predictions cannot be added to, after hours of scoring."""
+    folder = pathlib.Path(path).parent
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{path}: there is no folder {folder}, or it cannot be written to; name "
+                        "another")
+    files.read_json_or_empty(pathlib.Path(path))
 
 
 def read_args(argv):
@@ -162,20 +167,14 @@ def perplexity_figures(blocks, lines):
     return {**figures, "mean_nats_per_byte": (blocks[0] / blocks[2] + lines[0] / lines[2]) / 2}
 
 
-def whole_text(file):
-    """Return {domain: ids (n,)} of a TokenFile."""
-    return {domain: np.array(file.tokens[start:stop], np.int64)
-            for domain, start, stop, *_ in file.segments}
-
-
 def test_split(file, newline_id):
-    """Return the second half of each domain of a TokenFile, from its first whole line on.
+    """Return {domain: ids (n,)}, the second half of each domain, from its first whole line on.
 
     The first half is the validation split, which chooses best.pt: it must not measure it too.
     """
     split = {}
-    for domain, ids in whole_text(file).items():
-        half = ids[len(ids) // 2:]
+    for domain, start, stop, *_ in file.segments:
+        half = np.array(file.tokens[(start + stop) // 2:stop], np.int64)
         ends = np.flatnonzero(half[:-2] == newline_id)
         split[domain] = half[ends[0] + 1:] if len(ends) else half
     return split
@@ -333,12 +332,11 @@ def own_data(subject):
     except UserError as e:
         raise UserError(f"{e}; the paths in {folder / 'config.json'} start from where it was "
                         "trained: go there, or name text to score with --dev=PATH")
-    if prepared.tokenizer.hash != tokenizer.hash:
-        raise UserError(f"{folder}: {prepared.folder} has another tokenizer; has {config.corpus} "
-                        "changed since? Text to score can be named with --dev=PATH")
-    if run.text_digest(folder) not in ("", prepared.train.corpus):
+    if (prepared.tokenizer.hash != tokenizer.hash
+            or run.text_digest(folder) not in ("", prepared.train.corpus)):
         raise UserError(f"{folder} was trained on other text than corpus = {config.corpus!r} is "
-                        "now; put that back, or name text to score with --dev=PATH")
+                        "now, or with another tokenizer; put that back, or name text to score with "
+                        "--dev=PATH")
     return prepared
 
 
@@ -513,14 +511,7 @@ def evaluate_subject(subject, tasks=(), **options):
     if (options.against or options.predictions) and not exam:
         raise UserError("--against and --predictions are about the suite's tasks; name some with "
                         "--tasks, or all with --tasks=suite")
-    data = data_folder(options)
-    check_folders(exam, data)
-    rows = {name: suite.read(name, data) for name in exam}  # all, before any work
-    lacks = {name: suite.lacks(name, rows[name]) for name in exam}
-    own = {name: data if lacks[name] or name == "choice" else "" for name in exam}
-    for name in exam:
-        if "limit" in TASKS[name].options:
-            rows[name] = suite.first_of_each(rows[name], options.limit)
+    asked = read_exam(exam, options)  # all rows, before any work
     other = other_subject(subject, options) if options.against else None
 
     # a folder that cannot be written to is refused before hours of scoring
@@ -528,31 +519,21 @@ def evaluate_subject(subject, tasks=(), **options):
     files.add_to_json(path, {slot("val_ce", options, ["which"]): validated(folder, options.which)})
     answers = {}
     for task in tasks:
-        key = slot(task, options, data=own.get(task, ""))
         if task in exam:
-            answers[task] = ask(subject, task, rows[task], options)
-            result = answers[task].result | {"tokenizer": subject.tokenizer.hash}
-            if lacks[task]:
-                result["lacks"] = lacks[task]
-            shown = "\n".join([tables.groups_table(task, answers[task]),
-                               *tables.remarks(task, result)])
+            answers[task] = ask(subject, asked[task], options)
+            result = answers[task].result
+            shown = "\n".join([tables.groups_table(task, result), *tables.remarks(task, result)])
+            key = slot(task, options, data=asked[task].data)
         else:
             result, shown = TASKS[task].do(subject, options)
+            key = slot(task, options)
         way = {name: getattr(options, name) for name in TASKS[task].options}
         files.add_to_json(path, {key: way | result})
         weights = f" ({options.which})" if "which" in way else ""
         print(f"\n{key} of {folder}{weights}\n{shown}")
     if exam:
-        close_exam(subject, other, rows, answers, own, options)
+        close_exam(subject, other, asked, answers, options)
     return with_verdicts(folder)
-
-
-def ask(subject, name, rows, options):
-    """Return a subject's Answers to a task of the suite, its products in options.dtype."""
-    model = subject.model
-    device = next(model.parameters()).device if isinstance(model, LM) else torch.device("cpu")
-    with run.autocast(options.dtype, device):
-        return answer(name, rows, model, subject.tokenizer, options.seed)
 
 
 def score_imported(folder, config, limit, device):
@@ -588,15 +569,41 @@ def validated(folder, which):
     return next((line["val_ce"] for line in lines[::-1] if line.get("val_ce") is not None), None)
 
 
-# ---------------------------------------------------------------- the suite, beside other runs
+# ---------------------------------------------------------------- the suite's tasks
 
-def check_folders(exam, data):
-    """Raise UserError if `data` has folders for some tasks only; it names both kinds."""
-    missing = [name for name in exam if not pathlib.Path(data, suite.TASKS[name].folder).is_dir()]
-    there = [name for name in exam if name not in missing]
+# A task of the suite. lacks: how its rows differ from the challenge's; data: their folder where
+# they are a set of your own, else ""
+Asked = collections.namedtuple("Asked", "name items lacks data")
+
+
+def read_exam(names, options):
+    """Return {task: Asked}. UserError if the folder of data has some of the tasks only."""
+    data = data_folder(options)
+    there = [name for name in names if pathlib.Path(data, suite.TASKS[name].folder).is_dir()]
+    missing = [name for name in names if name not in there]
     if missing and there:
         raise UserError(f"{data} has nothing of {', '.join(missing)}: docs/babylm.md says where to "
                         f"get it; what is there: --tasks={','.join(there)}")
+    asked = {}
+    for name in names:
+        items = suite.read(name, data)
+        lacks = suite.missing(name, collections.Counter(item.group for item in items))
+        if "limit" in TASKS[name].options:
+            items = suite.first_of_each(items, options.limit)
+        asked[name] = Asked(name, items, lacks, data if lacks or name == "choice" else "")
+    return asked
+
+
+def ask(subject, asked, options):
+    """Return a subject's Answers to a task of the suite, its products in options.dtype."""
+    model = subject.model
+    device = next(model.parameters()).device if isinstance(model, LM) else torch.device("cpu")
+    with run.autocast(options.dtype, device):
+        answers = answer(asked.name, asked.items, model, subject.tokenizer, options.seed)
+    answers.result["tokenizer"] = subject.tokenizer.hash
+    if asked.lacks:
+        answers.result["lacks"] = asked.lacks
+    return answers
 
 
 def other_subject(subject, options):
@@ -608,51 +615,54 @@ def other_subject(subject, options):
     return other
 
 
-def close_exam(subject, other, rows, answers, own, options):
-    """Print the tasks in one table, with other runs, and the comparison; write the predictions.
-
-    own: {task: the folder of a set of your own, or ""}.
-    """
-    columns = [("", {name: its.result for name, its in answers.items()})]
-    columns += yardsticks(subject, own, options)
+def close_exam(subject, other, asked, answers, options):
+    """Print the tasks in one table, with other runs, and the comparison; write the predictions."""
+    ngrams = dataclasses.replace(options, dtype="float32")  # they have no other
+    columns = [("", {name: ours.result for name, ours in answers.items()}),
+               *yardsticks(subject, {name: slot(name, ngrams, data=task.data)
+                                     for name, task in asked.items()})]
     compared = {}
     if other:
-        theirs = {name: ask(other, name, rows[name], options) for name in rows}
+        theirs = {name: ask(other, task, options) for name, task in asked.items()}
         columns.append((other.folder.name, {name: its.result for name, its in theirs.items()}))
-        compared = {name: suite.compared(its.items, its.share, theirs[name].share,
+        compared = {name: suite.compared(asked[name].items, ours.share, theirs[name].share,
                                          suite.TASKS[name].over)
-                    for name, its in answers.items() if its.share is not None}
+                    for name, ours in answers.items() if ours.share is not None}
+    folders = {name: task.data for name, task in asked.items()}
     print(f"\nthe tasks of {subject.folder} ({options.which})\n"
-          f"{tables.summary_table(own, columns)}")
+          f"{tables.summary_table(folders, columns)}")
     if compared:
         print("\n" + tables.against_table(other.folder.name, compared))
     if other and run.other_text(subject.folder, other.folder):
         print(f"{other.folder} was trained on other text than {subject.folder}: a difference may "
               "come from the text")
     if options.predictions:
-        said = {suite.TASKS[name].key: its.said for name, its in answers.items()
-                if suite.TASKS[name].key in suite.WANTED}
-        path = pathlib.Path(options.predictions)
-        files.add_to_json(path, said)  # other keys, glue, stay
-        print(f"\npredictions of {', '.join(said) or 'no task of a submission'}: {path}")
-        held = files.read_json(path)
-        lacks = [f"{key} ({maker})" for key, maker in suite.WANTED.items() if key not in held]
-        if lacks:
-            print(f"a submission of 2026 also holds {', '.join(lacks)}; see docs/babylm.md")
+        write_predictions(pathlib.Path(options.predictions), answers)
 
 
-def yardsticks(subject, tasks, options):
-    """Return [(label, {task: result})] of the ngram-* folders of the run's text beside it.
+def write_predictions(path, answers):
+    """Add the predictions of a submission's tasks to a file, and say which ones it still lacks."""
+    said = {suite.TASKS[name].key: ours.said for name, ours in answers.items()
+            if suite.TASKS[name].key in suite.WANTED}
+    files.add_to_json(path, said)  # other keys, glue, stay
+    print(f"\npredictions of {', '.join(said) or 'no task of a submission'}: {path}")
+    held = files.read_json(path)
+    lacks = [f"{key} ({maker})" for key, maker in suite.WANTED.items() if key not in held]
+    if lacks:
+        print(f"a submission of 2026 also holds {', '.join(lacks)}; see docs/babylm.md")
 
-    tasks: {task: the folder of a set of your own, or ""}.
+
+def yardsticks(subject, slots):
+    """Return [(label, {task: result})] of the ngram-* folders of the run's text next to it.
+
+    slots: {task: the result's key in their eval.json}.
     """
     columns = []
-    options = dataclasses.replace(options, dtype="float32")  # an n-gram has no other
     for path in sorted(subject.folder.parent.glob("ngram-*/eval.json")):
         folder = path.parent
         saved = files.read_json(path) if folder != subject.folder else {}
-        results = {name: saved[key] for name, data in tasks.items()
-                   if isinstance(saved.get(key := slot(name, options, data=data)), dict)}
+        results = {name: saved[key] for name, key in slots.items()
+                   if isinstance(saved.get(key), dict)}
         tokenizers = {result.get("tokenizer") for result in results.values()}
         if tokenizers - {subject.tokenizer.hash}:
             print(f"{folder} is not shown: its eval.json is of another tokenizer")

@@ -10,15 +10,15 @@ from onecoach.scoring import score_all
 
 # result: for eval.json; share (n,): suite.shares of the items, if they have right answers;
 # said: in the form of a predictions file
-Answers = collections.namedtuple("Answers", "result items share said")
+Answers = collections.namedtuple("Answers", "result share said")
 FIGURE = "accuracy", "interval", "at_chance", "chance", "n"  # what a line of a table wants
 
 
-def answer(name, rows, model, tokenizer, seed=0):
-    """Return a model's Answers to a task of the suite. rows: from suite.read."""
+def answer(name, items, model, tokenizer, seed=0):
+    """Return a model's Answers to the Items of a task of the suite."""
     task = suite.TASKS[name]
     do = {"choose": answer_choices, "rank": answer_ranks, "reading": answer_reading}[task.kind]
-    return do(task, rows, model, tokenizer, seed)
+    return do(task, items, model, tokenizer, seed)
 
 
 def answer_choices(task, items, model, tokenizer, seed):
@@ -45,7 +45,7 @@ def answer_choices(task, items, model, tokenizer, seed):
         per_byte = suite.accuracies(items, each, task.over)
         result["per_byte"] = {key: per_byte[key] for key in FIGURE}
     said = suite.predictions(items, suite.chosen(scores, seed))
-    return Answers(result | {"cut": cut}, items, share, said)
+    return Answers(result | {"cut": cut}, share, said)
 
 
 def answer_ranks(task, items, model, tokenizer, seed):
@@ -56,21 +56,20 @@ def answer_ranks(task, items, model, tokenizer, seed):
     result = suite.correlation(odds, np.array([item.ratio for item in items]))
     said = suite.predictions([dataclasses.replace(item, group=task.key) for item in items],
                              suite.chosen(scores, seed), first)
-    return Answers(result | {"cut": cut}, items, None, said)
+    return Answers(result | {"cut": cut}, None, said)
 
 
-def answer_reading(task, rows, model, tokenizer, seed):
-    columns, words, before = rows
-    known = [i for i, candidate in enumerate(before) if candidate]
-    lists = [[candidate] for candidate in [*words, *(before[i] for i in known)]]
+def answer_reading(task, items, model, tokenizer, seed):
+    known = [i for i, item in enumerate(items) if len(item.candidates) == 2]
+    lists = [[item.candidates[0]] for item in items] + [[items[i].candidates[1]] for i in known]
     sums, _, cut = candidate_scores(model, tokenizer, lists)
-    surprisal, prev = np.split(-np.concatenate(sums), [len(words)])
-    prev_surprisal = np.full(len(words), np.nan)
+    surprisal, prev = np.split(-np.concatenate(sums), [len(items)])
+    prev_surprisal = np.full(len(items), np.nan)
     prev_surprisal[known] = prev
-    result = suite.reading_figures(columns, surprisal, prev_surprisal)
+    result = suite.reading_figures(items, surprisal, prev_surprisal)
     said = [{"id": i, "pred": float(a), "prev_pred": float(b)}  # nan: missing, in their scoring too
             for i, (a, b) in enumerate(zip(surprisal, prev_surprisal))]
-    return Answers(result | {"cut": cut}, words, None, {"reading": {"predictions": said}})
+    return Answers(result | {"cut": cut}, None, {"reading": {"predictions": said}})
 
 
 def candidate_scores(model, tokenizer, lists):

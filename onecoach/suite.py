@@ -31,24 +31,25 @@ class Item:
     candidates: list
     right: int = 0
     field: str = None           # a field has several groups
-    shown: list = None          # each candidate in a prediction; None: its completion
     id: str = None              # a prediction's key; None: the group
+    says_prefix: bool = False   # does a prediction repeat the prefix?
     candidates_2025: list = None  # compared until 2025; None: the same
     ratio: float = None         # share of the people asked that took the first
+    columns: dict = None        # reading: times and covariates of the word
 
     def say(self, i):
-        return self.shown[i] if self.shown else self.candidates[i][1]
+        prefix, completion = self.candidates[i]
+        return prefix + completion if self.says_prefix else completion
 
 
 # ---------------------------------------------------------------- rows of files
 
+@dataclasses.dataclass
 class Row:
-    """A JSON object and its place in a file, for messages."""
-
-    def __init__(self, values, where, stem=""):
-        self.values = values
-        self.where = where
-        self.stem = stem  # of the file's name
+    """A JSON object."""
+    values: dict
+    where: str      # file and line, for messages
+    stem: str = ""  # of the file's name
 
     def wrong(self, what):
         return UserError(f"{self.where}: {what}")
@@ -119,11 +120,9 @@ def read_folder(folder, item_of, hint=""):
 
 def pair(row):
     """Read BLiMP's form: two sentences, each after `<s>`. Without a UID the group is the file."""
-    field = str(row.values.get("field") or "") or None
-    if field == "syntax_semantics":
-        field = "syntax/semantics"
-    sentences = [row.text(key) for key in SENTENCES]
-    return Item(str(row.values.get("UID") or row.stem), [("", s) for s in sentences], field=field)
+    field = str(row.values.get("field") or "").replace("syntax_semantics", "syntax/semantics")
+    return Item(str(row.values.get("UID") or row.stem),
+                [("", row.text(key)) for key in SENTENCES], field=field or None)
 
 
 def pairs(rows):
@@ -134,10 +133,9 @@ def pairs(rows):
 def ewok(row):
     """Read the same target after either context; until 2025 either target after the first."""
     contexts = [row.text("Context1"), row.text("Context2")]
-    targets = [row.text("Target1"), row.text("Target2")]
-    return Item(row.text("Domain"), [(context, " " + targets[0]) for context in contexts],
-                shown=[f"{context} {targets[0]}" for context in contexts],
-                candidates_2025=[(contexts[0], " " + target) for target in targets])
+    targets = [" " + row.text("Target1"), " " + row.text("Target2")]
+    return Item(row.text("Domain"), [(context, targets[0]) for context in contexts],
+                says_prefix=True, candidates_2025=[(contexts[0], target) for target in targets])
 
 
 def entity_tracking(row):
@@ -154,16 +152,13 @@ def entity_tracking(row):
                 field=row.stem)
 
 
-COMPS = {"comps_base": "base", "comps_wugs": "wugs", "comps_wugs_dist-before": "wugs_dist_before",
-         "comps_wugs_dist-in-between": "wugs_dist_in_between"}
-
-
 def comps(row):
     """Read the same property after either concept; the space between belongs to the prefix."""
     phrase = row.text("property_phrase")
-    prefixes = [row.text(key) + " " for key in ("prefix_acceptable", "prefix_unacceptable")]
-    return Item(COMPS.get(row.stem, row.stem), [(prefix, phrase) for prefix in prefixes],
-                shown=[prefix + phrase for prefix in prefixes])
+    candidates = [(row.text(f"prefix_{kind}") + " ", phrase)
+                  for kind in ("acceptable", "unacceptable")]
+    group = row.stem.removeprefix("comps_").replace("-", "_")  # wugs_dist_before
+    return Item(group, candidates, says_prefix=True)
 
 
 def global_piqa(options):
@@ -197,15 +192,16 @@ def wug(row):
 EYES = "RTfirstfix", "RTfirstpass", "RTgopast", "RTrightbound"
 SELF_PACED = "self_paced_reading_time"
 COVARIATES = "Subtlex_log10", "length", "context_length"
+NUMBERS = *EYES, SELF_PACED, *COVARIATES, "prev_length"
 # missing values, for the organisers' reader
 MISSING = {"", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A", "<NA>"}
 
 
 def read_words(path):
-    """Read reading_data.csv: {column: (n,) float, nan if missing}, and words in context.
+    """Read reading_data.csv: an Item per word, with the word before it as a second candidate.
 
-    (context, " word") of each word, then of the word before it, None without context. A sentence
-    that begins with the word "None" is not missing.
+    A word's prefix is the context. Missing numbers are nan; without context there is no word
+    before. A sentence that begins with the word "None" is not missing.
     """
     if not path.exists():
         raise UserError(f"{path}: not there; pass --data=DIR, the folder that holds "
@@ -215,27 +211,28 @@ def read_words(path):
             rows = list(csv.DictReader(f, restval=""))
     except (UnicodeDecodeError, csv.Error) as e:
         raise UserError(f"{path}: not a table of comma-separated UTF-8 text ({e})")
-    numbers = (*EYES, SELF_PACED, *COVARIATES, "prev_length")
-    for column in (*numbers, "item", "word", "prev_item", "prev_word"):
+    for column in (*NUMBERS, "item", "word", "prev_item", "prev_word"):
         if not rows or column not in rows[0]:
             raise UserError(f"{path}: it has no column {column}, or no rows")
 
-    def number(line, column):
-        value = rows[line][column]
-        try:
-            return math.nan if value in MISSING else float(value)
-        except ValueError:
-            raise UserError(f"{path}, row {line + 1}: {column} = {value!r} is no number")
-    columns = {column: np.array([number(line, column) for line in range(len(rows))])
-               for column in numbers}
+    items = []
+    for i, row in enumerate(rows, 1):
+        candidates = [in_context("None" if row["item"] in MISSING else row["item"], row["word"])]
+        if row["prev_item"] not in MISSING:
+            candidates.append(in_context(row["prev_item"], row["prev_word"]))
+        columns = {}
+        for column in NUMBERS:
+            try:
+                columns[column] = float("nan" if row[column] in MISSING else row[column])
+            except ValueError:
+                raise UserError(f"{path}, row {i}: {column} = {row[column]!r} is no number")
+        items.append(Item("words", candidates, columns=columns))
+    return items
 
-    def after(context, word):
-        joined = context[-1:].isspace() or word[:1].isspace()
-        return context, word if joined else " " + word
-    words = [after("None" if row["item"] in MISSING else row["item"], row["word"]) for row in rows]
-    before = [None if row["prev_item"] in MISSING else after(row["prev_item"], row["prev_word"])
-              for row in rows]
-    return columns, words, before
+
+def in_context(context, word):
+    joined = context[-1:].isspace() or word[:1].isspace()
+    return context, word if joined else " " + word
 
 
 def partial_r2(y, covariates, x):
@@ -261,28 +258,33 @@ def partial_r2(y, covariates, x):
     return r2, len(y), X.shape[1]
 
 
-def reading_figures(columns, surprisal, before):
+def fisher(r, half):
+    """Return the interval of a correlation, `half` to either side of its Fisher z."""
+    z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, r)))
+    return [math.tanh(z - half), math.tanh(z + half)]
+
+
+def reading_figures(items, surprisal, before):
     """Return eye tracking (mean of four measures) and self-paced reading, by the organisers' rules.
 
     surprisal, before (n,): of each word and of the word before it, nats, nan if there is none.
     Intervals are by Fisher's z, words taken as independent. Chance: the 95% point of chi2 over n.
     """
+    columns = {name: np.array([item.columns[name] for item in items]) for name in NUMBERS}
     covariates = [columns[name] for name in COVARIATES]
     spill = [*covariates, columns["prev_length"], before]
 
     def figure(measure, covariates):
         r2, n, k = partial_r2(columns[measure], covariates, surprisal)
-        z = math.atanh(min(math.sqrt(r2), 1 - 1e-12))
-        half = Z / math.sqrt(n - k - 2)
-        ends = [math.tanh(max(0.0, z - half))**2, math.tanh(z + half)**2]
-        return dict(r2=r2, interval=ends, n=n, at_chance=r2 <= Z**2 / n)
+        low, high = fisher(math.sqrt(r2), Z / math.sqrt(n - k - 2))
+        return dict(r2=r2, interval=[max(0.0, low)**2, high**2], n=n, at_chance=r2 <= Z**2 / n)
     measures = {measure: figure(measure, covariates) for measure in EYES}
     eyes = list(measures.values())
     eye = dict(r2=mean(f["r2"] for f in eyes), n=min(f["n"] for f in eyes),
                interval=[mean(f["interval"][end] for f in eyes) for end in (0, 1)],
                at_chance=all(f["at_chance"] for f in eyes))
     self_paced = figure(SELF_PACED, spill)
-    return dict(eye_tracking=eye, self_paced=self_paced, measures=measures, n=len(surprisal))
+    return dict(eye_tracking=eye, self_paced=self_paced, measures=measures, n=len(items))
 
 
 # ---------------------------------------------------------------- choices and accuracies
@@ -346,37 +348,32 @@ def accuracies(items, share, over="groups", share_2025=None):
     Wilson's or the normal one of variance sum w^2 a (1 - a) / n, are about other items of the same
     groups, not other groups or runs. at_chance: no farther from chance than 95% of guesses are.
     """
+    values = dict(accuracy=share, ties=(share > 0) & (share < 1),
+                  chance=np.array([1 / len(item.candidates) for item in items]))
+    if share_2025 is not None:
+        values["official_2025"] = share_2025
+
     groups = {}
     fields = collections.defaultdict(list)
     for group, numbers in grouped(items).items():
-        part = share[numbers]
-        a = mean(part)
+        means = {key: mean(value[numbers]) for key, value in values.items()}
         field = items[numbers[0]].field
-        groups[group] = dict(accuracy=a, interval=wilson(a, len(part)),
-                             ties=mean((part > 0) & (part < 1)), n=len(part),
-                             chance=mean(1 / len(items[i].candidates) for i in numbers),
-                             field=field)
-        if share_2025 is not None:
-            groups[group]["official_2025"] = mean(share_2025[numbers])
+        groups[group] = dict(**means, interval=wilson(means["accuracy"], len(numbers)),
+                             n=len(numbers), field=field)
         if field:
-            fields[field].append(a)
+            fields[field].append(means["accuracy"])
 
     weight = weights(items, over)
-
-    def average(key):
-        return sum(weight[g] * groups[g][key] for g in groups)
+    figures = {key: sum(weight[g] * groups[g][key] for g in groups) for key in values}
 
     def half(key):
         return Z * math.sqrt(sum(weight[g]**2 * f[key] * (1 - f[key]) / f["n"]
                                  for g, f in groups.items()))
-    accuracy, chance, margin = average("accuracy"), average("chance"), half("accuracy")
-    figures = dict(accuracy=accuracy, chance=chance, n=len(items),
-                   interval=[max(0.0, accuracy - margin), min(1.0, accuracy + margin)],
-                   at_chance=abs(accuracy - chance) <= half("chance"), ties=average("ties"))
-    if share_2025 is not None:
-        figures["official_2025"] = average("official_2025")
-    fields = {field: mean(values) for field, values in fields.items()}
-    return dict(**figures, fields=fields, groups=groups)
+    accuracy, margin = figures["accuracy"], half("accuracy")
+    return dict(**figures, n=len(items),
+                interval=[max(0.0, accuracy - margin), min(1.0, accuracy + margin)],
+                at_chance=abs(accuracy - figures["chance"]) <= half("chance"),
+                fields={field: mean(values) for field, values in fields.items()}, groups=groups)
 
 
 def ranks(x):
@@ -392,9 +389,7 @@ def correlation(ours, people):
     if n < 4 or a.std() == 0 or b.std() == 0:
         raise UserError(f"wug: no rank correlation of {n} rows, or of figures that are all alike")
     rho = float(np.corrcoef(a, b)[0, 1])
-    z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, rho)))
-    half = Z * math.sqrt(1.06 / (n - 3))
-    return dict(rho=rho, interval=[math.tanh(z - half), math.tanh(z + half)], chance=0.0, n=n,
+    return dict(rho=rho, interval=fisher(rho, Z * math.sqrt(1.06 / (n - 3))), chance=0.0, n=n,
                 at_chance=abs(rho) <= Z / math.sqrt(n - 1))
 
 
@@ -526,7 +521,7 @@ NLP = "blimp", "supplement", "ewok", "entity_tracking", "comps", "global_piqa"
 
 
 def read(name, data, limit=0):
-    """Return a task's Items in a folder, at most `limit` per group; of reading, `read_words`."""
+    """Return a task's Items in a folder, at most `limit` per group; reading is always whole."""
     task = TASKS[name]
     folder = pathlib.Path(data, task.folder)
     if task.kind == "reading":
@@ -540,13 +535,6 @@ def first_of_each(items, limit):
         return items
     kept = {i for numbers in grouped(items).values() for i in numbers[:limit].tolist()}
     return [item for i, item in enumerate(items) if i in kept]
-
-
-def lacks(name, rows):
-    """Return `missing` of a task's rows, as `read` returns them."""
-    if TASKS[name].kind == "reading":
-        return missing(name, {"words": len(rows[1])})
-    return missing(name, collections.Counter(item.group for item in rows))
 
 
 def missing(name, counts):

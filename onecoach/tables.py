@@ -18,41 +18,44 @@ def cell(value, form):
     return "-" if value is None else form.format(value)
 
 
+def percent(value):
+    return cell(value, "{:.1%}")
+
+
 def span(interval, form="{:.1%}"):
     return " to ".join(map(form.format, interval))
 
 
-
 # ---------------------------------------------------------------- the suite
 
-def groups_table(name, answers):
+def task_lines(name):
+    """Return a task's lines in a table: (title, path of the figure in the result, form)."""
+    task = suite.TASKS[name]
+    if task.kind == "rank":
+        return [(f"{task.title}, Spearman's rho", "rho", "{:.3f}")]
+    if task.kind == "reading":
+        return [(f"{task.title}, {part.replace('_', ' ')}, share of R2 left", f"{part}.r2",
+                 "{:.2%}") for part in ("eye_tracking", "self_paced")]
+    lines = [(task.title, "accuracy", "{:.1%}")]
+    if task.per == "byte":
+        lines.append((f"{task.title}, per byte", "per_byte.accuracy", "{:.1%}"))
+    return lines
+
+
+def groups_table(name, result):
     """Show a task's groups and fields; a task without groups as in summary_table."""
-    result = answers.result
     if "groups" not in result:
         return summary_table({name: ""}, [("", {name: result})])
-    rows = [["group", "accuracy", "95% over items", "ties", "as until 2025", "items"]]
-    for group, figures in (*result["groups"].items(),
-                           (f"mean over {suite.TASKS[name].over}", result)):
-        rows.append([group, f"{figures['accuracy']:.1%}", span(figures["interval"]),
-                     f"{figures['ties']:.1%}", cell(figures.get("official_2025"), "{:.1%}"),
-                     str(figures["n"])])
-    rows[-1:-1] = [[f"mean of {field}", f"{accuracy:.1%}", *[""] * 4]
-                   for field, accuracy in result["fields"].items()]
-    return table(rows)
 
-
-def task_lines(name, result):
-    """Return a task's lines in a table of tasks: (title, figures, key of the figure, form)."""
-    title = suite.TASKS[name].title
-    if "rho" in result:
-        return [(f"{title}, Spearman's rho", result, "rho", "{:.3f}")]
-    if "eye_tracking" in result:
-        return [(f"{title}, {part.replace('_', ' ')}, share of R2 left", result[part], "r2",
-                 "{:.2%}") for part in ("eye_tracking", "self_paced")]
-    lines = [(title, result, "accuracy", "{:.1%}")]
-    if "per_byte" in result:
-        lines.append((f"{title}, per byte", result["per_byte"], "accuracy", "{:.1%}"))
-    return lines
+    def row(label, figures):
+        return [label, percent(figures["accuracy"]), span(figures["interval"]),
+                percent(figures["ties"]), percent(figures.get("official_2025")),
+                str(figures["n"])]
+    return table([["group", "accuracy", "95% over items", "ties", "as until 2025", "items"],
+                  *(row(group, figures) for group, figures in result["groups"].items()),
+                  *([f"mean of {field}", percent(accuracy), *[""] * 4]
+                    for field, accuracy in result["fields"].items()),
+                  row(f"mean over {suite.TASKS[name].over}", result)])
 
 
 def summary_table(names, columns):
@@ -60,22 +63,22 @@ def summary_table(names, columns):
 
     names: {task: the folder of a set of your own, or ""}. The last line is suite.nlp_mean.
     """
-    (_, results), *others = columns
-    labels = [label for label, _ in others]
-    rows = [["task", "figure", "95% over items", "chance", "items", *labels]]
+    rows = [["task", "figure", "95% over items", "chance", "items",
+             *(label for label, _ in columns[1:])]]
     for name in names:
-        for i, (title, figures, key, form) in enumerate(task_lines(name, results[name])):
-            theirs = [task_lines(name, other[name])[i][1] if name in other else {}
-                      for _, other in others]
-            rows.append([", ".join(filter(None, [title, names[name]])), marked(figures, key, form),
-                         span(figures["interval"], form), cell(figures.get("chance"), form),
-                         f"{figures['n']:,}", *(marked(figures, key, form) for figures in theirs)])
+        for title, path, form in task_lines(name):
+            part, _, key = path.rpartition(".")
+            results = [column.get(name, {}) for _, column in columns]
+            ours, *theirs = [result.get(part, {}) if part else result for result in results]
+            rows.append([", ".join(filter(None, [title, names[name]])), marked(ours, key, form),
+                         span(ours["interval"], form), cell(ours.get("chance"), form),
+                         f"{ours['n']:,}", *(marked(figures, key, form) for figures in theirs)])
     (value, tasks), *theirs = [suite.nlp_mean(column) for _, column in columns]
     if len(tasks) > 1:
         rows.append([f"NLP mean of {len(tasks)} tasks: {', '.join(tasks)}", f"{value:.1%} ",
                      "", "", "", *(f"{other:.1%} " if asked == tasks else "- "
                                    for other, asked in theirs)])
-    has_marks = any("*" in cell for row in rows for cell in row[1:])
+    has_marks = any("*" in text for row in rows for text in row[1:])
     return table(rows) + (f"\n{MARK}" if has_marks else "")
 
 
@@ -111,9 +114,8 @@ def curve_table(points):
     fields = list(next(iter(points.values()))["fields"])
     rows = [["words read", "accuracy", "95% over items", *fields]]
     for name, point in points.items():
-        rows.append([name.removeprefix("chck_"), f"{point['accuracy']:.1%}",
-                     span(point["interval"]),
-                     *(f"{point['fields'][field]:.1%}" for field in fields)])
+        rows.append([name.removeprefix("chck_"), percent(point["accuracy"]),
+                     span(point["interval"]), *(percent(point["fields"][f]) for f in fields)])
     return table(rows)
 
 
@@ -146,12 +148,8 @@ FINAL = [  # title, path in eval.json (trained: added by distill.py), form
     ("recall: truth with q(x) >= p*(x) / 10", "babytalk.recall_10", "{:.1%}"),
     ("recall: truth with q(x) >= p*(x) / 3", "babytalk.recall_3", "{:.1%}"),
     ("minimal pairs of babytalk", "babytalk.minimal_pairs", "{:.1%}"),
-    *((task.title, f"{name}.accuracy", "{:.1%}") for name, task in suite.TASKS.items()
-      if task.kind == "choose"),
-    *((f"{task.title}, Spearman's rho", f"{name}.rho", "{:.3f}")
-      for name, task in suite.TASKS.items() if task.kind == "rank"),
-    ("reading, eye tracking", "reading.eye_tracking.r2", "{:.2%}"),
-    ("reading, self paced", "reading.self_paced.r2", "{:.2%}"),
+    *((title, f"{name}.{path}", form) for name in suite.TASKS
+      for title, path, form in task_lines(name)),
     (PPL_TITLE, "ppl.overall.mean_nats_per_byte", "{:.4f}"),
     (f"{PPL_TITLE}, unseen lines only", "ppl.unseen.mean_nats_per_byte", "{:.4f}"),
     ("validation CE (val_ce), nats per token", "val_ce", "{:.4f}"),

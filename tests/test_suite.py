@@ -328,14 +328,15 @@ def write_reading(path, n=60, **cells):
 
 def test_reading_is_the_surprisal_of_a_word_and_the_one_before(tokenizer, tmp_path):
     write_reading(tmp_path / "reading/reading_data.csv", prev_item="", item="None", RTgopast="")
-    asked = suite.read("reading", tmp_path)
-    assert asked[1][1] == ("None", " " + asked[1][1][1].strip()) and asked[2][1] is None
-    answers = answer("reading", asked, Counts(tokenizer), tokenizer)
+    items = suite.read("reading", tmp_path)
+    (context, word), = items[1].candidates  # and no word before it
+    assert context == "None" and word == " " + word.strip()
+    answers = answer("reading", items, Counts(tokenizer), tokenizer)
     result = answers.result
     assert 0.3 < result["eye_tracking"]["r2"] < 0.95 and not result["eye_tracking"]["at_chance"]
     assert result["measures"]["RTgopast"]["n"] == 59 and result["self_paced"]["n"] == 59
     lines = answers.said["reading"]["predictions"]
-    assert lines[0]["id"] == 0 and lines[0]["pred"] == asked[1][0][1].count("b")
+    assert lines[0]["id"] == 0 and lines[0]["pred"] == items[0].say(0).count("b")
     assert math.isnan(lines[1]["prev_pred"]) and not math.isnan(lines[2]["prev_pred"])
 
 

@@ -71,7 +71,7 @@ def evaluations(students):
 
 def yardsticks(subject):
     """Return [(label, {task: result})] of tools.ngram's folders beside a run."""
-    return eval.yardsticks(subject, dict.fromkeys(suite.TASKS, ""), eval.Options())
+    return eval.yardsticks(subject, {name: name for name in suite.TASKS})
 
 
 def benchmark_rows(evals, others=()):
