@@ -121,7 +121,7 @@ from data import prepare, write_clean
 from model import LM
 from onecoach import files, run, signatures, suite, tables
 from onecoach.corpora import resolve
-from onecoach.exam import answer, minimal_pairs
+from onecoach.exam import answer
 from onecoach.imported import say_lost
 from onecoach.scoring import (  # noqa: F401  others call eval.score and eval.score_sentences
     BATCH_TOKENS,
@@ -205,7 +205,7 @@ def perplexity(model, tokenizer, texts, block_size, limit=0):
 
 @functools.cache
 def drawn_from_truth(n, seed):
-    """Draw n lines; return them, log p* of each (n,), and minimal pairs, 200 per paradigm.
+    """Draw n lines; return them, log p* of each (n,), and Items of 200 minimal pairs per paradigm.
 
     Each pair ends in "\\n": else a sentence that lacks its end could not be told from a whole one.
     """
@@ -215,7 +215,7 @@ def drawn_from_truth(n, seed):
     for pair in pairs:
         for key in suite.SENTENCES:
             pair[key] += "\n"
-    return lines, log_p, pairs
+    return lines, log_p, suite.pairs(pairs)
 
 
 @torch.no_grad()
@@ -282,7 +282,7 @@ def babytalk_truth(model, tokenizer, n=LINES, seed=0):
     ce = -log_q.sum().item() / tokens
     recall = {k: (log_q >= log_p - math.log(k)).double().mean().item() for k in (10, 3)}
     right = precision(model, tokenizer, n, seed)
-    on_pairs = minimal_pairs(model, tokenizer, pairs)
+    on_pairs = answer("blimp", pairs, model, tokenizer).result
     paradigms = {uid: figures["accuracy"] for uid, figures in on_pairs["groups"].items()}
     return dict(entropy_floor=entropy_floor, ce=ce, ce_above_floor=ce - entropy_floor, **means,
                 precision=right, precision_interval=suite.wilson(right, n), recall_10=recall[10],
@@ -338,11 +338,6 @@ def own_data(subject):
                         "now, or with another tokenizer; put that back, or name text to score with "
                         "--dev=PATH")
     return prepared
-
-
-def own_text(subject):
-    """Return `test_split` of the run's development text."""
-    return test_split(own_data(subject).dev, subject.tokenizer.newline_id)
 
 
 def other_text(name, subject):
@@ -404,12 +399,13 @@ def curve_task(subject, options):
     if config.corpus == "babytalk":
         pairs = drawn_from_truth(1, options.seed)[2]
     else:
-        pairs = pathlib.Path(data_folder(options), suite.TASKS["blimp"].folder)
+        pairs = suite.read("blimp", data_folder(options))
+    pairs = suite.first_of_each(pairs, options.limit)
     device = next(model.parameters()).device
     points = {}
     for name in names:
         lm, *_ = run.load(folder, device, which=name)
-        result = minimal_pairs(lm, tokenizer, pairs, options.limit)
+        result = answer("blimp", pairs, lm, tokenizer).result
         points[name] = {key: result[key] for key in ("accuracy", "interval", "chance", "fields")}
     return {"points": points}, tables.curve_table(points)
 

@@ -1,7 +1,6 @@
 """The suite asked of a model: its answers to a task, as figures and in the challenge's form."""
 import collections
 import dataclasses
-import os
 
 import numpy as np
 
@@ -78,11 +77,3 @@ def candidate_scores(model, tokenizer, lists):
     sums, tokens, cut = score_all(model, tokenizer, *zip(*flat))
     ends = np.cumsum([len(candidates) for candidates in lists])[:-1]
     return np.split(sums.numpy(), ends), np.split(tokens.numpy(), ends), cut
-
-
-def minimal_pairs(model, tokenizer, rows, limit=0):
-    """Return suite.accuracies of minimal pairs, BLiMP's dicts or a folder; limit: per paradigm."""
-    is_folder = isinstance(rows, (str, os.PathLike))
-    items = suite.read_folder(rows, suite.pair) if is_folder else suite.pairs(rows)
-    items = suite.first_of_each(items, limit)
-    return answer_choices(suite.TASKS["blimp"], items, model, tokenizer, 0).result

@@ -20,6 +20,15 @@ ROWS = 256           # positions whose logits exist at once: few enough for a pr
 
 # ---------------------------------------------------------------- sequences of ids
 
+def batches(numbers, sequences, tokens):
+    """Cut numbers of sequences into lists of similar length, of at most `tokens` when padded."""
+    waiting = sorted(numbers, key=lambda i: -len(sequences[i]))
+    while waiting:
+        n = max(1, tokens // len(sequences[waiting[0]]))
+        yield waiting[:n]
+        waiting = waiting[n:]
+
+
 @torch.no_grad()
 def positions(forward, sequences, starts, batch_tokens, device):
     """Yield the values of `forward` at every position that predicts a counted token, in batches.
@@ -29,13 +38,9 @@ def positions(forward, sequences, starts, batch_tokens, device):
     does not look. Each item: the sequence's number (N,), on the CPU; values (N, d); tokens (N,).
     """
     # a sequence without counted tokens is not read
-    waiting = [i for i in range(len(sequences)) if starts[i] < len(sequences[i])]
-    waiting.sort(key=lambda i: -len(sequences[i]))
-    with tqdm(total=len(waiting), unit="text", leave=False, disable=None) as bar:
-        while waiting:
-            size = max(1, batch_tokens // len(sequences[waiting[0]]))
-            batch, waiting = waiting[:size], waiting[size:]
-
+    numbers = [i for i in range(len(sequences)) if starts[i] < len(sequences[i])]
+    with tqdm(total=len(numbers), unit="text", leave=False, disable=None) as bar:
+        for batch in batches(numbers, sequences, batch_tokens):
             ids = pad_sequence([torch.as_tensor(sequences[i]) for i in batch], batch_first=True)
             first = torch.tensor([starts[i] for i in batch])[:, None]  # (B, 1)
             end = torch.tensor([len(sequences[i]) for i in batch])[:, None]
@@ -50,7 +55,7 @@ def positions(forward, sequences, starts, batch_tokens, device):
 
 
 @torch.no_grad()
-def sum_log_probs(model, sequences, starts, batch_tokens=BATCH_TOKENS):
+def sum_log_probs(model, sequences, starts):
     """Return (n,) float64, nats: for each sequence the sum of log q(token | the tokens before).
 
     sequences: lists of ids; the tokens from number starts[i] >= 1 on are counted. A model that is
@@ -61,7 +66,7 @@ def sum_log_probs(model, sequences, starts, batch_tokens=BATCH_TOKENS):
     else:
         sums = torch.zeros(len(sequences), dtype=torch.float64)
         device = next(model.parameters()).device
-        for number, h, label in positions(model, sequences, starts, batch_tokens, device):
+        for number, h, label in positions(model, sequences, starts, BATCH_TOKENS, device):
             z = model.logits(h).float()
             z -= z.amax(-1, keepdim=True)
             picked = z.gather(1, label[:, None])[:, 0]
@@ -84,7 +89,7 @@ def longest_input(model):
 Scores = collections.namedtuple("Scores", "sums tokens cut")
 
 
-def score_all(model, tokenizer, prefixes, completions, batch_tokens=BATCH_TOKENS):
+def score_all(model, tokenizer, prefixes, completions):
     """Return `score`'s sums (n,), the tokens in each (n,), and how many prefixes were cut."""
     longest = longest_input(model)
     number_of = {}  # (first counted token, <s>, tokens) -> number: equal texts are scored once
@@ -106,14 +111,13 @@ def score_all(model, tokenizer, prefixes, completions, batch_tokens=BATCH_TOKENS
 
     starts = [start for start, *_ in number_of]
     sequences = [ids for _, *ids in number_of]
-    sums = sum_log_probs(model, sequences, starts, batch_tokens)
+    sums = sum_log_probs(model, sequences, starts)
     tokens = torch.tensor([len(ids) - start for start, *ids in number_of])
     numbers = torch.tensor(numbers, dtype=torch.long)
     return Scores(sums[numbers], tokens[numbers], cut)
 
 
-def score(model, tokenizer, prefixes: list[str], completions: list[str],
-          batch_tokens=BATCH_TOKENS) -> torch.Tensor:
+def score(model, tokenizer, prefixes: list[str], completions: list[str]) -> torch.Tensor:
     """Return (n,) float64: log p(completion | <s> prefix), nats.
 
     Prefix and completion are encoded as one string; the tokens that end beyond the prefix are
@@ -121,10 +125,9 @@ def score(model, tokenizer, prefixes: list[str], completions: list[str],
     sums are in fp32 at least. If the two are longer than a GPT-2's block_size, the beginning of the
     prefix is left out; UserError if the completion alone is longer.
     """
-    return score_all(model, tokenizer, prefixes, completions, batch_tokens).sums
+    return score_all(model, tokenizer, prefixes, completions).sums
 
 
-def score_sentences(model, tokenizer, sentences: list[str],
-                    batch_tokens=BATCH_TOKENS) -> torch.Tensor:
+def score_sentences(model, tokenizer, sentences: list[str]) -> torch.Tensor:
     """Return (n,) float64: log p(sentence | <s>), nats: `score` with empty prefixes."""
-    return score(model, tokenizer, [""] * len(sentences), sentences, batch_tokens)
+    return score(model, tokenizer, [""] * len(sentences), sentences)

@@ -19,7 +19,7 @@ from bpe import Tokenizer, pre_tokens, train_bpe
 from model import LM, ModelConfig
 from onecoach import files, run, scoring, suite, tables
 from onecoach.config import UserError, run_main
-from onecoach.exam import minimal_pairs
+from onecoach.exam import answer
 from onecoach.imported import ImportedTokenizer, marked
 
 TEXT = "the cat sees the dog near the house\nwho sees the little dog\nthe dogs see a cat\n" * 4
@@ -117,7 +117,9 @@ def test_score_is_the_sum_over_one_sentence_at_a_time(tokenizer, arch):
 def test_score_does_not_depend_on_batches_order_or_chunks(tokenizer, monkeypatch):
     lm = small_lm(tokenizer).double()
     whole = eval.score_sentences(lm, tokenizer, SENTENCES).tolist()
-    one_by_one = eval.score_sentences(lm, tokenizer, SENTENCES, batch_tokens=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "BATCH_TOKENS", 1)
+        one_by_one = eval.score_sentences(lm, tokenizer, SENTENCES)
     assert one_by_one.tolist() == about(whole)
     backwards = eval.score_sentences(lm, tokenizer, SENTENCES[::-1])
     assert backwards.flip(0).tolist() == about(whole)
@@ -201,6 +203,10 @@ def test_damaged_weights_are_named(tokenizer):
 
 # ---------------------------------------------------------------- minimal pairs
 
+def minimal_pairs(model, tokenizer, items, limit=0):
+    return answer("blimp", suite.first_of_each(items, limit), model, tokenizer).result
+
+
 def pairs(*rows):
     return [dict(sentence_good=good, sentence_bad=bad, UID=uid, field=field)
             for good, bad, uid, field in rows]
@@ -211,7 +217,7 @@ def test_a_uniform_model_ties_everything(tokenizer):
     for row in rows:
         good, bad = (tokenizer.encode(row[key]) for key in suite.SENTENCES)
         assert len(good) == len(bad)
-    result = minimal_pairs(uniform(tokenizer), tokenizer, rows)
+    result = minimal_pairs(uniform(tokenizer), tokenizer, suite.pairs(rows))
     assert (result["accuracy"], result["ties"], result["official_2025"]) == (0.5, 1.0, 1.0)
 
 
@@ -233,7 +239,7 @@ def test_accuracies_ties_means_and_fields():
         ("a", "b", "one", "syntax"), ("a", "c", "one", "syntax"), ("c", "b", "one", "syntax"),
         ("b", "b", "one", "syntax"), ("a", "b", "two", "syntax"),
         ("b", "a", "three", "other"), ("c", "a", "three", "other"))
-    result = minimal_pairs(by_first_token(tokenizer, "abc"), tokenizer, rows)
+    result = minimal_pairs(by_first_token(tokenizer, "abc"), tokenizer, suite.pairs(rows))
     one = result["groups"]["one"]
     assert (one["accuracy"], one["ties"], one["official_2025"]) == (0.625, 0.25, 0.75)
     assert (one["n"], one["field"]) == (4, "syntax")
@@ -244,7 +250,7 @@ def test_accuracies_ties_means_and_fields():
     half = 1.96 * math.sqrt(0.625 * 0.375 / 4) / 3
     assert result["interval"] == pytest.approx([accuracy - half, accuracy + half])
 
-    limited = minimal_pairs(by_first_token(tokenizer, "abc"), tokenizer, rows, limit=2)
+    limited = minimal_pairs(by_first_token(tokenizer, "abc"), tokenizer, suite.pairs(rows), limit=2)
     sizes = {uid: figures["n"] for uid, figures in limited["groups"].items()}
     assert sizes == {"one": 2, "two": 1, "three": 2}
     assert limited["groups"]["one"]["accuracy"] == 1
@@ -262,7 +268,7 @@ def test_reading_pairs(tmp_path, tokenizer):
         '{"sentence_good": "a", "sentence_bad": "b", "UID": "u", "field": "f"}\r\n')
     items = suite.read_folder(tmp_path, suite.pair)
     assert [(item.group, item.say(0)) for item in items] == [("u", "a"), ("turns", "a:\nb")]
-    result = minimal_pairs(uniform(tokenizer), tokenizer, tmp_path)
+    result = minimal_pairs(uniform(tokenizer), tokenizer, items)
     assert set(result["groups"]) == {"u", "turns"} and set(result["fields"]) == {"f"}
     assert result["groups"]["turns"]["accuracy"] == 0
 
@@ -661,11 +667,11 @@ def test_a_moved_run_is_told_to_name_its_text_and_can(moved_run, monkeypatch):
 def test_text_that_was_replaced_is_not_a_runs_own(babytalk_run, tmp_path):
     """Though it has the same name, and the tokenizer was given."""
     subject = eval.load_subject(babytalk_run, eval.Options())
-    assert eval.own_text(subject)
+    assert eval.own_data(subject)
     path = babytalk_run / "config.json"
     files.write_json(path, files.read_json(path) | {"_text": "another"})
     with pytest.raises(UserError, match="trained on other text than corpus = 'babytalk' is now"):
-        eval.own_text(subject)
+        eval.own_data(subject)
 
 
 def test_other_text_of_a_run_that_has_its_own(babytalk_run, tmp_path):

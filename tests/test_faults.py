@@ -33,7 +33,7 @@ import babytalk
 import data
 import distill
 import eval
-from onecoach import config, corpora, exam, files, run
+from onecoach import config, corpora, exam, files, run, suite
 from onecoach.config import UserError
 
 TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line",
@@ -506,7 +506,9 @@ def readers(root):
                                    run.Metrics(folder / "metrics.jsonl", 1))),
         "eval.json": (folder / "eval.json", table),
         "benchmark rows": (root / "blimp/a.jsonl",
-                           lambda: exam.minimal_pairs(lm, tokenizer, root / "blimp")),
+                           lambda: exam.answer(
+                               "blimp", suite.read_folder(root / "blimp", suite.pair), lm,
+                               tokenizer)),
         "corpus text": (root / "text/childes.train", lambda: [
             corpora.clean(domain, block)
             for domain, path in corpora.resolve(str(root / "text"), root)

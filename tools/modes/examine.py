@@ -96,7 +96,7 @@ def choose_text(subject):
         tokens = tokenizer.encode("".join(babytalk.sample(20_000, "modes, bands")))
     else:
         sequences = []
-        texts = eval.own_text(subject)
+        texts = eval.test_split(eval.own_data(subject).dev, tokenizer.newline_id)
         T = config.longest
         for ids in texts.values():
             blocks = eval.in_blocks(ids, T)
