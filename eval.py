@@ -13,19 +13,19 @@
                        --limit: tokens per domain
     blimp, supplement, ewok, entity_tracking, comps, global_piqa_parallel, global_piqa_nonparallel,
     wug_adj, wug_past, reading
-                       the challenge's tasks, explained in suite.py and docs/babylm.md; global_piqa
-                       and wug stand for two each, suite for the tasks of 2026;
+                       the challenge's tasks (docs/babylm.md); global_piqa and wug stand for two
+                       each, suite for the tasks of 2026;
                        --limit: items per paradigm or group; reading is always whole
     choice             DIR/choice/*.jsonl: a prefix, options, the right one (MMLU's form)
     babytalk           against the embedded corpus's known truth;       --limit: lines
-    curve              BLiMP (on babytalk its own pairs) of each checkpoint by words, chck_10M.pt:
-                       a learning curve;                                --limit: pairs per paradigm
+    curve              BLiMP (on babytalk its own pairs) of each checkpoint by words, chck_10M.pt;
+                       --limit: pairs per paradigm
     sample             text from a prompt, also in RUN/samples.txt
 
 Each result has a key in RUN/eval.json: "babytalk" is the whole task on best.pt with the usual seed,
-"babytalk --limit=20 --seed=1" a part of it, "choice --data=DIR" a set of your own, choice or rows
-that are not the challenge's. The last table of a training shows whole results and parts of ppl;
-below it are the failure signatures (signatures.py), kept under "verdicts".
+"babytalk --limit=20 --seed=1" a part of it, "choice --data=DIR" rows that are not the challenge's.
+The last table of a training shows whole results and parts of ppl, and below them the failure
+signatures (signatures.py), kept under "verdicts".
 """
 import dataclasses
 import os
@@ -123,14 +123,8 @@ from onecoach import files, run, signatures, suite, tables
 from onecoach.corpora import resolve
 from onecoach.exam import answer
 from onecoach.imported import say_lost
-from onecoach.scoring import (  # noqa: F401  others call eval.score and eval.score_sentences
-    BATCH_TOKENS,
-    longest_input,
-    positions,
-    score,
-    score_sentences,
-    sum_log_probs,
-)
+from onecoach.scoring import BATCH_TOKENS, longest_input, positions, sum_log_probs
+from onecoach.scoring import score, score_sentences  # noqa: F401  others call eval.score
 from onecoach.tokens import drop_shared_lines
 
 STRIDE = 8  # sampled tokens after which finished texts are taken out
@@ -156,15 +150,17 @@ def nats_tokens_bytes(model, tokenizer, sequences):
     return np.array([-sums.sum().item(), len(labels), tokenizer.token_bytes[labels].sum()])
 
 
-def perplexity_figures(blocks, lines):
-    """Return the figures of a text from (nats, tokens, bytes) of its two scorings."""
+def perplexity_figures(sums):
+    """Return the figures of a text from (nats, tokens, bytes) of its two scorings, (2, 3)."""
     figures = {}
-    for name, (nats, tokens, size) in (("blocks", blocks), ("lines", lines)):
+    for name, (nats, tokens, size) in zip(("blocks", "lines"), sums):
         figures[name] = dict(nats_per_token=nats / tokens,
                              perplexity=math.exp(min(700.0, nats / tokens)),
                              nats_per_byte=nats / size, bits_per_byte=nats / size / math.log(2),
                              tokens=int(tokens), bytes=int(size))
-    return {**figures, "mean_nats_per_byte": (blocks[0] / blocks[2] + lines[0] / lines[2]) / 2}
+    figures["mean_nats_per_byte"] = (figures["blocks"]["nats_per_byte"]
+                                     + figures["lines"]["nats_per_byte"]) / 2
+    return figures
 
 
 def test_split(file, newline_id):
@@ -197,8 +193,8 @@ def perplexity(model, tokenizer, texts, block_size, limit=0):
     if not sums:
         raise UserError("the development text is too short to be scored; name another with --dev, "
                         "or a larger --limit")
-    domains = {domain: perplexity_figures(*both) for domain, both in sums.items()}
-    return dict(overall=perplexity_figures(*sum(sums.values())), domains=domains)
+    return dict(overall=perplexity_figures(sum(sums.values())),
+                domains={domain: perplexity_figures(both) for domain, both in sums.items()})
 
 
 # ---------------------------------------------------------------- babytalk's truth
@@ -485,24 +481,20 @@ def load_subject(folder, options):
     return Subject(folder, model.to(device), tokenizer, config)
 
 
-def evaluate(folder, tasks=(), **options):
-    """Do `tasks`, by default `usual_tasks`, on the run in `folder`; return all of its eval.json.
-
-    options: the fields of Options. Each result is put into eval.json as soon as it is there.
-    """
-    return evaluate_subject(load_subject(folder, Options(**options)), tasks, **options)
-
-
 @full_precision()
-def evaluate_subject(subject, tasks=(), **options):
-    """`evaluate` any model, into subject.folder / "eval.json".
+def evaluate(subject, tasks=(), **options):
+    """Do `tasks`, by default `usual_tasks`, on a run; return all of its eval.json.
 
-    For ppl and the suite a method sum_log_probs(sequences, starts) -> (n,) nats is enough.
+    subject: the run's folder, or the Subject of any model: for ppl and the suite a method
+    sum_log_probs(sequences, starts) -> (n,) nats is enough. options: the fields of Options. Each
+    result is put into eval.json as soon as it is there.
     """
+    options = Options(**options)
+    if not isinstance(subject, Subject):
+        subject = load_subject(subject, options)
+    options.check()
     folder = subject.folder
     tasks = named_tasks(tasks) or usual_tasks(subject.config)
-    options = Options(**options)
-    options.check()
     exam = [name for name in tasks if name in suite.TASKS]
     if (options.against or options.predictions) and not exam:
         raise UserError("--against and --predictions are about the suite's tasks; name some with "
@@ -518,7 +510,7 @@ def evaluate_subject(subject, tasks=(), **options):
         if task in exam:
             answers[task] = ask(subject, asked[task], options)
             result = answers[task].result
-            shown = "\n".join([tables.groups_table(task, result), *tables.remarks(task, result)])
+            shown = "\n".join([tables.groups_table(task, result), *tables.remarks({task: result})])
             key = slot(task, options, data=asked[task].data)
         else:
             result, shown = TASKS[task].do(subject, options)
@@ -529,7 +521,11 @@ def evaluate_subject(subject, tasks=(), **options):
         print(f"\n{key} of {folder}{weights}\n{shown}")
     if exam:
         close_exam(subject, other, asked, answers, options)
-    return with_verdicts(folder)
+
+    results = files.read_json(path)
+    log = files.read_metrics(folder / "metrics.jsonl")
+    verdicts = signatures.of_run(log, signatures.paradigms(results))
+    return signatures.keep(folder, verdicts) if verdicts else results
 
 
 def score_imported(folder, config, limit, device):
@@ -541,18 +537,10 @@ def score_imported(folder, config, limit, device):
         return
     try:
         subject = load_subject(folder, Options(device=device))
-        evaluate_subject(subject._replace(config=config), ["ppl"], limit=limit, device=device)
+        evaluate(subject._replace(config=config), ["ppl"], limit=limit, device=device)
         files.add_to_json(path, {"imported_ppl": asked})
     except UserError as e:  # a folder that cannot be written must not hide the student's figures
         print(f"{folder} is not scored: {e}")
-
-
-def with_verdicts(folder):
-    """Return a run's eval.json, with verdicts on its log and pairs put into it if there are any."""
-    results = files.read_json(folder / "eval.json")
-    log = files.read_metrics(folder / "metrics.jsonl")
-    verdicts = signatures.of_run(log, signatures.paradigms(results))
-    return signatures.keep(folder, verdicts) if verdicts else results
 
 
 def validated(folder, which):

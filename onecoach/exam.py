@@ -10,7 +10,6 @@ from onecoach.scoring import score_all
 # result: for eval.json; share (n,): suite.shares of the items, if they have right answers;
 # said: in the form of a predictions file
 Answers = collections.namedtuple("Answers", "result share said")
-FIGURE = "accuracy", "interval", "at_chance", "chance", "n"  # what a line of a table wants
 
 
 def answer(name, items, model, tokenizer, seed=0):
@@ -42,7 +41,8 @@ def answer_choices(task, items, model, tokenizer, seed):
                  for item in items]
         each = suite.shares([a / np.array(n) for a, n in zip(scores, sizes)], right)
         per_byte = suite.accuracies(items, each, task.over)
-        result["per_byte"] = {key: per_byte[key] for key in FIGURE}
+        result["per_byte"] = {key: per_byte[key] for key in (
+            "accuracy", "interval", "at_chance", "chance", "n")}
     said = suite.predictions(items, suite.chosen(scores, seed))
     return Answers(result | {"cut": cut}, share, said)
 

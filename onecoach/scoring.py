@@ -5,7 +5,6 @@
     sum_log_probs(model, sequences, starts)           # of lists of ids
     positions(forward, sequences, starts, ...)        # any function of ids, at each position
 """
-import collections
 import math
 
 import torch
@@ -20,7 +19,7 @@ ROWS = 256           # positions whose logits exist at once: few enough for a pr
 
 # ---------------------------------------------------------------- sequences of ids
 
-def batches(numbers, sequences, tokens):
+def by_length(numbers, sequences, tokens):
     """Cut numbers of sequences into lists of similar length, of at most `tokens` when padded."""
     waiting = sorted(numbers, key=lambda i: -len(sequences[i]))
     while waiting:
@@ -40,7 +39,7 @@ def positions(forward, sequences, starts, batch_tokens, device):
     # a sequence without counted tokens is not read
     numbers = [i for i in range(len(sequences)) if starts[i] < len(sequences[i])]
     with tqdm(total=len(numbers), unit="text", leave=False, disable=None) as bar:
-        for batch in batches(numbers, sequences, batch_tokens):
+        for batch in by_length(numbers, sequences, batch_tokens):
             ids = pad_sequence([torch.as_tensor(sequences[i]) for i in batch], batch_first=True)
             first = torch.tensor([starts[i] for i in batch])[:, None]  # (B, 1)
             end = torch.tensor([len(sequences[i]) for i in batch])[:, None]
@@ -86,9 +85,6 @@ def longest_input(model):
     return config.block_size if config and config.arch == "gpt2" else math.inf
 
 
-Scores = collections.namedtuple("Scores", "sums tokens cut")
-
-
 def score_all(model, tokenizer, prefixes, completions):
     """Return `score`'s sums (n,), the tokens in each (n,), and how many prefixes were cut."""
     longest = longest_input(model)
@@ -114,7 +110,7 @@ def score_all(model, tokenizer, prefixes, completions):
     sums = sum_log_probs(model, sequences, starts)
     tokens = torch.tensor([len(ids) - start for start, *ids in number_of])
     numbers = torch.tensor(numbers, dtype=torch.long)
-    return Scores(sums[numbers], tokens[numbers], cut)
+    return sums[numbers], tokens[numbers], cut
 
 
 def score(model, tokenizer, prefixes: list[str], completions: list[str]) -> torch.Tensor:
@@ -125,7 +121,7 @@ def score(model, tokenizer, prefixes: list[str], completions: list[str]) -> torc
     sums are in fp32 at least. If the two are longer than a GPT-2's block_size, the beginning of the
     prefix is left out; UserError if the completion alone is longer.
     """
-    return score_all(model, tokenizer, prefixes, completions).sums
+    return score_all(model, tokenizer, prefixes, completions)[0]
 
 
 def score_sentences(model, tokenizer, sentences: list[str]) -> torch.Tensor:

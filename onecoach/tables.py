@@ -5,7 +5,8 @@ MARK = "* no farther from chance than 95% of guesses are"
 
 
 def table(rows):
-    """Align rows of texts in lines, the first column to the left, the others to the right."""
+    """Align rows of cells in lines, the first column to the left, the others to the right."""
+    rows = [[as_text(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
     for first, *others in rows:
@@ -13,17 +14,17 @@ def table(rows):
     return "\n".join(lines)
 
 
-def cell(value, form):
-    """Format a figure; "-" if there is none."""
-    return "-" if value is None else form.format(value)
-
-
-def percent(value):
-    return cell(value, "{:.1%}")
-
-
-def span(interval, form="{:.1%}"):
-    return " to ".join(map(form.format, interval))
+def as_text(cell, form=""):
+    """Format a cell of a table: a text, a count, a share, an interval as a list, "-" for None."""
+    if cell is None:
+        return "-"
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, list):
+        return " to ".join(as_text(end, form) for end in cell)
+    if not form:
+        form = "{:.1%}" if isinstance(cell, float) else "{:,}"
+    return form.format(cell)
 
 
 # ---------------------------------------------------------------- the suite
@@ -48,12 +49,11 @@ def groups_table(name, result):
         return summary_table({name: ""}, [("", {name: result})])
 
     def row(label, figures):
-        return [label, percent(figures["accuracy"]), span(figures["interval"]),
-                percent(figures["ties"]), percent(figures.get("official_2025")),
-                str(figures["n"])]
+        return [label, *(figures.get(key) for key in (
+            "accuracy", "interval", "ties", "official_2025", "n"))]
     return table([["group", "accuracy", "95% over items", "ties", "as until 2025", "items"],
                   *(row(group, figures) for group, figures in result["groups"].items()),
-                  *([f"mean of {field}", percent(accuracy), *[""] * 4]
+                  *([f"mean of {field}", accuracy, *[""] * 4]
                     for field, accuracy in result["fields"].items()),
                   row(f"mean over {suite.TASKS[name].over}", result)])
 
@@ -71,28 +71,31 @@ def summary_table(names, columns):
             results = [column.get(name, {}) for _, column in columns]
             ours, *theirs = [result.get(part, {}) if part else result for result in results]
             rows.append([", ".join(filter(None, [title, names[name]])), marked(ours, key, form),
-                         span(ours["interval"], form), cell(ours.get("chance"), form),
-                         f"{ours['n']:,}", *(marked(figures, key, form) for figures in theirs)])
+                         as_text(ours["interval"], form), as_text(ours.get("chance"), form),
+                         ours["n"], *(marked(figures, key, form) for figures in theirs)])
     (value, tasks), *theirs = [suite.nlp_mean(column) for _, column in columns]
     if len(tasks) > 1:
         rows.append([f"NLP mean of {len(tasks)} tasks: {', '.join(tasks)}", f"{value:.1%} ",
                      "", "", "", *(f"{other:.1%} " if asked == tasks else "- "
                                    for other, asked in theirs)])
-    has_marks = any("*" in text for row in rows for text in row[1:])
+    has_marks = any("*" in str(cell) for row in rows for cell in row[1:])
     return table(rows) + (f"\n{MARK}" if has_marks else "")
 
 
 def marked(figures, key, form):
-    return cell(figures.get(key), form) + " *"[bool(figures.get("at_chance"))]
+    return as_text(figures.get(key), form) + " *"[bool(figures.get("at_chance"))]
 
 
-def remarks(name, result):
-    """Yield sentences on items that a result lacks, and on contexts that were cut."""
-    if result.get("lacks"):
-        yield f"{name} is not whole, or not the challenge's: {'; '.join(result['lacks'])}"
-    if result.get("cut"):
-        yield (f"{name}: {result['cut']:,} contexts lost their beginning, longer than the GPT-2's "
-               "block_size")
+def remarks(results):
+    """Yield sentences on items that whole results lack, and on contexts that were cut."""
+    for slot, result in results.items():
+        if not isinstance(result, dict) or result.get("limit"):
+            continue
+        if result.get("lacks"):
+            yield f"{slot} is not whole, or not the challenge's: {'; '.join(result['lacks'])}"
+        if result.get("cut"):
+            yield (f"{slot}: {result['cut']:,} contexts lost their beginning, longer than the "
+                   "GPT-2's block_size")
 
 
 def against_table(label, compared):
@@ -103,20 +106,17 @@ def against_table(label, compared):
         if len(figures["fields"]) > 1:
             lines |= {f"  {field}": part for field, part in figures["fields"].items()}
         for title, part in lines.items():
-            low, high = part["interval"]
-            rows.append([title, f"{part['difference']:+.1%}", f"{low:+.1%} to {high:+.1%}",
-                         str(part["better"]), str(part["worse"]), f"{part['p']:.2g}"])
+            rows.append([title, f"{part['difference']:+.1%}", as_text(part["interval"], "{:+.1%}"),
+                         part["better"], part["worse"], f"{part['p']:.2g}"])
     return table(rows)
 
 
 def curve_table(points):
     """Show a learning curve. points: {checkpoint: accuracy, interval and fields}."""
-    fields = list(next(iter(points.values()))["fields"])
-    rows = [["words read", "accuracy", "95% over items", *fields]]
-    for name, point in points.items():
-        rows.append([name.removeprefix("chck_"), percent(point["accuracy"]),
-                     span(point["interval"]), *(percent(point["fields"][f]) for f in fields)])
-    return table(rows)
+    rows = [[name.removeprefix("chck_"), point["accuracy"], point["interval"],
+             *point["fields"].values()] for name, point in points.items()]
+    fields = next(iter(points.values()))["fields"]
+    return table([["words read", "accuracy", "95% over items", *fields], *rows])
 
 
 # ---------------------------------------------------------------- perplexity, and the last table
@@ -130,7 +130,7 @@ def perplexity_table(result):
     for name, figures in parts.items():
         ways = [f"{figures[way][key]:.4g}" for way in ("blocks", "lines")
                 for key in ("perplexity", "bits_per_byte")]
-        rows.append([name, str(figures["lines"]["tokens"]), *ways,
+        rows.append([name, figures["lines"]["tokens"], *ways,
                      f"{figures['mean_nats_per_byte']:.4f}"])
     return table(rows)
 
@@ -198,11 +198,9 @@ def final_table(evals):
     for title, path, form in final_lines(evals):
         figures = [look_up(results, path) for _, results in evals]
         if any(figure is not None for figure in figures):
-            rows.append([title, *(cell(figure, form) for figure in figures)])
+            rows.append([title, *(as_text(figure, form) for figure in figures)])
     said = []
     for label, results in evals:
-        said += signatures.wrapped(f"{label}: {remark}" for slot, result in results.items()
-                                   if isinstance(result, dict) and not result.get("limit")
-                                   for remark in remarks(slot, result))
+        said += signatures.wrapped(f"{label}: {remark}" for remark in remarks(results))
         said += signatures.words(label, results.get("verdicts"))
     return "\n".join([table(rows), *([""] if said else []), *said])

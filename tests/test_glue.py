@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import data
 from bpe import Tokenizer
-from onecoach import files, run
+from onecoach import files, run, scoring
 from onecoach.config import UserError
 from tools import glue
 
@@ -112,7 +112,7 @@ def test_the_head_reads_the_last_real_token(arch):
 
 def test_pieces_are_of_like_length_and_hold_every_row_once():
     ids = [[0] * n for n in (3, 9, 4, 1, 9, 2, 30)]
-    pieces = list(glue.pieces(range(7), ids, 18))
+    pieces = list(scoring.by_length(range(7), ids, 18))
     assert pieces == [[6], [1, 4], [2, 0, 5, 3]]
 
 
@@ -263,7 +263,6 @@ def test_lengths_are_said(make_run, rows, capsys):
         assert glue.longest_row(lm, config) == length
         both = glue.read_data(args, tokenizer, length)
         assert [*both] == ["rte"] and max(map(len, both["rte"].train.ids)) == length
-        glue.say_what_is_short("rte", both["rte"])
         shown = capsys.readouterr().out
         assert words in shown and "40 rows to judge by, the challenge has 139" in shown
         assert "1 of 151 training rows" in shown

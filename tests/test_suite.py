@@ -473,7 +473,7 @@ def test_a_yardstick_beside_the_run_stands_in_its_table(two_runs, exam, tokenize
     ngram.mkdir()
     config = run.load(one)[2]
     subject = eval.Subject(ngram, Counts(tokenizer), tokenizer, config)
-    eval.evaluate_subject(subject, ["blimp"], data=str(exam))
+    eval.evaluate(subject, ["blimp"], data=str(exam))
     assert files.read_json(ngram / "eval.json")[f"blimp --data={exam}"]["accuracy"] == 1
     capsys.readouterr()
     eval.evaluate(one, ["blimp"], data=str(exam))
@@ -494,7 +494,7 @@ def test_reading_is_whole_whatever_the_limit(two_runs, exam, tokenizer, capsys):
     ngram = one.with_name("ngram-5")
     ngram.mkdir()
     subject = eval.Subject(ngram, Counts(tokenizer), tokenizer, run.load(one)[2])
-    eval.evaluate_subject(subject, ["reading"], data=str(exam))
+    eval.evaluate(subject, ["reading"], data=str(exam))
     results = eval.evaluate(one, ["reading"], data=str(exam), limit=2)
     result, = (result for slot, result in results.items() if slot.startswith("reading"))
     assert result["n"] == 60 and result["lacks"] == ["items: 60 of 1,726"]
@@ -518,7 +518,7 @@ def test_other_text_is_said_where_figures_stand_side_by_side(two_runs, exam, tok
     ngram = one.with_name("ngram-5")
     shutil.copytree(two, ngram)
     subject = eval.Subject(ngram, Counts(tokenizer), tokenizer, run.load(two)[2])
-    eval.evaluate_subject(subject, ["blimp"], data=str(exam))
+    eval.evaluate(subject, ["blimp"], data=str(exam))
     for ours, theirs, differs in (("a", "b", True), ("a", "a", False), ("a", "", False)):
         read_text(one, ours)
         read_text(two, theirs)

@@ -17,7 +17,6 @@ the last token (their --take_final; their default, the first, has seen nothing i
 The reported epoch has the best accuracy (F1 for mrpc and qqp) *on the rows that are reported*: that
 flatters, so the table also shows the last epoch's accuracy and the majority's.
 """
-import os
 import pathlib
 
 from onecoach.config import Arguments, UserError, answer_early, run_folder, run_main
@@ -34,8 +33,6 @@ def read_args(argv):
     parser.add_argument("--limit", type=int, default=0, help="training rows of a task; 0: all")
     parser.add_argument("--predictions", default="", help="file for the challenge, of seed 42; "
                         "other predictions in it are kept")
-    parser.add_argument("--which", default="best", choices=["best", "last"],
-                        help="best.pt, the lowest val_ce, or ckpt.pt")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"],
                         help="of matrix products; auto: bfloat16 where the processor has it")
@@ -46,10 +43,6 @@ def read_args(argv):
     if args.predictions and args.limit:
         raise UserError("--predictions are for the challenge, which trains on all rows; leave out "
                         "--limit")
-    folder = pathlib.Path(args.predictions).parent
-    if args.predictions and not os.access(folder, os.W_OK):
-        raise UserError(f"{args.predictions}: there is no folder {folder}, or it cannot be written "
-                        "to; make it first")
     return args
 
 
@@ -60,7 +53,6 @@ import collections
 import copy
 import hashlib
 import itertools
-import json
 import math
 import string
 
@@ -72,9 +64,9 @@ from tqdm import tqdm
 
 import eval
 from onecoach import files, run
-from onecoach.scoring import longest_input
+from onecoach.scoring import by_length, longest_input
 from onecoach.suite import json_lines, wilson
-from onecoach.tables import cell, span, table
+from onecoach.tables import table
 
 # first, second: the two texts of a row, from its keys; labels: how many; chosen_by: the figure that
 # chooses the epoch; items: rows of TASK.valid.jsonl in the challenge
@@ -111,20 +103,17 @@ Data = collections.namedtuple("Data", "train valid")
 
 def read_rows(path, task, tokenizer, length, limit=0):
     """Return the Rows of a file, at most `length` tokens each; limit: the first rows, 0 all."""
-    ids = []
+    pairs = []  # (ids, are they whole?) of each row
     labels = []
-    cut = 0
     keys = [key for _, key, *_ in string.Formatter().parse(task.first + task.second) if key]
     for row in itertools.islice(json_lines(path), limit or None):
         values = {key: row.text(key, may_be_empty=True) for key in keys}
         texts = task.first.format(**values), task.second.format(**values)
-        row_ids, whole = encode_pair(tokenizer, *texts, length)
-        ids.append(row_ids)
+        pairs.append(encode_pair(tokenizer, *texts, length))
         labels.append(row.number("label", task.labels))
-        cut += not whole
-    if not ids:
+    if not pairs:
         raise UserError(f"{path}: empty, it has no rows")
-    return Rows(ids, torch.tensor(labels), cut)
+    return Rows([ids for ids, _ in pairs], torch.tensor(labels), sum(not w for _, w in pairs))
 
 
 def encode_pair(tokenizer, first, second, length):
@@ -141,15 +130,6 @@ def encode_pair(tokenizer, first, second, length):
         n = shorter if len(a) <= len(b) else room - shorter
         a, b = a[:n], b[:room - n]
     return [tokenizer.bos_id, *a, *b], whole
-
-
-def pieces(numbers, ids, tokens):
-    """Cut the numbers of rows into lists of similar length, of at most `tokens` when padded."""
-    waiting = sorted(numbers, key=lambda i: -len(ids[i]))
-    while waiting:
-        n = max(1, tokens // len(ids[waiting[0]]))
-        yield waiting[:n]
-        waiting = waiting[n:]
 
 
 def padded(rows, numbers, device):
@@ -200,7 +180,7 @@ def add_gradient(model, rows, batch, dtype):
     In pieces of similar length a short row does not pay for a long one.
     """
     device = next(model.parameters()).device
-    for numbers in pieces(batch, rows.ids, PIECE[device.type]):
+    for numbers in by_length(batch, rows.ids, PIECE[device.type]):
         ids, last = padded(rows, numbers, device)
         with run.autocast(dtype, device):
             logits = model(ids, last)
@@ -244,7 +224,7 @@ def predict(model, rows, dtype):
     device = next(model.parameters()).device
     labels = torch.zeros(len(rows.ids), dtype=torch.int64)
     model.eval()
-    for numbers in pieces(range(len(rows.ids)), rows.ids, 4 * PIECE[device.type]):
+    for numbers in by_length(range(len(rows.ids)), rows.ids, 4 * PIECE[device.type]):
         with run.autocast(dtype, device):
             logits = model(*padded(rows, numbers, device))
         if not logits.isfinite().all():
@@ -283,35 +263,36 @@ def digest(lm, data):
 
 
 def kept_seeds(path, key, digest):
-    """Return {seed: result} under a key of glue.json, those of these weights and rows."""
+    """Return {"42": result} under a key of glue.json, those of these weights and rows."""
     entry = files.read_json_or_empty(path).get(key, {"seeds": {}})
-    return {int(seed): result for seed, result in entry["seeds"].items()
-            if result["digest"] == digest}
+    return {seed: result for seed, result in entry["seeds"].items() if result["digest"] == digest}
 
 
 def keep(path, key, seed, result, facts):
     """Put a result into glue.json; facts: what all seeds of the entry have in common."""
     with files.locked(path.parent):
-        seeds = {**kept_seeds(path, key, result["digest"]), seed: result}
+        seeds = {**kept_seeds(path, key, result["digest"]), str(seed): result}
         means = {}
         for figure in ("accuracy", "f1", "last"):
             values = [one[figure] for one in seeds.values() if figure in one]
             if values:
                 means[figure] = float(np.mean(values))
                 means[f"{figure}_spread"] = float(np.std(values, ddof=1)) if values[1:] else None
-        entry = {**means, **facts, "seeds": {str(seed): seeds[seed] for seed in sorted(seeds)}}
+        entry = {**means, **facts, "seeds": {seed: seeds[seed] for seed in sorted(seeds, key=int)}}
         files.write_json(path, files.read_json_or_empty(path) | {key: entry})
 
 
-def write_predictions(path, predictions):
-    """Add predictions {task: "0110..."} to the challenge's file at path."""
-    with files.locked(path.absolute().parent):
+def write_predictions(path, entries):
+    """Add the first seed's predictions in entries {task: entry} to the challenge's file at path."""
+    said = {}
+    for name, entry in entries.items():
+        labels = entry["seeds"][str(FIRST_SEED)]["predictions"]  # "0110..."
+        said[name] = {"predictions": [{"id": f"{name}_{i}", "pred": int(label)}
+                                      for i, label in enumerate(labels)]}
+    with files.locked(path.parent):
         whole = files.read_json_or_empty(path)
-        glue = whole.setdefault("glue", {})
-        for name, labels in predictions.items():
-            glue[name] = {"predictions": [{"id": f"{name}_{i}", "pred": int(label)}
-                                          for i, label in enumerate(labels)]}
-        files.write_text(path, json.dumps(whole) + "\n")
+        files.write_json(path, whole | {"glue": whole.get("glue", {}) | said})
+    print(f"{path}: predictions of {', '.join(said)}, seed {FIRST_SEED}")
 
 
 def glue_table(entries):
@@ -320,12 +301,10 @@ def glue_table(entries):
              "F1", "+- seeds", "the majority's", "seeds", "rows", "dtype"]]
     for name, entry in entries.items():
         dtypes = sorted({result["dtype"] for result in entry["seeds"].values()})
-        shares = [entry["accuracy"], entry["accuracy_spread"], entry["majority"]["accuracy"],
-                  entry["last"], entry.get("f1"), entry.get("f1_spread"),
-                  entry["majority"].get("f1")]
-        shares = [cell(share, "{:.1%}") for share in shares]
-        rows.append([name, *shares[:2], span(wilson(entry["accuracy"], entry["valid_rows"])),
-                     *shares[2:], str(len(entry["seeds"])),
+        rows.append([name, entry["accuracy"], entry["accuracy_spread"],
+                     wilson(entry["accuracy"], entry["valid_rows"]), entry["majority"]["accuracy"],
+                     entry["last"], entry.get("f1"), entry.get("f1_spread"),
+                     entry["majority"].get("f1"), len(entry["seeds"]),
                      f"{entry['train_rows']} + {entry['valid_rows']}", ", ".join(dtypes)])
     accuracy = np.mean([entry["accuracy"] for entry in entries.values()])
     mixed = np.mean([entry[TASKS[name.split()[0]].chosen_by] for name, entry in entries.items()])
@@ -357,6 +336,14 @@ def read_data(args, tokenizer, length):
         train = read_rows(paths[0], TASKS[name], tokenizer, length, args.limit)
         valid = read_rows(paths[1], TASKS[name], tokenizer, length)
         data[name] = Data(train, valid)
+
+        n = len(valid.ids)
+        if n != TASKS[name].items:
+            print(f"{name}: {n} rows to judge by, the challenge has {TASKS[name].items}; its "
+                  "scoring does not take predictions of others")
+        if train.cut or valid.cut:
+            print(f"{name}: {train.cut} of {len(train.ids)} training rows and {valid.cut} of {n} "
+                  "others are longer, and cut")
     if not data:
         raise UserError(f"{folder}: no task has its files there; --data names the folder that "
                         "holds glue_filtered")
@@ -375,23 +362,11 @@ def longest_row(lm, config):
     return length
 
 
-def say_what_is_short(name, data):
-    """Print how a task's rows differ from the challenge's, and how many had to be cut."""
-    n = len(data.valid.ids)
-    if n != TASKS[name].items:
-        print(f"{name}: {n} rows to judge by, the challenge has {TASKS[name].items}; its scoring "
-              "does not take predictions of others")
-    if data.train.cut or data.valid.cut:
-        print(f"{name}: {data.train.cut} of {len(data.train.ids)} training rows and "
-              f"{data.valid.cut} of {n} others are longer, and cut")
-
-
 def main(argv):
     args = read_args(argv)
-    predictions = pathlib.Path(args.predictions) if args.predictions else None
-    if predictions:
-        files.read_json_or_empty(predictions)  # damaged? They are written hours later
-    lm, tokenizer, config = run.load(args.run, which=args.which)
+    if args.predictions:
+        eval.check_predictions(args.predictions)
+    lm, tokenizer, config = run.load(args.run)
     files.check_writable(args.run)
     config.device = args.device
     config.dtype = args.dtype
@@ -399,17 +374,14 @@ def main(argv):
     dtype = run.choose_dtype(config, device)
     length = longest_row(lm, config)
     data = read_data(args, tokenizer, length)
-    for name in data:
-        say_what_is_short(name, data[name])
 
     # the fine-tunings that are left, the first seed of all tasks first
     path = pathlib.Path(args.run, "glue.json")
     part = f" --limit={args.limit}" if args.limit else ""
-    part += " --which=last" if args.which == "last" else ""
     digests = {name: digest(lm, data[name]) for name in data}
     seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
     todo = [(name, seed) for seed in seeds for name in data
-            if seed not in kept_seeds(path, name + part, digests[name])]
+            if str(seed) not in kept_seeds(path, name + part, digests[name])]
     print(f"{len(todo)} fine-tunings to do, {len(data) * args.seeds - len(todo)} done before; "
           f"{dtype} on {device}", flush=True)
 
@@ -419,19 +391,15 @@ def main(argv):
         result = finetune(lm, task, data[name], seed, dtype) | {"digest": digests[name]}
         facts = dict(majority=majority(data[name], task), chosen_by=task.chosen_by,
                      train_rows=len(data[name].train.ids), valid_rows=len(data[name].valid.ids),
-                     length=length, limit=args.limit, which=args.which)
+                     length=length, limit=args.limit)
         keep(path, name + part, seed, result, facts)
         print(f"{name}{part}, seed {seed}: {task.chosen_by} {result[task.chosen_by]:.1%} at epoch "
               f"{result['epoch']} of {task.epochs}", flush=True)
 
     results = files.read_json(path)
-    entries = {name + part: results[name + part] for name in data}
-    print(f"\n{path} ({args.which})\n{glue_table(entries)}")
-    if predictions:
-        labels = {name: kept_seeds(path, name + part, digests[name])[FIRST_SEED]["predictions"]
-                  for name in data}
-        write_predictions(predictions, labels)
-        print(f"{predictions}: predictions of {', '.join(data)}, seed {FIRST_SEED}")
+    print(f"\n{path}\n{glue_table({name + part: results[name + part] for name in data})}")
+    if args.predictions:
+        write_predictions(pathlib.Path(args.predictions), {name: results[name] for name in data})
 
 
 if __name__ == "__main__":

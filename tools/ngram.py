@@ -24,8 +24,6 @@ if __name__ == "__main__":
 
 import collections
 import dataclasses
-import time
-import types
 
 import numpy as np
 
@@ -35,7 +33,6 @@ from onecoach import files
 from onecoach.run import write_config
 
 ORDERS = (1, 5)
-AT_ONCE = 1 << 20  # tokens that are scored at a time
 NETWORKS_ALONE = ("babytalk", "sample", "curve")  # tasks of eval.py that need more than scores
 
 
@@ -56,13 +53,11 @@ class NGram:
     After an unseen h P_k is P_{k-1}. `<s>` is part of contexts and is never predicted, as in the
     networks. (Witten and Bell 1991, doi 10.1109/18.87000; interpolated as in Chen and Goodman 1999,
     doi 10.1006/csla.1999.0128.) A 5-gram takes some 30 bytes per token of real text, and four times
-    that while it is counted.
+    that while it is counted; texts that it is asked for, 100 bytes per token.
     """
 
     def __init__(self, tokens, vocab_size, order, bos_id=1):
         self.vocab_size = vocab_size
-        self.order = order
-        self.config = types.SimpleNamespace(arch="ngram")  # for eval: texts may be of any length
         self.levels = []
         tokens = np.asarray(tokens, np.int64)
         numbers = np.zeros(len(tokens), np.int64)  # of the k-gram that begins at each token
@@ -78,28 +73,15 @@ class NGram:
             self.levels.append(Level(keys, *small))
             contexts = len(keys)
 
-    @property
-    def nbytes(self):
-        return sum(array.nbytes for level in self.levels for array in level)
-
     def sum_log_probs(self, sequences, starts):
         """Return (n,) float64, nats: for each sequence the sum of log P(token | the ones before).
 
         Sequences begin with `<s>`; the tokens from number starts[i] >= 1 on are counted.
         """
-        sums = np.zeros(len(sequences))
-        groups = np.cumsum([len(sequence) for sequence in sequences]) // AT_ONCE
-        for group in np.unique(groups):
-            first, last = np.searchsorted(groups, [group, group + 1])
-            sums[first:last] = self.score(sequences[first:last], starts[first:last])
-        return sums
-
-    def score(self, sequences, starts):
-        lengths = [len(sequence) for sequence in sequences]
+        lengths = np.array([len(sequence) for sequence in sequences], np.int64)
         owner = np.repeat(np.arange(len(sequences)), lengths)  # (M,) the sequence of each token
-        begins = np.cumsum(lengths) - lengths
-        place = np.arange(len(owner)) - begins[owner]  # (M,) of each token in its sequence
-        tokens = np.concatenate([np.asarray(sequence, np.int64) for sequence in sequences])
+        place = np.arange(len(owner)) - (np.cumsum(lengths) - lengths)[owner]  # (M,) within it
+        tokens = np.array([token for sequence in sequences for token in sequence], np.int64)
 
         log_p = np.log(self.probabilities(tokens, place))
         counted = place >= np.asarray(starts)[owner]
@@ -133,19 +115,21 @@ def find(keys, wanted):
 # ---------------------------------------------------------------- the command
 
 def folder_like_a_run(config, order, data):
-    """Write a run's files into the model's folder, without an eval.json of other tokens."""
+    """Write a run's files into the model's folder, without an eval.json of other tokens.
+
+    Returns the folder's config.
+    """
     config = dataclasses.replace(config, name=f"ngram-{order}")
     folder = config.folder
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "config.json"
-    there = files.read_json_or_empty(path)
-    here = dict(_text=data.train.corpus, _tokenizer=data.tokenizer.hash, mark=config.mark,
+    before = files.read_json_or_empty(folder / "config.json")
+    same = dict(_text=data.train.corpus, _tokenizer=data.tokenizer.hash, mark=config.mark,
                 seed=config.seed)
-    if any(there.get(key) != value for key, value in here.items()):
+    if not same.items() <= before.items():
         (folder / "eval.json").unlink(missing_ok=True)
     files.write_text(folder / "tokenizer.json", data.tokenizer.to_json())
     write_config(config, "float64", data.tokenizer, data.train.corpus)
-    return folder, config
+    return config
 
 
 def main(argv):
@@ -159,13 +143,11 @@ def main(argv):
 
     data = prepare(config)
     for order in ORDERS:
-        folder, own = folder_like_a_run(config, order, data)
-        begun = time.monotonic()
+        own = folder_like_a_run(config, order, data)
         model = NGram(data.train.tokens, data.tokenizer.vocab_size, order, data.tokenizer.bos_id)
-        print(f"{folder}: counted {data.train.count / 1e6:.2f}M tokens in "
-              f"{time.monotonic() - begun:.1f} s, {model.nbytes / 1e6:.1f} MB", flush=True)
-        subject = eval.Subject(folder, model, data.tokenizer, own)
-        eval.evaluate_subject(subject, tasks, data=args.data, limit=args.limit)
+        print(f"{own.folder}: counted {data.train.count / 1e6:.2f}M tokens", flush=True)
+        subject = eval.Subject(own.folder, model, data.tokenizer, own)
+        eval.evaluate(subject, tasks, data=args.data, limit=args.limit)
 
 
 if __name__ == "__main__":

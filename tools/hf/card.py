@@ -121,8 +121,6 @@ def figures_table(folder, which):
             rows.append(f"| {title} | {form.format(figure)} | {chance} |")
     if not rows:
         return ""
-    limits = [f"- {remark}" for slot, result in results.items()
-              if isinstance(result, dict) and not result.get("limit")
-              for remark in tables.remarks(slot, result)]
+    limits = [f"- {remark}" for remark in tables.remarks(results)]
     return "\n".join(["## Evaluation", "A tie of two sentences counts half a point.", "",
                       "| | | chance |", "|---|---|---|", *rows, "", *limits]).rstrip()
