@@ -67,9 +67,8 @@ class Row:
         value = self.values.get(key)
         if not isinstance(value, list) or len(value) < 2:
             raise self.wrong(f"{key} is not a list of two texts or more")
-        for text in value:
-            if not isinstance(text, str) or not text.strip():
-                raise self.wrong(f"{key}: one is empty, or not text")
+        if not all(isinstance(text, str) and text.strip() for text in value):
+            raise self.wrong(f"{key}: one is empty, or not text")
         return value
 
     def number(self, key, below=None):
@@ -98,13 +97,13 @@ def json_lines(path):
         yield Row(values, where, path.stem)
 
 
-def read_folder(folder, item_of, hint=""):
+def read_folder(folder, item_of):
     """Return the Items of folder/*.jsonl, in the order of files and lines."""
     folder = pathlib.Path(folder)
     paths = sorted(folder.glob("*.jsonl"))
     if not paths:
-        raise UserError(f"{folder}: no *.jsonl files there; {hint}pass --data=DIR, the folder that "
-                        f"holds {folder.name}")
+        raise UserError(f"{folder}: no *.jsonl files there; docs/babylm.md says where to get them; "
+                        f"pass --data=DIR, the folder that holds {folder.name}")
     items = []
     for path in paths:
         rows = list(json_lines(path))
@@ -450,24 +449,12 @@ def predictions(items, choices, probabilities=None):
 
 # ---------------------------------------------------------------- the tasks
 
-ORGANISERS = ("it comes with the challenge's evaluation data, huggingface.co/datasets/"
-              "BabyLM-community/BabyLM-2026-Strict-Evals; ")
-GATED = ("EWoK is given out on request at huggingface.co/datasets/ewok-core/ewok-core-1.0, and "
-         "filtered by the organisers' evaluation_pipeline.ewok.dl_and_filter; ")
-PIQA = ("it is huggingface.co/datasets/mrlbenchmarks/global-piqa-{}, eng_latn, as the organisers' "
-        "evaluation_pipeline.global_piqa.dl writes it; ")
-WUG = "it comes with the evaluation data of 2025, osf.io/ryjfm; "
-OWN = ("it is for rows of your own, JSON lines with prefix, options and right, the number of the "
-       "right one; ")
-
-
 @dataclasses.dataclass
 class Task:
     """kind: choose, rank (with people's ratios) or reading. per: the divisor of a sum."""
     title: str
     folder: str
     item_of: object = None      # Row -> Item, or None for a row that is not scored
-    hint: str = ORGANISERS      # where to get it
     kind: str = "choose"
     per: str = "sum"            # sum | token | byte (and sum)
     over: str = "groups"
@@ -492,22 +479,20 @@ TASKS = {
     "blimp": Task("BLiMP", "blimp_filtered", pair, key="blimp", in_2025=True, sizes=59_875),
     "supplement": Task("BLiMP supplement", "supplement_filtered", pair, key="blimp_supplement",
                        in_2025=True, sizes=SUPPLEMENT),
-    "ewok": Task("EWoK", "ewok_filtered", ewok, GATED, key="ewok", in_2025=True, sizes=EWOK),
+    "ewok": Task("EWoK", "ewok_filtered", ewok, key="ewok", in_2025=True, sizes=EWOK),
     "entity_tracking": Task("entity tracking", "entity_tracking", entity_tracking, over="fields",
                             key="entity_tracking_filtered", sizes=ENTITIES),
     "comps": Task("COMPS", "comps", comps, key="comps", in_2025=True, sizes=CONCEPTS),
     "global_piqa_parallel": Task("Global PIQA, parallel", "global_piqa_parallel", global_piqa(4),
-                                 PIQA.format("parallel"), per="token", key="global_piqa_parallel",
-                                 sizes=103),
+                                 per="token", key="global_piqa_parallel", sizes=103),
     "global_piqa_nonparallel": Task("Global PIQA, nonparallel", "global_piqa_nonparallel",
-                                    global_piqa(2), PIQA.format("nonparallel"), per="token",
-                                    key="global_piqa_nonparallel", sizes=100),
-    "wug_adj": Task("wug adjectives", "wug_adj_nominalization", wug, WUG, "rank", key="wug_adj",
+                                    global_piqa(2), per="token", key="global_piqa_nonparallel",
+                                    sizes=100),
+    "wug_adj": Task("wug adjectives", "wug_adj_nominalization", wug, "rank", key="wug_adj",
                     sizes=200),
-    "wug_past": Task("wug past tenses", "wug_past_tense", wug, WUG, "rank", key="wug_past",
-                     sizes=50),
+    "wug_past": Task("wug past tenses", "wug_past_tense", wug, "rank", key="wug_past", sizes=50),
     "reading": Task("reading", "reading", kind="reading", key="reading", sizes=1726),
-    "choice": Task("choice", "choice", choice, OWN, per="byte"),
+    "choice": Task("choice", "choice", choice, per="byte"),
 }
 ALIASES = {"global_piqa": ("global_piqa_parallel", "global_piqa_nonparallel"),
            "wug": ("wug_adj", "wug_past"),
@@ -526,7 +511,7 @@ def read(name, data, limit=0):
     folder = pathlib.Path(data, task.folder)
     if task.kind == "reading":
         return read_words(folder / "reading_data.csv")
-    return first_of_each(read_folder(folder, task.item_of, task.hint), limit)
+    return first_of_each(read_folder(folder, task.item_of), limit)
 
 
 def first_of_each(items, limit):

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 import distill
-from onecoach import files
+from model import LM, ModelConfig
+from onecoach import files, run
 from onecoach.config import UserError
 
 FILES = {"config.json", "ckpt.pt", "ckpt.prev.pt", "best.pt", "tokenizer.json", "metrics.jsonl",
@@ -27,6 +28,30 @@ def trained(config, name=None):
     """Train, and the run's folder."""
     distill.train(config)
     return config.folder.with_name(name or config.name)
+
+
+def small_lm(tokenizer, arch="llama", block_size=16, seed=0):
+    """Random weights large enough that the logits differ by several nats."""
+    torch.manual_seed(seed)
+    lm = LM(ModelConfig(arch=arch, vocab_size=tokenizer.vocab_size, n_layer=2, n_head=2, d_model=16,
+                        d_ff=32, block_size=block_size)).eval()
+    with torch.no_grad():
+        for p in lm.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return lm
+
+
+def random_run(config, tokenizer, seed=0, checkpoints=("best.pt",)):
+    """The folder of a run as the loop leaves it, with random weights, and without its text."""
+    config.folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(config.folder / "tokenizer.json")
+    run.write_config(config, "float32", tokenizer)
+    torch.manual_seed(seed)
+    lm = run.make_model(config, tokenizer.vocab_size)
+    for name in checkpoints:
+        state = {"model": lm.state_dict(), "step": 1, "steps": 1}
+        files.save_checkpoint(config.folder / name, state)
+    return config.folder
 
 
 def lines(folder, key="step"):

@@ -16,11 +16,12 @@ import babytalk
 import data
 import eval
 from bpe import Tokenizer, pre_tokens, train_bpe
-from model import LM, ModelConfig
+from model import LM
 from onecoach import files, run, scoring, suite, tables
 from onecoach.config import UserError, run_main
 from onecoach.exam import answer
 from onecoach.imported import ImportedTokenizer, marked
+from runs import random_run, small_lm
 
 TEXT = "the cat sees the dog near the house\nwho sees the little dog\nthe dogs see a cat\n" * 4
 SENTENCES = ["the cat sees the dog", "a dog", "who sees the little cat near a house\nthe dog", "x",
@@ -40,17 +41,6 @@ def tokenizer():
 def words():
     text = TEXT + "".join(babytalk.sample(2000, 5)) + "\n".join(babytalk.forms()) * 2
     return tokenizer_of(text)
-
-
-def small_lm(tokenizer, arch="llama", block_size=16, seed=0):
-    """Random weights large enough that the logits differ by several nats."""
-    torch.manual_seed(seed)
-    lm = LM(ModelConfig(arch=arch, vocab_size=tokenizer.vocab_size, n_layer=2, n_head=2, d_model=16,
-                        d_ff=32, block_size=block_size)).eval()
-    with torch.no_grad():
-        for p in lm.parameters():
-            p.add_(0.3 * torch.randn_like(p))
-    return lm
 
 
 class Given(torch.nn.Module):
@@ -538,16 +528,8 @@ def make_run(make_config):
         config = make_config(**{**dict(name="some", corpus="babytalk", mark="line", sentences=300,
                                        n_layer=1, n_head=2, d_model=16, d_ff=16, block_size=32,
                                        vocab_size=0), **keys})
-        folder = config.folder
-        folder.mkdir(parents=True)
-        tokenizer = data.prepare(config).tokenizer
-        tokenizer.save(folder / "tokenizer.json")
-        run.write_config(config, "float32", tokenizer)
-        torch.manual_seed(0)
-        lm = run.make_model(config, tokenizer.vocab_size)
-        for file in ("best.pt", "ckpt.pt"):
-            state = {"model": lm.state_dict(), "step": 1, "steps": 1}
-            files.save_checkpoint(folder / file, state)
+        folder = random_run(config, data.prepare(config).tokenizer,
+                            checkpoints=("best.pt", "ckpt.pt"))
         lines = [{"step": 0, "val_ce": 5.5}, {"step": 1, "loss": 2}, {"step": 1, "val_ce": 6.5},
                  {"step": 2, "val_ce": 7.5}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

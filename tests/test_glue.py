@@ -10,6 +10,7 @@ import data
 from bpe import Tokenizer
 from onecoach import files, run, scoring
 from onecoach.config import UserError
+from runs import random_run
 from tools import glue
 
 TINY = dict(corpus="babytalk", n_layer=1, n_head=2, d_model=16, d_ff=32, block_size=64)
@@ -21,16 +22,7 @@ def make_run(make_config):
     """A run's folder with random weights and a tokenizer of bytes."""
     def make(**keys):
         config = make_config(**{**TINY, **keys})
-        folder = config.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer = Tokenizer([])
-        tokenizer.save(folder / "tokenizer.json")
-        run.write_config(config, "float32", tokenizer)
-        torch.manual_seed(config.seed)
-        lm = run.make_model(config, tokenizer.vocab_size)
-        state = {"model": lm.state_dict(), "step": 1, "steps": 1}
-        files.save_checkpoint(folder / "best.pt", state)
-        return folder
+        return random_run(config, Tokenizer([]), config.seed)
     return make
 
 

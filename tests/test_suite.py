@@ -14,10 +14,10 @@ import torch
 import distill
 import eval
 from bpe import Tokenizer
-from model import LM, ModelConfig
 from onecoach import files, run, scoring, suite, tables
-from onecoach.config import UserError
+from onecoach.config import CONFIGS, UserError
 from onecoach.exam import answer
+from runs import random_run, small_lm
 
 
 def row(**values):
@@ -115,11 +115,12 @@ def test_a_row_that_is_wrong_is_named_by_file_and_line(tmp_path, name, values, w
 @pytest.mark.parametrize("name, words", [("ewok", "huggingface.co/datasets/ewok-core"),
                                          ("global_piqa_parallel", "global-piqa-parallel"),
                                          ("comps", "BabyLM-2026-Strict-Evals"),
-                                         ("choice", "prefix, options and right")])
+                                         ("choice", '"prefix": "...", "options"')])
 def test_a_missing_folder_says_where_it_is_to_be_had(tmp_path, name, words):
-    with pytest.raises(UserError) as e:
+    with pytest.raises(UserError, match=r"docs/babylm.md says where .* --data=DIR") as e:
         suite.read(name, tmp_path)
-    assert words in str(e.value) and "--data=DIR" in str(e.value) and "\n" not in str(e.value)
+    assert "\n" not in str(e.value)
+    assert words in (CONFIGS / "../docs/babylm.md").read_text(encoding="utf-8")
 
 
 def test_a_short_file_is_said():
@@ -229,23 +230,13 @@ def tokenizer():
     return Tokenizer([])  # bytes
 
 
-def small_lm(tokenizer, arch="llama", block_size=64, seed=0):
-    torch.manual_seed(seed)
-    lm = LM(ModelConfig(arch=arch, vocab_size=tokenizer.vocab_size, n_layer=2, n_head=2, d_model=16,
-                        d_ff=32, block_size=block_size)).eval()
-    with torch.no_grad():
-        for p in lm.parameters():
-            p.add_(0.3 * torch.randn_like(p))
-    return lm
-
-
 TEXTS = ["the cat sat", "the cat sits", "the cat", "the dog", "a", "the cat sat down", "the cat s"]
 
 
 def test_log_probabilities_are_those_of_transformers(tokenizer):
     pytest.importorskip("transformers")
     from tools.bench import peers
-    lm = small_lm(tokenizer)
+    lm = small_lm(tokenizer, block_size=64)
     theirs = peers.hf_copy(lm).eval()
     sums = eval.score_sentences(lm, tokenizer, TEXTS)
     for text, ours in zip(TEXTS, sums.tolist()):
@@ -373,16 +364,8 @@ def exam(tmp_path):
 
 
 def folder_of_run(folder, tokenizer, make_config, seed=0):
-    """A run as the loop leaves it, without its text."""
-    config = make_config(name=folder.name, out_dir=str(folder.parent), n_layer=1, n_head=2,
-                         d_model=16, d_ff=16, block_size=32)
-    folder.mkdir(parents=True)
-    tokenizer.save(folder / "tokenizer.json")
-    run.write_config(config, "float32", tokenizer)
-    torch.manual_seed(seed)
-    lm = run.make_model(config, tokenizer.vocab_size)
-    files.save_checkpoint(folder / "best.pt", {"model": lm.state_dict(), "step": 1, "steps": 1})
-    return folder
+    return random_run(make_config(name=folder.name, out_dir=str(folder.parent), n_layer=1, n_head=2,
+                                  d_model=16, d_ff=16, block_size=32), tokenizer, seed)
 
 
 @pytest.fixture
