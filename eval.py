@@ -647,13 +647,13 @@ def yardsticks(subject, slots):
         saved = files.read_json(path) if folder != subject.folder else {}
         results = {name: saved[key] for name, key in slots.items()
                    if isinstance(saved.get(key), dict)}
+        if not results:
+            continue
         tokenizers = {result.get("tokenizer") for result in results.values()}
-        if tokenizers - {subject.tokenizer.hash}:
-            print(f"{folder} is not shown: its eval.json is of another tokenizer")
-        elif results and run.other_text(subject.folder, folder):
-            print(f"{folder} is not shown: it has read other text; python -m tools.ngram "
-                  f"{subject.folder / 'config.json'} counts this run's")
-        elif results:
+        if tokenizers != {subject.tokenizer.hash} or run.other_text(subject.folder, folder):
+            print(f"{folder} is not shown: its eval.json is of another tokenizer or text; python "
+                  f"-m tools.ngram {subject.folder / 'config.json'} counts this run's")
+        else:
             columns.append((folder.name, results))
     return columns
 

@@ -83,7 +83,8 @@ def summary_table(names, columns):
 
 
 def marked(figures, key, form):
-    return as_text(figures.get(key), form) + " *"[bool(figures.get("at_chance"))]
+    mark = "*" if figures.get("at_chance") else " "
+    return as_text(figures.get(key), form) + mark
 
 
 def remarks(results):

@@ -391,7 +391,7 @@ def main(argv):
         result = finetune(lm, task, data[name], seed, dtype) | {"digest": digests[name]}
         facts = dict(majority=majority(data[name], task), chosen_by=task.chosen_by,
                      train_rows=len(data[name].train.ids), valid_rows=len(data[name].valid.ids),
-                     length=length, limit=args.limit)
+                     length=length, limit=args.limit, which="best")
         keep(path, name + part, seed, result, facts)
         print(f"{name}{part}, seed {seed}: {task.chosen_by} {result[task.chosen_by]:.1%} at epoch "
               f"{result['epoch']} of {task.epochs}", flush=True)
