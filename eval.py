@@ -8,7 +8,7 @@
     python eval.py RUN --tasks=ppl --dev=PATH                # of other text
 
     ppl                perplexity of the run's test split (the second half of the development
-                       text; the first half chose best.pt), and again without the lines that stand
+                       text; the first half chose best.pt), and again without the lines that are
                        in the training text too ("unseen"); or of --dev=PATH;
                        --limit: tokens per domain
     blimp, supplement, ewok, entity_tracking, comps, global_piqa_parallel, global_piqa_nonparallel,
@@ -151,7 +151,7 @@ def nats_tokens_bytes(model, tokenizer, sequences):
 
 
 def perplexity_figures(sums):
-    """Return the figures of a text from (nats, tokens, bytes) of its two scorings, (2, 3)."""
+    """Return the figures of a text from (nats, tokens, bytes) of both scorings, (2, 3)."""
     figures = {}
     for name, (nats, tokens, size) in zip(("blocks", "lines"), sums):
         figures[name] = dict(nats_per_token=nats / tokens,
@@ -412,7 +412,7 @@ def data_folder(options):
 
 
 # do: (subject, options) -> result for eval.json, text for the screen
-# options: those that change the result, and so stand in its key in eval.json
+# options: those that change the result, and so are part of the key in eval.json
 Task = collections.namedtuple("Task", "do options")
 TASKS = {
     "ppl": Task(ppl_task, ("limit", "which", "dev")),
@@ -529,7 +529,7 @@ def evaluate(subject, tasks=(), **options):
 
 
 def score_imported(folder, config, limit, device):
-    """Score a teacher from elsewhere, which names no text, once on its student's test split."""
+    """Score a teacher from elsewhere, which names no text, once on the student's test split."""
     path = folder / "eval.json"
     asked = {"text": run.text_digest(config.folder), "block_size": config.longest,
              "limit": limit}
@@ -555,8 +555,8 @@ def validated(folder, which):
 
 # ---------------------------------------------------------------- the suite's tasks
 
-# A task of the suite. lacks: how its rows differ from the challenge's; data: their folder where
-# they are a set of your own, else ""
+# A task of the suite. lacks: how the rows differ from the challenge's; data: the folder, if they
+# are a set of your own, else ""
 Asked = collections.namedtuple("Asked", "name items lacks data")
 
 
@@ -602,16 +602,16 @@ def other_subject(subject, options):
 def close_exam(subject, other, asked, answers, options):
     """Print the tasks in one table, with other runs, and the comparison; write the predictions."""
     ngrams = dataclasses.replace(options, dtype="float32")  # they have no other
-    columns = [("", {name: ours.result for name, ours in answers.items()}),
+    columns = [("", {name: a.result for name, a in answers.items()}),
                *yardsticks(subject, {name: slot(name, ngrams, data=task.data)
                                      for name, task in asked.items()})]
     compared = {}
     if other:
         theirs = {name: ask(other, task, options) for name, task in asked.items()}
-        columns.append((other.folder.name, {name: its.result for name, its in theirs.items()}))
-        compared = {name: suite.compared(asked[name].items, ours.share, theirs[name].share,
+        columns.append((other.folder.name, {name: a.result for name, a in theirs.items()}))
+        compared = {name: suite.compared(asked[name].items, a.share, theirs[name].share,
                                          suite.TASKS[name].over)
-                    for name, ours in answers.items() if ours.share is not None}
+                    for name, a in answers.items() if a.share is not None}
     folders = {name: task.data for name, task in asked.items()}
     print(f"\nthe tasks of {subject.folder} ({options.which})\n"
           f"{tables.summary_table(folders, columns)}")
@@ -626,7 +626,7 @@ def close_exam(subject, other, asked, answers, options):
 
 def write_predictions(path, answers):
     """Add the predictions of a submission's tasks to a file, and say which ones it still lacks."""
-    said = {suite.TASKS[name].key: ours.said for name, ours in answers.items()
+    said = {suite.TASKS[name].key: a.said for name, a in answers.items()
             if suite.TASKS[name].key in suite.WANTED}
     files.add_to_json(path, said)  # other keys, glue, stay
     print(f"\npredictions of {', '.join(said) or 'no task of a submission'}: {path}")

@@ -1,4 +1,4 @@
-"""The suite asked of a model: its answers to a task, as figures and in the challenge's form."""
+"""A model's answers to the tasks of the suite, as figures and in the challenge's form."""
 import collections
 import dataclasses
 
@@ -20,22 +20,23 @@ def answer(name, items, model, tokenizer, seed=0):
 
 
 def answer_choices(task, items, model, tokenizer, seed):
-    # all in one call, so that those of similar length form a batch
-    others = [i for i, item in enumerate(items) if item.candidates_2025]
-    lists = [item.candidates for item in items] + [items[i].candidates_2025 for i in others]
+    # all in one call, so that texts of similar length form a batch
+    lists = [item.candidates for item in items]
+    lists += [item.candidates_2025 for item in items if item.candidates_2025]
     sums, tokens, cut = candidate_scores(model, tokenizer, lists)
     if task.per == "token":
         sums = [a / n for a, n in zip(sums, tokens)]
     scores = sums[:len(items)]
     right = np.array([item.right for item in items])
     share = suite.shares(scores, right)
+
     share_2025 = None
     if task.in_2025:
-        old = scores.copy()
-        for i, row in zip(others, sums[len(items):]):
-            old[i] = row
+        others = iter(sums[len(items):])
+        old = [next(others) if item.candidates_2025 else row for item, row in zip(items, scores)]
         share_2025 = suite.shares(old, right) > 0
     result = suite.accuracies(items, share, task.over, share_2025)
+
     if task.per == "byte":
         sizes = [[len(text.encode("utf-8", "surrogatepass")) for _, text in item.candidates]
                  for item in items]

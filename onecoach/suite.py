@@ -1,7 +1,7 @@
 """The benchmarks as data: the candidates of a row, the right one, the figures of a task.
 
     items = read("ewok", "eval")              # DIR/ewok_filtered/*.jsonl -> [Item, ...]
-    share = shares(scores, right)             # of each row, given its candidates' scores
+    share = shares(scores, right)             # of each row, given the candidates' scores
     accuracies(items, share, "groups")        # accuracy, interval, chance, by group and by field
 
 A task is a function from a Row to an Item and a line of TASKS. The rules are those of the BabyLM
@@ -51,8 +51,8 @@ class Row:
     where: str      # file and line, for messages
     stem: str = ""  # of the file's name
 
-    def wrong(self, what):
-        return UserError(f"{self.where}: {what}")
+    def wrong(self, fault):
+        return UserError(f"{self.where}: {fault}")
 
     def text(self, key, may_be_empty=False):
         value = self.values.get(key)
@@ -258,7 +258,7 @@ def partial_r2(y, covariates, x):
 
 
 def fisher(r, half):
-    """Return the interval of a correlation, `half` to either side of its Fisher z."""
+    """Return the interval of a correlation, `half` to either side of Fisher's z."""
     z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, r)))
     return [math.tanh(z - half), math.tanh(z + half)]
 
@@ -324,7 +324,7 @@ def wilson(share, n):
 
 
 def grouped(items):
-    """Return {group: numbers of its items (n,)}, in order of first appearance."""
+    """Return {group: numbers of the items (n,)}, in order of first appearance."""
     numbers = collections.defaultdict(list)
     for i, item in enumerate(items):
         numbers[item.group].append(i)
@@ -333,11 +333,11 @@ def grouped(items):
 
 def weights(items, over):
     """Return {group: weight in the task's mean}; over: equal "groups", or equal "fields"."""
-    field_of = {item.group: item.field for item in items}
+    fields = {item.group: item.field for item in items}
     if over == "groups":
-        return dict.fromkeys(field_of, 1 / len(field_of))
-    sizes = collections.Counter(field_of.values())
-    return {group: 1 / len(sizes) / sizes[field] for group, field in field_of.items()}
+        return dict.fromkeys(fields, 1 / len(fields))
+    sizes = collections.Counter(fields.values())
+    return {group: 1 / len(sizes) / sizes[field] for group, field in fields.items()}
 
 
 def accuracies(items, share, over="groups", share_2025=None):
@@ -498,7 +498,7 @@ ALIASES = {"global_piqa": ("global_piqa_parallel", "global_piqa_nonparallel"),
            "wug": ("wug_adj", "wug_past"),
            "suite": ("blimp", "supplement", "ewok", "entity_tracking", "comps",
                      "global_piqa_parallel", "global_piqa_nonparallel", "reading")}
-# what a submission of 2026 (strict, strict-small) holds, and what makes it
+# the keys of a submission of 2026 (strict, strict-small), and the program that makes each
 WANTED = {**{TASKS[name].key: "eval.py" for name in ALIASES["suite"]}, "glue": "tools.glue",
           **dict.fromkeys(("fast_eval_results", "aoa", "aoa_surprisals"), "the organisers' code")}
 # tasks of knowledge, for the mean: without similarity to people, and without tasks of your own

@@ -28,7 +28,7 @@ def read_args(argv):
     parser.add_argument("run", metavar="RUN", type=run_folder, help="the run's folder")
     parser.add_argument("--data", default="", help="folder that holds glue_filtered")
     parser.add_argument("--tasks", default="", help="names from above, separated by commas; "
-                        "default: those whose files are there")
+                        "default: all that DIR has the files of")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 42 on")
     parser.add_argument("--limit", type=int, default=0, help="training rows of a task; 0: all")
     parser.add_argument("--predictions", default="", help="file for the challenge, of seed 42; "
@@ -263,7 +263,7 @@ def digest(lm, data):
 
 
 def kept_seeds(path, key, digest):
-    """Return {"42": result} under a key of glue.json, those of these weights and rows."""
+    """Return {"42": result} under a key of glue.json, of these weights and rows alone."""
     entry = files.read_json_or_empty(path).get(key, {"seeds": {}})
     return {seed: result for seed, result in entry["seeds"].items() if result["digest"] == digest}
 

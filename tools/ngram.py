@@ -3,8 +3,8 @@
     python -m tools.ngram CONFIG                        # perplexity of the test split
     python -m tools.ngram CONFIG --tasks=ppl,blimp,supplement --data=DIR
 
-CONFIG and keys are those of the run to compare with: the n-grams count its training tokens, and are
-asked on its test split. tasks, data, limit: eval.py's, of the tasks that need only
+CONFIG and keys: of the run to compare with. The n-grams count the training tokens of that run, and
+are asked on the same test split. tasks, data, limit: as in eval.py, for tasks that need only
 log-probabilities. Results are in out_dir/ngram-1 and out_dir/ngram-5, folders like a run's.
 """
 from onecoach.config import Arguments, UserError, answer_early, parse_args, run_main
