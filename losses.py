@@ -158,35 +158,25 @@ def closed_gradient(divergence):
     return closed
 
 
-def split(divergence):
-    """"jsd(0.5)" -> ("jsd", [0.5]). Raises ValueError for an unknown name or form."""
-    match = re.fullmatch(r"(\w+)(?:\(([^()]+)\))?", divergence)
-    try:
-        name, inside = match.groups()
-        numbers = [float(number) for number in (inside or "").split(",") if inside]
-        if name in DIVERGENCES and all(map(math.isfinite, numbers)):
-            return name, numbers
-    except (AttributeError, ValueError):
-        pass
-    raise ValueError(f"divergence is {divergence!r}; allowed: {', '.join(DIVERGENCES)}, with a "
-                     "parameter as in 'jsd(0.5)'")
-
-
 @functools.cache
 def parse(divergence):
     """"jsd(0.5)" -> a function of (log_q, log_p). Raises ValueError for one that is not allowed."""
-    name, numbers = split(divergence)
-    function = DIVERGENCES[name]
+    match = re.fullmatch(r"(\w+)(?:\((.+)\))?", divergence)
+    try:
+        function = DIVERGENCES[match[1]]
+        numbers = [float(number) for number in (match[2] or "").split(",") if match[2]]
+        given = inspect.signature(function).bind(None, None, *numbers)  # as many as it takes
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError
+    except (TypeError, LookupError, ValueError):
+        raise ValueError(f"divergence is {divergence!r}; allowed: {', '.join(DIVERGENCES)}, with a "
+                         "parameter as in 'jsd(0.5)'") from None
+    for name, number in given.arguments.items():
+        is_share = given.signature.parameters[name].annotation is Share
+        if is_share and not 0 <= number <= 1:
+            raise ValueError(f"divergence is {divergence!r}; its {name} lies in [0, 1]")
     if not numbers:
         return function
-    parameters = [*inspect.signature(function).parameters.values()][2:]
-    if len(numbers) > len(parameters):
-        raise ValueError(f"divergence is {divergence!r}; {name} has {len(parameters) or 'no'} "
-                         f"parameter{'s' * (len(parameters) > 1)}")
-    for parameter, number in zip(parameters, numbers):
-        if parameter.annotation is Share and not 0 <= number <= 1:
-            raise ValueError(f"divergence is {divergence!r}; {name}'s {parameter.name} lies in "
-                             "[0, 1]")
     return lambda log_q, log_p: function(log_q, log_p, *numbers)
 
 
@@ -201,8 +191,8 @@ def check(divergence, tau, alpha, mix, ensemble, reduction, step_weights):
                                    ("mix", mix, 0, 1)):
         if not low <= value <= high:
             raise ValueError(f"{name} is {value!r}; allowed: {low} to {high}")
-    name, numbers = split(divergence)
-    if mix < 1 and (name == "fkl" or (name, *numbers) in FORWARD_KL):
+    name, *numbers = re.findall(r"[^(,)]+", divergence)
+    if mix < 1 and (name == "fkl" or (name, *map(float, numbers)) in FORWARD_KL):
         raise ValueError(f"mix is {mix} under {divergence}, forward KL: its gradient is mix times "
                          "the plain one; set alpha instead")
     linear_weights(step_weights, 2)
@@ -250,11 +240,10 @@ class TopK:
     """A teacher at n positions: its k most likely tokens, and the remainder as one more.
 
     ids (n, k) int64; log_p (n, k + 1): log p_tau of these tokens and, last, of all the others
-    together. Small enough to store in 16 bits. D then compares p and q on the k tokens and the
-    remainder. By the data processing inequality that is a lower bound of D on all V tokens, exact
-    at k = V - 1 (akl is no f-divergence: there it is an estimate). Without the remainder reverse
-    KL would make the student take mass away from the k. A TopK is used like a teacher: called with
-    rows it gives theirs.
+    together. D then compares p and q on these k + 1. By the data processing inequality that is a
+    lower bound of D on all V tokens, exact at k = V - 1 (akl is no f-divergence: there it is an
+    estimate). Without the remainder reverse KL would take mass away from the k. A TopK is used like
+    a teacher: called with rows it gives theirs.
     """
     ids: torch.Tensor
     log_p: torch.Tensor
@@ -276,10 +265,7 @@ def top_k(log_p, k):
 
 
 def with_remainder(z, ids):
-    """z (n, V) at the tokens ids (n, k) and for all the others together: (n, k + 1).
-
-    Logits give logits of the same softmax, log-probabilities give log-probabilities.
-    """
+    """z (n, V), logits or log-probabilities, at ids (n, k) and for the remainder: (n, k + 1)."""
     remainder = z.scatter(1, ids, -math.inf).logsumexp(1, keepdim=True)
     return torch.cat([z.gather(1, ids), remainder], 1)
 
@@ -298,7 +284,7 @@ def temperature_factor(divergence, tau):
 
 
 def linear_weights(step_weights, T, **kind):
-    """(T,) weights, linear from the first of step_weights to the last, with mean 1."""
+    """(T,) weights, linear from the first of step_weights to the last, of mean 1; None: all 1."""
     step_weights = step_weights or (1.0, 1.0)
     if len(step_weights) != 2 or min(step_weights) < 0 or sum(step_weights) <= 0:
         raise ValueError(f"step_weights is {step_weights!r}; allowed: two numbers >= 0, not both 0")
@@ -310,10 +296,10 @@ def linear_weights(step_weights, T, **kind):
 # a time. From the outside in: the loss, the walk over the chunks, the terms of a chunk.
 
 def head(h, W):
-    """A teacher for the loss, from its hidden states h (..., d) and its head W (V, d):
+    """Make a teacher for the loss from its hidden states h (..., d) and its head W (V, d).
 
-    a function of rows (a slice of the positions) that returns their logits (n, V). The products
-    run in the ambient autocast's dtype; h and W are cast to it here, once.
+    It is a function: rows (a slice of the positions) -> logits (n, V). The products run in the
+    ambient autocast's dtype; h and W are cast to it here, once.
     """
     dtype = product_dtype(h)
     h = h.reshape(-1, h.shape[-1]).to(dtype)
@@ -333,46 +319,46 @@ def distillation_loss(h: torch.Tensor, W: torch.Tensor, teachers: list, labels: 
         that holds all the positions, made at this tau.
     labels: (N,) or (B, T), ignore_index at positions without a loss.
     divergence: a name in DIVERGENCES, with a parameter as in "jsd(0.5)".
-    tau, alpha, mix: as at the top of this file (mix: arXiv 2410.22081). CE is the mean over valid
-        positions, always at tau 1.
+    tau, alpha, mix: as at the top of this file (mix: arXiv 2410.22081).
     ensemble: the mean of the teachers' "logits" (arXiv 2308.02019) or of their "probs".
-    reduction, of D only: "token" mean over valid positions; "sequence" that times T, the longest
-        block of the run: Baby Llama's batchmean on (B, T, V) (arXiv 2308.02019); "step" the mean
-        over the time steps of each step's own mean, weighted by step_weights, two numbers: linear
-        from the first step to the last, scaled to mean 1; steps without a position are left out.
-    T: for "sequence", default labels.shape[1].
+    reduction, of D only; CE is a mean over valid positions. "token": so is D. "sequence": that
+        times T, Baby Llama's batchmean on (B, T, V) (arXiv 2308.02019). "step": the mean over the
+        time steps of each step's own mean, weighted by step_weights, two numbers: linear from the
+        first step to the last, scaled to mean 1.
+    T: the longest block of the run, for "sequence"; default labels.shape[1].
     counts: valid positions of the whole optimiser step, so that micro-batches add up: a number, or
         (T,) for "step"; default: the valid positions of these labels.
     chunk: positions per chunk (default `chunk_size`).
-    Follows the ambient autocast: products in its dtype, softmax and sums in fp32.
 
-    Returns the scalar loss; with return_stats (loss, {"ce" and, with teachers, "divergence",
-    "entropy_q", "entropy_p", and for reduction "step" "per_step" (T,)}), detached: sums over these
-    positions divided by counts, at tau, before tau^2 and reduction. With a TopK all are over its
-    k + 1 tokens, and "mass_q" and "mass_p" are the mass of the k.
-    Raises ValueError for unknown words, numbers out of range, heads of two vocabularies, a TopK
-    among several, "sequence" without T and "step" on (N, d).
+    Follows the ambient autocast: products in its dtype, softmax and sums in fp32. Returns the
+    scalar loss; with return_stats (loss, stats), detached means of "ce" and, with teachers,
+    "divergence" (before tau^2 and reduction), "entropy_q", "entropy_p", all at tau, and for "step"
+    "per_step" (T,). With a TopK they are over its k + 1 tokens; "mass_q", "mass_p": of the k.
     """
     check(divergence, tau, alpha, mix, ensemble, reduction, step_weights)
     steps = labels.shape[1] if labels.dim() == 2 else None
-    check_shapes(steps, reduction, T, counts)
+    T = T or steps
+    if reduction == "step" and not steps or reduction == "sequence" and not T:
+        raise ValueError(f"reduction {reduction!r} on (N, d) needs (B, T, d), or T if it is "
+                         "'sequence'")
     valid = labels != ignore_index
-    d_weight = valid.to(torch.promote_types(h.dtype, torch.float32))
+    ce_weight = d_weight = valid.to(torch.promote_types(h.dtype, torch.float32))
 
     # n, the positions of the whole step, divides the sum once, at the very end; all of it stays on
     # the device, so that a GPU is never waited for
+    own_counts = d_weight.sum(0) if reduction == "step" else d_weight.sum()
     if counts is None:
-        counts = d_weight.sum(0)
-        if reduction != "step":
-            counts = counts.sum()
+        counts = own_counts
     counts = torch.as_tensor(counts, dtype=d_weight.dtype, device=h.device)
+    if counts.shape != own_counts.shape:
+        raise ValueError(f"counts has shape {tuple(counts.shape)}; allowed: a number, or (T,) for "
+                         "reduction 'step'")
     n = counts.sum().clamp_min(1)
 
     # the weights of a position in the sum: alpha's share, temperature and reduction are in them
-    ce_weight = d_weight
     if teachers:
-        ce_weight = alpha * d_weight
-    d_weight = d_weight * position_weights(reduction, counts, step_weights, T or steps)
+        ce_weight = alpha * ce_weight
+    d_weight = d_weight * position_weights(reduction, counts, step_weights, T)
     d_weight = d_weight * ((1 - alpha) * temperature_factor(divergence, tau))
 
     form = Form(parse(divergence), ensemble, with_ce=not teachers or alpha > 0 or return_stats,
@@ -391,24 +377,10 @@ def distillation_loss(h: torch.Tensor, W: torch.Tensor, teachers: list, labels: 
     return loss, stats
 
 
-def check_shapes(steps, reduction, T, counts):
-    """Raise ValueError if reduction needs time steps that are not known."""
-    if steps is None and reduction == "step":
-        raise ValueError("reduction 'step' on (N, d) needs (B, T, d)")
-    if steps is None and reduction == "sequence" and T is None:
-        raise ValueError("reduction 'sequence' on (N, d) needs T, the run's longest block")
-    expected = {"step": (steps,)}.get(reduction, ())
-    if counts is not None and tuple(torch.as_tensor(counts).shape) != expected:
-        raise ValueError(f"counts has shape {tuple(torch.as_tensor(counts).shape)}; allowed: a "
-                         "number, or (T,) for reduction 'step'")
-
-
 def position_weights(reduction, counts, step_weights=None, T=None):
     """The weight of D at a position, before the division by all positions: a number or (T,).
 
-    counts: the valid positions of the whole step, under "step" (T,). token: 1. sequence: T. step:
-    the mean of the time steps' own means, with linear weights; steps without positions are left
-    out.
+    counts: the valid positions of the whole step, (T,) under "step".
     """
     if reduction == "token":
         return 1.0
@@ -443,36 +415,32 @@ def weighted_loss(h, W, teachers, labels, weights, form, tau=1.0, mix=1.0, chunk
     Returns the sum and the terms {"ce", "divergence", "entropy_q", "entropy_p"}, with a TopK also
     "mass_q" and "mass_p", each (N,): their values at every position, 0 if form does not ask.
     """
-    names = ["ce", "divergence", "entropy_q", "entropy_p"]
-    if is_top_k(teachers):
-        names += ["mass_q", "mass_p"]
     h = h.reshape(-1, h.shape[-1])
     labels = labels.reshape(-1)
     weights = torch.stack([weight.reshape(-1) for weight in weights])  # (2, N)
     valid = labels != IGNORE
-    N, V, device = len(labels), len(W), h.device
+    N, V, kind = len(labels), len(W), h.device.type
+    # the closed forms are for the teacher's own distribution
+    closed = None if form.mixed else closed_gradient(form.divergence)
     form = dataclasses.replace(
         form, with_gradient=torch.is_grad_enabled() and (h.requires_grad or W.requires_grad),
-        closed=closed_gradient(form.divergence),
-        padded=device.type != "cpu" or not valid.all())  # on a GPU all() would wait for the device
-    if form.mixed:  # the closed forms are for the teacher's own distribution
-        form = dataclasses.replace(form, closed=None)
+        closed=closed, padded=kind != "cpu" or not valid.all())  # on a GPU all() would wait
     if form.padded:  # hidden states there may be anything, nan too
         h = h.masked_fill(~valid[:, None], 0)
 
     # tensors, not numbers: a schedule that changes them every step must not compile anew
-    scalars = [torch.full((), x, dtype=weights.dtype, device=device) for x in (tau, mix)]
-    chunk = chunk or chunk_size(N, V, device.type)
+    scalars = [torch.full((), x, dtype=weights.dtype, device=h.device) for x in (tau, mix)]
+    chunk = chunk or chunk_size(N, V, kind)
     terms, cached = functools.partial(chunk_terms, form=form), 2**19
-    if form.with_gradient and path(device.type, N, V) == "compiled":
+    if form.with_gradient and path(kind, N, V) == "compiled":
         terms, cached = compiled_terms(form), 2**21
     block = chunk
-    if device.type == "cpu":  # the logits of so many rows stay in a processor's cache
+    if kind == "cpu":  # the logits of so many rows stay in a processor's cache
         block = max(1, cached // V)
     total, values = ChunkedLoss.apply(h, W, teachers, labels, weights, scalars, terms, chunk,
                                       block, form.with_gradient)
-    values = values.masked_fill(~valid, 0)
-    return total, dict(zip(names, values))
+    names = "ce", "divergence", "entropy_q", "entropy_p", "mass_q", "mass_p"
+    return total, dict(zip(names, values.masked_fill(~valid, 0)))
 
 
 class ChunkedLoss(torch.autograd.Function):
@@ -484,15 +452,12 @@ class ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, h, W, teachers, labels, weights, scalars, terms, chunk, block, with_gradient):
-        need_h, need_W = (need and with_gradient for need in ctx.needs_input_grad[:2])
         dtype = product_dtype(h)
         full = weights.dtype
         W_low = W.to(dtype)
-        grad_h = grad_W = None
-        if need_h:
-            grad_h = torch.zeros_like(h, dtype=full)
-        if need_W:  # fp32 sums over the chunks, whatever the products run in
-            grad_W = torch.zeros_like(W, dtype=full)
+        if with_gradient:  # fp32 sums over the chunks, whatever the products run in
+            grad_h, grad_W = (torch.zeros_like(x, dtype=full) for x in (h, W))
+            ctx.save_for_backward(grad_h, grad_W)
         values = weights.new_zeros(4 + 2 * is_top_k(teachers), len(labels))
         # all chunks share one buffer of logits: fresh memory would have to be paged in each time
         logits = h.new_empty(min(chunk, len(labels)), len(W), dtype=dtype)
@@ -511,31 +476,23 @@ class ChunkedLoss(torch.autograd.Function):
                     here = slice(start + i, min(start + i + block, start + len(z_q)))
                     values[:, here] = terms(z_q[part], [z_p[part] for z_p in z_ps], labels[here],
                                             weights[:, here], *scalars)
+                del z_ps  # or two chunks' would be in memory at once
                 if not with_gradient:
                     continue
                 dz = z_q  # terms overwrote it by the gradient to the logits
-                if need_h:
-                    grad_h[rows] = dz @ W_low
-                if need_W and dtype == full:  # in place; a low-precision product needs a cast
+                grad_h[rows] = dz @ W_low
+                if dtype == full:  # in place; a low-precision product needs a cast
                     grad_W.addmm_(dz.T, h_rows)
-                elif need_W:
+                else:
                     grad_W += dz.T @ h_rows
-                del z_ps  # or two chunks' would be in memory at once
             total = weights[0] @ values[0] + weights[1] @ values[1]
-
-        ctx.save_for_backward(grad_h, grad_W)
-        ctx.dtypes = h.dtype, W.dtype
         ctx.mark_non_differentiable(values)
         return total, values
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, _):
-        grads = [None, None]
-        for i, (saved, dtype) in enumerate(zip(ctx.saved_tensors, ctx.dtypes)):
-            if saved is not None:
-                grads[i] = (saved * grad).to(dtype)
-        return *grads, *[None] * 8
+        return *(saved * grad for saved in ctx.saved_tensors), *[None] * 8
 
 
 def product_dtype(x):
@@ -584,10 +541,7 @@ def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
     if form.with_ce:
         ce = -log_q.gather(1, labels.clamp_min(0)[:, None])[:, 0]
         if form.with_gradient:
-            if form.at_tau_1:  # D below needs log_q too
-                gradient = exp_(log_q.clone()).mul_(weights[0, :, None])
-            else:
-                gradient = exp_(log_q).mul_(weights[0, :, None])
+            gradient = exp_(log_q.clone()).mul_(weights[0, :, None])
 
     # D, at tau, on all V tokens, or on the top k and the remainder
     if z_ps:
@@ -603,21 +557,15 @@ def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
             if not form.at_tau_1:
                 log_q = log_softmax(log_q)
         if form.with_entropies:
-            entropy_q = -(log_q.exp() * log_q).sum(-1)
-            entropy_p = -(log_p.exp() * log_p).sum(-1)
+            entropy_q, entropy_p = (-(log.exp() * log).sum(-1) for log in (log_q, log_p))
 
         # value and gradient together, while log q and log p are in a cache
         if form.with_gradient:
-            if form.closed:
-                d, d_gradient = form.closed(log_q, log_p)
-            else:
-                d, d_gradient = gradient_by_autograd(log_q, log_p, mix, form)
+            d, d_gradient = divergence_and_gradient(log_q, log_p, mix, form)
             d_gradient.mul_((weights[1] / tau)[:, None])  # it was to z_q / tau
             if top:
                 d_gradient = spread(d_gradient, shares, top.ids)
-            if gradient is not None:
-                d_gradient = gradient.add_(d_gradient)
-            gradient = d_gradient
+            gradient = d_gradient if gradient is None else gradient.add_(d_gradient)
         else:
             d = mixed_divergence(log_q, log_p, mix, form)
 
@@ -655,7 +603,7 @@ def floored_log_p(z_ps, labels, dtype, tau, form):
 def top_k_of_student(z, ids):
     """log q (n, k + 1), as `with_remainder`, from logits z (n, V), which it overwrites.
 
-    Also the shares of the other tokens in the remainder, a softmax (n, V) that is 0 at ids.
+    Also the shares of all tokens in the remainder, a softmax (n, V) that is 0 at ids.
     """
     # without the k tokens the softmax of the rest gives their shares and their total at once
     z_k = z.gather(1, ids)
@@ -667,10 +615,7 @@ def top_k_of_student(z, ids):
 
 
 def spread(gradient, shares, ids):
-    """Turn a gradient to the k + 1 logits of `with_remainder` into one to all: (n, V).
-
-    The remainder's part goes to its tokens by their shares (n, V), which it overwrites.
-    """
+    """Turn a gradient to these k + 1 logits into one to all V; overwrites the shares (n, V)."""
     return shares.mul_(gradient[:, -1:]).scatter_(1, ids, gradient[:, :-1])
 
 
@@ -681,8 +626,10 @@ def mixed_divergence(log_q, log_p, mix, form):
     return form.divergence(log_q, log_p)
 
 
-def gradient_by_autograd(log_q, log_p, mix, form):
-    """D (n,) and the gradient of its sum to the logits behind log_q (n, V); overwrites log_q."""
+def divergence_and_gradient(log_q, log_p, mix, form):
+    """D (n,) and the gradient of its sum to the logits behind log_q (n, V); overwrites both."""
+    if form.closed:
+        return form.closed(log_q, log_p)
     if torch.compiler.is_compiling():  # one fused graph; run eagerly it is slower than autograd
         d, vjp = torch.func.vjp(lambda log_q: mixed_divergence(log_q, log_p, mix, form), log_q)
         gradient = vjp(torch.ones_like(d))[0]
