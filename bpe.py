@@ -6,7 +6,7 @@
 
 PATTERN splits text into pre-tokens; no token reaches from one into the next. A pre-token is a
 string of bytes, so no character is unknown. `plain_bpe` defines training, `train_bpe` does the same
-faster. The file needs nothing else of this project: copy it.
+faster. The file imports nothing of this project: copy it.
 """
 import collections
 import hashlib
@@ -66,16 +66,14 @@ BYTE_ID = {b: len(SPECIAL) + i for i, b in enumerate(sorted(CHARACTER, key=CHARA
 
 MOST = 10**6  # tokens, if no vocab_size is given
 
-
 # Two spaces in a row: whether the second begins a pre-token depends on the text around them.
 RUN_OF_SPACES = re.compile(f"[{SPACE}] ")
 
 
 def count_pre_tokens(texts):
-    """Count the pre-tokens of texts, an iterable of str; faster than splitting all of them.
+    """Count the pre-tokens of texts, an iterable of str: each distinct chunk is split only once.
 
-    A space after a character that is no space begins a pre-token. So text is first cut at spaces,
-    which costs little, and each distinct chunk is split once.
+    Text is cut into chunks at spaces: a space after another character begins a pre-token.
     """
     counts = collections.Counter()
     chunks = collections.Counter()  # each without the space before it; a newline has none
@@ -98,15 +96,14 @@ def count_pre_tokens(texts):
 def train_bpe(word_counts: dict[str, int], vocab_size=0) -> list[tuple[bytes, bytes]]:
     """Learn the merges of byte pair encoding: merge the most frequent pair, again and again.
 
-    word_counts: dict pre-token (str) -> number of occurrences; the order does not matter.
-    vocab_size: special tokens, bytes and merged tokens together; 0: merge until no pair is left.
+    word_counts: {pre-token: number of occurrences}. vocab_size: special tokens, bytes and merged
+    tokens together; 0: merge until no pair is left. Returns the merges in order, as pairs of bytes.
+    Raises ValueError if the words cannot fill vocab_size.
 
-    Returns the merges in order, as pairs of bytes. Of equally frequent pairs the one with smaller
-    ids comes first, as in Hugging Face's trainer. The algorithm is from Sennrich et al. (arXiv
-    1508.07909, algorithm 1). Raises ValueError if the words cannot fill vocab_size.
-
-    A merge changes only the neighbouring pairs. So pairs are counted once and then kept up to
-    date; a heap has the most frequent one on top.
+    The algorithm is from Sennrich et al. (arXiv 1508.07909, algorithm 1). Of equally frequent pairs
+    the one with smaller ids comes first, as in Hugging Face's trainer. A merge changes only the
+    neighbouring pairs. So pairs are counted once and then kept up to date; a heap has the most
+    frequent one on top.
     """
     vocab = Vocabulary()
     words = [spell(word) for word in word_counts]
@@ -149,7 +146,7 @@ def spell(word):
 
 
 def pairs(word):
-    """Return neighbouring tokens, each pair a string of two: "abc" -> "ab", "bc"."""
+    """Return the neighbours in a word, each pair a string of two: "abc" -> "ab", "bc"."""
     return map(operator.add, word, word[1:])
 
 
@@ -215,10 +212,7 @@ class Vocabulary:
         return len(SPECIAL) + len(self.ids)
 
     def merge(self, pair):
-        """Merge a pair (a string of two) and return the character of the merged token.
-
-        The token is new: a pair that is counted has not been made in another way before.
-        """
+        """Merge a pair (a string of two) and return the character of the merged token."""
         left, right = (self.token[ord(character)] for character in pair)
         self.merges.append((left, right))
         new = self.ids.setdefault(left + right, len(self))
@@ -234,11 +228,11 @@ class Vocabulary:
 # ---------------------------------------------------------------- the tokenizer
 
 class Tokenizer:
-    """Byte-level BPE from a list of merges: decode(encode(text)) is text.
+    """Byte-level BPE from merges, pairs of bytes in learned order: decode(encode(text)) is text.
 
-    merges: pairs of bytes, in the order in which they were learned. encode adds no special token
-    and normalises nothing. ids: {bytes: id}. token_bytes (vocab_size,): the length of each token,
-    0 for special ones. hash: the same for the same merges, pattern and special tokens.
+    encode adds no special token and normalises nothing. ids: {bytes: id}. token_bytes
+    (vocab_size,): the length of each token, 0 for special ones. hash: the same for the same merges,
+    pattern and special tokens.
     """
 
     pad_id, bos_id, eos_id = 0, 1, 2
@@ -295,32 +289,30 @@ class Tokenizer:
         There `<s>` comes first, unless add_special_tokens is False: models of this program expect
         it before a text, and other people's tools do not put it there by themselves.
         """
-        special = [{"id": i, "content": name, "single_word": False, "lstrip": False,
-                    "rstrip": False, "normalized": False, "special": True}
-                   for i, name in enumerate(SPECIAL)]
+        plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+                 "special": True}
         split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated",
                  "invert": False}
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
                       "use_regex": False}
         bos = {"id": "<s>", "ids": [self.bos_id], "tokens": ["<s>"]}
+        unset = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
+        off = ("fuse_unk", "byte_fallback", "ignore_merges")
         names = [*SPECIAL, *map(printable, self.ids)]
-        model = {
-            "type": "BPE",
-            **dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix",
-                             "end_of_word_suffix")),
-            **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False),
-            "vocab": {name: i for i, name in enumerate(names)},
-            "merges": [[printable(left), printable(right)] for left, right in self.merges],
-        }
         return json.dumps({
             "version": "1.0",
-            **dict.fromkeys(("truncation", "padding")),
-            "added_tokens": special,
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [{"id": i, "content": name, **plain} for i, name in enumerate(SPECIAL)],
             "normalizer": None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
             "post_processor": opened_by("<s>", {"<s>": bos}),
             "decoder": byte_level,
-            "model": model,
+            "model": {
+                "type": "BPE", **dict.fromkeys(unset), **dict.fromkeys(off, False),
+                "vocab": {name: i for i, name in enumerate(names)},
+                "merges": [[printable(token) for token in pair] for pair in self.merges],
+            },
         }, ensure_ascii=False)
 
     def save(self, path):
@@ -330,7 +322,7 @@ class Tokenizer:
     def load(cls, path):
         """Return the tokenizer in a file, or in a folder's tokenizer.json.
 
-        ValueError, with one line that begins with the file, if it is damaged or of another kind.
+        ValueError, a line that begins with the file, if it is damaged or of another kind.
         """
         path = pathlib.Path(path)
         path = path / "tokenizer.json" if path.is_dir() else path
@@ -344,9 +336,19 @@ class Tokenizer:
     def from_json(cls, text):
         """Return the tokenizer of a to_json(); ValueError names a part that encodes otherwise."""
         theirs = encoding_parts(text)
-        must_agree(theirs, cls([]), but=("model.merges", "model.vocab"))
-        tokenizer = cls(read_merges(theirs.get("model.merges")))
-        must_agree(theirs, tokenizer)
+        try:
+            merges = [tuple(bytes(BYTE[c] for c in part) for part in (left, right))
+                      for left, right in theirs["model.merges"]]
+        except (LookupError, TypeError, ValueError):
+            merges = []  # they will not agree with the file's
+        tokenizer = cls(merges)
+        ours = encoding_parts(tokenizer.to_json())
+        for name in MEANS | ours | theirs:
+            if theirs.get(name) != ours.get(name):
+                means = MEANS.get(name, "encodes in another way")
+                part = json.dumps(theirs.get(name))[:70]
+                raise ValueError(f"not as this program writes it: it {means}, its {name} is "
+                                 f"{part}; train one with vocab_size")
         return tokenizer
 
 
@@ -364,13 +366,15 @@ def printable(token):
     return "".join(CHARACTER[b] for b in token)
 
 
-# Parts of a tokenizer.json that do not change encode; and the effect of other parts.
+# Parts of a tokenizer.json that do not change encode; and the effect of others.
 ASIDE = ("post_processor", "padding", "truncation")
 MEANS = {
+    "added_tokens": "has other special tokens",
     "normalizer": "changes the text first",
     "pre_tokenizer": "splits text in another way",
-    "added_tokens": "has other special tokens",
     "model.type": "is no BPE",
+    "model.merges": "has damaged merges, or merges in the old form, \"a b\" for [\"a\", \"b\"] "
+                    "(let tokenizers >= 0.20 read and save it)",
     "model.vocab": "has a vocabulary that does not follow from its merges",
 }
 
@@ -384,26 +388,3 @@ def encoding_parts(text):
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ValueError("damaged, or no tokenizer.json") from None
     return {name: part for name, part in parts.items() if name not in ASIDE}
-
-
-def must_agree(theirs, tokenizer, but=()):
-    """Raise ValueError with the first part, except `but`, that is not the tokenizer's."""
-    ours = encoding_parts(tokenizer.to_json())
-    for name in {**ours, **theirs}:
-        if name not in but and theirs.get(name) != ours.get(name):
-            means = MEANS.get(name, "encodes in another way")
-            part = json.dumps(theirs.get(name))[:70]
-            raise ValueError(f"not as this program writes it: it {means}, its {name} is {part}; "
-                             "train one with vocab_size")
-
-
-def read_merges(merges):
-    """Return the merges of a tokenizer.json as pairs of bytes; ValueError if they are none."""
-    if isinstance(merges, list) and str in map(type, merges):
-        raise ValueError("it has its merges in the old form, \"a b\" for [\"a\", \"b\"]; "
-                         "let tokenizers >= 0.20 read and save it")
-    try:
-        return [tuple(bytes(BYTE[c] for c in part) for part in (left, right))
-                for left, right in merges]
-    except (LookupError, TypeError, ValueError):
-        raise ValueError("damaged, a merge is no pair of tokens") from None
