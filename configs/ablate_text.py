@@ -58,8 +58,3 @@ contrasts = [
     ["rkl48_3000", "base48_compute_3000", "CE above the floor, nats per token"],
     ["rkl48_3000", "fkl48_3000", "precision"],
 ]
-
-curves = {
-    "student of d 24": ["teacher", "base", "base_compute", "fkl", "rkl", "by_truth"],
-    "student of d 48": ["teacher", "base48", "base48_compute", "fkl48", "rkl48", "by_truth48"],
-}

@@ -209,7 +209,7 @@ class Desk(concurrent.futures.Executor):
         self.said = []
         self.done = set()
 
-    def submit(self, f, job, threads):
+    def submit(self, do, job):
         future = concurrent.futures.Future()
         self.jobs[future] = job
         self.said.append(f"{job.purpose} {job}")
@@ -258,10 +258,9 @@ def test_whatever_is_due_runs_side_by_side(folder, monkeypatch, capsys):
     assert table.failed == ["broken, seed 0", "broken_grid.lr-1.0, seed 100",
                             "broken_grid.lr-2.0, seed 100"]
     assert {v: len(rows) for v, rows in table.rows().items() if rows} == {"coach": 1, "rkl": 1}
-    assert capsys.readouterr().out.splitlines()[-5:] == [
-        "broken: 1 rows are missing", "taught: 1 rows are missing",
-        *(f"{name}: its tuning is not complete, so it has no rows"
-          for name in ("broken_grid", "near", "far"))]
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        f"{name}: its tuning is not complete, so it has no rows"
+        for name in ("broken_grid", "near", "far")]
 
     # a second time nothing of what is whole is left
     desk.said.clear()
@@ -326,7 +325,7 @@ def wait_until(is_so):
     raise TimeoutError
 
 
-def die(job, threads):
+def die(job):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -436,19 +435,6 @@ def test_the_points_of_a_ladder_are_run_as_they_are_asked_for_and_kept(folder, m
     assert "## Not at their best" in text and "| coach | lr, epochs |  |" in text
 
 
-@pytest.mark.slow
-def test_a_variant_with_a_ladder_is_tuned_and_reported(folder):
-    variants = {"alone": {"base": "base_demo", "max_steps": 0, "epochs": 0.1, "lr": 0.01,
-                          "ladder": {"lr": [0.001, 0.01], "epochs": [0.1, 0.2]}}}
-    main([write(folder, variants=variants, contrasts=[]), f"--results={folder}"])
-    val_ce = {tuple(line["settings"].values()): line["val_ce"]
-              for line in files.read_json_lines(folder / "some/tuning.jsonl", "seed")}
-    row = files.read_json(folder / "some/rows/alone-0.json")
-    chosen = tuple(row["settings"].values())
-    assert len(val_ce) >= 3 and val_ce[chosen] == min(val_ce.values())
-    assert {f"--lr={chosen[0]}", f"--epochs={chosen[1]}"} <= {*row["command"].split()}
-
-
 def test_a_summary_says_where_best_pt_comes_long_before_the_end(folder):
     table = Table(read_plan(write(folder)), folder)
     keep_rows(table, {"coach": [1.0, 3.0], "rkl": [2.0, 4.5]})
@@ -535,33 +521,31 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
 
 
 @pytest.mark.parametrize("changes, words", [
-    (dict(seeds=3), "seeds must be a list"),
-    (dict(seeds=[0, 1, 1, 1, 1]), "seeds = \\[0, 1, 1, 1, 1\\]: must be whole numbers, each"),
-    (dict(seeds=[[1]]), "seeds = \\[\\[1\\]\\]: must be whole numbers"),
-    (dict(seeds=[0, False]), "seeds = \\[0, False\\]: must be whole numbers"),
-    (dict(tuning_seeds=[100, 100]), "tuning_seeds = \\[100, 100\\]: must be whole numbers"),
-    (dict(tuning_seeds=[1, 100]), "seed 1 is in tuning_seeds and in seeds"),
+    (dict(seeds=3), "cannot be read as a plan .TypeError: can only concatenate list"),
+    (dict(seeds=[0, 1, 1, 1, 1]), "seeds \\[0, 1, 1, 1, 1\\] .* must be whole numbers, each"),
+    (dict(seeds=[0, 0.5]), "seeds \\[0, 0.5\\] .* must be whole numbers"),
+    (dict(seeds=[0, False]), "seeds \\[0, False\\] .* must be whole numbers"),
+    (dict(tuning_seeds=[100, 100]), "tuning_seeds \\[100, 100\\] must be whole numbers"),
+    (dict(tuning_seeds=[1, 100]), "no settings are chosen on a seed that is reported"),
     (dict(wrong=1), "unknown 'wrong'"),
-    (dict(variants={"a": {"lr": 1.0}}, contrasts=[]), "variant a has no base"),
+    (dict(variants={"a": {"lr": 1.0}}, contrasts=[]), "cannot be read as a plan .KeyError: 'base'"),
+    (dict(variants={"a": 1}, contrasts=[]), "cannot be read as a plan .TypeError: argument of type 'int'"),
     (dict(contrasts=[["rkl", "none", "val_ce"]]), "no variant 'none'"),
     (dict(contrasts=[["rkl", "coach", "beauty"]]), "no figure 'beauty'"),
-    (dict(variants={"a": 1}, contrasts=[]), "variant a has no base"),
-    (dict(over={"tau": 1.0}), "and over, of one key"),
-    (dict(over={"tau": []}), "and over, of one key"),
+    (dict(contrasts=[["rkl", "coach"]]), "cannot be read as a plan .ValueError: not enough values"),
+    (dict(over={"tau": 1.0}), "cannot be read as a plan .TypeError: 'float'"),
     (dict(over={"tau": [1.0, 2.0]}), "no variant 'rkl'"),  # they are rkl_1.0 and rkl_2.0 now
-    (dict(over={"tau": [1.0]}, contrasts=[], curves={"a": ["none"]}), "no variant 'none'"),
-    (dict(curves={"a": ["rkl"]}), "over has no variant 'rkl'"),
-    (dict(contrasts=[["rkl", "coach"]]), "is not \\[variant, variant, title\\]"),
-    (dict(variants={"a": {"base": "base_demo", "grid": {"lr": 1e-3}}}), "a grid must be"),
-    (dict(variants={"a": {"base": "base_demo", "grid": {"lr": []}}}), "a grid must be"),
+    (dict(over={"tau": [1.0, 0.0]}), "tau = 0.0: must be > 0"),
+    (dict(variants={"a": {"base": "base_demo", "grid": {"lr": 1e-3}}}),
+     "cannot be read as a plan .TypeError: 'float'"),
+    (dict(variants={"a": {"base": "base_demo", "grid": {"lr": []}}}),
+     "cannot be read as a plan .IndexError"),
     (dict(variants={"a": {"base": "rkl_demo", "teachers": "llama_demo"}}),
      "variant a: teachers = 'llama_demo': must be a list of strings"),
     (dict(variants={"a": {"base": "base_demoo"}}), "variant a: config .*base_demoo.py"),
     (dict(variants={"a": {"base": "base_demo", "lrr": 1.0}}), "variant a: unknown key 'lrr'; did"),
     (dict(variants={"a": {"base": "base_demo", "grid": {"lr": [1.0, -1.0]}}}),
      "variant a: lr = -1.0: must be >= 0"),
-    (dict(over={"tau": [1.0, 0.0]}), "tau = 0.0: must be > 0"),
-    (dict(variants={"a": {"base": "base_demo", "ladder": {"lr": 1.0}}}), "so must a ladder"),
     (dict(variants={"a": {"base": "base_demo", "grid": {"tau": [1.0]}, "ladder": {"lr": [1.0]}}}),
      "variant a has a grid and a ladder"),
     (dict(variants={"a": {"base": "base_demo", "lr": 0.3, "ladder": {"lr": [0.1, 1.0]}}}),
@@ -571,25 +555,15 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
     (dict(variants={"a": {"base": "base_demo", "lr": 0.1, "ladder": {"lr": [0.1, -1.0]}}}),
      "variant a: lr = -1.0: must be >= 0"),
     (dict(tasks=["blimpp"]), "unknown task 'blimpp'"),
-    (dict(figures={"val_ce": "val_cee"}), "no row has 'val_cee'; near it are val_ce"),
-    (dict(figures={"val_ce": "eval.babytalk.precison"}), "near it are eval.babytalk.precision"),
     (dict(figures={"val_ce": "eval.blimp.accuracy"}), "from a task that tasks does not name"),
     (dict(common=TINY | {"d_model": 7}), "variant coach: d_model 7 does not split"),
-    (dict(variants={"a": {"base": "base_demo", "grid": "none"}}), "a: grids has no 'none'"),
+    (dict(variants={"a": {"base": "base_demo", "grid": "none"}}), "KeyError: 'none'"),
     (dict(tuning_seeds=[]), "coach has a grid or ladder, and there"),
     (dict(variants={"a": {"base": "rkl_demo", "teachers": ["a"]}}), "a needs a, which must come"),
-    (dict(contrasts=[["rkl", 3, "val_ce"]]), "is not \\[variant, variant, title\\]"),
 ])
 def test_what_a_plan_cannot_be(folder, changes, words):
     with pytest.raises(UserError, match=words):
         read_plan(write(folder, **changes))
-
-
-@pytest.mark.parametrize("path", ["eval.ppl --limit=200.overall.mean_nats_per_byte", "val_rkl",
-                                  "eval.blimp.accuracy", "eval.blimp.groups.some.accuracy"])
-def test_figures_that_rows_have(folder, path):
-    plan = read_plan(write(folder, figures={"val_ce": "val_ce", "one": path}, tasks=["blimp"]))
-    assert plan.figures["one"] == path
 
 
 def test_a_benchmark_that_is_not_there_is_said_before_anything_is_run(folder, monkeypatch):
@@ -604,22 +578,15 @@ def test_a_plan_over_values_keeps_what_belongs_together_apart(folder):
                 "rkl": {"base": "rkl_demo", "teachers": ["coach", "truth"], "init": "coach"}}
     contrasts = [["rkl_100", "rkl_300", "val_ce"]]
     plan = read_plan(write(folder, variants=variants, contrasts=contrasts,
-                                  over={"sentences": [100, 300]}, curves={"all": ["rkl", "coach"]}))
+                           over={"sentences": [100, 300]}))
     assert [*plan.variants] == ["coach_100", "rkl_100", "coach_300", "rkl_300"]
     assert plan.variants["rkl_300"] == {"base": "rkl_demo", "teachers": ["coach_300", "truth"],
                                         "init": "coach_300", "sentences": 300}
 
-    table = Table(plan, folder)
-    keep_rows(table, {variant: [len(variant), len(variant) + 1.0] for variant in plan.variants})
-    pytest.importorskip("matplotlib")
-    pictures.draw_curves(table, summarise(table), folder / "curves.svg")
-    drawn = (folder / "curves.svg").read_text()
-    assert "all: val_ce" in drawn and "sentences" in drawn and "coach" in drawn
-
 
 @pytest.mark.parametrize("seeds", ["a,1", "1,7"])
 def test_seeds_that_the_plan_does_not_report_are_refused(folder, seeds):
-    with pytest.raises(UserError, match=f"--seeds={seeds}: the plan reports seeds 0, 1"):
+    with pytest.raises(UserError, match=f"--seeds={seeds}: the plan has 0, 1"):
         main([write(folder), f"--seeds={seeds}"])
 
 
@@ -649,7 +616,7 @@ def test_the_plans_that_come_with_the_program_can_be_read():
         plan = read_plan(path)
         for variant in plan.variants:
             chosen = {name: first_point(plan, name) for name in plan.variants}
-            for settings in grid_points(plan.space(variant)):
+            for settings in grid_points(plan.spaces[variant]):
                 job = jobs.Job(plan, variant, settings, 0, chosen, pathlib.Path("out"),
                                  "report")
                 assert job.config.seed == 0
@@ -768,8 +735,8 @@ grids = {"lr": {"lr": [2.0, 3.0]}}
 variants = {"other": {"base": "base_demo", "grid": "lr"}}
 """)
     plan = read_plan(second)
-    assert grid_points(plan.space("coach")) == [{"lr": 1.0}]
-    assert grid_points(plan.space("other")) == [{"lr": 2.0}, {"lr": 3.0}]
+    assert grid_points(plan.spaces["coach"]) == [{"lr": 1.0}]
+    assert grid_points(plan.spaces["other"]) == [{"lr": 2.0}, {"lr": 3.0}]
 
 
 def test_a_plan_that_tunes_nothing_says_so(folder):

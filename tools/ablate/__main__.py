@@ -17,7 +17,6 @@ PLAN is a file of assignments of literals, as a config is (configs/ablate_demo.p
     grids         {name: {key: [values]}}, for "ladder": name and "grid": name
     over          {key: [values]}: every variant once at each value, rkl as rkl_1000, rkl_3000, ...;
                   its teachers and init are those of the same value
-    curves        {panel: [variants]}: a line for each over those values, in curves.svg
     extends       another plan in the same folder: this one has its seeds, common, variants and
                   rows too, and its figures unless it assigns its own
 
@@ -33,7 +32,7 @@ the figures of eval.json are of the test split, or of the truth.
     results/TABLE/tuning.jsonl              every point that was tried, on every tuning seed
                   rows/VARIANT-SEED.json    a reported run: settings, figures, cost, command, commit
                   summary.json, summary.md  tables, paired differences and the chosen settings
-                  summary.svg, curves.svg   every seed of the contrasts' figures, by matplotlib
+                  summary.svg               every seed of the contrasts' figures, by matplotlib
 
 --again makes reported rows again, teachers too, in out/again, and shows them beside the kept ones;
 nothing in results/ changes. --jobs is the number of runs at a time, each on one thread (a GPU takes
@@ -65,7 +64,7 @@ import pathlib
 
 from onecoach import files
 from tools.ablate.jobs import free_name
-from tools.ablate.pictures import draw, draw_curves
+from tools.ablate.pictures import draw
 from tools.ablate.plan import read_plan
 from tools.ablate.summary import as_markdown, import_stats, summarise
 from tools.ablate.table import Table
@@ -76,24 +75,18 @@ def main(argv):
     import_stats()  # or it would be missed after hours of training
     plan = read_plan(args.plan)
     own = [name for name in plan.variants if plan.tables[name] == plan.table]
-    only = [name for name in args.only.split(",") if name] or own
-    for name in only:
-        if name not in plan.variants:
-            raise UserError(f"--only={name}: the plan has {', '.join(plan.variants)}")
+    only = chosen("only", args.only, plan.variants) or own
+    seeds = chosen("seeds", args.seeds, plan.seeds)
     if args.jobs < 1:
         raise UserError(f"--jobs={args.jobs}: at least 1")
-    seeds = [seed for seed in args.seeds.split(",") if seed]
-    if not set(seeds) <= {str(seed) for seed in plan.seeds}:
-        raise UserError(f"--seeds={args.seeds}: the plan reports seeds "
-                        f"{', '.join(map(str, plan.seeds))}")
 
     text = {"corpus": args.corpus, "dev": args.dev}
-    plan.common |= {key: value for key, value in text.items() if value}
+    plan.common = plan.common | {key: value for key, value in text.items() if value}
     again = ""
     if args.again:  # the runs' folder: the same for the same command
         asked = repr([args.plan, args.only, args.seeds, args.corpus, args.dev])
         again = f"{pathlib.Path(args.plan).stem}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
-    table = Table(plan, args.results, args.jobs, [int(seed) for seed in seeds], again)
+    table = Table(plan, args.results, args.jobs, seeds, again)
     table.make(only)
     if not again:
         write_summary(table)
@@ -104,16 +97,23 @@ def main(argv):
                         "command tries them again, from the start where a folder is moved away")
 
 
+def chosen(option, text, known):
+    """Return the values that an option's text names, separated by commas; all must be known."""
+    values = {str(value): value for value in known}
+    names = [name for name in text.split(",") if name]
+    if not {*names} <= {*values}:
+        raise UserError(f"--{option}={text}: the plan has {', '.join(values)}")
+    return [values[name] for name in names]
+
+
 def write_summary(table):
-    table.folder.mkdir(parents=True, exist_ok=True)
     content = summarise(table)
     text = as_markdown(table, content)
+    table.folder.mkdir(parents=True, exist_ok=True)
     files.write_json(table.folder / "summary.json", content)
     files.write_text(table.folder / "summary.md", text)
     if table.plan.contrasts and importlib.util.find_spec("matplotlib"):
         draw(table, content, table.folder / "summary.svg")
-        if table.plan.curves:
-            draw_curves(table, content, table.folder / "curves.svg")
     print(f"\n{table.folder / 'summary.md'}\n\n{text}")
 
 

@@ -17,8 +17,7 @@ from data import prepare
 from onecoach import files
 from onecoach.config import CONFIGS, KEYS, Config, UserError, command_line, read_config
 from onecoach.muon import newton_schulz_flops
-from onecoach.run import FREE_ON_RESUME, choose_device, digest_needs, is_finished, load
-from tools.ablate.plan import SPACES
+from onecoach.run import FREE_ON_RESUME, changed_needs, choose_device, is_finished, load
 from tools.bench.measure import name_of
 
 MACHINE_KEYS = ("out_dir", "data_dir", "corpus", "dev", "eval_tokens")  # not in a row's command
@@ -29,8 +28,7 @@ class Job:
 
     chosen: {variant: settings} of the variants that it needs. purpose: "tune", a point of the
     variant's grid or ladder; "report", a row; "need", the teacher or init of another job.
-    needed: the Jobs of its teachers and init. needs: {run: its command} of these and, before them,
-    all that they need in turn.
+    needed: the Jobs of its teachers and init. needs: {run: its command} of all runs before it.
     """
 
     def __init__(self, plan, variant, settings, seed, chosen, out, purpose):
@@ -38,16 +36,14 @@ class Job:
         self.settings = settings
         self.seed = seed
         self.purpose = purpose
-        reported = purpose == "report"
+        self.tasks = plan.tasks if purpose == "report" else []
         self.needed = [Job(plan, name, chosen[name], seed, chosen, out, "need")
                        for name in plan.needs(variant)]
         self.needs = {}
         for need in self.needed:
             self.needs |= need.needs | {need.keys["name"]: need.command}
 
-        keys = {key: value for key, value in plan.variants[variant].items()
-                if key not in (*SPACES, "start")}
-        keys = {**plan.common, **keys, **settings}
+        keys = {**plan.common, **plan.variants[variant], **settings}
         self.base = keys.pop("base")
         runs = {need.variant: need.keys["name"] for need in self.needed}
         keys["teachers"] = [runs.get(name, name) for name in keys.get("teachers", [])]
@@ -60,17 +56,13 @@ class Job:
             "out_dir": str(out / plan.folder / str(seed)),
             "data_dir": str(out / plan.folder / "data"),
             "baseline": "",
-            "eval_tokens": keys.get("eval_tokens", 200_000) if reported else 0,
+            "eval_tokens": keys.get("eval_tokens", 200_000) if purpose == "report" else 0,
         }
-        self.tasks = plan.tasks if reported else []
+        self.folder = pathlib.Path(self.keys["out_dir"], self.keys["name"])
 
     @property
     def config(self):
-        return read_config(CONFIGS / f"{self.base}.py", list(self.keys.items()))
-
-    @property
-    def folder(self):
-        return pathlib.Path(self.keys["out_dir"], self.keys["name"])
+        return read_config(CONFIGS / f"{self.base}.py", self.keys.items())
 
     @property
     def command(self):
@@ -89,16 +81,24 @@ def run_name(variant, settings):
     return ".".join([variant, "_".join(parts)]) if parts else variant
 
 
-def work(job, threads=0):
-    """Train and evaluate a Job and return its row; what is printed goes into NAME.log."""
-    if threads:
-        torch.set_num_threads(threads)
+def work(job):
+    """Train and evaluate a Job and return its row; a worker without its parent ends then."""
+    try:
+        return train(job)
+    finally:
+        parent = multiprocessing.parent_process()
+        if parent and not parent.is_alive():
+            os._exit(1)
+
+
+def train(job):
+    """Train and evaluate a Job and return its row; output goes into NAME.log."""
     config = job.config
     folder = job.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.with_name(f"{folder.name}.log")
     # the lock: of another command, or of one that was killed, a worker may still train this run
-    with ending_with_parent(), open(path, "a") as log, files.locked(path):
+    with open(path, "a") as log, files.locked(path):
         if (folder / "config.json").exists() and not is_same_run(folder, config):
             aside = free_name(folder, "old")
             folder.rename(aside)
@@ -122,12 +122,9 @@ def is_same_run(folder, config):
     """Whether the run in a folder was begun with this config, and the same text and teachers."""
     notes = files.read_json(folder / "config.json")
     stored = {**vars(Config()), **notes}  # a key that is newer than the run had its default
-    if any(stored[name] != getattr(config, name) for name in KEYS if name not in FREE_ON_RESUME):
-        return False
-    with contextlib.suppress(FileNotFoundError):  # a teacher that distill will train
-        if notes["_needs"] != digest_needs(config):
-            return False
-    return notes["_text"] == prepare(config).train.corpus
+    keys = [name for name in KEYS if name not in FREE_ON_RESUME]
+    return (all(stored[name] == getattr(config, name) for name in keys)
+            and not changed_needs(folder) and notes["_text"] == prepare(config).train.corpus)
 
 
 def is_trained(job):
@@ -200,19 +197,20 @@ def tokens_seen(folder):
 # ---------------------------------------------------------------- processes
 
 class InProcess(concurrent.futures.Executor):
-    """Runs what is submitted at once, in this process, with all its threads."""
+    """Does a job as it is submitted, in this process, with all of its threads."""
 
-    def submit(self, f, *args, **keys):
+    def submit(self, do, *args):
         future = concurrent.futures.Future()
         try:
-            future.set_result(f(*args, **keys))
+            future.set_result(do(*args))
         except Exception as e:  # Ctrl-C is not one: it ends the command
             future.set_exception(e)
         return future
 
 
 def begin_worker():
-    """Let a worker process ignore Ctrl-C, and end when its parent has ended."""
+    """Let a worker process use one thread, ignore Ctrl-C, and end when its parent has ended."""
+    torch.set_num_threads(1)
     # a terminal sends Ctrl-C to the workers too, and two signals would end a run unsaved
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -223,19 +221,8 @@ def begin_worker():
 
 
 @contextlib.contextmanager
-def ending_with_parent():
-    """End this process after the block if it is a worker whose parent is gone."""
-    try:
-        yield
-    finally:
-        parent = multiprocessing.parent_process()
-        if parent and not parent.is_alive():
-            os._exit(1)
-
-
-@contextlib.contextmanager
 def processes(n):
-    """Yield an executor of n processes; for n = 1 of this one."""
+    """Yield an executor of n processes, or of this one; those save and end after an error."""
     if n == 1:
         yield InProcess()
         return

@@ -1,4 +1,4 @@
-"""Pictures of a table's figures, every seed a point, by matplotlib."""
+"""Pictures of a table's figures by matplotlib, as SVG."""
 import contextlib
 
 import numpy as np
@@ -25,7 +25,7 @@ def picture(plan, path, rows, columns, size, **shared):
 
 
 def draw(table, content, path):
-    """Draw every seed and the mean of each contrast's figure, a row per variant, as SVG."""
+    """Draw every seed and the mean of each contrast's figure, a row per variant."""
     titles = [*dict.fromkeys(title for *_, title in table.plan.contrasts)]
     variants = [*table.plan.variants][::-1]  # the first at the top
     size = (1.4 + 2.6 * len(titles), 0.8 + 0.26 * len(variants))
@@ -40,36 +40,3 @@ def draw(table, content, path):
             axis.set_title(title, fontsize=8)
             axis.margins(y=0.5 / len(variants))
         axes[0][0].set_yticks(range(len(variants)), variants)
-
-
-def draw_curves(table, content, path):
-    """Draw the same figures over the values of `over`, a panel for each of the plan's curves."""
-    plan = table.plan
-    titles = [*dict.fromkeys(title for *_, title in plan.contrasts)]
-    rows, columns = len(plan.curves), len(titles)
-    (key, points), = plan.over.items()
-    with picture(plan, path, rows, columns, (3.4 * columns, 2.8 * rows), sharey="col") as axes:
-        for row, (panel, names) in zip(axes, plan.curves.items()):
-            for axis, title in zip(row, titles):
-                for i, name in enumerate(names):
-                    draw_curve(axis, content, name, points, title, f"C{i}")
-                axis.set_xscale("log")
-                low, high = axis.dataLim.intervaly
-                if 0 < 10 * low < high:  # else the small values lie on one line
-                    axis.set_yscale("log")
-                    axis.yaxis.set_major_formatter("{x:g}")
-                axis.xaxis.set_major_formatter("{x:,g}")
-                axis.set_xlabel(key)
-                axis.set_title(f"{panel}: {title}", fontsize=8)
-            row[-1].legend()
-
-
-def draw_curve(axis, content, name, points, title, color):
-    """Draw every seed of a variant at each point, and a line through the means."""
-    means = {}
-    for point in points:
-        values = [*difference(content["figures"], f"{name}_{point}", title).values()]
-        axis.plot([point] * len(values), values, "o", color=color, markersize=2)
-        if values:
-            means[point] = float(np.mean(values))
-    axis.plot([*means], [*means.values()], color=color, label=name)

@@ -60,7 +60,7 @@ def summarise(table):
     for contrast, p in zip(contrasts, holm([*ps, *[1.0] * missing])):
         contrast["p_holm"] = p
     ends = {variant: keys for variant, settings in table.chosen.items()
-            if (keys := open_ends(plan.space(variant), settings))}
+            if (keys := open_ends(plan.spaces[variant], settings))}
     return dict(table=plan.table, chosen=table.chosen, ends=ends, figures=figures,
                 contrasts=contrasts)
 
@@ -77,37 +77,37 @@ def difference(figures, text, title):
 
 # ---------------------------------------------------------------- summary.md
 
-PER_TOKEN = "parameters per token of the text", "the same of its teachers"
 EARLY = 0.8  # best.pt before this share of a run's steps: its schedule is too long
-COSTS = [("steps", "steps", 1),  # title, key of a row, unit
-         ("step of best.pt", "best_step", 1),
-         ("million words read", "words", 1e6),
-         ("training, with its teachers', TFLOP", "flops", 1e12)]
+COSTS = {  # title: the number from a row
+    "steps": lambda row: row["steps"],
+    "step of best.pt": lambda row: row["best_step"],
+    "million words read": lambda row: row["words"] / 1e6,
+    "training, with its teachers', TFLOP": lambda row: row["flops"] / 1e12,
+    "parameters per token of the text": lambda row: row["parameters"] / row["text_tokens"]}
 
 
 def as_markdown(table, content):
     """Return summary.md: means of all variants, each figure's seeds, contrasts, tuning."""
     plan = table.plan
-    rows = table.rows()
     tuned = tuned_points(table, content)
-    settings = "Nothing was tuned."
+    choice = "Nothing was tuned."
     if tuned:
-        settings = f"Settings were chosen on seeds {plan.tuning_seeds}, by val_ce."
-    lines = [f"# {plan.table}", "", f"Means over seeds {plan.seeds}. {settings}", ""]
+        choice = f"Settings were chosen on seeds {plan.tuning_seeds}, by val_ce."
+    blocks = [f"# {plan.table}", f"Means over seeds {plan.seeds}. {choice}"]
 
-    means = [["", *plan.figures, *(title for title, *_ in COSTS), *PER_TOKEN]]
+    rows = table.rows()
+    means = [["", *plan.figures, *COSTS, "the same of its teachers"]]
     for variant, figures in content["figures"].items():
         own = rows[variant].values()
         columns = [by_seed.values() for by_seed in figures.values()]
-        columns += [[row[key] / unit for row in own] for _, key, unit in COSTS]
-        means.append([variant, *map(mean_digits, columns), *parameters_per_token(own)])
-    lines += markdown(means)
-    cells = unsettled(content, rows)
-    if cells:
-        lines += ["", "## Not at their best", "", "The chosen settings are at the end of a grid or "
-                  "ladder, beyond which better ones may lie; or best.pt comes before "
-                  f"{EARLY:.0%} of the steps, so that fewer may do better.", ""]
-        lines += markdown([["variant", "at the end of", "best.pt, share of the steps"], *cells])
+        columns += [map(cost, own) for cost in COSTS.values()]
+        means.append([variant, *map(mean_digits, columns), teachers_per_token(own)])
+    blocks.append(markdown(means))
+    if cells := unsettled(content, rows):
+        blocks += ["## Not at their best", "The chosen settings are at the end of a grid or "
+                   "ladder, beyond which better ones may lie; or best.pt comes before "
+                   f"{EARLY:.0%} of the steps, so that fewer may do better.",
+                   markdown([["variant", "at the end of", "best.pt, share of the steps"], *cells])]
 
     for title in plan.figures:
         by_seed = [["", "mean", *(f"seed {seed}" for seed in plan.seeds)]]
@@ -115,26 +115,25 @@ def as_markdown(table, content):
             values = figures[title]
             by_seed.append([variant, mean_digits(values.values()),
                             *(digits(values.get(seed)) for seed in plan.seeds)])
-        lines += ["", f"## {title}", "", *markdown(by_seed)]
+        blocks += [f"## {title}", markdown(by_seed)]
 
-    if content["contrasts"]:
-        lines += ["", "## Contrasts", "", f"Paired over seeds; {len(plan.contrasts)} were named "
-                  f"before anything was run, {len(content['contrasts'])} are here; p by Student's "
-                  "t, Holm's over all that were named.", ""]
-        lines += markdown([["", "difference", "95% over seeds", "p", "p, Holm", "seeds"],
-                           *map(contrast_cells, content["contrasts"])])
+    if contrasts := content["contrasts"]:
+        blocks += ["## Contrasts", f"Paired over seeds; {len(plan.contrasts)} were named before "
+                   f"anything was run, {len(contrasts)} are here; p by Student's t, Holm's over "
+                   "all that were named.",
+                   markdown([["", "difference", "95% over seeds", "p", "p, Holm", "seeds"],
+                             *map(contrast_cells, contrasts)])]
     if tuned:
-        lines += ["", "## What was tried", "", "Mean val_ce over the tuning seeds.", ""]
-        lines += markdown([["variant", "settings", "val_ce", ""], *tuned])
-    return "\n".join(lines) + "\n"
+        blocks += ["## What was tried", "Mean val_ce over the tuning seeds.",
+                   markdown([["variant", "settings", "val_ce", ""], *tuned])]
+    return "\n\n".join(blocks) + "\n"
 
 
-def parameters_per_token(rows):
-    """Return the cells of a variant's own and its teachers' parameters per token of its text."""
-    own = [row["parameters"] / row["text_tokens"] for row in rows]
-    teachers = zip(*([size / row["text_tokens"] for size in row["teacher_parameters"].values()]
-                     for row in rows))
-    return [mean_digits(own), ", ".join(map(mean_digits, teachers)) or "-"]
+def teachers_per_token(rows):
+    """Return each teacher's parameters per token of the text, from the rows of a variant."""
+    sizes = zip(*([size / row["text_tokens"] for size in row["teacher_parameters"].values()]
+                  for row in rows))
+    return ", ".join(map(mean_digits, sizes)) or "-"
 
 
 def contrast_cells(contrast):
@@ -149,25 +148,19 @@ def contrast_cells(contrast):
 def tuned_points(table, content):
     """Return the cells of every point of every grid and ladder, with marks at the chosen ones."""
     cells = []
-    for variant in table.plan.variants:
-        for point in tried_points(table, variant):
-            mean = table.mean_tuned(variant, point)
+    for variant, space in table.plan.spaces.items():
+        points = grid_points(space)
+        if variant in table.plan.starts:  # of a ladder, the points that were tried
+            tried = map(json.loads, table.tuned[variant])
+            points = [{key: point[key] for key in space} for point in tried if {*point} == {*space}]
+        for point in points if len(points) > 1 else []:
             words = ", ".join(f"{key} {value}" for key, value in point.items())
             mark = "chosen" if content["chosen"].get(variant) == point else ""
             if mark and variant in content["ends"]:
                 mark += f", at the end of {', '.join(content['ends'][variant])}"
+            mean = table.mean_tuned(variant, point)
             cells.append([variant, words, "-" if mean is None else f"{mean:.4f}", mark])
     return cells
-
-
-def tried_points(table, variant):
-    """Return the points of a variant's grid, of its ladder those that were tried; [] for one."""
-    space = table.plan.space(variant)
-    points = grid_points(space)
-    if "ladder" in table.plan.variants[variant]:
-        tried = map(json.loads, table.tuned[variant])
-        points = [{key: point[key] for key in space} for point in tried if {*point} == {*space}]
-    return points if len(points) > 1 else []
 
 
 def unsettled(content, rows):
@@ -193,6 +186,6 @@ def mean_digits(values):
 
 
 def markdown(rows):
-    """Return the lines of a table of texts; the first row is its head."""
+    """Return a table of texts; the first row is its head."""
     head, *body = [[text.replace("|", "\\|") for text in row] for row in rows]
-    return ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])

@@ -40,20 +40,19 @@ class Table:
         tuned: {variant: {point as JSON: {seed: val_ce}}}; chosen: {variant: settings} of the
         variants that are tuned; due_points: {variant: the points that its search asks for now}.
         """
-        lines = {}  # by variant
+        lines = []
         for table in dict.fromkeys(self.plan.tables.values()):
-            for line in files.read_json_lines(self.results / table / "tuning.jsonl", "seed"):
-                lines.setdefault(line["variant"], []).append(line)
+            lines += files.read_json_lines(self.results / table / "tuning.jsonl", "seed")
 
         self.tuned = {variant: {} for variant in self.plan.variants}
         self.chosen = {}
         self.due_points = {}
-        for variant in self.plan.variants:
-            if not all(name in self.chosen for name in self.plan.needs(variant)):
+        for variant, points in self.tuned.items():
+            if not self.chosen.keys() >= {*self.plan.needs(variant)}:
                 continue
-            for line in lines.get(variant, []):
-                if self.is_current(line, variant, line["seed"]):
-                    seeds = self.tuned[variant].setdefault(point_key(line["settings"]), {})
+            for line in lines:
+                if line["variant"] == variant and self.is_current(line, variant, line["seed"]):
+                    seeds = points.setdefault(point_key(line["settings"]), {})
                     seeds[line["seed"]] = line["val_ce"]
             mean = functools.partial(self.mean_tuned, variant)
             settings, self.due_points[variant] = self.plan.search(variant, mean)
@@ -74,7 +73,7 @@ class Table:
     def mean_tuned(self, variant, settings):
         """Return a point's mean val_ce over the tuning seeds; None unless all are there."""
         seeds = self.tuned[variant].get(point_key(settings), {})
-        if set(self.plan.tuning_seeds) - set(seeds):
+        if not seeds.keys() >= {*self.plan.tuning_seeds}:
             return None
         return float(np.mean([seeds[seed] for seed in self.plan.tuning_seeds]))
 
@@ -100,13 +99,17 @@ class Table:
 
     def make(self, variants):
         """Tune and report variants as far as they are missing, self.jobs runs at a time."""
-        self.check_needs(variants)
+        for variant in variants:
+            for name in self.plan.all_needs(variant):
+                if name not in self.chosen and name not in variants:
+                    raise UserError(f"{variant} needs {name}, which has no settings yet: run the "
+                                    f"plan of {self.plan.tables[name]} first, or name it too")
         if next(self.due(variants), None):  # a missing benchmark is missed before hours of training
             for name in {*eval.named_tasks(self.plan.tasks)} & {*suite.TASKS}:
                 suite.read(name, eval.data_folder(eval.Options()), limit=1)
+
         begun = set()  # a run may first be a "need" and later, trained, be reported
         running = {}  # {future: job}
-        threads = 1 if self.jobs > 1 else 0  # 0: torch's default
         with processes(self.jobs) as pool:
             while True:
                 # each run that ends may have been waited for by others
@@ -116,21 +119,15 @@ class Table:
                     known = (str(job), job.purpose) in begun or str(job) in self.failed
                     if not known and str(job) not in map(str, running.values()):
                         begun.add((str(job), job.purpose))
-                        running[pool.submit(work, job, threads)] = job
+                        running[pool.submit(work, job)] = job
                 if not running:
                     break
                 ended, _ = concurrent.futures.wait(running, return_when="FIRST_COMPLETED")
                 for future in ended:
                     self.keep(running.pop(future), future)
-        self.report_missing(variants)
-
-    def check_needs(self, variants):
-        """Raise UserError where variants need one that is not tuned and is not among them."""
         for variant in variants:
-            for name in self.plan.all_needs(variant):
-                if name not in self.chosen and name not in variants:
-                    raise UserError(f"{variant} needs {name}, which has no settings yet: run the "
-                                    f"plan of {self.plan.tables[name]} first, or name it too")
+            if variant not in self.chosen:
+                print(f"{variant}: its tuning is not complete, so it has no rows")
 
     def due(self, variants):
         """Yield the jobs that can begin now: of each variant its tuning, then its rows.
@@ -138,7 +135,7 @@ class Table:
         Where a job needs runs that are not trained, they come in its place.
         """
         for variant in variants:
-            if all(name in self.chosen for name in self.plan.all_needs(variant)):
+            if self.chosen.keys() >= {*self.plan.all_needs(variant)}:
                 for job in self.missing(variant):
                     yield from self.untrained(job) or [job]
 
@@ -157,15 +154,12 @@ class Table:
         """Return the runs to train before a job, each once the runs that it needs are trained."""
         jobs = []
         for need in job.needed:
-            if not self.is_trained(need):
+            with contextlib.suppress(UserError):  # an error is reported when the job is begun
+                if str(need) not in self.trained and is_trained(need):
+                    self.trained.add(str(need))
+            if str(need) not in self.trained:
                 jobs += self.untrained(need) or [need]
         return jobs
-
-    def is_trained(self, job):
-        with contextlib.suppress(UserError):  # an error is reported when the job is begun
-            if str(job) not in self.trained and is_trained(job):
-                self.trained.add(str(job))
-        return str(job) in self.trained
 
     def job(self, variant, settings, seed, purpose):
         return Job(self.plan, variant, settings, seed, self.chosen, self.out, purpose)
@@ -202,14 +196,6 @@ class Table:
             path = self.path(job.variant, job.seed)
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_json(path, row)
-
-    def report_missing(self, variants):
-        """Print the variants that could not be finished; the errors were printed before."""
-        for variant in variants:
-            if variant not in self.chosen:
-                print(f"{variant}: its tuning is not complete, so it has no rows")
-            elif not self.again and self.missing(variant):
-                print(f"{variant}: {len(self.missing(variant))} rows are missing")
 
 
 def compared_words(command):
