@@ -42,11 +42,10 @@ FREE_ON_RESUME = ("out_dir", "name", "data_dir", "resume", "max_minutes", "basel
                   "corpus", "dev", "tokenizer", "compile", "grad_accum", "log_every",
                   "max_skipped", "eval_tokens", "checkpoints")
 
-# What is made of an evaluation, beside eval.json.
+# Results of the weights, next to eval.json.
 RESULTS = ("samples.txt", "modes.json", "report.md", "report*.html")
 
-# Dense bf16 operations a second, by data sheet, by the first name that torch's name of the card
-# holds; other cards have no MFU.
+# Dense bf16 operations per second, by data sheet, of the first name that is in the card's name.
 PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12,
         "L40S": 362e12, "RTX 4090": 165e12}
 
@@ -55,12 +54,11 @@ PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,
 
 def choose_device(config):
     """Return the torch.device of the key `device`; UserError if this machine has none."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
-                 "cpu": True}
-    name = config.device
-    if name == "auto":
-        name = next(device for device in available if available[device])
-    if not available[name]:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
+             "cpu": True}
+    names = [name for name in there if there[name]]
+    name = names[0] if config.device == "auto" else config.device
+    if name not in names:
         raise UserError(f"device = {name!r} is not on this machine; use --device=auto")
     if name == "cuda" and WORLD > 1:
         return torch.device(name, int(os.environ.get("LOCAL_RANK", 0)))
@@ -68,7 +66,7 @@ def choose_device(config):
 
 
 def has_bf16(device):
-    """Does the processor itself multiply in bfloat16? Else it is tens of times slower than fp32."""
+    """Does the processor multiply in bfloat16? If not, bfloat16 is far slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -77,7 +75,7 @@ def has_bf16(device):
 
 
 def choose_dtype(config, device):
-    """Return the name of the dtype of matrix products; auto: bfloat16 if the processor has it."""
+    """Return the name of the dtype of matrix products."""
     if config.dtype != "auto":
         return config.dtype
     return "bfloat16" if has_bf16(device) else "float32"
@@ -106,10 +104,7 @@ in_training = []  # the folders of the runs that this process trains, each neede
 
 
 def alone(train):
-    """Decorate train(config): it runs alone in the run's folder, and its end is one line.
-
-    A run that stops ends those that need it too.
-    """
+    """Decorate train(config): it runs alone in the run's folder, and its end is one line."""
     @functools.wraps(train)
     def guarded(config):
         folder = config.folder
@@ -120,7 +115,7 @@ def alone(train):
             try:
                 return train(config)
             except Stopped as e:
-                if in_training[0] != folder:
+                if in_training[0] != folder:  # the runs that need this one stop, too
                     raise
                 print(e)
             except RuntimeError as e:
@@ -139,10 +134,9 @@ def alone(train):
 
 @contextlib.contextmanager
 def locked(folder):
-    """Hold the lock of folder/.lock, which has the process's number; the first rank does for all.
+    """Hold the lock folder/.lock, a file with the process's number; the first rank does for all.
 
-    A folder that is made here and is still empty at the end goes again: its run was refused before
-    it began.
+    A folder that is made here and stays empty is removed: its run was refused.
     """
     if RANK:
         yield
@@ -194,8 +188,7 @@ def catch_signals():
 class Run:
     """A run that is being trained. It computes no loss, and never sees a teacher or a batch.
 
-    `Run(config)` refuses a run that cannot go on; `begin` starts from the last checkpoint, if there
-    is one; then come goes_on, stepped, save and validated for each step, and `end`.
+    `Run(config)` refuses a run that cannot go on. `begin` starts anew, or from the last checkpoint.
     """
 
     minutes_spent = 0.0  # by this command in the loops of the runs before, the teachers'
@@ -219,9 +212,7 @@ class Run:
 
     def check_data(self, data):
         """Raise UserError if the run was begun on another text, or with another tokenizer."""
-        if not self.state:
-            return
-        if self.state.get("corpus", data.train.corpus) != data.train.corpus:
+        if self.notes.get("_text", data.train.corpus) != data.train.corpus:
             raise UserError(f"{self.folder} was begun on another text than corpus = "
                             f"{self.config.corpus!r} is now; --resume=no trains anew")
         if self.notes.get("_tokenizer", data.tokenizer.hash) != data.tokenizer.hash:
@@ -238,7 +229,6 @@ class Run:
             raise UserError(f"{self.folder} was begun with another "
                             f"{self.folder.with_name(name) / 'best.pt'} than there is now; put "
                             "that back, or train anew with --resume=no")
-        self.corpus = data.train.corpus
         self.tokenizer = data.tokenizer
         self.student = student
         self.optimizer = optimizer
@@ -249,12 +239,17 @@ class Run:
         self.kept = {}  # tensors that the loop needs in later steps
         self.meter = Meter(self.device)
         if self.state:
-            self.restore()
+            put_state(self.state, student, optimizer, self.scaler, self.meter,
+                      self.folder / "ckpt.pt")
+            self.step = self.state["step"]
+            self.minutes = self.state["minutes"]
+            self.kept = self.state.get("kept", {})
+            self.state = None
         elif RANK == 0:
             remove(self.folder, "best.pt", "ckpt.pt", "ckpt.prev.pt", "chck_*.pt", "metrics.jsonl",
                    "eval.json", *RESULTS)  # of an earlier run
         files.write_text(self.folder / "tokenizer.json", data.tokenizer.to_json())
-        write_config(self.config, self.dtype, data.tokenizer, self.corpus, loss_path,
+        write_config(self.config, self.dtype, data.tokenizer, data.train.corpus, loss_path,
                      digest_needs(self.config), data.train.words)
 
         self.metrics = Metrics(self.folder / "metrics.jsonl", self.step)
@@ -266,19 +261,11 @@ class Run:
                       if words > self.words}  # passed ones are there already
         self.bar = tqdm(total=steps, initial=self.step, unit="step", leave=False,
                         disable=not sys.stderr.isatty() or RANK > 0)
-        # 1: max_minutes is over, here if the teachers took it all; more: 1 + a signal's number
-        self.stop = int(self.over(Run.minutes_spent))
-        self.eager = False  # has a compiled model fallen back?
         self.caught = catch_signals()  # signals wait for the end of the step
+        self.max_minutes = self.config.max_minutes or math.inf
+        # 1: max_minutes is over, here if the teachers took it all; more: 1 + a signal's number
+        self.stop = int(Run.minutes_spent >= self.max_minutes)
         self.begun = time.monotonic()
-
-    def restore(self):
-        put_state(self.state, self.student, self.optimizer, self.scaler, self.meter,
-                  self.folder / "ckpt.pt")
-        self.step = self.state["step"]
-        self.minutes = self.state["minutes"]
-        self.kept = self.state.get("kept", {})
-        self.state = None
 
     def best_so_far(self):
         """Return the lowest val_ce so far, from best.pt or, if that is of a later step, the log."""
@@ -295,7 +282,7 @@ class Run:
         return autocast(self.dtype, self.device)
 
     def goes_on(self):
-        """Is there a step to do? There is until the last one, max_minutes or a signal."""
+        """Is there a step to do, before the last one, max_minutes and a signal?"""
         self.meter.start_step()
         return self.step < self.steps and not self.stop
 
@@ -305,12 +292,12 @@ class Run:
 
     @property
     def words(self):
-        """The words of the corpus that this run has read, over all epochs."""
+        """The words that this run has read, over all epochs."""
         return round(self.words_read(self.step))
 
     @property
     def should_log(self):
-        """Does the step under way get a line in the log?"""
+        """Does the step that goes on get a line in the log?"""
         return (self.step + 1) % self.config.log_every == 0 or self.step + 1 == self.steps
 
     def stepped(self, lr, norm, skipped, sums):
@@ -319,24 +306,23 @@ class Run:
         sums: the loss and the figures of the step, tensors; norm: the gradient's, before clipping;
         skipped: whether the optimizer left the step out, because loss or norm were not finite.
         """
+        is_due = self.should_log
         self.step += 1
         loss = sums.pop("loss")
         clipped = norm > (self.config.grad_clip or math.inf)
         self.meter.add(self.step, loss, norm, clipped, skipped, sums)
         self.bar.update()
         self.keep_by_words()
-        line = {}
-        if self.step % self.config.log_every == 0 or self.step == self.steps:
-            line = self.log(lr)
+        line = self.log(lr) if is_due else {}
 
-        over = self.over(Run.minutes_spent + self.minutes_now())
+        over = Run.minutes_spent + self.minutes_now() >= self.max_minutes
         self.stop = self.caught[0] if self.caught else int(over)
         if WORLD > 1:  # all stop together; asking waits for the device, so it is done now and then
             self.stop = self.largest(self.stop) if self.step % 10 == 0 else 0
         return line
 
     def largest(self, number):
-        """Of this number the largest that a rank has."""
+        """Return the largest of all ranks' numbers."""
         return int(all_reduce(torch.tensor(number, device=self.device), "MAX"))
 
     def log(self, lr):
@@ -351,13 +337,13 @@ class Run:
             line["skipped"] = seen["skipped"]
             self.say(f"{seen['skipped']} of the last {seen['steps']} steps skipped, loss or "
                      "gradient was not finite")
-        if seen["worst"] > self.config.max_skipped:
-            self.give_up(seen["worst"], seen["end"])
-        breaks = [*torch._dynamo.utils.counters["graph_break"]] if self.config.compile else []
-        if breaks and not self.eager:
-            reason = breaks[0].strip().splitlines()[0]
-            self.say(f"torch.compile falls back to eager execution: {reason}")
-        self.eager = bool(breaks)
+        n = seen["worst"]
+        if n > self.config.max_skipped:
+            path = self.folder / "ckpt.pt"
+            good = f"last good checkpoint {path}" if path.exists() else "no checkpoint yet"
+            raise UserError(f"{self.config.name}: loss or gradient not finite {n} steps in a row "
+                            f"up to step {seen['end']} (from batch {seen['end'] - n}); {good}; try "
+                            "a lower lr, or dtype = float32")
         try:
             self.metrics.write(**line)
         except UserError:  # a full disk: the checkpoint before the last one makes room
@@ -372,13 +358,6 @@ class Run:
                   f"{tokens_per_s:.0f} tokens/s, {minutes:.1f} minutes left", flush=True)
         return line
 
-    def give_up(self, n, end):
-        path = self.folder / "ckpt.pt"
-        good = f"last good checkpoint {path}" if path.exists() else "no checkpoint yet"
-        raise UserError(f"{self.config.name}: loss or gradient not finite {n} steps in a row up to "
-                        f"step {end} (from batch {end - n}); {good}; try a lower lr, or dtype = "
-                        "float32")
-
     def say(self, *sentences):
         write = tqdm.write if sys.stderr.isatty() else print
         for sentence in sentences:
@@ -386,7 +365,7 @@ class Run:
 
     @property
     def should_validate(self):
-        """Is it time to validate? It is not if a run that goes on has done so at this step."""
+        """Is it time to validate? Not again, if the last call did so at this step."""
         due = self.step % self.config.val_every == 0 or self.step == self.steps
         return due and self.metrics.validated != self.step
 
@@ -403,16 +382,15 @@ class Run:
     @property
     def should_save(self):
         """Is it time to save? Before each validation, too: if it fails, nothing is lost."""
-        tenth = max(1, self.steps // 10)
-        return self.should_validate or self.step % tenth == 0 or bool(self.stop)
+        is_tenth = self.step % max(1, self.steps // 10) == 0
+        return self.should_validate or is_tenth or bool(self.stop)
 
     def save(self):
         files.save_checkpoint(self.folder / "ckpt.pt", {
             "model": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(), "random": random_states(self.device),
-            "corpus": self.corpus, "step": self.step, "steps": self.steps,
-            "meter": dict(vars(self.meter)), "kept": self.kept,
-            "minutes": self.minutes + self.minutes_now()})
+            "step": self.step, "steps": self.steps, "meter": dict(vars(self.meter)),
+            "kept": self.kept, "minutes": self.minutes + self.minutes_now()})
 
     def keep_by_words(self):
         """Write the weights, chck_10M.pt, of each mark of `checkpoints` that the step has passed.
@@ -427,9 +405,6 @@ class Run:
             files.save_checkpoint(self.folder / f"{name}.pt", {
                 "model": self.student.state_dict(), "step": self.step, "words": self.words})
 
-    def over(self, minutes):
-        return bool(self.config.max_minutes) and minutes >= self.config.max_minutes
-
     def minutes_now(self):
         """Return the minutes in this call's loop, without teachers and data before it."""
         return (time.monotonic() - self.begun) / 60
@@ -441,15 +416,17 @@ class Run:
         Run.minutes_spent += self.minutes_now()
         if self.step == self.steps:  # a signal may have come since: in the last validation
             self.stop = self.largest(self.caught[0] if self.caught else self.stop)
-        if self.stop > 1 or self.step < self.steps:
-            why = "interrupted" if self.stop > 1 else "max_minutes is over"
-            said = (f"{self.config.name}: {why} at step {self.step} of {self.steps}; "
-                    f"{same_command(self.config)} goes on from here")
-            raise KeyboardInterrupt(self.stop - 1, said) if self.stop > 1 else Stopped(said)
+        name = self.config.name
+        ended = (f"at step {self.step} of {self.steps}; {same_command(self.config)} goes on from "
+                 "here")
+        if self.stop > 1:
+            raise KeyboardInterrupt(self.stop - 1, f"{name}: interrupted {ended}")
+        if self.step < self.steps:
+            raise Stopped(f"{name}: max_minutes is over {ended}")
         if RANK == 0:
             forget_results(self.folder)
-        print(f"{self.config.name}: {self.steps} steps in "
-              f"{self.minutes + self.minutes_now():.1f} minutes; all of it is in {self.folder}")
+        print(f"{name}: {self.steps} steps in {self.minutes + self.minutes_now():.1f} minutes; all "
+              f"of it is in {self.folder}")
 
 
 def remove(folder, *patterns):
@@ -459,16 +436,13 @@ def remove(folder, *patterns):
 
 
 def forget_results(folder):
-    """Remove the results of an earlier best.pt or ckpt.pt, if somebody asked before the end.
-
-    Results of checkpoints by words stay in eval.json: those weights never change.
-    """
+    """Remove the results of an earlier best.pt or ckpt.pt, if somebody asked before the end."""
     remove(folder, *RESULTS)
-    path = folder / "eval.json"
-    if path.exists():
-        results = files.read_json(path)
-        files.write_json(path, {slot: result for slot, result in results.items()
-                                if "--which=chck_" in slot})
+    results = files.read_json_or_empty(folder / "eval.json")
+    if results:
+        # weights of checkpoints by words never change
+        files.write_json(folder / "eval.json", {slot: result for slot, result in results.items()
+                                                if "--which=chck_" in slot})
 
 
 def same_command(config):
@@ -480,16 +454,16 @@ def state_to_go_on_from(config, folder):
     """Return the last checkpoint, None for a new run; UserError if it is of another config."""
     path = folder / "config.json"
     # torchrun begins its command again, which has begun the run
-    is_restart = RESTARTS and path.exists() and files.read_json(path).get("_launch") == LAUNCH
+    is_restart = RESTARTS and files.read_json_or_empty(path).get("_launch") == LAUNCH
     if config.resume == "no" and not is_restart:
         return None
     state, path = files.last_checkpoint(folder)
-    if not state and (folder / "best.pt").exists():
-        raise UserError(f"{folder} holds a run's weights, best.pt, and no checkpoint to go on "
-                        "from; choose another --name, or train anew with --resume=no")
     if not state:
+        if (folder / "best.pt").exists():
+            raise UserError(f"{folder} holds a run's weights, best.pt, and no checkpoint to go on "
+                            "from; choose another --name, or train anew with --resume=no")
         return None
-    # the run was begun before a newer key existed: it had the default
+    # a key that is newer than the run had its default
     stored = {**vars(Config()), **files.read_json(folder / "config.json")}
     differ = [f"{name} = {stored[name]!r} there, {getattr(config, name)!r} here" for name in KEYS
               if name not in FREE_ON_RESUME and stored[name] != getattr(config, name)]
@@ -521,10 +495,8 @@ def put_state(state, student, optimizer, scaler, meter, path):
                 raise ValueError
         optimizer.load_state_dict(own)
         if scaler.is_enabled():
-            kinds = {name: type(value) for name, value in scaler.state_dict().items()}
-            if kinds != {name: type(value) for name, value in state["scaler"].items()}:
-                raise ValueError
             scaler.load_state_dict(state["scaler"])
+            scaler.get_scale() + 0.0  # TypeError if it is no number
         set_random_state(state["random"])
         if "meter" in state:
             meter.load(state["meter"])
@@ -534,7 +506,7 @@ def put_state(state, student, optimizer, scaler, meter, path):
 
 
 def random_states(device):
-    """Return the state of the random numbers of each rank."""
+    """Return [the states of a rank's random numbers] of all ranks."""
     own = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         own["cuda"] = torch.cuda.get_rng_state()
@@ -646,23 +618,22 @@ def load(path, device="cpu", which="best") -> tuple[LM, Tokenizer, Config]:
 def missing_weights(folder, which):
     """Return the message for a run that lacks the weights `which`."""
     names = {"best": "best.pt", "last": "ckpt.pt"}
-    if which not in names:
-        kept = ", ".join(["best, last", *word_checkpoints(folder)])
-        return f"{folder} has no checkpoint {which!r}; there are {kept}"
-    others = {other for other, name in names.items() if (folder / name).exists()}
-    if not others:
+    kept = [name for name, file in names.items() if (folder / file).exists()]
+    kept += word_checkpoints(folder)
+    if not kept:
         return f"{folder} has no weights, neither best.pt nor ckpt.pt; train it first"
-    return f"{folder / names[which]} is missing; use --which={others.pop()}"
+    file = folder / names.get(which, f"{which}.pt")
+    return f"{file} is missing; use --which={' or --which='.join(kept)}"
 
 
 def word_checkpoints(folder):
-    """Return ["chck_1M", "chck_2M", ...]: the checkpoints by words in a folder, in their order."""
+    """Return the checkpoints by words in a folder in their order: ["chck_1M", "chck_2M", ...]."""
     names = [path.stem for path in pathlib.Path(folder).glob("chck_*M.pt")]
     return sorted(names, key=lambda name: float(name[len("chck_"):-1]))
 
 
 def text_digest(folder):
-    """Return the digest of the text that the run in `folder` was trained on; "" if not known."""
+    """Return the digest of the text that a run was trained on; "" if it is not known."""
     return files.read_json_or_empty(pathlib.Path(folder, "config.json")).get("_text") or ""
 
 
@@ -687,7 +658,7 @@ def is_finished(folder):
 
 
 def last_validation(lines):
-    """The step of the last validation in the lines of metrics.jsonl, or None."""
+    """Return the step of the last validation in lines of metrics.jsonl, or None."""
     return max((line["step"] for line in lines if "val_ce" in line), default=None)
 
 
@@ -713,7 +684,7 @@ class Meter:
         self.clock = time.monotonic()
 
     def add(self, step, loss, norm, clipped, skipped, figures):
-        """Tensors of the step that ended. Of figures the latest stay, of the rest the sums."""
+        """Add the tensors of the step that ended; of figures the latest stay."""
         self.loss = self.loss + torch.where(skipped, 0.0, loss)
         self.norm = self.norm + torch.where(skipped, 0.0, norm)
         self.clipped = self.clipped + (clipped & ~skipped)

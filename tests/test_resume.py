@@ -8,7 +8,6 @@ import torch
 
 import distill
 import eval
-import model
 from bpe import Tokenizer
 from losses import can_compile
 from onecoach import config, files, run
@@ -484,7 +483,7 @@ def test_in_another_thread_signals_are_left_alone(tiny):
 
 
 @pytest.mark.slow
-def test_a_compiled_run_compiles_stages_once_and_says_when_it_falls_back(tiny, capsys, monkeypatch):
+def test_a_compiled_run_compiles_stages_once(tiny):
     if not can_compile("cpu"):
         pytest.skip("torch.compile needs a C++ compiler, and there is none")
     torch._dynamo.reset()
@@ -493,15 +492,5 @@ def test_a_compiled_run_compiles_stages_once_and_says_when_it_falls_back(tiny, c
     compiled = trained(tiny("fast", **keys))
     plain = trained(tiny("slow", **{**keys, "compile": False}))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4
-    assert "falls back" not in capsys.readouterr().out
     for name, w in weights(plain).items():
         torch.testing.assert_close(weights(compiled)[name], w, rtol=0, atol=1e-4)
-
-    forward = model.LM.forward
-
-    def with_a_break(self, ids, cache=None):
-        torch._dynamo.graph_break()
-        return forward(self, ids, cache)
-    monkeypatch.setattr(model.LM, "forward", with_a_break)
-    trained(tiny("broken", **keys))
-    assert capsys.readouterr().out.count("torch.compile falls back to eager execution: ") == 1
