@@ -56,6 +56,7 @@ def resolve(corpus, data_dir, split="train"):
     corpus: a name in CORPORA or an address, fetched into data_dir/raw; a folder, a file or a glob.
     split: "train" or "dev": which files of a folder. Raises UserError if there is no text.
     """
+    path = pathlib.Path(os.path.expanduser(corpus))
     if not corpus:  # Path("") would be the current folder
         raise UserError("corpus is empty; name babytalk, a known corpus, a path or an address: "
                         "--corpus=PATH")
@@ -65,12 +66,10 @@ def resolve(corpus, data_dir, split="train"):
     elif corpus.startswith(("http://", "https://")):
         name = "url-" + hashlib.sha256(corpus.encode()).hexdigest()[:12]
         path = fetch(name, [corpus], 4 << 30, data_dir)
-    else:
-        path = pathlib.Path(os.path.expanduser(corpus))
 
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if is_text_name(file.name))
-        files = choose_split(files, split)
+        texts = sorted(file for file in path.iterdir() if is_text_name(file.name))
+        files = choose_split(texts, split)
     elif path.is_file():
         files = [path]
     else:
@@ -103,10 +102,10 @@ def choose_split(files, split):
 
 @contextlib.contextmanager
 def building(folder):
-    """Yield a folder to fill; it becomes `folder` if there is no error.
+    """Yield a folder to fill, which becomes `folder` if there is no error; an error leaves nothing.
 
-    If another process has made the same folder meanwhile, that one stays. An error leaves nothing.
-    The next call removes what a killed process has left. Raises UserError for a full disk.
+    If another process has made the same folder meanwhile, that one stays. The next call removes the
+    remains of a killed process. Raises UserError for a full disk.
     """
     aside = folder.parent / f".preparing-{uuid.uuid4().hex[:12]}"
     try:
@@ -132,8 +131,8 @@ HINT = "or pass a file or folder that you have: --corpus=PATH --dev=PATH"
 def fetch(name, addresses, limit, data_dir):
     """Return the folder data_dir/raw/name of a corpus, downloaded if it is not there yet.
 
-    limit: bytes of a file, or of an unpacked zip, at most. The folder's files are whole, and text.
-    Raises UserError.
+    limit: bytes of a file, or of an unpacked zip, at most. Raises UserError if a file is not whole,
+    or no text.
     """
     folder = pathlib.Path(data_dir) / "raw" / name
     if folder.exists():
@@ -171,10 +170,7 @@ class SameHost(urllib.request.HTTPRedirectHandler):
 
 
 def download(url, path, limit):
-    """Fetch url to the file path; HF_TOKEN goes along to Hugging Face.
-
-    Raises UserError if it cannot be fetched, breaks off, or gives none or over `limit` bytes.
-    """
+    """Fetch url to the file path; UserError if it gives nothing, not all, or over `limit` bytes."""
     request = urllib.request.Request(url, headers={"User-Agent": "onecoach"})
     token = os.environ.get("HF_TOKEN")
     if token and url.startswith(HF):
@@ -188,9 +184,10 @@ def download(url, path, limit):
                 while block := body.read(1 << 20):
                     f.write(block)
                     if f.tell() > limit:
-                        raise UserError(f"{url} is larger than the {limit >> 20} MB expected; "
-                                        f"check the address, {HINT}")
+                        raise ValueError(f"larger than the {limit >> 20} MB expected")
             size = f.tell()
+            if not size or size != (total or size):
+                raise ValueError(f"it gave nothing, or broke off: {size} of {total} bytes")
     except urllib.error.HTTPError as e:
         remedy = "check the address, try again"
         if e.code in (401, 403) and e.url.startswith(HF):
@@ -201,10 +198,6 @@ def download(url, path, limit):
         reason = getattr(e, "reason", None) or getattr(e, "strerror", None) or e
         raise UserError(f"{url} could not be fetched ({reason}); is there a network? Try again, "
                         f"{HINT}")
-    if total and size != total:
-        raise UserError(f"{url} broke off: {size} of {total} bytes; try again, {HINT}")
-    if not size:
-        raise UserError(f"{url} gave nothing; try again, {HINT}")
 
 
 def unzip(archive, folder, limit, name):
@@ -216,24 +209,23 @@ def unzip(archive, folder, limit, name):
     try:
         with zipfile.ZipFile(archive) as z:
             members = [m for m in z.infolist() if not m.is_dir() and "__MACOSX" not in m.filename]
-            for member in members:
-                if leads_outside(member):
-                    raise UserError(f"{name}: the zip holds {member.filename!r}, which would "
-                                    "leave its folder; not unpacked")
             if sum(member.file_size for member in members) > limit:
-                raise UserError(f"{name}: the zip unpacks to more than {limit >> 20} MB; not "
-                                "unpacked")
-
+                raise UserError(f"{name}: the zip unpacks to more than {limit >> 20} MB")
             texts = {}  # file -> member
             for member in members:
-                path = folder / pathlib.PurePosixPath(member.filename).name
-                if path in texts:
+                path = pathlib.PurePosixPath(member.filename.replace("\\", "/"))
+                is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
+                if is_link or path.is_absolute() or ".." in path.parts or ":" in member.filename:
+                    raise UserError(f"{name}: the zip holds {member.filename!r}, which would "
+                                    "leave its folder")
+                if folder / path.name in texts:
                     raise UserError(f"{name}: the zip holds {path.name!r} in several folders; "
                                     "unpack it yourself and pass a path")
                 if is_text_name(path.name):
-                    texts[path] = member
+                    texts[folder / path.name] = member
             if not texts:
                 raise UserError(f"{name}: the zip holds no text file ({', '.join(TEXT_ENDINGS)})")
+
             for path, member in texts.items():
                 with z.open(member) as source, open(path, "wb") as target:
                     shutil.copyfileobj(source, target)
@@ -242,13 +234,6 @@ def unzip(archive, folder, limit, name):
             OSError) as e:
         raise UserError(f"{name}: not a whole zip ({e}); try again, or pass a path: "
                         "--corpus=PATH")
-
-
-def leads_outside(member):
-    """Is a member of a zip a link, or does its path leave the folder?"""
-    path = pathlib.PurePosixPath(member.filename.replace("\\", "/"))
-    is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
-    return is_link or path.is_absolute() or ".." in path.parts or ":" in member.filename
 
 
 # ---------------------------------------------------------------- reading
@@ -270,10 +255,10 @@ def in_blocks(file):
 
 
 def read_blocks(path, name=None):
-    r"""Yield the lines of a UTF-8 file in blocks, each line ended by \n.
+    r"""Yield the lines of a UTF-8 file in blocks; they end in \n, \r\n or \r there, in \n here.
 
-    In the file lines may end in \n, \r\n or \r. name: the file's name in errors. Raises UserError
-    for a file that is no text, and names the line that is not UTF-8.
+    name: the file's name in errors. Raises UserError for a file that is no text, and names the line
+    that is not UTF-8.
     """
     name = name or path
     lines = 0

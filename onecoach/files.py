@@ -1,7 +1,7 @@
-"""Files that are whole: written aside, flushed to the disk, renamed; JSON and checkpoints checked.
+"""Files are written aside, flushed to the disk and renamed, so that none is half written.
 
-A checkpoint is data: it is loaded with weights_only, and its checksums are looked at, so that what
-a disk spoils later is noticed. ckpt.pt is kept twice: what it was before is ckpt.prev.pt.
+A checkpoint holds no code: it is read with weights_only. Its checksums are compared, for a disk may
+spoil it later. The ckpt.pt before the last one is kept as ckpt.prev.pt.
 """
 import contextlib
 import glob
@@ -23,8 +23,8 @@ from onecoach.config import RANK, UserError, read_text
 def replacing(path, previous=None):
     """Open a binary file that becomes `path` when the block ends without an error.
 
-    Until then `path` is unchanged; afterwards its old content is in `previous`. Raises UserError if
-    the disk is full or there is no such folder.
+    The old content is kept in `previous`, if that is given. Raises UserError if the disk is full or
+    there is no such folder.
     """
     path = pathlib.Path(path)
     if RANK:  # of several ranks the first alone writes
@@ -51,7 +51,7 @@ def replacing(path, previous=None):
 
 
 def remove_abandoned(parent, pattern):
-    """Remove unfinished files and folders of a folder that killed processes left."""
+    """Remove unfinished files and folders that killed processes have left in `parent`."""
     for aside in parent.glob(pattern):
         with contextlib.suppress(OSError), locked(aside, wait=False) as is_abandoned:
             if is_abandoned and aside.is_dir():
@@ -64,7 +64,7 @@ def remove_abandoned(parent, pattern):
 def locked(path, wait=True):
     """Hold the lock of a folder, or of a file that is made for it; it ends with its process.
 
-    Yields False if nothing can be locked here (Windows, some file systems). With wait=False raises
+    Yields False where nothing can be locked (Windows, some file systems). With wait=False raises
     BlockingIOError while another process has it.
     """
     with contextlib.ExitStack() as stack:
@@ -84,7 +84,7 @@ def locked(path, wait=True):
 
 
 def add_to_json(path, values):
-    """Add values {key: value} to the JSON object at path; other commands may do so meanwhile."""
+    """Add values to the JSON object at path, as other commands may do at the same time."""
     with locked(path.parent):
         write_json(path, read_json_or_empty(path) | values)
 
@@ -111,7 +111,7 @@ def rounded(value, digits=17):
 
 
 def read_json(path):
-    """Read a JSON object from a run's file; UserError if it is damaged."""
+    """Read a JSON object; UserError if the file is missing or damaged."""
     try:
         value = json.loads(read_text(path))
         if isinstance(value, dict):
@@ -135,7 +135,7 @@ def read_json_or_empty(path):
 
 
 def read_json_lines(path, key="step"):
-    """Read lines of JSON, dicts with a whole number at `key`; skip torn or damaged lines."""
+    """Read the lines of JSON that are dicts with a whole number at `key`; skip torn ones, too."""
     if not os.path.exists(path):
         return []
     lines = []
@@ -148,7 +148,7 @@ def read_json_lines(path, key="step"):
 
 
 def read_metrics(path):
-    """Read the lines of metrics.jsonl; skip a damaged one, with a value that is no figure."""
+    """Read the lines of metrics.jsonl in which every value is a figure."""
     return [line for line in read_json_lines(path) if all(map(is_figure, line, line.values()))]
 
 
@@ -159,10 +159,7 @@ def best_line(lines):
 
 
 def is_figure(name, value):
-    """Whether a value can stand under a name in metrics.jsonl.
-
-    Counts are whole numbers, others a number or None, per_step a list; all fit into a float.
-    """
+    """Is it a value of metrics.jsonl? Counts are whole numbers, per_step is a list of figures."""
     if name == "per_step":
         return isinstance(value, list) and all(is_figure("", x) for x in value)
     counted = name in ("step", "tokens", "words")
@@ -200,9 +197,8 @@ def load_checkpoint(path, device="cpu"):
     except Exception as e:  # torch.load can raise anything on damaged bytes
         raise UserError(f"{path}: not a checkpoint that can be read safely ({type(e).__name__}); "
                         "put a whole copy in its place, or train anew with --resume=no")
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise UserError(f"{path}: not a checkpoint of this program")
-    if any(type(state.get(count, 0)) is not int for count in ("step", "steps")):
+    is_ours = isinstance(state, dict) and isinstance(state.get("model"), dict)
+    if not is_ours or any(type(state.get(count, 0)) is not int for count in ("step", "steps")):
         raise UserError(f"{path}: not a checkpoint of this program")
     if name := not_finite(state["model"]):
         raise UserError(f"{path}: {name} is not finite; train anew with --resume=no and a lower lr")
@@ -210,7 +206,7 @@ def load_checkpoint(path, device="cpu"):
 
 
 def is_weight(value):
-    """Whether it is a tensor of numbers in memory, as all weights are."""
+    """Is it a tensor of floats in memory, as all weights are?"""
     return (isinstance(value, torch.Tensor) and value.is_floating_point()
             and value.layout == torch.strided and not value.is_meta)
 
@@ -222,21 +218,23 @@ def not_finite(weights):
 
 
 def last_checkpoint(folder):
-    """Return (state, path) of ckpt.pt or, if it cannot be read, of ckpt.prev.pt, saying so.
+    """Return (state, path) of ckpt.pt or, if that is damaged or missing, of ckpt.prev.pt.
 
-    Without checkpoints (None, None); UserError if none of those that exist can be read.
+    Without both (None, None); UserError if none can be read.
     """
-    paths = [pathlib.Path(folder, name) for name in ("ckpt.pt", "ckpt.prev.pt")]
-    if not any(path.exists() for path in paths):
-        return None, None
-    errors = []
-    for path in paths:
+    error = None
+    for path in (pathlib.Path(folder, name) for name in ("ckpt.pt", "ckpt.prev.pt")):
+        if not path.exists():
+            continue
         try:
             state = load_checkpoint(path)
         except UserError as e:
-            errors.append(e)
+            error = error or e
             continue
-        if errors:
-            print(f"{errors[0]}; taking the one before, {path.name}, of step {state.get('step')}")
+        if path.name != "ckpt.pt":
+            print(f"{error or f'{folder}/ckpt.pt is missing'}; taking the one before, {path.name}, "
+                  f"of step {state.get('step')}")
         return state, path
-    raise errors[0] if paths[0].exists() else errors[1]
+    if error:
+        raise error
+    return None, None

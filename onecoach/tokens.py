@@ -16,7 +16,7 @@ import torch
 from onecoach.config import UserError
 from onecoach.corpora import in_blocks
 
-FORM = 3  # of these files: another one is prepared in another folder
+FORM = 3  # of these files; where it is another one, text is prepared again
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 KINDS = {"dtype": str, "tokenizer": str, "corpus": str, "mark": str, "bos_id": int,
          "newline_id": int, "shared": float}
@@ -29,25 +29,18 @@ Segment = collections.namedtuple("Segment", "name start stop words bytes")
 class TokenFile:
     """A stream of token ids on disk: `tokens` (count,), memory-mapped.
 
-    tokenizer, corpus: digests; segments: a Segment for each domain; shared: of development text the
-    share of its words in lines that stand in the training text too. Raises UserError if the file is
-    missing or damaged, or if its tokenizer is not that of the hash given.
+    Its JSON says: tokenizer and corpus, digests; segments, a Segment for each domain; shared, the
+    share of a development text's words in lines of the training text; mark, bos_id, newline_id.
+    Raises UserError if it is missing or damaged, or made with a tokenizer of another hash.
     """
 
     def __init__(self, path, tokenizer_hash=None):
-        about = read_about(path)
-        self.segments = about["segments"]
+        vars(self).update(read_about(path))
         self.count = self.segments[-1].stop
         self.words = sum(segment.words for segment in self.segments)
         self.bytes = sum(segment.bytes for segment in self.segments)
-        self.tokenizer = about["tokenizer"]
-        self.corpus = about["corpus"]
-        self.mark = about["mark"]
-        self.bos_id = about["bos_id"]
-        self.newline_id = about["newline_id"]
-        self.shared = about["shared"]
 
-        dtype = np.dtype(DTYPES[about["dtype"]])
+        dtype = np.dtype(DTYPES[self.dtype])
         size = os.path.getsize(path)
         expected = self.count * dtype.itemsize
         if size != expected:
@@ -61,20 +54,20 @@ class TokenFile:
 
 
 def read_about(path):
-    """Read the JSON beside a token file; UserError where one of the two is missing or damaged."""
+    """Read the JSON of a token file; UserError if one of the two is missing or damaged."""
     try:
         about = json.loads(pathlib.Path(path).with_suffix(".json").read_bytes())
         segments = about["segments"] = [Segment(*segment) for segment in about["segments"]]
-        kinds = [type(about[key]) for key in KINDS]
-        kinds += [type(value) for segment in segments for value in segment]
-        numbers = [about["bos_id"], about["newline_id"], *(n for s in segments for n in s[1:])]
+        typed = [(about[key], kind) for key, kind in KINDS.items()]
+        typed += [pair for segment in segments for pair in zip(segment, (str, int, int, int, int))]
+        numbers = [value for value, kind in typed if kind is int]
 
         # one domain after the other, from the first token on
         ends = [0, *(segment.stop for segment in segments)]
-        tiled = ends[:-1] == [segment.start for segment in segments] and ends == sorted(ends)
-        typed = kinds == [*KINDS.values(), *(str, int, int, int, int) * len(segments)]
-        bounded = typed and 0 <= min(numbers) <= max(numbers) < 2**63
-        if bounded and tiled and segments and os.path.getsize(path) and about["dtype"] in DTYPES:
+        if (all(type(value) is kind for value, kind in typed)
+                and 0 <= min(numbers) <= max(numbers) < 2**63
+                and ends[:-1] == [segment.start for segment in segments] and ends == sorted(ends)
+                and segments and os.path.getsize(path) and about["dtype"] in DTYPES):
             return about
     except OSError as e:
         raise UserError(f"token file {e.filename}: {e.strerror}")
@@ -86,8 +79,8 @@ def read_about(path):
 def write_tokens(path, tokenizer, texts, mark, seed, corpus, shared=0.0):
     """Encode texts {domain: file of clean lines} into one token file.
 
-    `<s>` opens each text and, as `mark` says, no line of it, half of the lines (drawn by `seed`) or
-    every line. corpus: the text's digest; shared: as TokenFile has it.
+    `<s>` opens each text and, as `mark` says, none of its lines, half of them (drawn by `seed`) or
+    every line. corpus: the text's digest; shared: see TokenFile.
     """
     dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     share = {"none": 0.0, "half": 0.5, "line": 1.0}[mark]  # of the lines that `<s>` opens
@@ -117,21 +110,15 @@ def write_tokens(path, tokenizer, texts, mark, seed, corpus, shared=0.0):
 
 
 def encoded_blocks(file, tokenizer):
-    """Yield (text, its ids (n,)) of a file of clean lines, block after block.
+    """Yield (text, ids (n,)) of each block of a file of clean lines.
 
-    As many blocks as there are processors are encoded ahead, each in a thread: tiktoken lets go of
-    Python's lock.
+    As many as there are processors are encoded at once: tiktoken releases Python's lock.
     """
     n = os.cpu_count() or 1
-    ahead = collections.deque()
+    blocks = read_clean(file)
     with concurrent.futures.ThreadPoolExecutor(n) as threads:
-        for text in read_clean(file):
-            ahead.append((text, threads.submit(tokenizer.encode_lines, text)))
-            if len(ahead) > n:
-                text, ids = ahead.popleft()
-                yield text, ids.result()
-        for text, ids in ahead:
-            yield text, ids.result()
+        while texts := [*itertools.islice(blocks, n)]:
+            yield from zip(texts, threads.map(tokenizer.encode_lines, texts))
 
 
 def read_clean(file):
@@ -141,7 +128,7 @@ def read_clean(file):
 
 
 def drop_shared_lines(file, texts):
-    """Return texts {domain: ids (n,)} without the lines that stand in a TokenFile; no `<s>` stays.
+    """Return texts {domain: ids (n,)} without the lines that are in a TokenFile, and without `<s>`.
 
     Both have the same tokenizer, so the same lines have the same ids.
     """
@@ -154,16 +141,13 @@ def drop_shared_lines(file, texts):
 
 
 def split_lines(ids, file):
-    """Return the lines of ids (n,) as the bytes of their ids, without `<s>`; a list."""
+    """Return [the ids of a line, as bytes] of all lines of ids (n,), without `<s>`."""
     ids = ids[ids != file.bos_id].astype(file.tokens.dtype)
     ends = np.flatnonzero(ids == file.newline_id) + 1
     return [line.tobytes() for line in np.split(ids, ends) if len(line)]
 
 
 def stream(file, device="cpu"):
-    """Return a TokenFile's tokens (count,) on a device.
-
-    As signed integers, for torch indexes no unsigned ones; `data.cut` takes the sign off again.
-    """
+    """Return a TokenFile's tokens (count,) on a device, as signed integers for torch's indexing."""
     signed = file.tokens.dtype.str.replace("u", "i")
     return torch.from_numpy(file.tokens.view(signed)).to(device)
