@@ -43,9 +43,8 @@ Prepared = collections.namedtuple("Prepared", "tokenizer train dev folder")
 def prepare(config):
     """Return Prepared(tokenizer: Tokenizer, train and dev: TokenFile, folder: Path) for a config.
 
-    Data that were prepared before are read from the disk, found by a digest of the text and
-    of the keys that they depend on. train.corpus, equal to dev.corpus, is a digest of all the clean
-    text. Raises UserError.
+    The folder's name has a digest of the text and of the keys, so nothing is prepared twice.
+    train.corpus, equal to dev.corpus, is a digest of all the clean text. Raises UserError.
     """
     given = load_tokenizer(config.tokenizer) if config.tokenizer else None
     train_files, dev_files = corpus_files(config)
@@ -71,10 +70,10 @@ def prepare(config):
 
 
 def corpus_files(config):
-    """Return the files of the training and of the development text, each [(domain, path), ...].
+    """Return the files [(domain, path), ...] of the training and of the development text.
 
-    babytalk is generated and has none. A corpus without development text has no files for it: the
-    end of each training file is kept instead. Raises UserError for a file in both.
+    babytalk has none. A corpus without development text has no files for it: the end of each
+    training file is kept instead. Raises UserError for a file in both.
     """
     if config.corpus == "babytalk":
         return [], []
@@ -82,8 +81,7 @@ def corpus_files(config):
     name = config.dev or (CORPORA[config.corpus].dev if config.corpus in CORPORA else "")
     dev = resolve(name, config.data_dir, "dev") if name else []
 
-    # two spellings of one path are one file
-    trained_on = {path.resolve() for _, path in train}
+    trained_on = {path.resolve() for _, path in train}  # two spellings of one path are one file
     for _, path in dev:
         if path.resolve() in trained_on:
             raise UserError(f"{path} is in corpus = {config.corpus!r} and in dev = {name!r}: a "
@@ -93,7 +91,7 @@ def corpus_files(config):
 
 
 def digest_inputs(config, tokenizer, train_files, dev_files):
-    """Digest everything that the prepared data depend on; of the files their content."""
+    """Digest everything that the prepared data depend on, the content of the files included."""
     vocabulary = tokenizer.hash if tokenizer else config.vocab_size
     # another version of this program may have other rules, or another form of token files
     keys = (PATTERN, CLEAN, ALWAYS, FORM, vocabulary, config.mark, config.seed, config.max_words)
