@@ -238,7 +238,7 @@ class Batches:
 
     An epoch takes every chunk of T tokens once, in a new order; with random_offset each chunk is
     shifted by an offset in [0, T), as in Baby Llama's loader. On a GPU the stream and the epoch's
-    order are in its memory: a step copies nothing.
+    order are in GPU memory: a step copies nothing.
 
     order "length": until half of the run a batch is drawn from the chunks of the shortest lines, a
     share c of all: competence (arXiv 1903.09848, eq. 7), c^2 rises in a straight line from 0.1^2 to

@@ -173,7 +173,7 @@ class Config:
     eval_tokens: int = key(200_000, "development tokens, of each domain, that are scored after "
                            "training; 0: no evaluation then", low=0)
 
-    file = None  # the path of its file; no key
+    file = None  # the path of the config file; no key
 
     @property
     def folder(self):
@@ -187,7 +187,7 @@ class Config:
 
     @property
     def longest(self):
-        """The longest block of the run: block_size, or the largest of its stages."""
+        """The longest block of the run."""
         return int(max(schedule_values(self.block_size)))
 
     def at(self, progress):
@@ -273,7 +273,7 @@ def find_key(name):
 
 
 def check(name, value):
-    """Return the value in the key's type; UserError names the key, the value and its bounds."""
+    """Return the value in the key's type; UserError names the key, the value and the bounds."""
     kind = find_key(name).type
     meta = KEYS[name].metadata
     allowed = meta["allowed"]
@@ -506,8 +506,7 @@ def read_config(path, overrides=()):
 def related_config(config, name):
     """Return the Config that trains the missing run `name` for config's, with the INHERITED keys.
 
-    It has resume = auto, whatever its file says: a call that ends before the run does would
-    otherwise begin it anew each time.
+    It has resume = auto, whatever the file says: with `no` each call would begin it at step 0.
     """
     path = find_config(name, config.file)
     if not path:
@@ -553,7 +552,7 @@ def run_folder(text):
 
 
 class Arguments(argparse.ArgumentParser):
-    """The command line of eval.py and the tools: `usage` is its help, a mistake is a UserError."""
+    """The command line of eval.py and the tools, with `usage` as help; a mistake is a UserError."""
 
     def __init__(self, command, usage, **more):
         super().__init__(prog=f"python {command}", description=usage, allow_abbrev=False,
@@ -571,7 +570,7 @@ class Arguments(argparse.ArgumentParser):
 
 
 def parse_override(arg):
-    """"--lr=1e-3" -> ("lr", 1e-3). A list may lack its brackets: a,b; one alone; empty."""
+    """Return ("lr", 1e-3) of "--lr=1e-3". A list may lack brackets: a,b; one alone; empty."""
     name, equals, text = arg[2:].partition("=")
     kind = find_key(name).type
     if not equals:
@@ -647,7 +646,7 @@ def run_main(main):
             main(sys.argv[1:])
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # its reader, head for example, has ended
+    except BrokenPipeError:  # the reader, head for example, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE)
     except KeyboardInterrupt as e:

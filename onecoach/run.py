@@ -104,7 +104,7 @@ in_training = []  # the folders of the runs that this process trains, each neede
 
 
 def alone(train):
-    """Decorate train(config): it runs alone in the run's folder, and its end is one line."""
+    """Decorate train(config) to run alone in the run's folder, and to end in one line."""
     @functools.wraps(train)
     def guarded(config):
         folder = config.folder
@@ -171,7 +171,7 @@ def out_of_memory(config):
 
 
 def catch_signals():
-    """A list into which the next signal puts 1 + its number; one more signal acts at once."""
+    """Return a list into which the next signal puts 1 + number; one more signal acts at once."""
     caught = []
 
     def note(number, frame):
@@ -188,7 +188,7 @@ def catch_signals():
 class Run:
     """A run that is being trained. It computes no loss, and never sees a teacher or a batch.
 
-    `Run(config)` refuses a run that cannot go on. `begin` starts anew, or from the last checkpoint.
+    `Run(config)` refuses a run that cannot go on. `begin` starts it, or restores it.
     """
 
     minutes_spent = 0.0  # by this command in the loops of the runs before, the teachers'
@@ -371,7 +371,7 @@ class Run:
 
     def validated(self, figures):
         """Write a validation's figures; keep the weights if their val_ce is the lowest so far."""
-        if figures["val_ce"] < self.best and self.step:  # at step 0 they are not its own
+        if figures["val_ce"] < self.best and self.step:  # at step 0 they are init's
             self.best = figures["val_ce"]
             files.save_checkpoint(self.folder / "best.pt", {
                 "model": self.student.state_dict(), "step": self.step, "val_ce": self.best})
@@ -446,7 +446,7 @@ def forget_results(folder):
 
 
 def same_command(config):
-    """Name the command that goes on: with resume = no the same one would train anew."""
+    """Name the command that goes on: with resume = no the same one would start at step 0."""
     return "the same command with --resume=auto" if config.resume == "no" else "the same command"
 
 
@@ -530,7 +530,7 @@ def check_fit(lm, weights, path, model="the model of its config (another arch or
 
 
 def digest_needs(config, folder=None):
-    """Return {teacher or init: digest of its best.pt}; `folder`: of config's run, if moved."""
+    """Return {teacher or init: digest of best.pt}; `folder`: of config's run, if moved."""
     folder = folder or config.folder
     digests = {}
     for name in sorted({*config.teacher_runs, config.init} - {""}):
@@ -644,7 +644,7 @@ def other_text(folder, other):
 
 
 def is_finished(folder):
-    """Can others build on the run in `folder`? All its steps are done, and the last is validated.
+    """Can others build on the run in `folder`? All steps are done, and the last is validated.
 
     Weights that came without a checkpoint (downloaded, archived) are taken as they are.
     """

@@ -213,10 +213,6 @@ def test_what_asks_who_you_are_names_the_token(server, tmp_path, monkeypatch, co
 
 @pytest.mark.parametrize("content,what", [
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "Git LFS"),
-    (b'{"error": "Repository not found"}', "JSON"),
-    (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "XML"),
-    (TEXT.encode("utf-16"), "UTF-16"),
-    (TEXT.encode("utf-16-be"), "UTF-16"),
     (TEXT.encode() + b"caf\xe9\n", "line 301: not UTF-8"),
 ])
 def test_what_is_no_text_does_not_get_its_name(server, tmp_path, content, what):

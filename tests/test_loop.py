@@ -13,6 +13,7 @@ from onecoach import files, run
 from runs import (
     ROLLOUTS,
     SPOILED_LATE,
+    broken_at,
     lines,
     log_probs,
     refused,
@@ -427,17 +428,7 @@ def test_an_on_policy_run_that_broke_off_goes_on_to_the_same_bits(
             "max_steps": 10, "val_every": 3}
     whole = trained(tiny("whole", **keys))
     settings = tiny("parts", **keys)
-    stop = files.save_checkpoint
-
-    def interrupt(path, state):
-        stop(path, state)
-        if path.name == "ckpt.pt" and path.parent.name == "parts" and state["step"] == 5:
-            raise RuntimeError("the power went off")
-
-    monkeypatch.setattr(files, "save_checkpoint", interrupt)
-    with pytest.raises(RuntimeError, match="power"):
-        distill.train(settings)
-    monkeypatch.setattr(files, "save_checkpoint", stop)
+    broken_at(monkeypatch, settings, 5)
     parts = trained(settings)
     assert same(weights(parts), weights(whole))
     assert without_speed(lines(parts)) == without_speed(lines(whole))
@@ -500,16 +491,6 @@ def test_all_switches_together_run_to_the_end(tiny, first, rollout_loss):
     assert all("per_step" in m for m in found if "rollout_kl" not in m or rollout_loss == "token")
 
 
-def test_short_blocks_are_the_same_tokens(tiny):
-    settings = tiny(block_size="stages(0: 4, 0.5: 16)")
-    batches = data.Batches(data.prepare(settings).train, settings)
-    short_x, short_y = batches.batch(3, settings.at(0.0))
-    x, y = batches.batch(3, settings.at(1.0))
-    assert short_x.shape == (16, 4)
-    assert torch.equal(short_x.view(4, 16), x)
-    assert torch.equal(short_y.view(4, 16), y)
-
-
 def test_simple_text_comes_first_also_in_a_run_that_goes_on(tiny, monkeypatch):
     """The first batches' chunks are the easiest by what the order says.
 
@@ -539,17 +520,7 @@ def test_simple_text_comes_first_also_in_a_run_that_goes_on(tiny, monkeypatch):
     late = max(hardness(*batch).max() for batch in seen[-5:])
     assert hardness(*seen[-10]).mean() < levels.mean() and late > levels[len(levels) // 2]
 
-    add = run.Meter.add
-
-    def fail(self, step, *rest):
-        if step == 5:
-            raise RuntimeError("the power went off")
-        add(self, step, *rest)
-
-    monkeypatch.setattr(run.Meter, "add", fail)
-    with pytest.raises(RuntimeError, match="power"):
-        distill.train(settings)
-    monkeypatch.setattr(run.Meter, "add", add)
+    broken_at(monkeypatch, settings, 4)
     parts = trained(settings)
     assert same(weights(parts), weights(whole))
     assert without_speed(lines(parts)) == without_speed(lines(whole))
