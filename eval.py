@@ -415,29 +415,29 @@ def data_folder(options):
 # options: those that change the result, and so are part of the key in eval.json
 Task = collections.namedtuple("Task", "do options")
 TASKS = {
-    "ppl": Task(ppl_task, ("limit", "which", "dev")),
+    "ppl": Task(ppl_task, ("dev", "limit", "which")),
     **{name: Task(None, ("limit", "which", "dtype")) for name in suite.TASKS},  # exam.answer's
     "reading": Task(None, ("which", "dtype")),  # whole, whatever the limit
     "babytalk": Task(babytalk_task, ("limit", "which", "seed")),
     "curve": Task(curve_task, ("limit", "seed")),
     "sample": Task(sample_task,
-                   ("prompt", "n", "temperature", "top_k", "top_p", "seed", "which")),
+                   ("which", "prompt", "n", "temperature", "top_k", "top_p", "seed")),
 }
 
 
-def slot(task, options, names=None, data=""):
-    """Return a result's key in eval.json: the task, with the options that are not at their default.
+def way(task, options):
+    """Return {option: value} of the options that change a task's result."""
+    return {name: getattr(options, name) for name in TASKS[task].options}
 
-    names: of the options, by default the task's own. data: the folder of a set of your own.
+
+def slot(task, way, data=""):
+    """Return a result's key in eval.json: the task, and the options that are not at the default.
+
+    way: {option: value}. data: the folder of a set of your own.
     """
-    words = [task]
-    if data:
-        words.append(f"--data={shlex.quote(data)}")
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if field.name in (names or TASKS[task].options) and value != field.default:
-            words.append(f"--{field.name}={shlex.quote(str(value))}")
-    return " ".join(words)
+    words = [f"--{name}={shlex.quote(str(value))}" for name, value in {"data": data, **way}.items()
+             if value != getattr(Options, name)]
+    return " ".join([task, *words])
 
 
 def usual_tasks(config):
@@ -447,7 +447,7 @@ def usual_tasks(config):
 
 def is_evaluated(results, config, limit=0):
     """Does eval.json hold the tasks that are done after training, of `limit` or whole?"""
-    return all(any(slot(task, Options(limit=n)) in results for n in (0, limit))
+    return all(any(slot(task, {"limit": n}) in results for n in (0, limit))
                for task in usual_tasks(config))
 
 
@@ -495,31 +495,30 @@ def evaluate(subject, tasks=(), **options):
     options.check()
     folder = subject.folder
     tasks = named_tasks(tasks) or usual_tasks(subject.config)
-    exam = [name for name in tasks if name in suite.TASKS]
-    if (options.against or options.predictions) and not exam:
+    asked = read_exam(tasks, options)  # all rows, before any work
+    if (options.against or options.predictions) and not asked:
         raise UserError("--against and --predictions are about the suite's tasks; name some with "
                         "--tasks, or all with --tasks=suite")
-    asked = read_exam(exam, options)  # all rows, before any work
     other = other_subject(subject, options) if options.against else None
 
     # a folder that cannot be written to is refused before hours of scoring
     path = folder / "eval.json"
-    files.add_to_json(path, {slot("val_ce", options, ["which"]): validated(folder, options.which)})
+    files.add_to_json(path, {slot("val_ce", {"which": options.which}):
+                             validated(folder, options.which)})
     answers = {}
     for task in tasks:
-        if task in exam:
+        if task in asked:
             answers[task] = ask(subject, asked[task], options)
             result = answers[task].result
             shown = "\n".join([tables.groups_table(task, result), *tables.remarks({task: result})])
-            key = slot(task, options, data=asked[task].data)
+            key = slot(task, way(task, options), asked[task].data)
         else:
             result, shown = TASKS[task].do(subject, options)
-            key = slot(task, options)
-        way = {name: getattr(options, name) for name in TASKS[task].options}
-        files.add_to_json(path, {key: way | result})
-        weights = f" ({options.which})" if "which" in way else ""
+            key = slot(task, way(task, options))
+        files.add_to_json(path, {key: way(task, options) | result})
+        weights = f" ({options.which})" if "which" in TASKS[task].options else ""
         print(f"\n{key} of {folder}{weights}\n{shown}")
-    if exam:
+    if asked:
         close_exam(subject, other, asked, answers, options)
 
     results = files.read_json(path)
@@ -560,9 +559,10 @@ def validated(folder, which):
 Asked = collections.namedtuple("Asked", "name items lacks data")
 
 
-def read_exam(names, options):
-    """Return {task: Asked}. UserError if the folder of data has some of the tasks only."""
+def read_exam(tasks, options):
+    """Return {task: Asked} of the suite's tasks; UserError if the folder of data lacks some."""
     data = data_folder(options)
+    names = [name for name in tasks if name in suite.TASKS]
     there = [name for name in names if pathlib.Path(data, suite.TASKS[name].folder).is_dir()]
     missing = [name for name in names if name not in there]
     if missing and there:
@@ -601,10 +601,9 @@ def other_subject(subject, options):
 
 def close_exam(subject, other, asked, answers, options):
     """Print the tasks in one table, with other runs, and the comparison; write the predictions."""
-    ngrams = dataclasses.replace(options, dtype="float32")  # they have no other
-    columns = [("", {name: a.result for name, a in answers.items()}),
-               *yardsticks(subject, {name: slot(name, ngrams, data=task.data)
-                                     for name, task in asked.items()})]
+    slots = {name: slot(name, way(name, options) | {"dtype": "float32"}, task.data)
+             for name, task in asked.items()}  # an n-gram has no other dtype
+    columns = [("", {name: a.result for name, a in answers.items()}), *yardsticks(subject, slots)]
     compared = {}
     if other:
         theirs = {name: ask(other, task, options) for name, task in asked.items()}

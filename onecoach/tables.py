@@ -176,18 +176,16 @@ def final_lines(evals):
     """Yield FINAL, with a line for each part of the text that ppl has scored, ppl --limit=200000,
     and for each set of your own, choice --data=DIR."""
     slots = sorted({slot for _, results in evals for slot in results})
-    limits = [slot.removeprefix("ppl --limit=") for slot in slots]
-    limits = sorted((int(limit) for limit in limits if limit.isdigit()), reverse=True)
     for title, path, form in FINAL:
         yield title, path, form
         task, _, rest = path.partition(".")
         for slot in slots:
-            folder = slot.removeprefix(f"{task} --data=")
-            if folder != slot and " --" not in folder:
-                yield f"{title}, {folder}", f"{slot}.{rest}", form
-        for limit in limits if task == "ppl" else ():
-            yield (f"{title}, of its first {limit:,} tokens a domain",
-                   f"ppl --limit={limit}.{rest}", form)
+            option, _, value = slot.removeprefix(f"{task} --").partition("=")
+            if option == "data" and " --" not in value:
+                yield f"{title}, {value}", f"{slot}.{rest}", form
+            elif option == "limit" and task == "ppl" and value.isdigit():
+                yield (f"{title}, of its first {int(value):,} tokens a domain", f"{slot}.{rest}",
+                       form)
 
 
 def final_table(evals):
