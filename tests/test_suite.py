@@ -89,27 +89,38 @@ def test_candidates_of_choice_and_wug():
     assert item.candidates == [("", "wicked"), ("", "wickedness")] and item.ratio == 1.0
 
 
-@pytest.mark.parametrize("name, values, words", [
-    ("choice", dict(prefix="a", options=["b"], right=0), "options is not a list of two"),
-    ("choice", dict(prefix="a", options=["b", " "], right=0), "options: one is empty"),
-    ("choice", dict(prefix="a", options=["b", "c"], right=2), "right = 2 names none of its 2"),
-    ("choice", dict(prefix="a", options=["b", "c"], right=True), "right = True names none"),
-    ("choice", dict(prefix="a", options=["b", "c"]), "right = None names none"),
+@pytest.mark.parametrize("name, content, words", [
+    ("choice", dict(prefix="a", options=["b"], right=0), "line 2: options is not a list of two"),
+    ("choice", dict(prefix="a", options=["b", " "], right=0), "line 2: options: one is empty"),
+    ("choice", dict(prefix="a", options=["b", "c"], right=2), "line 2: right = 2 names none of it"),
+    ("choice", dict(prefix="a", options=["b", "c"], right=True), "line 2: right = True names none"),
+    ("choice", dict(prefix="a", options=["b", "c"]), "line 2: right = None names none"),
     ("comps", dict(prefix_acceptable="a", prefix_unacceptable="b", property_phrase=""),
-     "property_phrase is empty"),
+     "line 2: property_phrase is empty"),
     ("ewok", dict(Domain="d", Context1="a", Context2="b", Target1="c"), "Target2 is missing"),
-    ("entity_tracking", dict(input_prefix="a", options=["b", "c"], numops="2"), "numops"),
-    ("wug_adj", dict(sentences="one", ratio=0.5), "a tab between"),
-    ("wug_past", dict(sentences="one\ttwo", ratio=math.nan), "ratio"),
+    ("entity_tracking", dict(input_prefix="a", options=["b", "c"], numops="2"), "line 2: numops"),
+    ("entity_tracking", dict(input_prefix="a", options=["b", "nothing"], numops=2), "none of its"),
+    ("wug_adj", dict(sentences="one", ratio=0.5), "line 2: sentences are not two texts with a tab"),
+    ("wug_past", dict(sentences="one\ttwo", ratio=math.nan), "line 2: ratio"),
+    ("blimp", b'{"sentence_good": "a", "sentence_bad": "b"}\n{"sentence_good": "a"}',
+     "line 2: sentence_bad is missing"),
+    ("blimp", b'{"sentence_good": 3, "sentence_bad": "b"}', "line 1: sentence_good is missing, or"),
+    ("blimp", b'{"sentence_good": "a", "sentence_bad": ""}', "line 1: sentence_bad is empty"),
+    ("blimp", b'\n{"sentence_good": " \\n", "sentence_bad": "a"}', "line 2: sentence_good is em"),
+    ("blimp", b"[1, 2]", "line 1: not a JSON object"), ("blimp", b"{oops", "line 1: not JSON"),
+    ("blimp", b"[" * 100_000, "line 1: not JSON"), ("blimp", b"\xff\xfe{}", "line 1: not JSON"),
+    ("blimp", b"\n\n", "bad.jsonl: empty"),
 ])
-def test_a_row_that_is_wrong_is_named_by_file_and_line(tmp_path, name, values, words):
+def test_a_row_that_is_wrong_is_named_by_file_and_line(tmp_path, name, content, words):
     folder = tmp_path / suite.TASKS[name].folder
-    write_rows(folder, "good", [])
-    (folder / "good.jsonl").write_text("\n" + json.dumps(values) + "\n")
+    folder.mkdir()
+    if isinstance(content, dict):
+        content = ("\n" + json.dumps(content) + "\n").encode()
+    (folder / "bad.jsonl").write_bytes(content)
     with pytest.raises(UserError) as e:
         suite.read(name, tmp_path)
-    assert f"{folder / 'good.jsonl'}, line 2: " in str(e.value) and words in str(e.value)
-    assert "\n" not in str(e.value)
+    assert words in str(e.value) and str(folder) in str(e.value) and "\n" not in str(e.value)
+    assert "line" not in words or f"{folder / 'bad.jsonl'}, line" in str(e.value)
 
 
 @pytest.mark.parametrize("name, words", [("ewok", "huggingface.co/datasets/ewok-core"),
@@ -117,7 +128,7 @@ def test_a_row_that_is_wrong_is_named_by_file_and_line(tmp_path, name, values, w
                                          ("comps", "BabyLM-2026-Strict-Evals"),
                                          ("choice", '"prefix": "...", "options"')])
 def test_a_missing_folder_says_where_it_is_to_be_had(tmp_path, name, words):
-    with pytest.raises(UserError, match=r"docs/babylm.md says where .* --data=DIR") as e:
+    with pytest.raises(UserError, match=r"no \*.jsonl.*docs/babylm.md says.*--data=DIR") as e:
         suite.read(name, tmp_path)
     assert "\n" not in str(e.value)
     assert words in (CONFIGS / "../docs/babylm.md").read_text(encoding="utf-8")
@@ -450,13 +461,20 @@ def test_a_run_against_itself_differs_in_nothing(two_runs, exam, capsys):
     assert line[:2] == ["blimp", "+0.0%"] and line[-3:] == ["0", "0", "1"]
 
 
+def yardstick(folder, tokenizer, tasks, exam):
+    """The folder ngram-5 next to a run's, with figures of a model that is no network."""
+    ngram = folder.with_name("ngram-5")
+    ngram.mkdir(exist_ok=True)
+    subject = eval.Subject(ngram, Counts(tokenizer), tokenizer, run.load(folder)[2])
+    eval.evaluate(subject, tasks, data=str(exam))
+    return ngram
+
+
 def test_a_yardstick_beside_the_run_stands_in_its_table(two_runs, exam, tokenizer, capsys):
+    """Also where a limit is given: reading is whole whatever it is."""
     one, _ = two_runs
-    ngram = one.with_name("ngram-5")
-    ngram.mkdir()
-    config = run.load(one)[2]
-    subject = eval.Subject(ngram, Counts(tokenizer), tokenizer, config)
-    eval.evaluate(subject, ["blimp"], data=str(exam))
+    write_reading(exam / "reading/reading_data.csv")
+    ngram = yardstick(one, tokenizer, ["blimp", "reading"], exam)
     assert files.read_json(ngram / "eval.json")[f"blimp --data={exam}"]["accuracy"] == 1
     capsys.readouterr()
     eval.evaluate(one, ["blimp"], data=str(exam))
@@ -464,24 +482,16 @@ def test_a_yardstick_beside_the_run_stands_in_its_table(two_runs, exam, tokenize
     assert table[1].endswith("ngram-5 ") or table[1].endswith("ngram-5")
     assert "100.0%" in table[2]
 
+    results = eval.evaluate(one, ["reading"], data=str(exam), limit=2)
+    result = results[f"reading --data={exam}"]
+    assert result["n"] == 60 and result["lacks"] == ["items: 60 of 1,726"]
+    assert "ngram-5" in capsys.readouterr().out.rsplit("the tasks of", 1)[1].splitlines()[1]
+
     results = files.read_json(ngram / "eval.json")
     results[f"blimp --data={exam}"]["tokenizer"] = "another"
     files.write_json(ngram / "eval.json", results)
     eval.evaluate(one, ["blimp"], data=str(exam))
     assert "is not shown: its eval.json is of another tokenizer" in capsys.readouterr().out
-
-
-def test_reading_is_whole_whatever_the_limit(two_runs, exam, tokenizer, capsys):
-    one, _ = two_runs
-    write_reading(exam / "reading/reading_data.csv")
-    ngram = one.with_name("ngram-5")
-    ngram.mkdir()
-    subject = eval.Subject(ngram, Counts(tokenizer), tokenizer, run.load(one)[2])
-    eval.evaluate(subject, ["reading"], data=str(exam))
-    results = eval.evaluate(one, ["reading"], data=str(exam), limit=2)
-    result, = (result for slot, result in results.items() if slot.startswith("reading"))
-    assert result["n"] == 60 and result["lacks"] == ["items: 60 of 1,726"]
-    assert "ngram-5" in capsys.readouterr().out.rsplit("the tasks of", 1)[1].splitlines()[1]
 
 
 def test_a_run_of_another_tokenizer_is_refused(two_runs, exam, tmp_path, make_config):
@@ -498,10 +508,8 @@ def read_text(folder, digest):
 
 def test_other_text_is_said_where_figures_stand_side_by_side(two_runs, exam, tokenizer, capsys):
     one, two = two_runs
-    ngram = one.with_name("ngram-5")
-    shutil.copytree(two, ngram)
-    subject = eval.Subject(ngram, Counts(tokenizer), tokenizer, run.load(two)[2])
-    eval.evaluate(subject, ["blimp"], data=str(exam))
+    ngram = yardstick(two, tokenizer, ["blimp"], exam)
+    shutil.copy(two / "config.json", ngram)
     for ours, theirs, differs in (("a", "b", True), ("a", "a", False), ("a", "", False)):
         read_text(one, ours)
         read_text(two, theirs)
