@@ -336,7 +336,7 @@ def own_data(subject):
     return prepared
 
 
-def other_text(name, subject):
+def load_text(name, subject):
     """Return {domain: ids (n,)} of other text, whole, cleaned and encoded like the run's own."""
     paths = resolve(name, subject.config.data_dir, "dev")
     with tempfile.TemporaryDirectory() as folder:
@@ -350,7 +350,7 @@ def other_text(name, subject):
 def ppl_task(subject, options):
     model, tokenizer, config = subject[1:]
     if options.dev:
-        texts, unseen = other_text(options.dev, subject), {}
+        texts, unseen = load_text(options.dev, subject), {}
     else:
         prepared = own_data(subject)
         texts = test_split(prepared.dev, tokenizer.newline_id)

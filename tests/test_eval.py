@@ -647,7 +647,7 @@ def test_other_text_is_encoded_line_by_line_as_training_text_is(make_config, tmp
     file.write_text("a.\nb.\n")
     assert len(tokenizer.encode("a.\nb.\n")) == 4
 
-    texts = eval.other_text(str(file), eval.Subject(None, None, tokenizer, make_config()))
+    texts = eval.load_text(str(file), eval.Subject(None, None, tokenizer, make_config()))
     newline = [tokenizer.newline_id]
     ids = [*tokenizer.encode("a."), *newline, *tokenizer.encode("b."), *newline]
     assert texts["other"].tolist() == ids and texts["other"].dtype == np.int64
