@@ -1,8 +1,4 @@
-"""Hugging Face in and out: the same numbers, the same ids; strangers' folders are data.
-
-    python -m pytest tests/test_hf.py      every 700th row of BLiMP scored by transformers, too
-    python tests/test_hf.py --all          all rows, of a student trained for that
-"""
+"""Hugging Face in and out: the same numbers, the same ids; strangers' folders are data."""
 import collections
 import json
 import os
@@ -13,21 +9,17 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import hf4
 import pytest
 import torch
-from conftest import babylm_folder
 
 import bpe
 import data
 import distill
 import eval
 from onecoach import files, run, scoring, suite, tables
-from onecoach.config import CONFIGS, UserError, read_config
+from onecoach.config import UserError
 from tools.hf import card
 from tools.hf.__main__ import main as hf_main
 from tools.hf.export import export
@@ -226,23 +218,16 @@ def test_merges_that_training_learns_are_joined_alike():
             assert theirs.encode(text, add_special_tokens=False).ids == ours.encode(text)
 
 
-def test_other_heads_load_the_trunk_and_the_pipeline_writes(make_run, tmp_path):
-    for name, keys in (("a", {}), ("b", dict(arch="gpt2"))):
-        folder = make_run(name, **keys)
-        export(folder, tmp_path / f"hf-{name}")
-        classifier = transformers.AutoModelForSequenceClassification.from_pretrained(
-            tmp_path / f"hf-{name}", num_labels=3)
-        trunk = load_file(tmp_path / f"hf-{name}/model.safetensors")
-        mine = classifier.state_dict()
-        assert sum(torch.equal(mine[k], w) for k, w in trunk.items() if k in mine) > 10
-        assert classifier.config.pad_token_id == 0
-
-        write = transformers.pipeline("text-generation", str(tmp_path / f"hf-{name}"))
-        text = write("the dog", max_new_tokens=5, do_sample=False)[0]["generated_text"]
-        lm, tokenizer, _ = run.load(folder)
-        ids = torch.tensor([[1, *tokenizer.encode("the dog")]])
-        ours = tokenizer.decode(lm.generate(ids, 5, temperature=0)[0, 1:])
-        assert text == ours and text.startswith("the dog")
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_the_pipeline_writes_as_we_do(arch, make_run, tmp_path):
+    folder = make_run(arch=arch)
+    export(folder, tmp_path / "hf")
+    write = transformers.pipeline("text-generation", str(tmp_path / "hf"))
+    text = write("the dog", max_new_tokens=5, do_sample=False)[0]["generated_text"]
+    lm, tokenizer, _ = run.load(folder)
+    ids = torch.tensor([[1, *tokenizer.encode("the dog")]])
+    ours = tokenizer.decode(lm.generate(ids, 5, temperature=0)[0, 1:])
+    assert text == ours and text.startswith("the dog")
 
 
 def test_the_card_says_what_the_runs_files_say(make_run, tmp_path):
@@ -698,8 +683,10 @@ OTHER_THINGS = {
 
 
 @pytest.mark.parametrize("name", OTHER_THINGS)
-def test_a_thing_that_is_no_model_folder_is_called_by_its_name(name, tmp_path):
+def test_a_thing_that_is_no_model_folder_is_called_by_its_name(name, make_run, tmp_path):
     """The file itself, and a folder that holds it; the message names all of them."""
+    one_line(import_folder, tmp_path / "gone", tmp_path / "x", words=["no such folder"])
+    one_line(import_folder, make_run(), tmp_path / "x", words=["a run of this program already"])
     (tmp_path / "given").mkdir()
     (tmp_path / "given" / name).write_bytes(b"\x80\x04GGUF")
     for source in (tmp_path / "given", tmp_path / "given" / name):
@@ -719,11 +706,6 @@ def test_text_is_utf_8_whatever_the_locale_with_or_without_a_byte_order_mark(
                                "PYTHONCOERCECLOCALE": "0"})
     assert done.returncode == 0, done.stderr
     assert run.load(tmp_path / "coach")[1].encode("the dog")
-
-
-def test_a_missing_folder_and_a_run_of_ours_are_called_so(make_run, tmp_path):
-    one_line(import_folder, tmp_path / "gone", tmp_path / "x", words=["no such folder"])
-    one_line(import_folder, make_run(), tmp_path / "x", words=["a run of this program already"])
 
 
 @pytest.mark.parametrize("kind, embedding", [("llama", "model.embed_tokens.weight"),
@@ -863,27 +845,3 @@ def test_the_command(make_run, tmp_path):
     assert done.returncode == 0 and "from_pretrained" in done.stdout, done.stderr
     one_line(hf_main, ["import", "a", "b", "--checkpoints"], words=["export"])
     one_line(hf_main, ["send", "a", "b"], words=["--help"])
-
-
-# ---------------------------------------------------------------- all rows
-
-def main(argv):
-    if argv != ["--all"] or not (texts := babylm_folder()):
-        raise SystemExit("python tests/test_hf.py --all    (with $BABYLM_DIR)")
-    root = pathlib.Path(tempfile.mkdtemp())
-    keys = dict(corpus=str(texts / "data/babylm_10m/train"), dev=str(texts / "data/babylm_10m/dev"),
-                vocab_size=1000, max_words=200_000, max_steps=60, val_tokens=2000, eval_tokens=0,
-                out_dir=str(root / "out"), data_dir=str(root / "data"), dtype="float32")
-    distill.train(read_config(CONFIGS / "base_demo.py", [*keys.items()]))
-    folder = root / "out/base_demo"
-    export(folder, root / "hf")
-    for name in ("blimp", "supplement"):
-        items = suite.read(name, texts / "eval")
-        n, level, differ, gap = decisions(folder, root / "hf", items)
-        print(f"{name}: {n:,} rows, {level} level to us, {differ} of the others decided otherwise "
-              f"by transformers; a sentence's log-probability differs by {gap:.1e} nats at most")
-    shutil.rmtree(root)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
