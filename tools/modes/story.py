@@ -109,7 +109,8 @@ def with_interval(result):
 def accuracy_rows(columns, chance):
     """Return a row for each name in columns [{name: accuracy}]."""
     names = dict.fromkeys(name for column in columns for name in column)
-    return [[f"- {name}", chance, *(tables.cell(column.get(name), "{:.1%}") for column in columns)]
+    return [[f"- {name}", chance,
+             *(tables.as_text(column.get(name), "{:.1%}") for column in columns)]
             for name in names]
 
 
@@ -135,8 +136,8 @@ def band_rows(students):
         bands = [bands.get(name, {}) for bands in by_run]
         share = next(band["share"] for band in bands if band)
         teacher = next((band["ce_teacher"] for band in bands if "ce_teacher" in band), None)
-        rows.append([name, f"{share:.1%}", tables.cell(teacher, "{:.3f}"),
-                     *(tables.cell(band.get("gap"), "{:+.4f}") for band in bands)])
+        rows.append([name, f"{share:.1%}", tables.as_text(teacher, "{:.3f}"),
+                     *(tables.as_text(band.get("gap"), "{:+.4f}") for band in bands)])
     return rows
 
 
