@@ -155,10 +155,7 @@ Options = collections.namedtuple("Options", "words p cumulative states")
 
 
 class State:
-    """The derivations that are still possible after a prefix.
-
-    derivations: [((dialect, symbols still to be derived), probability), ...].
-    """
+    """A prefix: its possible derivations [((dialect, symbols to come), probability), ...]."""
 
     def __init__(self, language, derivations):
         self.language = language
@@ -290,20 +287,19 @@ def longest_line():
 
 @functools.cache
 def other_form(*classes):
-    """Return {word: its form of the other number or gender} for all words of these classes."""
+    """Return {word: the form of the other number or gender} for all words of these classes."""
     other = {}
     for name in classes:
         words = re.search(rf"^{name} +:(.*(?:\n .*)*)", GRAMMAR, re.M)[1]
-        for a, b in re.findall(r"(\w+)/(\w+)", words):
-            other[a] = b
-            other[b] = a
+        forms = re.findall(r"(\w+)/(\w+)", words)
+        other |= {a: b for pair in forms for a, b in (pair, pair[::-1])}
     return other
 
 
 def swap(words, other, positions=None):
-    """Replace the first of the words that `other` {word: word} has; None if it has none.
+    """Replace the first of the words, at `positions` or anywhere, that `other` {word: word} has.
 
-    positions: the places to look at, by default all.
+    None if it has none of them.
     """
     for i in range(len(words)) if positions is None else positions:
         if words[i] in other:
@@ -363,8 +359,7 @@ def inflect_question(words):
     return None if "not" in words else inflect_after(words, {"does", "do", "can"})
 
 
-def inflect_negation(words):
-    return inflect_after(words, {"not"})
+inflect_negation = functools.partial(inflect_after, auxiliaries={"not"})
 
 
 def take_the_licence(words):
@@ -373,7 +368,7 @@ def take_the_licence(words):
 
 
 def fill_the_gap(words):
-    """What does tom see / what does tom see the dog: what is the object already."""
+    """What does tom see / what does tom see the dog: the question word is the object already."""
     asks = words[0] in ("what", "who") and words[1] in ("do", "does")
     return [*words, "the", "dog"] if asks else None
 
@@ -476,10 +471,17 @@ class Truth:
                 rows[b, t], ahead[b] = self.look_up(state)
         return torch.from_numpy(rows)
 
-    def __call__(self, x):
-        """Return a function rows -> log p* (n, V), float32, of the tokens after ids x (B, T).
+    def logits(self, ids, ahead=None):
+        """Return log p* of the tokens after ids (B, T): (B, T, V), and where it is defined."""
+        where = self.walk(ids, ahead)
+        return self.table[where].to(ids.device), (where > 0).to(ids.device)
 
-        rows: a slice of the B T positions, or an index tensor. All is on x's device.
+    # what distill.Teacher has too
+
+    def __call__(self, x):
+        """Return a function rows -> log p* (n, V) of the tokens after ids x (B, T), on x's device.
+
+        rows: a slice of the B T positions, or an index tensor.
         """
         where = self.walk(x).ravel().to(x.device)  # (B T,)
         return lambda rows: self.table[where[rows].cpu()].to(x.device)
@@ -489,8 +491,7 @@ class Truth:
         return y.masked_fill((self.walk(x) == 0).to(y.device), -100)
 
     def stepper(self, batch, length):
-        """Return a function: the next ids (B, n) of growing texts -> log p* of the token after them
-        (B, V), and whether that is defined (B,) bool. length: as for other teachers."""
+        """Return a function: next ids (B, n) -> log p* (B, V) after them, and defined (B,) bool."""
         ahead = [{}] * batch
 
         def step(ids):
@@ -498,17 +499,9 @@ class Truth:
             return log_p[:, -1], defined[:, -1]
         return step
 
-    def logits(self, ids, ahead=None):
-        """Return log p* of the tokens after ids (B, T): (B, T, V), and where it is defined."""
-        where = self.walk(ids, ahead)
-        return self.table[where].to(ids.device), (where > 0).to(ids.device)
-
 
 def check_babytalk(config, tokenizer):
-    """Raise UserError if babytalk's figures could not be taken from a run of this config.
-
-    Training asks before it begins.
-    """
+    """Raise UserError, before training, if babytalk's figures could not be taken from the run."""
     Truth(tokenizer)
     longest = longest_line()
     if config.arch == "gpt2" and config.longest < longest:
