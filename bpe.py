@@ -227,6 +227,24 @@ class Vocabulary:
 
 # ---------------------------------------------------------------- the tokenizer
 
+# A tokenizer.json without vocabulary, merges, pattern and the names of special tokens.
+FORM = """
+{"version": "1.0", "truncation": null, "padding": null,
+ "added_tokens": [{"single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+                   "special": true}],
+ "normalizer": null,
+ "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+  {"type": "Split", "pattern": null, "behavior": "Isolated", "invert": false},
+  {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}]},
+ "post_processor": null,
+ "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false,
+             "use_regex": false},
+ "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+           "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+           "ignore_merges": false}}
+"""
+
+
 class Tokenizer:
     """Byte-level BPE from merges, pairs of bytes in learned order: decode(encode(text)) is text.
 
@@ -289,31 +307,16 @@ class Tokenizer:
         There `<s>` comes first, unless add_special_tokens is False: models of this program expect
         it before a text, and other people's tools do not put it there by themselves.
         """
-        plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-                 "special": True}
-        split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated",
-                 "invert": False}
-        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
-                      "use_regex": False}
+        form = json.loads(FORM)
+        form["added_tokens"] = [{"id": i, "content": name, **form["added_tokens"][0]}
+                                for i, name in enumerate(SPECIAL)]
+        form["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": PATTERN}
         bos = {"id": "<s>", "ids": [self.bos_id], "tokens": ["<s>"]}
-        unset = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
-        off = ("fuse_unk", "byte_fallback", "ignore_merges")
+        form["post_processor"] = opened_by("<s>", {"<s>": bos})
         names = [*SPECIAL, *map(printable, self.ids)]
-        return json.dumps({
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [{"id": i, "content": name, **plain} for i, name in enumerate(SPECIAL)],
-            "normalizer": None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-            "post_processor": opened_by("<s>", {"<s>": bos}),
-            "decoder": byte_level,
-            "model": {
-                "type": "BPE", **dict.fromkeys(unset), **dict.fromkeys(off, False),
-                "vocab": {name: i for i, name in enumerate(names)},
-                "merges": [[printable(token) for token in pair] for pair in self.merges],
-            },
-        }, ensure_ascii=False)
+        form["model"]["vocab"] = {name: i for i, name in enumerate(names)}
+        form["model"]["merges"] = [[printable(token) for token in pair] for pair in self.merges]
+        return json.dumps(form, ensure_ascii=False)
 
     def save(self, path):
         pathlib.Path(path).write_text(self.to_json(), encoding="utf-8", newline="\n")
