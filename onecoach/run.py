@@ -226,8 +226,8 @@ class Run:
         has changed, or if the checkpoint does not fit.
         """
         for name in changed_needs(self.folder) if self.state else ():
-            raise UserError(f"{self.folder} was begun with another "
-                            f"{self.folder.with_name(name) / 'best.pt'} than there is now; put "
+            path = self.folder.with_name(name) / "best.pt"
+            raise UserError(f"{self.folder} was begun with another {path} than there is now; put "
                             "that back, or train anew with --resume=no")
         self.tokenizer = data.tokenizer
         self.student = student
@@ -330,8 +330,7 @@ class Run:
         seen = self.meter.read(self.step)
         tokens_per_s = seen["steps_per_s"] * self.tokens_per_step
         line = dict(step=self.step, tokens=self.step * self.tokens_per_step, words=self.words,
-                    loss=seen["loss"], **seen["figures"], lr=lr, grad_norm=seen["grad_norm"],
-                    clipped=seen["clipped"], tokens_per_s=tokens_per_s)
+                    **seen["figures"], lr=lr, tokens_per_s=tokens_per_s)
         line |= gpu_usage(self.device, tokens_per_s * self.flops_per_token / WORLD)
         if seen["skipped"]:
             line["skipped"] = seen["skipped"]
@@ -701,10 +700,11 @@ class Meter:
         skipped = int(self.skipped)
         done = steps - skipped or math.nan
         before = time.monotonic()
-        seen = dict(steps=steps, skipped=skipped, worst=int(self.worst), end=int(self.end),
-                    loss=float(self.loss) / done, grad_norm=float(self.norm) / done,
-                    clipped=float(self.clipped) / steps,
-                    figures={name: value.tolist() for name, value in self.figures.items()})
+        figures = dict(loss=float(self.loss) / done, grad_norm=float(self.norm) / done,
+                       clipped=float(self.clipped) / steps)
+        figures |= {name: value.tolist() for name, value in self.figures.items()}
+        seen = dict(figures=figures, steps=steps, skipped=skipped, worst=int(self.worst),
+                    end=int(self.end))
         seen["steps_per_s"] = steps / (self.seconds + time.monotonic() - before)
         self.restart(step)
         return seen
