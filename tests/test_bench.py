@@ -109,7 +109,7 @@ def test_a_peer_that_is_not_installed_is_said(what, small, capsys):
     measured = json.loads(last)
     rows = measured["rows"]
     others = (peers.LOSSES if what == "loss" else peers.STEPS).keys() - PACKAGES[what].keys()
-    assert {row for row in rows if not row.startswith(("ours", "products"))} == others
+    assert {row for row in rows if not row.startswith("ours")} == others
     assert measured["peer_is"] in others and measured["peer"] > 0
 
 
@@ -131,8 +131,7 @@ def test_where_the_processor_has_bf16_all_are_measured_in_it_too(small, last_lin
     small.setattr(peers, "LOSSES", {"materialised": peers.materialised})
     result = last_line("loss", "--peers")
     assert [*result["rows"]] == ["ours", "ours, eager", "materialised", "ours, fp32",
-                                 "ours, eager, fp32", "materialised, fp32",
-                                 "products, bfloat16", "products, float32"]
+                                 "ours, eager, fp32", "materialised, fp32"]
     for row in ("ours", "materialised"):
         assert result["rows"][f"{row}, fp32"]["head"] < 1e-5 < result["rows"][row]["head"]
 
@@ -149,8 +148,8 @@ def test_a_peer_of_another_loss_is_said_and_never_the_best(small, capsys):
 
 
 def test_the_best_peers_are_the_fastest_and_the_leanest(capsys):
-    seconds = {"ours": 1.0, "a": 3.0, "b": 2.0, "c": 4.0, "products, float32": 0.5}
-    gb = {"ours": 1.0, "a": 5.0, "b": 6.0, "c": math.nan, "products, float32": 0.1}  # nan: failed
+    seconds = {"ours": 1.0, "a": 3.0, "b": 2.0, "c": 4.0}
+    gb = {"ours": 1.0, "a": 5.0, "b": 6.0, "c": math.nan}  # nan: failed
     rows = {name: dict(seconds=seconds[name], gb=gb[name]) for name in seconds}
     assert measure.best_peers(rows) == ("b", "a")
     assert measure.best_peers(rows, left_out=["b"]) == ("a", "a")

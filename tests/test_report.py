@@ -251,7 +251,8 @@ def test_pictures_are_in_the_page_itself():
     tags.feed(svg)
     assert tags.open == []
     lines = {"$a_b$/rkl": ([0, 1], [0, 1]), "10$": ([0, 1], [1, 0])}
-    svg = pictures.draw(pictures.Picture("some", [("a", "x", "y", lines, {})]), {})
+    chosen = dict.fromkeys(lines, "alone")
+    svg = pictures.draw(pictures.Picture("some", [("a", "x", "y", lines, {})]), chosen)
     assert ">$a_b$/rkl</text>" in svg and ">10$</text>" in svg
 
 
@@ -261,7 +262,8 @@ def test_yardsticks_of_the_same_tokenizer_stand_beside(tmp_path, capsys):
         (tmp_path / name).mkdir()
         files.write_json(tmp_path / name / "eval.json", {"blimp": result})
     subject = eval.Subject(tmp_path / NAMES[0], None, types.SimpleNamespace(hash="ours"), None)
-    assert story.yardsticks(subject) == [("ngram-1", {"blimp": blimp})]
+    yardsticks = eval.yardsticks(subject, {"blimp": "blimp"})
+    assert yardsticks == [("ngram-1", {"blimp": blimp})]
     assert "ngram-5 is not shown" in capsys.readouterr().out
 
 
@@ -473,18 +475,6 @@ def test_an_older_evaluation_without_paradigms_has_dashes():
     _, *rows = story.benchmark_rows([("old", old), ("new", new)])
     assert rows == [[f"- {paradigm}", "50.0%", "-", "75.0%"]]
     assert len(story.benchmark_rows([("old", old)])) == 1
-
-
-def test_learning_curves_are_the_evaluations_and_a_part_is_called_one():
-    points = {"chck_1M": dict(accuracy=0.5, interval=[0.4, 0.6], fields={"x": 0.4}),
-              "chck_10M": dict(accuracy=0.6, interval=[0.5, 0.7], fields={"x": 0.8})}
-    evals = [("one", {"curve --limit=9": {"points": points}})]
-    (_, title), (_, text) = story.curve_blocks(evals)
-    assert title == "one, curve --limit=9"
-    lines = [line.split() for line in text.splitlines()[1:]]
-    assert lines == [["1M", "50.0%", "40.0%", "to", "60.0%", "40.0%"],
-                     ["10M", "60.0%", "50.0%", "to", "70.0%", "80.0%"]]
-    assert not story.curve_blocks([("one", {"val_ce": 2.5})])
 
 
 def trained_with(*pairs):

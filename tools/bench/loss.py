@@ -5,7 +5,7 @@ from unittest import mock
 import torch
 
 import losses
-from onecoach.run import DTYPES, autocast
+from onecoach.run import autocast
 from tools.bench import measure, peers
 from tools.bench.peers import ALPHA, TAU
 
@@ -29,18 +29,15 @@ def bench_loss(args):
     for name in others:
         print(f"{name}: it computes another loss, and is not compared")
 
-    for dtype in dict.fromkeys([auto, "float32"]):
-        functions[f"products, {dtype}"] = run_products(dtype, *shape)
-    times = measure.median_times(functions, measure.ROUNDS[args.size])
-
-    rows = {name: dict(seconds=seconds, gb=torch.nan) for name, seconds in times.items()}
-    for name, row_errors in errors.items():
+    rows = {}
+    for name, seconds in measure.median_times(functions, measure.ROUNDS[args.size]).items():
+        rows[name] = {"seconds": seconds}
         # two shapes: what is compiled for both of them is compiled for any
         tiny = [(*how[name], d, d_p, *small) for small in ((32, 256), (48, 320))]
         for column, n in (("gb", measure.POSITIONS), ("GB at 2 N", 2 * measure.POSITIONS)):
             inputs = *how[name], d, d_p, n, measure.V
             rows[name][column] = measure.memory(run_loss, inputs, tiny)[1]
-        rows[name] |= row_errors
+        rows[name] |= errors[name]
     return dict(measure.show(rows, left_out=others), dtype=auto, path=path)
 
 
@@ -49,10 +46,11 @@ def loss_contenders(auto, path, with_peers):
     kinds = {"ours": (ours, path), "ours, eager": (ours, "eager")}
     if with_peers:
         kinds |= {name: (f, "eager") for name, f in peers.LOSSES.items()}
-    endings = {auto: ""}
-    endings.setdefault("float32", ", fp32")
+    endings = {"": auto}
+    if auto != "float32":
+        endings[", fp32"] = "float32"
     return {name + ending: (f, dtype, mode)
-            for dtype, ending in endings.items() for name, (f, mode) in kinds.items()}
+            for ending, dtype in endings.items() for name, (f, mode) in kinds.items()}
 
 
 def ours(h, W, h_p, W_p, y):
@@ -88,20 +86,6 @@ def gradients(f, h, W, *others):
     loss = f(h, W, *others)
     loss.backward()
     return loss.detach(), h.grad, W.grad
-
-
-def run_products(dtype, d, d_p, N, V):
-    """() -> None: the four matrix products of the loss, 256 rows at a time, and nothing else."""
-    h, W, h_p, W_p, _ = (t.to(DTYPES[dtype]) for t in loss_inputs(d, d_p, N, V))
-
-    def once():
-        for start in range(0, N, 256):
-            rows = slice(start, start + 256)
-            z = h[rows] @ W.T
-            h_p[rows] @ W_p.T
-            z @ W
-            z.T @ h[rows]
-    return once
 
 
 @functools.cache

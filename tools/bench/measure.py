@@ -167,8 +167,7 @@ def peak():
 
 def best_peers(rows, left_out=()):
     """Return the names of the fastest peer and of the one of least memory, or None."""
-    rivals = [name for name in rows
-              if not name.startswith(("ours", "products")) and name not in left_out]
+    rivals = [name for name in rows if not name.startswith("ours") and name not in left_out]
     measured = [name for name in rivals if math.isfinite(rows[name]["gb"])]
     fastest = min(rivals, key=lambda name: rows[name]["seconds"], default=None)
     leanest = min(measured, key=lambda name: rows[name]["gb"], default=None)

@@ -86,7 +86,7 @@ def baby_llama_loss(student, teacher, x, y):
 
 
 def states(lm, x):
-    """Those under the head, (B T, d)."""
+    """Return the hidden states under the head, (B T, d)."""
     return lm.model(input_ids=x).last_hidden_state.flatten(0, 1)
 
 
@@ -107,10 +107,7 @@ STEPS = {  # functions that return a loss; Liger's is compiled apart from the mo
 
 
 def hf_step(name, dtype, sizes, vocab_size, B, T):
-    """() -> None: one step of STEPS on B x T random tokens.
-
-    dtype: of the products, by name. sizes: of student and teacher.
-    """
+    """() -> None: one step of STEPS on B x T random tokens; sizes: of student and teacher."""
     student = hf_llama(sizes[0], vocab_size, 2 * T).to(measure.device)
     teacher = hf_teacher(vocab_size, 2 * T, dtype, **sizes[1])
     optimizer = torch.optim.AdamW(student.parameters(), lr=2.5e-4, weight_decay=0.1, fused=True)

@@ -13,10 +13,8 @@ kept in RUN/modes.json, the verdicts in RUN/eval.json too.
     on babytalk, where the truth p* is known, also   precision: log of q's mass inside the language;
                 recall: E_p*[log q]
 
-The expectations are exact over the next word, at prefixes of the text. examine.py loads the runs
-and compares them, measure.py measures at the positions of a text; curves.py has precision and
-recall over the temperature, writing.py the texts that a model writes, rules.py babytalk's grammar,
-and onecoach/signatures.py the thresholds of the verdicts.
+The expectations are exact over the next word, at prefixes of the text. onecoach/signatures.py has
+the thresholds of the verdicts.
 """
 from onecoach.config import Arguments, run_folder, run_main
 

@@ -30,14 +30,8 @@ class Student:
     text: Text
     curves: dict               # {kind: Curve}
     result: dict
-
-    @property
-    def folder(self):
-        return self.subject.folder
-
-    @property
-    def config(self):
-        return self.subject.config
+    folder = property(lambda self: self.subject.folder)
+    config = property(lambda self: self.subject.config)
 
 
 # ---------------------------------------------------------------- runs and their text
@@ -89,7 +83,6 @@ def choose_text(subject):
     the test split of the development text, POSITIONS in all, with bands by the training text.
     """
     _, model, tokenizer, config = subject
-    device = next(model.parameters()).device
     if config.corpus == "babytalk":
         lines = babytalk.sample(LINES, "modes")
         sequences = [np.array([tokenizer.bos_id, *tokenizer.encode(line)]) for line in lines]
@@ -104,7 +97,7 @@ def choose_text(subject):
             sequences += [blocks[i] for i in np.linspace(0, len(blocks) - 1, n).astype(int)]
         tokens = prepare(config).train.tokens
     counts = np.bincount(tokens, minlength=tokenizer.vocab_size)
-    return Text(sequences, frequency_bands(counts), device)
+    return Text(sequences, frequency_bands(counts), next(model.parameters()).device)
 
 
 def load_coach(coached, device):

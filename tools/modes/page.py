@@ -80,8 +80,6 @@ def write_report(folders):
         text = page(students)
     path = students[-1].folder / "report.html"
     files.write_text(path, text)
-    if not has_matplotlib():
-        print(NO_MATPLOTLIB)
     return path
 
 

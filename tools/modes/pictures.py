@@ -1,8 +1,9 @@
 """A page's pictures, drawn by matplotlib (optional) as inline SVG in the page's own colours."""
-import dataclasses
+import collections
 import html
 import importlib.util
 import io
+import itertools
 import re
 
 from onecoach import files
@@ -16,11 +17,8 @@ COLOURS = {"forward": "#2f7fe0", "reverse": "#d9660a", "alone": "#8a5cc7", "othe
 KINDS = {"fkl": "forward", "skew_fkl": "forward", "rkl": "reverse", "skew_rkl": "reverse"}
 
 
-@dataclasses.dataclass
-class Picture:
-    """Panels side by side: [(title, x label, y label, {name: (xs, ys)}, marks {name: (x, y)})]."""
-    caption: str
-    panels: list
+# panels, side by side: [(title, x label, y label, {label: (xs, ys)}, marks {label: (x, y)})]
+Picture = collections.namedtuple("Picture", "caption panels")
 
 
 def has_matplotlib():
@@ -30,29 +28,26 @@ def has_matplotlib():
 def colours(students):
     """Return {label: name in COLOURS}, another one for each run while there are enough."""
     chosen = {}
-    others = [name for name in COLOURS if name.startswith("other")]
+    others = itertools.cycle(name for name in COLOURS if name.startswith("other"))
     for student in students:
         config = student.config
         divergence = config.divergence.partition("(")[0]
         colour = KINDS.get(divergence) if config.teachers else "alone"
         if colour is None or colour in chosen.values():
-            colour = others[0]
-            others = others[1:] + others[:1]
+            colour = next(others)
         chosen[student.label] = colour
     return chosen
 
 
 def draw(picture, colours):
-    """Return a Picture as inline SVG that refers to nothing outside; colours: {name: colour}."""
+    """Return a Picture as inline SVG that refers to nothing outside; colours as by `colours`."""
     import matplotlib
     matplotlib.use("svg")
-    from matplotlib import cycler, pyplot
-    ink = COLOURS["ink"]
-    free = [colour for name, colour in COLOURS.items() if name.startswith("other")]
+    from matplotlib import pyplot
     style = {"svg.fonttype": "none", "svg.hashsalt": picture.caption, "font.size": 9,
-             "font.family": "sans-serif", "text.color": ink, "axes.labelcolor": ink,
-             "axes.edgecolor": ink, "xtick.color": ink, "ytick.color": ink,
-             "axes.prop_cycle": cycler(color=[ink, *free]),
+             "font.family": "sans-serif",
+             **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color",
+                              "ytick.color"), COLOURS["ink"]),
              "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
              "text.parse_math": False}  # a folder's name may have a $
     n = len(picture.panels)
@@ -61,7 +56,7 @@ def draw(picture, colours):
         for axis, (title, x_label, y_label, lines, marks) in zip(axes[0], picture.panels):
             for i, (name, (xs, ys)) in enumerate(lines.items()):
                 dash = ["-", "--", ":", "-."][i % 4]
-                colour = COLOURS.get(colours.get(name))
+                colour = COLOURS[colours[name]]
                 axis.plot(xs, ys, dash, color=colour, label=name)
                 if name in marks:
                     axis.plot(*marks[name], "o", color=colour)
@@ -99,17 +94,15 @@ def training_picture(students):
                 lines[student.label] = tuple(zip(*points))
         if lines:
             panels.append((title, "step", "nats per token", lines, {}))
-    if not panels:
-        return None
 
     caption = "training"
-    scheduled = [student for student in students
-                 if student.config.teachers and not isinstance(student.config.alpha, float)]
-    for student in scheduled[:1]:
-        caption += (f"; alpha = {student.config.alpha} makes the loss of {student.label} go from "
-                    "cross-entropy to the divergence, which is a smaller number, so its fall is "
-                    "no progress by itself: look at the validation")
-    return Picture(caption, panels)
+    for student in students:
+        if student.config.teachers and not isinstance(student.config.alpha, float):
+            caption += (f"; alpha = {student.config.alpha} makes the loss of {student.label} go "
+                        "from cross-entropy to the divergence, which is a smaller number, so its "
+                        "fall is no progress by itself: look at the validation")
+            break
+    return Picture(caption, panels) if panels else None
 
 
 def curve_picture(students):

@@ -3,7 +3,6 @@
 A block is (kind, content): kind is heading, words, table (rows of texts, the first one its head),
 text (shown as it is) or picture (a `Picture`).
 """
-import collections
 import shlex
 
 import eval
@@ -57,27 +56,33 @@ def trained_rows(students):
 
 # ---------------------------------------------------------------- evaluations
 
+def teacher_folders(student):
+    return [student.folder.with_name(name) for name in student.config.teacher_runs]
+
+
 def evaluations(students):
     """Return [(label, eval.json)] of the teachers' and students' runs, each once."""
-    paths = {}
-    for student in students:
-        for name in [*student.config.teacher_runs, student.folder.name]:
-            path = student.folder.with_name(name) / "eval.json"
-            if path.exists():
-                paths.setdefault(path.resolve(), path)
-    folders = [path.parent for path in paths.values()]
+    folders = {folder.resolve(): folder for student in students
+               for folder in (*teacher_folders(student), student.folder)
+               if (folder / "eval.json").exists()}.values()
     return [(short(folder, folders), files.read_json(folder / "eval.json")) for folder in folders]
 
 
-def yardsticks(subject):
-    """Return [(label, {task: result})] of tools.ngram's folders beside a run."""
-    return eval.yardsticks(subject, {name: name for name in suite.TASKS})
+def result_blocks(students):
+    """Return the evaluations side by side, then accuracies beside tools.ngram's yardsticks."""
+    evals = evaluations(students)
+    if not evals:
+        return []
+    yardsticks = eval.yardsticks(students[-1].subject, {name: name for name in suite.TASKS})
+    benchmarks = benchmark_rows(evals, yardsticks)
+    return [("text", tables.final_table(evals)),
+            ("table", benchmarks if len(benchmarks) > 1 else None)]
 
 
 def benchmark_rows(evals, others=()):
     """Return accuracies by task, with 95% intervals over items, and by field or paradigm.
 
-    evals, others: [(label, {task: result})] of runs and yardsticks; a task that no run has is left
+    evals, others: [(label, {task: result})] of runs and yardsticks. Tasks that no run has are left
     out.
     """
     columns = [*evals, *others]
@@ -99,7 +104,6 @@ def by_groups(evaluation, name):
 
 
 def with_interval(result):
-    """Return "68.1% (67.0 to 69.2)", or "-" without a result."""
     if not result:
         return "-"
     low, high = result["interval"]
@@ -114,63 +118,45 @@ def accuracy_rows(columns, chance):
             for name in names]
 
 
-def curve_blocks(evals):
-    """Return eval.py's tables of minimal pairs against words read: of whole sets and of parts."""
-    blocks = []
-    for label, evaluation in evals:
-        for slot, result in evaluation.items():
-            if slot.split(" ")[0] == "curve" and result.get("points"):
-                blocks += [("words", f"{label}, {slot}"),
-                           ("text", tables.curve_table(result["points"]))]
-    return blocks
-
-
 # ---------------------------------------------------------------- tables
 
 def band_rows(students):
     """Return each band of word frequency: its share, the teacher's CE, each run's CE over that."""
+    labels = [student.label for student in students]
     by_run = [student.result["figures"]["bands"] for student in students]
-    rows = [["words by frequency", "share", "teacher's CE",
-             *(student.label for student in students)]]
-    for name in dict.fromkeys(name for bands in by_run for name in bands):
-        bands = [bands.get(name, {}) for bands in by_run]
-        share = next(band["share"] for band in bands if band)
-        teacher = next((band["ce_teacher"] for band in bands if "ce_teacher" in band), None)
-        rows.append([name, f"{share:.1%}", tables.as_text(teacher, "{:.3f}"),
-                     *(tables.as_text(band.get("gap"), "{:+.4f}") for band in bands)])
+    rows = [["words by frequency", "share", "teacher's CE", *labels]]
+    for name, band in by_run[0].items():
+        gaps = [bands.get(name, {}).get("gap") for bands in by_run]
+        rows.append([name, f"{band['share']:.1%}", tables.as_text(band.get("ce_teacher"), "{:.3f}"),
+                     *(tables.as_text(gap, "{:+.4f}") for gap in gaps)])
     return rows
 
 
-def rule_rows(students, n=15):
+def rule_blocks(students, n=15):
     """Return the rules of babytalk with the least share of the truth's mass in any run."""
-    shares = collections.defaultdict(dict)
-    for student in students:
-        for rule in student.result["rules"]:
-            share = f"{rule['q'] / rule['p']:.2f}"
-            shares[rule["name"], rule["p"]][student.label] = share
-    worst = sorted(shares.items(), key=lambda item: min(map(float, item[1].values())))[:n]
-    labels = [student.label for student in students]
-    return [["rule", "uses in a line, p*", *labels],
-            *([name, f"{p:.4f}", *(by_label.get(label, "-") for label in labels)]
-              for (name, p), by_label in worst)]
+    students = [student for student in students if student.result["rules"]]
+    rows = []
+    for of_runs in zip(*(student.result["rules"] for student in students)):
+        shares = [f"{rule['q'] / rule['p']:.2f}" for rule in of_runs]
+        rows.append([of_runs[0]["name"], f"{of_runs[0]['p']:.4f}", *shares])
+    if not rows:
+        return []
+    rows.sort(key=lambda row: min(map(float, row[2:])))
+    head = ["rule", "uses in a line, p*", *(student.label for student in students)]
+    return [("words", "Rules of the grammar that a student uses least, as a share of the truth's "
+             "mass; under 0.10 counts as lost."), ("table", [head, *rows[:n]])]
 
 
 def continuation_rows(students):
     """Return prompts and how teachers and students continue them, each with the same seed."""
-    teachers = {}
-    for student in students:
-        for name in student.config.teacher_runs:
-            path = student.folder.with_name(name)
-            teachers.setdefault(path.resolve(), (f"teacher {name}", path))
-    readers = [(label, *run.load(path)[:2]) for label, path in teachers.values()]
+    teachers = {folder.resolve(): folder for student in students
+                for folder in teacher_folders(student)}.values()
+    readers = [(f"teacher {folder.name}", *run.load(folder)[:2]) for folder in teachers]
     readers += [(student.label, student.subject.model, student.subject.tokenizer)
                 for student in students]
-
-    prompts = PROMPTS
-    if students[0].config.corpus == "babytalk":
-        prompts = BABYTALK_PROMPTS
     rows = [["prompt", *(label for label, *_ in readers)]]
-    for prompt in prompts:
+    is_babytalk = students[0].config.corpus == "babytalk"
+    for prompt in BABYTALK_PROMPTS if is_babytalk else PROMPTS:
         cells = []
         for _, model, tokenizer in readers:
             texts = eval.samples(model, tokenizer, prompt, CONTINUATIONS, 24, seed=1,
@@ -187,13 +173,17 @@ def verdict_rows(students):
               for student in students for verdict in student.result["verdicts"])]
 
 
-def comparison_rows(students):
-    """Return the comparisons of each run with the runs before it; [] if there are none."""
+def comparison_blocks(students):
+    """Return the comparisons of each run with the runs before it."""
     labels = {str(student.folder): student.label for student in students}
     rows = [[student.label, labels[other], line] for student in students
             for other, against in student.result["against"].items()
             for line in words.comparison_words(against)]
-    return rows and [["run", "beside", "difference"], *rows]
+    if not rows:
+        return []
+    return [("words", "Differences, the run's figure minus the other's, at equal entropy. "
+             "Intervals are 95% over texts, not over runs."),
+            ("table", [["run", "beside", "difference"], *rows])]
 
 
 # ---------------------------------------------------------------- the story, in blocks
@@ -206,34 +196,19 @@ def summary_blocks(students):
 
 def story_blocks(students):
     """Return all blocks after the summary: headings, each with the blocks below it."""
-    evals = evaluations(students)
-    results = []
-    if evals:
-        benchmarks = benchmark_rows(evals, yardsticks(students[-1].subject))
-        results = [("text", tables.final_table(evals)),
-                   ("table", benchmarks if len(benchmarks) > 1 else None)]
-    of_rules = []
-    if any(student.result["rules"] for student in students):
-        of_rules = [("words", "Rules of the grammar that a student uses least, as a share of the "
-                     "truth's mass; under 0.10 counts as lost."), ("table", rule_rows(students))]
-    comparisons = comparison_rows(students)
     sections = {
         "Is it more than sharpening?": [
-            ("picture", curve_picture(students)),
-            ("words", comparisons and "Differences, the run's figure minus the other's, at equal "
-             "entropy. Intervals are 95% over texts, not over runs."),
-            ("table", comparisons)],
-        "Results": results,
+            ("picture", curve_picture(students)), *comparison_blocks(students)],
+        "Results": result_blocks(students),
         "Failure signatures": [
             ("words", "Rules with stated thresholds (signatures.py), to be argued with."),
             ("table", verdict_rows(students))],
         "The same prompts": [("table", continuation_rows(students))],
         "Does it lose the rare?": [
             ("words", "Cross-entropy over the teacher's, nats, by the rank of the word."),
-            ("table", band_rows(students)), *of_rules],
+            ("table", band_rows(students)), *rule_blocks(students)],
         "Distributions": [("table", words.figure_rows(students))],
         "Loss and validation": [("picture", training_picture(students))],
-        "By words read": curve_blocks(evals),
         "What was trained": [
             ("table", trained_rows(students)),
             ("text", "\n".join(training_command(student.folder) for student in students))]}

@@ -1,7 +1,6 @@
 """Texts that a model writes freely: do they vary and end, do teacher and model find them likely?"""
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 import babytalk
@@ -42,16 +41,6 @@ def diversity(texts, ended):
                 never_ends=1 - float(np.mean(ended)), texts=len(texts))
 
 
-def log_likelihood(forward, tokenizer, texts, device):
-    """Return the mean log-probability per token, nats, of texts (lists of ids) after `<s>`."""
-    sequences = [[tokenizer.bos_id, *ids] for ids in texts]
-    total = 0.0
-    starts = [1] * len(texts)
-    for _, log_p, label in positions(forward, sequences, starts, BATCH_TOKENS, device):
-        total -= F.nll_loss(log_p, label, reduction="sum").item()
-    return total / sum(map(len, texts))
-
-
 def written(subject, teacher, longest):
     """Return figures of WRITTEN texts by a model after `<s>` at temperature 1, with examples.
 
@@ -69,8 +58,10 @@ def written(subject, teacher, longest):
     figures = diversity(ids, [newline in tokens for tokens in ids])
     if teacher:
         device = next(model.parameters()).device
-        scored = [tokens[:longest] for tokens in ids]
-        figures["log_p"] = log_likelihood(teacher, tokenizer, scored, device)
+        sequences = [[tokenizer.bos_id, *tokens[:longest]] for tokens in ids]
+        scored = positions(teacher, sequences, [1] * len(ids), BATCH_TOKENS, device)
+        log_p = torch.cat([log_p.gather(1, label[:, None]) for _, log_p, label in scored])
+        figures["log_p"] = log_p.double().mean().item()
     if config.corpus == "babytalk":
         right = [text.endswith("\n") and babytalk.contains(text) for text in texts]
         figures["right"] = float(np.mean(right))
