@@ -561,29 +561,26 @@ def test_what_another_call_writes_meanwhile_is_kept(babytalk_run, monkeypatch):
     assert files.read_json(path) == results
 
 
-def test_ppl_is_of_the_half_that_did_not_choose(babytalk_run):
+def test_ppl_is_of_the_half_that_did_not_choose_and_of_the_lines_that_were_not_trained_on(
+        babytalk_run, capsys):
     result = eval.evaluate(babytalk_run, ["ppl"])["ppl"]
     model, tokenizer, config = run.load(babytalk_run)
-    dev = data.prepare(config).dev
+    prepared = data.prepare(config)
+    dev = prepared.dev
     tokens = dev.tokens[dev.count // 2:].tolist()
     ids = [i for i in tokens[tokens.index(tokenizer.encode("\n")[0]) + 1:] if i != 1]
     assert result["overall"]["lines"]["tokens"] == len(ids) < dev.count / 2
     expected = eval.perplexity(model, tokenizer, {"babytalk": np.array(ids)}, 32)
     assert result["overall"] == expected["overall"]
 
-
-def test_ppl_is_also_of_the_lines_that_no_run_was_trained_on(babytalk_run, capsys):
-    result = eval.evaluate(babytalk_run, ["ppl"])["ppl"]
-    model, tokenizer, config = run.load(babytalk_run)
-    prepared = data.prepare(config)
     split_lines = lambda ids: tokenizer.decode(ids[ids != 1]).splitlines(keepends=True)
     trained_on = set(split_lines(np.asarray(prepared.train.tokens)))
-    split = eval.test_split(prepared.dev, tokenizer.newline_id)["babytalk"]
+    split = eval.test_split(dev, tokenizer.newline_id)["babytalk"]
     lines = [line for line in split_lines(np.asarray(split)) if line not in trained_on]
-    ids = np.array(tokenizer.encode("".join(lines)))
-    expected = eval.perplexity(model, tokenizer, {"babytalk": ids}, 32)
+    unseen = np.array(tokenizer.encode("".join(lines)))
+    expected = eval.perplexity(model, tokenizer, {"babytalk": unseen}, 32)
     assert result["unseen"] == expected["overall"] and 0 < result["shared"] < 1
-    assert 0 < len(ids) < result["overall"]["lines"]["tokens"]
+    assert 0 < len(unseen) < len(ids)
     assert "all, unseen lines only" in capsys.readouterr().out
 
 
@@ -623,16 +620,13 @@ def test_a_moved_run_is_told_to_name_its_text_and_can(moved_run, monkeypatch):
 
 
 def test_text_that_was_replaced_is_not_a_runs_own(babytalk_run, tmp_path):
-    """Though it has the same name, and the tokenizer was given."""
+    """Though it has the same name, and the tokenizer was given; other text can be named."""
     subject = eval.load_subject(babytalk_run, eval.Options())
     assert eval.own_data(subject)
     path = babytalk_run / "config.json"
     files.write_json(path, files.read_json(path) | {"_text": "another"})
     with pytest.raises(UserError, match="trained on other text than corpus = 'babytalk' is now"):
         eval.own_data(subject)
-
-
-def test_other_text_of_a_run_that_has_its_own(babytalk_run, tmp_path):
     (tmp_path / "other.txt").write_text("tom sleeps\n" * 9)
     results = eval.evaluate(babytalk_run, ["ppl"], dev=str(tmp_path / "other.txt"))
     assert set(results) == {"val_ce", f"ppl --dev={tmp_path / 'other.txt'}", "verdicts"}
