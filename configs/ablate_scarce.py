@@ -79,8 +79,9 @@ variants = {
              "ensemble": "probs", "d_model": 96, "d_ff": 256, "settings": "self"},
 
     # half of the batches are the coach's own text
-    "written": {"base": "rkl_nano", "teachers": ["llama"], "on_policy": 0.5, "rollout_mix": 1.0,
-                "rollout_loss": "token", "d_model": 96, "d_ff": 256, "settings": "rkl"},
+    "written": {"base": "rkl_nano", "teachers": ["llama"], "on_policy": "stages(0: 0, 0.02: 0.5)",
+                "rollout_mix": 1.0, "rollout_loss": "token", "d_model": 96, "d_ff": 256,
+                "settings": "rkl"},
 }
 
 figures = {

@@ -97,8 +97,3 @@ contrasts = [
     ["four48_1000", "self48_1000", "CE above the floor, nats per token"],
     ["self48_third_1000", "self48_second_1000", "CE above the floor, nats per token"],
 ]
-
-curves = {
-    "student of d 24": ["llama64", "alone24", "rkl24", "fkl24", "self24"],
-    "student of d 48": ["llama64", "alone48", "rkl48", "fkl48", "self48", "four48"],
-}

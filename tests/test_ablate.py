@@ -411,21 +411,23 @@ def test_the_points_of_a_ladder_are_run_as_they_are_asked_for_and_kept(folder, m
     ladder = {"lr": [0.1, 0.01, 0.001], "epochs": [2, 4]}
     variants = {"coach": {"base": "base_demo", "lr": 0.1, "epochs": 4, "max_steps": 0,
                           "ladder": ladder},
-                "rkl": {"base": "rkl_demo", "teachers": ["coach"]}}
+                "member": {"base": "base_demo", "settings": "coach", "init_seed": 1,
+                           "max_steps": 0},
+                "rkl": {"base": "rkl_demo", "teachers": ["coach", "member"]}}
     plan = read_plan(write(folder, variants=variants, seeds=[0]))
-    Table(plan, folder).make(["coach", "rkl"])
+    Table(plan, folder).make(["coach", "member", "rkl"])
     names = [f"coach.lr-{lr}_epochs-{epochs}" for lr, epochs in
              ((0.1, 4), (0.01, 4), (0.001, 4), (0.001, 2))]  # its val_ce is lr: lower is better
     assert [said for said in desk.said if not said.startswith("end")] == [
         *(f"tune {name}, seed 100" for name in names), f"report {names[2]}, seed 0",
-        "report rkl, seed 0"]
+        "report member.lr-0.001_epochs-4, seed 0", "report rkl, seed 0"]
 
     # a longer ladder goes on from there; no point is run twice
     desk.said.clear()
     ladder["lr"].append(0.0001)
     plan = read_plan(write(folder, variants=variants, seeds=[0]))
     table = Table(plan, folder)
-    assert table.rows() == {"coach": {}, "rkl": {}}
+    assert table.rows() == {"coach": {}, "member": {}, "rkl": {}}
     table.make(["coach"])
     assert [said for said in desk.said if said.startswith("tune")] == [
         f"tune coach.lr-0.0001_epochs-{epochs}, seed 100" for epochs in (4, 2)]
@@ -548,6 +550,8 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
      "variant a: lr = -1.0: must be >= 0"),
     (dict(variants={"a": {"base": "base_demo", "grid": {"tau": [1.0]}, "ladder": {"lr": [1.0]}}}),
      "variant a has a grid and a ladder"),
+    (dict(variants={"a": {"base": "base_demo", "settings": "b"}}),
+     "variant a: settings must name an earlier variant"),
     (dict(variants={"a": {"base": "base_demo", "lr": 0.3, "ladder": {"lr": [0.1, 1.0]}}}),
      "variant a: its search starts from lr = 0.3, which is not on"),
     (dict(variants={"a": {"base": "base_demo", "epochs": 1, "ladder": {"epochs": [1, 2]}}}),

@@ -9,7 +9,8 @@ PLAN is a file of assignments of literals, as a config is (configs/ablate_demo.p
     tuning_seeds  seeds on which settings are chosen; seeds: seeds that are reported
     common        {key: value}, keys of every run
     variants      {name: {"base": CONFIG, "ladder": {key: [values]}, key: value, ...}}; teachers
-                  and init may name earlier variants, which then have their own chosen settings
+                  and init may name earlier variants, which then have their own chosen settings;
+                  "settings": VARIANT instead of a ladder takes those chosen for that variant
     tasks         tasks of eval.py for the reported runs, besides those that follow a training
     figures       {title: path in the row} of the summary; eval.TASK... is a path in eval.json
     contrasts     [[variant, variant, title], ...], written down before anything is run; instead

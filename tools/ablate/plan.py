@@ -32,7 +32,8 @@ class Plan:
     """The assignments of a plan's file, and those of the Plan `before` that it extends.
 
     By variant, tables: the table of its rows; spaces: the values {key: [values]} of its grid or
-    ladder; starts: the point where the search on a ladder starts.
+    ladder; starts: the point where the search on a ladder starts; same: the variant that it takes
+    its settings from.
     """
 
     def __init__(self, values, before=None):
@@ -55,7 +56,7 @@ class Plan:
             raise UserError(f"seeds {self.seeds} and tuning_seeds {self.tuning_seeds} must be "
                             "whole numbers, each of them once: no run counts twice, and no "
                             "settings are chosen on a seed that is reported")
-        for name in ("variants", "tables", "spaces", "starts"):
+        for name in ("variants", "tables", "spaces", "starts", "same"):
             setattr(self, name, {**getattr(before, name)} if before else {})
         for name, keys in spread_out(values["variants"], self.over).items():
             self.add(name, keys)
@@ -70,7 +71,13 @@ class Plan:
         space = keys.get("grid", keys.get("ladder", {}))
         if isinstance(space, str):
             space = self.grids[space]
-        own = {key: value for key, value in keys.items() if key not in ("grid", "ladder")}
+        if "settings" in keys:
+            if keys["settings"] not in self.variants or space:
+                raise UserError(f"variant {name}: settings must name an earlier variant, and "
+                                "leaves no grid or ladder to be searched")
+            self.same[name] = keys["settings"]
+        own = {key: value for key, value in keys.items()
+               if key not in ("grid", "ladder", "settings")}
         self.variants[name] = own
         self.tables[name] = self.table
         self.spaces[name] = space
@@ -149,8 +156,8 @@ class Plan:
 def spread_out(variants, over):
     """Return each variant once for every value of `over`, {key: [values]} of one key or empty.
 
-    "rkl" becomes "rkl_1000", "rkl_3000", ...; a teacher or init that is a variant is the one of
-    the same value.
+    "rkl" becomes "rkl_1000", "rkl_3000", ...; teachers, init and settings that are variants are
+    those of the same value.
     """
     if not over:
         return variants
@@ -163,8 +170,8 @@ def spread_out(variants, over):
             keys = {**keys, key: value}
             if "teachers" in keys:
                 keys["teachers"] = [names.get(teacher, teacher) for teacher in keys["teachers"]]
-            if "init" in keys:
-                keys["init"] = names.get(keys["init"], keys["init"])
+            for link in {"init", "settings"} & keys.keys():
+                keys[link] = names.get(keys[link], keys[link])
             spread[names[name]] = keys
     return spread
 

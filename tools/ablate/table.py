@@ -56,6 +56,8 @@ class Table:
                     seeds[line["seed"]] = line["val_ce"]
             mean = functools.partial(self.mean_tuned, variant)
             settings, self.due_points[variant] = self.plan.search(variant, mean)
+            if variant in self.plan.same:
+                settings = self.chosen.get(self.plan.same[variant])
             if settings is not None:
                 self.chosen[variant] = settings
 
