@@ -34,6 +34,7 @@ the figures of eval.json are of the test split, or of the truth.
                   rows/VARIANT-SEED.json    a reported run: settings, figures, cost, command, commit
                   summary.json, summary.md  tables, paired differences and the chosen settings
                   summary.svg               every seed of the contrasts' figures, by matplotlib
+                  frontier.svg              val_ce against all training flops, means over seeds
 
 --again makes reported rows again, teachers too, in out/again, and shows them beside the kept ones;
 nothing in results/ changes. --jobs is the number of runs at a time, each on one thread (a GPU takes
@@ -65,7 +66,7 @@ import pathlib
 
 from onecoach import files
 from tools.ablate.jobs import free_name
-from tools.ablate.pictures import draw
+from tools.ablate.pictures import draw, draw_frontier
 from tools.ablate.plan import read_plan
 from tools.ablate.summary import as_markdown, import_stats, summarise
 from tools.ablate.table import Table
@@ -113,8 +114,10 @@ def write_summary(table):
     table.folder.mkdir(parents=True, exist_ok=True)
     files.write_json(table.folder / "summary.json", content)
     files.write_text(table.folder / "summary.md", text)
-    if table.plan.contrasts and importlib.util.find_spec("matplotlib"):
-        draw(table, content, table.folder / "summary.svg")
+    if importlib.util.find_spec("matplotlib"):
+        draw_frontier(table, table.folder / "frontier.svg")
+        if table.plan.contrasts:
+            draw(table, content, table.folder / "summary.svg")
     print(f"\n{table.folder / 'summary.md'}\n\n{text}")
 
 

@@ -3,7 +3,11 @@ import contextlib
 
 import numpy as np
 
-from tools.ablate.summary import difference
+from tools.ablate.summary import difference, frontier
+
+TEXT_KEYS = ("sentences", "max_words")  # variants of the same text share a panel
+GREY = "#7a7a7a"  # of texts and axes: as dark on white as it is light on black
+LINES = "-", "--", ":"  # each with matplotlib's ten colours
 
 
 @contextlib.contextmanager
@@ -13,14 +17,17 @@ def picture(plan, path, rows, columns, size, **shared):
     matplotlib.use("svg")
     from matplotlib import pyplot
     style = {"svg.hashsalt": plan.table, "svg.fonttype": "none", "font.size": 8,
-             "font.family": "sans-serif", "axes.grid": True, "grid.color": "#dddddd"}
+             "font.family": "sans-serif", "axes.grid": True, "grid.alpha": 0.3,
+             "legend.framealpha": 0}
+    words = "text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"
+    style |= dict.fromkeys([*words, "grid.color"], GREY)
     with matplotlib.rc_context(style):
         figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, **shared)
         yield axes
         for axis in axes.flat:
             axis.set_axisbelow(True)
         figure.tight_layout()
-        figure.savefig(path, metadata={"Date": None})
+        figure.savefig(path, metadata={"Date": None}, transparent=True)
         pyplot.close(figure)
 
 
@@ -40,3 +47,30 @@ def draw(table, content, path):
             axis.set_title(title, fontsize=8)
             axis.margins(y=0.5 / len(variants))
         axes[0][0].set_yticks(range(len(variants)), variants)
+
+
+def draw_frontier(table, path):
+    """Draw val_ce against all training flops, teachers' too: means of a variant's validations."""
+    plan = table.plan
+    rows = table.rows()
+    panels = {}
+    for variant in plan.variants:
+        keys = plan.common | plan.variants[variant]
+        text = ", ".join(f"{key} {keys[key]:,}" for key in TEXT_KEYS if key in keys)
+        if points := frontier(plan, rows, variant):
+            panels.setdefault(text, {})[variant] = points
+
+    with picture(plan, path, len(panels), 1, (5.2, 3.4 * len(panels))) as axes:
+        for axis, (text, curves) in zip(axes.flat, panels.items()):
+            for i, (variant, points) in enumerate(curves.items()):
+                axis.plot(*zip(*points), LINES[i // 10 % 3], marker="o", color=f"C{i % 10}",
+                          linewidth=1, markersize=2, label=variant)
+            # a view of the best of each: above it lie first validations, and overfitted ones
+            lowest = [min(val_ce for _, val_ce in points) for points in curves.values()]
+            margin = 0.5 * (max(lowest) - min(lowest)) + 0.001
+            axis.set_ylim(min(lowest) - 0.2 * margin, max(lowest) + margin)
+            axis.set_xscale("log")
+            axis.set_xlabel("training flops, teachers' too")
+            axis.set_ylabel("validation CE, nats per token")
+            axis.set_title(text, fontsize=8)
+            axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -43,9 +43,10 @@ def holm(ps):
 def summarise(table):
     """Return {table, chosen, ends, figures, contrasts}: the content of summary.json."""
     plan = table.plan
+    rows = table.rows()
     figures = {variant: {title: {seed: look_up(row, path) for seed, row in by_seed.items()}
-                         for title, path in plan.figures.items()}
-               for variant, by_seed in table.rows().items()}
+                         for title, path in shown_figures(plan, rows).items()}
+               for variant, by_seed in rows.items()}
     contrasts = []
     for one, other, title in plan.contrasts:
         a, b = (difference(figures, text, title) for text in (one, other))
@@ -65,6 +66,19 @@ def summarise(table):
                 contrasts=contrasts)
 
 
+def shown_figures(plan, rows):
+    """Return a plan's figures, with those of the unseen lines of real text where rows have them."""
+    figures = dict(plan.figures)
+    every = [row for by_seed in rows.values() for row in by_seed.values()]
+    for title, path in plan.figures.items():
+        task, overall, key = path.partition(".overall.")
+        extra = {f"{title}, unseen lines": f"{task}.unseen.{key}",
+                 "share of the test split that was seen": f"{task}.shared"}
+        if overall and any(look_up(row, f"{task}.shared") for row in every):
+            figures |= extra
+    return figures
+
+
 def difference(figures, text, title):
     """Return {seed: figure} of a variant, or of "one - other" where both have the seed."""
     one, *others = [figures[variant][title] for variant in text.split(" - ")]
@@ -73,6 +87,27 @@ def difference(figures, text, title):
         values = {seed: value - other[seed] for seed, value in values.items()
                   if other.get(seed) is not None}
     return values
+
+
+def frontier(plan, rows, variant):
+    """Return [(flops, val_ce)] of a variant's validations after step 0, means over its seeds.
+
+    Flops: of the training until then, and of all runs that the variant needs.
+    """
+    curves = []
+    for seed, row in rows[variant].items():
+        if all(seed in rows[need] for need in plan.all_needs(variant)):
+            before = flops_before(plan, rows, variant, seed)
+            steps = row["curve"][-1][0]
+            curves.append([(before + (row["flops"] - before) * step / steps, val_ce)
+                           for step, val_ce in row["curve"] if step])
+    return [tuple(np.mean(points, axis=0).tolist()) for points in zip(*curves)]
+
+
+def flops_before(plan, rows, variant, seed):
+    """Return the flops of all runs that a variant's run needs, each counted once."""
+    return sum(rows[need][seed]["flops"] - flops_before(plan, rows, need, seed)
+               for need in {*plan.all_needs(variant)})
 
 
 # ---------------------------------------------------------------- summary.md
@@ -96,7 +131,8 @@ def as_markdown(table, content):
     blocks = [f"# {plan.table}", f"Means over seeds {plan.seeds}. {choice}"]
 
     rows = table.rows()
-    means = [["", *plan.figures, *COSTS, "the same of its teachers"]]
+    titles = [*shown_figures(plan, rows)]
+    means = [["", *titles, *COSTS, "the same of its teachers"]]
     for variant, figures in content["figures"].items():
         own = rows[variant].values()
         columns = [by_seed.values() for by_seed in figures.values()]
@@ -109,7 +145,7 @@ def as_markdown(table, content):
                    f"{EARLY:.0%} of the steps, so that fewer may do better.",
                    markdown([["variant", "at the end of", "best.pt, share of the steps"], *cells])]
 
-    for title in plan.figures:
+    for title in titles:
         by_seed = [["", "mean", *(f"seed {seed}" for seed in plan.seeds)]]
         for variant, figures in content["figures"].items():
             values = figures[title]
