@@ -79,7 +79,8 @@ def test_the_last_line_is_json(what, with_peers, last_line, tmp_path):
         assert result["ours"] == pytest.approx(tokens / result["rows"]["ours"]["seconds"], rel=1e-3)
 
 
-PACKAGES = {"loss": {"liger": "liger_kernel", "liger, compiled": "liger_kernel", "trl": "trl", "orda": "orda_kernel"},
+PACKAGES = {"loss": {"liger": "liger_kernel", "liger, compiled": "liger_kernel", "trl": "trl",
+                     "orda": "orda_kernel"},
             "step": {"transformers, liger": "liger_kernel",
                      "transformers, liger, compiled": "liger_kernel"}}
 
@@ -182,7 +183,7 @@ def test_a_processor_has_a_name_where_there_is_no_proc(monkeypatch, capsys):
         with monkeypatch.context() as patch:
             patch.setattr(run, "has_bf16", lambda device: False)
             patch.setattr(measure.pathlib.Path, "read_text", read_text)
-            assert measure.name_of(torch.device("cpu")) == "arm64"
+            assert measure.device_name(torch.device("cpu")) == "arm64"
             assert measure.machine() == "float32"
     assert capsys.readouterr().out.count("arm64, ") == 2
 

@@ -1,4 +1,4 @@
-"""Write a page about runs: what was trained, what came of it, and a mode browser to play with.
+"""Write a page about runs: their training, their results, and a mode browser to play with.
 
     python -m tools.report RUN [RUN ...]
 

@@ -18,7 +18,7 @@ from onecoach import files
 from onecoach.config import CONFIGS, KEYS, Config, UserError, command_line, read_config
 from onecoach.muon import newton_schulz_flops
 from onecoach.run import FREE_ON_RESUME, changed_needs, choose_device, is_finished, load
-from tools.bench.measure import name_of
+from tools.bench.measure import device_name
 
 MACHINE_KEYS = ("out_dir", "data_dir", "corpus", "dev", "eval_tokens")  # not in a row's command
 
@@ -149,7 +149,7 @@ def make_row(job, config):
                text_tokens=prepare(config).train.count,
                teacher_hash=notes["_needs"], dtype=notes["_dtype"], threads=notes["_threads"],
                curve=[[line["step"], line["val_ce"]] for line in lines if line.get("val_ce")],
-               text=notes["_text"], processor=name_of(choose_device(config)),
+               text=notes["_text"], processor=device_name(choose_device(config)),
                versions=notes["_versions"], commit=notes["_commit"], command=job.command,
                needs=job.needs)
     if job.purpose == "report" and (folder / "eval.json").exists():

@@ -16,14 +16,14 @@
              $BABYLM_DIR; without it babytalk's pairs) under a random model of the student's size.
              The peer is minicons with the same weights.
 
-prepare and bpe read data/babylm_10m under $BABYLM_DIR (../shared), or babytalk where there is none.
+prepare and bpe read data/babylm_10m under $BABYLM_DIR (../shared), or babytalk if there is none.
 Machines drift, so compare ratios. Memory is measured in a fresh process: its peak (prepare, step,
 score), or the part above the inputs (bpe, loss). On a GPU it is the allocator's, and `step` also
 shows MFU. A peer that is not installed or fails is left out, with a line that says why.
 
 The last line is one JSON object: what, size, unit (seconds, tokens/s or sentences/s), ours, peer
 (the fastest, peer_is), ours_gb, peer_gb (the leanest, peer_gb_is), rows (the whole table), and
-more; null where no peer was measured.
+more; null if no peer was measured.
 """
 import json
 

@@ -32,7 +32,7 @@ def bench_loss(args):
     rows = {}
     for name, seconds in measure.median_times(functions, measure.ROUNDS[args.size]).items():
         rows[name] = {"seconds": seconds}
-        # two shapes: what is compiled for both of them is compiled for any
+        # code that was compiled for two shapes is compiled for any
         tiny = [(*how[name], d, d_p, *small) for small in ((32, 256), (48, 320))]
         for column, n in (("gb", measure.POSITIONS), ("GB at 2 N", 2 * measure.POSITIONS)):
             inputs = *how[name], d, d_p, n, measure.V

@@ -37,7 +37,7 @@ PIECES = {"nano": 2, "paper": 4}  # grad_accum, in the rows that cut the batch
 
 BABYLM = pathlib.Path(os.environ.get("BABYLM_DIR", "../shared"))
 
-device = torch.device("cpu")  # where everything is measured; the command sets it
+device = torch.device("cpu")  # of all that is measured; the command sets it
 
 
 def machine():
@@ -47,12 +47,12 @@ def machine():
     if device.type == "cpu":
         bf16 = "no bf16" if dtype == "float32" else "bf16"
         details = f", {torch.get_num_threads()} threads, {bf16} instructions"
-    print(f"{name_of(device)}{details}, torch {torch.__version__}")
+    print(f"{device_name(device)}{details}, torch {torch.__version__}")
     return dtype
 
 
-def name_of(device):
-    """Return the name of a torch.device: of its GPU, or of the processor as the system has it."""
+def device_name(device):
+    """Return the name of a torch.device: the GPU's, or the processor's as the system has it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError):  # Linux alone has this file
@@ -111,11 +111,11 @@ def median_times(functions, rounds=7, warm_up=1):
 def memory(make, arguments, tiny=(), runs=2):
     """Return (peak, added) GB of a process that calls make(*arguments)() `runs` times.
 
-    added: the part of the calls, without what `make` has made. With `tiny`, a list of arguments,
-    make(*each)() is called first, and the peak so far is forgotten. If the process fails, a line
-    says why, and both are nan.
+    added: the part of the calls, without the inputs that `make` has made. With `tiny`, a list of
+    arguments, make(*each)() is called first, and the peak so far is forgotten. If the process
+    fails, a line says why, and both are nan.
 
-    A GPU's memory is measured in this process, and what was allocated before is not counted.
+    A GPU's memory is measured in this process, and earlier allocations are not counted.
     """
     if device.type == "cuda":
         return memory_here(make, arguments, tiny, runs)
@@ -139,7 +139,7 @@ def memory_here(make, arguments, tiny, runs):
     others = torch.cuda.memory_allocated()  # 0 without a GPU
     try:
         for each in tiny:
-            make(*each)()  # loads and compiles what is loaded and compiled once
+            make(*each)()  # loading and compiling happen here, once
         f = make(*arguments)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()

@@ -1,4 +1,4 @@
-"""Log-probabilities of sentences under a random model: eval.score_sentences beside minicons."""
+"""Log-probabilities of sentences under a random model: eval.score_sentences and minicons."""
 import collections
 import pathlib
 import tempfile

@@ -1,4 +1,4 @@
-"""From text to tokens: all of data.py, and the tokenizer alone, beside Hugging Face tokenizers."""
+"""From text to tokens: all of data.py, and the tokenizer alone, against Hugging Face tokenizers."""
 import pathlib
 import tempfile
 

@@ -18,8 +18,8 @@ TAIL_STEP = 100       # thousandths of a nat: the width of the histogram of the 
 def choose_contexts(student):
     """Return [ids of a prefix, `<s>` first] before which several words are likely, <= CONTEXTS.
 
-    On babytalk where the next word tells most about the dialect, by p* (mutual information), for
-    the two dialects are modes in the same context; else where the teacher's second word is nearest
+    On babytalk the next word tells most about the dialect there, by p* (mutual information), for
+    the two dialects are modes in the same context. Elsewhere the teacher's second word is nearest
     to the first.
     """
     sequences = student.text.sequences
@@ -97,9 +97,9 @@ def histogram(logits):
 
 @torch.no_grad()
 def browser_data(students, colours):
-    """Return what the page's script reads: models, vocabulary, contexts, and a note.
+    """Return the data of the page's script: models, vocabulary, contexts, and a note.
 
-    The models are the last run's teacher, and the runs in the same folder with its tokenizer.
+    The models are the last run's teacher, and the runs in the same folder with the same tokenizer.
     colours: {label: name of a colour}.
     """
     lead = students[-1]

@@ -51,9 +51,10 @@ def load_all(folders):
 
 
 def find_coached(subject, subjects):
-    """Return the Subject whose teachers `subject` is compared with: itself, or a run beside it.
+    """Return the Subject whose teachers `subject` is compared with.
 
-    None if nobody has a teacher. Raises UserError if that run has another tokenizer or text.
+    That is itself, the first coached run of the same folder, or the first of all; None if no run is
+    coached. Raises UserError if it has another tokenizer or text.
     """
     if subject.config.teachers:
         return subject

@@ -77,7 +77,7 @@ def draw(picture, colours):
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
-# ---------------------------------------------------------------- what is drawn
+# ---------------------------------------------------------------- the two pictures
 
 def training_picture(students):
     panels = []

@@ -18,7 +18,7 @@ Rule = collections.namedtuple("Rule", "name p q")
 
 
 class Truth(babytalk.Truth):
-    """babytalk's truth as the teacher that a run names "truth": ids -> log p*, its zeros kept."""
+    """babytalk's truth as the teacher that a run names "truth": ids -> log p*, zeros kept."""
 
     def forward(self, ids):
         return self.logits(ids)[0]

@@ -1,6 +1,6 @@
-"""The story of a page as a list of blocks: what was trained, and what came of it.
+"""The story of a page as a list of blocks: how runs were trained, and the results.
 
-A block is (kind, content): kind is heading, words, table (rows of texts, the first one its head),
+A block is (kind, content): kind is heading, words, table (rows of texts, the head first),
 text (shown as it is) or picture (a `Picture`).
 """
 import shlex
@@ -22,7 +22,7 @@ WHY = ("A student q that is too small to copy its teacher p must choose its erro
        "entropy, because a lower sampling temperature makes any student more precise.")
 
 
-# ---------------------------------------------------------------- what was trained
+# ---------------------------------------------------------------- training
 
 def training_command(folder):
     """Return the command that trains the run in `folder` again."""
@@ -69,7 +69,7 @@ def evaluations(students):
 
 
 def result_blocks(students):
-    """Return the evaluations side by side, then accuracies beside tools.ngram's yardsticks."""
+    """Return the evaluations side by side, then accuracies next to tools.ngram's yardsticks."""
     evals = evaluations(students)
     if not evals:
         return []

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from onecoach.tables import look_up
+from onecoach.tables import as_text, look_up
 from tools.modes.measure import TOPS
 
 FIGURES = [  # title, path in modes.json, form
@@ -65,7 +65,7 @@ def figure_rows(students):
     for title, path, form in FIGURES:
         values = [look_up(student.result, path) for student in students]
         if any(value is not None for value in values):
-            rows.append([title, *("-" if v is None else form.format(v) for v in values)])
+            rows.append([title, *(as_text(value, form) for value in values)])
     return rows
 
 

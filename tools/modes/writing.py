@@ -10,7 +10,7 @@ from onecoach.scoring import positions
 from tools.modes import rules
 
 WRITTEN = 500         # texts that each model writes
-DIVERSITY = 2000      # tokens of them by which distinct n-grams are counted: it falls with length
+DIVERSITY = 2000      # n-grams among which the distinct are counted: their share falls with length
 BATCH_TOKENS = 2048   # of a forward pass that keeps all logits
 
 
