@@ -229,25 +229,24 @@ class LM(nn.Module):
         end = start + ids.shape[1]
         x = self.embed(ids)  # (B, T, d)
         rope = None
+        c = self.config
         if self.positions is not None:
-            if end > self.config.block_size:
+            if end > c.block_size:
                 raise ValueError(f"{end} tokens are longer than this GPT-2's block_size "
-                                 f"{self.config.block_size}")
+                                 f"{c.block_size}")
             x = x + self.positions.weight[start:end]
         else:
             if end > self.cos.shape[0]:  # longer than the model was trained on: the angles go on
-                c = self.config
                 cos, sin = rope_table(self.cos.shape[1], 2 * end, c.rope_theta, c.rope_scaling)
                 self.cos, self.sin = cos.to(ids.device), sin.to(ids.device)
             rope = self.cos[start:end], self.sin[start:end]  # (T, head_dim)
 
-        # hidden states, not logits, are the result: the loss computes logits a chunk at a time
         x = self.drop(x)
         for block in self.blocks:
             x = block(x, rope, cache)
         if cache is not None:
             cache.pos = end
-        return self.norm(x)
+        return self.norm(x)  # not logits: the loss computes those a chunk at a time
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., d) -> (..., V)."""
@@ -257,10 +256,9 @@ class LM(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def flops(self, T):
-        """Return floating-point operations per token of a forward pass over T tokens, incl. head.
+        """Return the operations per token of a forward pass over T tokens; training takes thrice.
 
-        Matrix products only, two operations per multiply-add; attention in full, as PaLM counts
-        MFU (arXiv 2204.02311, appendix B). Training takes three times as many.
+        Matrix products only, as PaLM counts MFU (arXiv 2204.02311, appendix B).
         """
         weights = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
         return 2 * weights + 4 * T * self.config.d_model * self.config.n_layer
