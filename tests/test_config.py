@@ -108,17 +108,17 @@ PROMPT = "on_policy = 0.5\nteachers = ['t']\ninit = 'x'\nprompt_len = 64\n"
     ("on_policy = 0.5\nteachers = ['t']", ["random weights are noise", "init"]),
     (REINFORCE + "divergence = 'fkl'", ["reinforce", "only token"]),
     (PROMPT + "block_size = 'stages(0: 32, 0.5: 128)'", ["prompt_len", "32"]),
-])
-def test_keys_that_do_not_go_together(file, text, words):
-    refused([file(text)], *words)
-
-
-@pytest.mark.parametrize("text, words", [
+    ("n_head = 4\nn_kv_head = 3", ["n_kv_head = 3"]),
+    ("arch = 'gpt2'\nn_kv_head = 2", ["n_kv_head is about arch = llama"]),
+    ("arch = 'gpt2'\nrope_scaling = [8, 1, 4, 64]", ["rope_scaling is about"]),
+    ("rope_scaling = [8, 1, 4]", ["four numbers"]),
+    ("rope_scaling = [8, 4, 1, 64]", ["the second below"]),
+    # by the loss
     ("tau = 1e-7", ["tau is 1e-07", "allowed: 1e-06"]),
     ("tau = 'linear(0: 1, 1: 1e-9)'", ["tau is 1e-09"]),
     ("mix = 'stages(0: 1, 0.5: 0.5)'\ndivergence = 'fkl'", ["mix is 0.5 under fkl"]),
 ])
-def test_what_the_loss_refuses_is_refused_at_the_door(file, text, words):
+def test_keys_that_do_not_go_together(file, text, words):
     refused([file(text)], *words)
 
 
@@ -303,28 +303,13 @@ def test_a_byte_order_mark_is_no_part_of_a_config(file):
     assert config.read_config(file(b"\xef\xbb\xbflr = 0.5\r\n")).lr == 0.5
 
 
-def test_help_names_every_key():
+def test_help_names_every_key_and_shows_a_whole_progressive_config():
     text = config.help_text("usage")
     assert all(f"\n  {name}" in text for name in config.KEYS)
     assert max(map(len, text.split("\n"))) <= 100
-
-
-def test_help_shows_a_whole_progressive_config():
-    example = config.help_text("usage").partition("A whole progressive config")[2]
+    example = text.partition("A whole progressive config")[2]
     for key in ("base", "block_size", "order", "tau", "on_policy", "rollout_mix"):
         assert f"\n  {key} = " in example, key
-
-
-@pytest.mark.parametrize("keys, words", [
-    (dict(n_head=4, n_kv_head=3), "n_kv_head = 3"),
-    (dict(arch="gpt2", n_kv_head=2), "n_kv_head is about arch = llama"),
-    (dict(arch="gpt2", rope_scaling=[8, 1, 4, 64]), "rope_scaling is about"),
-    (dict(rope_scaling=[8, 1, 4]), "four numbers"),
-    (dict(rope_scaling=[8, 4, 1, 64]), "the second below"),
-])
-def test_variants_that_do_not_fit(make_config, keys, words):
-    with pytest.raises(config.UserError, match=words):
-        make_config(**keys)
 
 
 # ---------------------------------------------------------------- before torch is imported
