@@ -34,7 +34,7 @@ def note(names, name):
         path = pathlib.Path(frame.filename)
         ours = path.is_relative_to(ROOT) and "site-packages" not in path.parts  # a venv may be here
         if ours and path.parent.name != "tests":
-            if 'device.type != "cpu" or' not in frame.line:  # a GPU never gets beyond that `or`
+            if '!= "cpu" or' not in frame.line:  # a GPU never gets beyond that `or`
                 names.append(f"{name} in {path.relative_to(ROOT)}:{frame.lineno}")
             return
     names.append(name)
