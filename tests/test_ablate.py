@@ -588,15 +588,12 @@ def test_a_plan_over_values_keeps_what_belongs_together_apart(folder):
                                         "init": "coach_300", "sentences": 300}
 
 
-@pytest.mark.parametrize("seeds", ["a,1", "1,7"])
-def test_seeds_that_the_plan_does_not_report_are_refused(folder, seeds):
-    with pytest.raises(UserError, match=f"--seeds={seeds}: the plan has 0, 1"):
-        main([write(folder), f"--seeds={seeds}"])
-
-
-def test_jobs_are_one_at_least(folder):
-    with pytest.raises(UserError, match="--jobs=0: at least 1"):
-        main([write(folder), "--jobs=0"])
+@pytest.mark.parametrize("option, words", [
+    ("--seeds=a,1", "the plan has 0, 1"), ("--seeds=1,7", "the plan has 0, 1"),
+    ("--only=coach,none", "the plan has coach, rkl"), ("--jobs=0", "at least 1")])
+def test_options_that_do_not_fit_the_plan_are_refused(folder, option, words):
+    with pytest.raises(UserError, match=f"{option}: {words}"):
+        main([write(folder), option])
 
 
 def test_a_missing_scipy_is_named_before_anything_is_run(folder, monkeypatch):
@@ -667,6 +664,8 @@ def test_the_frontier_counts_all_that_a_run_needs_once(folder):
     table.path("coach", 1).unlink()
     assert frontier(table.plan, table.rows(), "rkl") == []
     pytest.importorskip("matplotlib")
+    pictures.draw_frontier(table, folder / "frontier.svg")
+    assert not (folder / "frontier.svg").exists()
     keep_rows(table, {"coach": [1.0, 3.0]})
     pictures.draw_frontier(table, folder / "frontier.svg")
     svg = (folder / "frontier.svg").read_text()

@@ -59,6 +59,8 @@ def draw_frontier(table, path):
         text = ", ".join(f"{key} {keys[key]:,}" for key in TEXT_KEYS if key in keys)
         if points := frontier(plan, rows, variant):
             panels.setdefault(text, {})[variant] = points
+    if not panels:  # a student's rows alone do not say what its teachers took
+        return
 
     with picture(plan, path, len(panels), 1, (5.2, 3.4 * len(panels))) as axes:
         for axis, (text, curves) in zip(axes.flat, panels.items()):
