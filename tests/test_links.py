@@ -1,0 +1,36 @@
+"""Every link in README and docs/*.md leads to a file and heading that are there."""
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"")
+
+
+def prose(path):
+    """Return a document's text without its fenced code."""
+    return re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def anchors(path):
+    """Return the anchors that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", prose(path), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for address in filter(None, sum(LINK.findall(prose(document)), ())):
+        if not address.startswith(("http:", "https:")):
+            name, _, anchor = address.partition("#")
+            path = (document.parent / name).resolve() if name else document
+            assert path.exists(), address
+            assert not anchor or anchor in anchors(path), address
+
+
+def test_a_missing_anchor_is_found():
+    assert "does-a-coach-pay" in anchors(ROOT / "docs/results.md")
+    assert "the-fast-path-changes-no-result" in anchors(ROOT / "docs/speed.md")
+    assert "no-such-heading" not in anchors(ROOT / "docs/results.md")
