@@ -30,6 +30,13 @@ def test_links_lead_somewhere(document):
             assert not anchor or anchor in anchors(path), address
 
 
+def test_documents_are_short():
+    sizes = {path.stem: path.stat().st_size for path in DOCUMENTS}
+    assert sizes["results"] <= 10_000 and sizes["speed"] <= 8_000
+    assert sum(sizes[name] for name in ("babylm", "course", "huggingface", "paper", "results",
+                                        "running", "speed")) <= 45_000
+
+
 def test_a_missing_anchor_is_found():
     assert "does-a-coach-pay" in anchors(ROOT / "docs/results.md")
     assert "the-fast-path-changes-no-result" in anchors(ROOT / "docs/speed.md")

@@ -8,8 +8,8 @@ In a sentence a comment behind the number names its source: 0.047 ± 0.019<!--de
     ...:seeds                 "4 of 5": on how many seeds ONE is above OTHER
     TABLE/FILE.jsonl,KEY=VALUE:PATH   mean over the lines of another file with this value
 
-TABLE may be omitted after a source with the same, FIGURE if it is the first of the plan; `:holm`
-alone is about the source before. FIGURE is the beginning of a title in the plan, without spaces, or
+TABLE may be omitted after a source with the same, FIGURE if it is the first of the plan; `:holm` or
+`:size` alone are about the variants of the source before. FIGURE is the beginning of a title in the plan, without spaces, or
 one of COSTS; *100 makes it percent. Before a table, <!--TABLE | ROW ... | COLUMN ...--> gives each
 cell the source that its row and column make together, and `.` none; a cell's own comment goes
 first. In a cell "a; b ± c" a is the first seed's. Code, addresses and sizes need no source.
@@ -61,7 +61,7 @@ def by_seed(table, variant, figure):
         return [look_up(line, figure) for line in lines]
     rows, content = load(table)
     if figure in COSTS:
-        return [COSTS[figure](row) for row in rows.rows()[variant].values()]
+        return [COSTS[figure](row) for row in rows.rows()[variant.partition("-")[0]].values()]
     text = variant.replace("-", " - ")
     return [*difference(content["figures"], text, find_title(table, figure)).values()]
 
@@ -110,7 +110,7 @@ def parse(source, before):
         table, variant = variant.split("/")
     stat = rest.pop() if rest and rest[-1] in ("holm", "seeds") else ""
     if not variant:
-        return *before[:3], stat
+        return *before[:2], *(rest or before[2:3]), stat
     figure = rest[0] if rest else next(iter(load(table)[0].plan.figures)).replace(" ", "")
     return table, variant, figure, stat
 
