@@ -9,10 +9,11 @@ In a sentence a comment behind the number names its source: 0.047 ± 0.019<!--de
     TABLE/FILE.jsonl,KEY=VALUE:PATH   mean over the lines of another file with this value
 
 TABLE may be omitted after a source with the same, FIGURE if it is the first of the plan; `:holm` or
-`:size` alone are about the variants of the source before. FIGURE is the beginning of a title in the plan, without spaces, or
-one of COSTS; *100 makes it percent. Before a table, <!--TABLE | ROW ... | COLUMN ...--> gives each
-cell the source that its row and column make together, and `.` none; a cell's own comment goes
-first. In a cell "a; b ± c" a is the first seed's. Code, addresses and sizes need no source.
+`:size` alone are about the variants of the source before. FIGURE is the beginning of a title in the
+plan, without spaces, or one of COSTS; *100 makes it percent. Before a table,
+<!--TABLE | ROW ... | COLUMN ...--> gives each cell the source that its row and column make
+together, and `.` none; a cell's own comment goes first. In a cell "a; b ± c" a is the first seed's.
+Code, addresses and sizes need no source, nor do integers outside of a table's cells.
 """
 import functools
 import json
@@ -116,7 +117,7 @@ def parse(source, before):
 
 
 def join(row, column):
-    """Return the source of a cell: rkl:CE of "rkl" and ":CE", rkl_3000:CE of "rkl:CE" and "_3000"."""
+    """Return a cell's source: rkl:CE of "rkl" and ":CE", rkl_3000:CE of "rkl:CE" and "_3000"."""
     if "." in (row, column):
         return ""
     if column[0] == "_":
