@@ -4,9 +4,9 @@
 
 Each call does the next of STEPS until the minutes are over, and the next call on the same machine
 goes on in out/gpu: a run from the last checkpoint, a table from the beginning. A step that ended
-well is not done again, one that failed is tried again after all others. Rows, curves, eval.json and logs
-are packed into OUT/gpu.tar.gz, a few MB; weights stay. Text and BLiMP are read under $BABYLM_DIR
-(../shared). docs/gpu.md says how long each step takes.
+well is not done again, one that failed is tried again after all others. Rows, curves, eval.json and
+logs are packed into OUT/gpu.tar.gz, a few MB; weights stay. Text and BLiMP are read under
+$BABYLM_DIR (../shared). docs/gpu.md says how long each step takes.
 
 --dry walks the same steps with models of one layer and a thousandth of the text, on any machine.
 """
