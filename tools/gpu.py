@@ -56,9 +56,9 @@ STEPS = {
 NEEDS = {"test_cuda": 3, "step_paper": 4}  # minutes below which a step is not begun; others: 1
 
 # a thousandth: keys of all runs, and the lines to take of each file under BABYLM_DIR
-DRY_KEYS = dict(n_layer=1, n_head=2, d_model=16, d_ff=32, vocab_size=300, block_size=16,
-                batch_size=4, max_steps=8, log_every=4, val_every=4, val_tokens=200,
-                eval_tokens=200, checkpoints=[1e-4])
+DRY_KEYS = dict(n_layer=1, n_head=2, d_model=16, d_ff=32, vocab_size=300, block_size=128,
+                batch_size=4, log_every=10, val_every=50, val_tokens=200, eval_tokens=200,
+                checkpoints=[1e-4])
 DRY_LINES = {"data/babylm_10m": 100, "eval/blimp_filtered": 2, "eval/supplement_filtered": 2}
 
 GRACE = 40  # seconds to save and stop, before the minutes are over
