@@ -33,7 +33,8 @@ from bpe import PATTERN, Tokenizer, count_pre_tokens, train_bpe
 from onecoach.config import UserError, run_main
 from onecoach.corpora import ALWAYS, CLEAN, CORPORA, building, clean, read_blocks, resolve
 from onecoach.imported import load_tokenizer, say_lost
-from onecoach.tokens import AGAIN, FORM, Segment, TokenFile, read_clean, stream, write_tokens
+from onecoach.tokens import (AGAIN, FORM, Segment, TokenFile, read_clean, stream, to_device,
+                             write_tokens)
 
 # ---------------------------------------------------------------- preparation
 
@@ -333,7 +334,7 @@ class Batches:
         """Return the first positions of chunks (n,), each with its own offset; on the device."""
         offsets = rng.integers(0, self.T, len(chunks)) * self.random_offset
         starts = torch.from_numpy(chunks * self.T + offsets)
-        return starts.to(self.tokens.device, non_blocking=True)
+        return to_device(starts, self.tokens.device)
 
 
 def line_length(file, chunks, T):

@@ -17,6 +17,7 @@ import collections
 import math
 
 import torch
+import torch.nn.functional as F
 from torch.nn.utils import clip_grad_norm_
 
 import babytalk
@@ -34,6 +35,7 @@ from onecoach.run import (DTYPES, Run, alone, changed_needs, check_fit, choose_d
                           digest_needs, load, make_model)
 from onecoach.signatures import failures, rollout_figures
 from onecoach.tables import final_table
+from onecoach.tokens import to_device
 
 
 @alone
@@ -166,13 +168,14 @@ def validate(student, teachers, data, run):
         sums[f"{name} positions"] += n
 
     student.eval()
-    blocks = validation_blocks(data.dev, run.config.longest, run.config.val_tokens)  # x, y (n, T)
+    x, y = validation_blocks(data.dev, run.config.longest, run.config.val_tokens)  # (n, T)
     size = run.config.batch_size // (WORLD * run.config.grad_accum)  # as in training
-    for x, y in zip(*(block.split(size) for block in blocks)):
+    if run.compiled:  # rows without a label: a shorter last batch would be compiled by itself
+        x, y = (F.pad(ids, (0, 0, 0, -len(ids) % size), value=n) for ids, n in ((x, 0), (y, -100)))
+    for x, y in zip(x.split(size), y.split(size)):
         # bits per byte do not depend on the tokenizer, so runs with different ones can be compared
         sums["bytes"] += int(data.tokenizer.token_bytes[y[y != -100].numpy()].sum())
-        x = x.to(run.device, non_blocking=True)
-        y = y.to(run.device, non_blocking=True)
+        x, y = (to_device(ids, run.device) for ids in (x, y))
         with run.autocast():
             h = student(x)
             add("ce", [], y)
@@ -251,10 +254,7 @@ def load_teacher(name, data, run):
     if name == "truth":
         return babytalk.Truth(data.tokenizer)
     lm = load(run.folder.with_name(name), run.device)[0]
-    lm = lm.to(DTYPES[run.dtype])  # it is only read: half the memory, and no casts at every step
-    if run.config.compile:
-        lm.compile()
-    return Teacher(lm)
+    return Teacher(lm.to(DTYPES[run.dtype]))  # only read: half the memory, no casts at every step
 
 
 def check_run(config, data):
@@ -263,7 +263,7 @@ def check_run(config, data):
         babytalk.check_babytalk(config, data.tokenizer)
     if config.optimizer == "muon":
         check_muon()
-    if config.compile and not losses.can_compile(choose_device(config).type):
+    if config.compile is True and not losses.can_compile(choose_device(config).type):
         raise UserError("compile = True, but torch.compile fails on this machine: it needs a C++ "
                         "compiler (g++, or the one in the variable CXX) on a CPU, Triton on a GPU; "
                         "install one, or use --compile=False")
@@ -289,8 +289,6 @@ def new_student(data, run):
         student.load_state_dict(weights)
     if RANK:
         torch.manual_seed(seed + RANK)  # or dropout would be the same on all ranks
-    if config.compile:
-        student.compile()
     return student.train()
 
 
@@ -313,6 +311,13 @@ def make_optimizer(model, config):
     return adamw
 
 
+def should_compile(config, device, steps):
+    """Decide whether to compile a run's models, by the key `compile`; steps: of the run."""
+    if config.compile == "auto":  # compiling takes a minute or more, which a short run never saves
+        return device.type == "cuda" and steps >= 2000 and losses.can_compile("cuda")
+    return config.compile
+
+
 def flops_per_token(student, teachers, T):
     """Operations of a step on corpus text, for MFU; a rollout's writing comes on top of them."""
     flops = 3 * student.flops(T)
@@ -329,12 +334,17 @@ def begin(run, student, optimizer, teachers, data, batches):
     micro_batch = config.batch_size // (WORLD * config.grad_accum) * config.longest
     loss_path = losses.path(run.device.type, micro_batch, data.tokenizer.vocab_size)
     words_read = batches.words_read(steps, data.tokenizer)
+    run.compiled = should_compile(config, run.device, steps)
+    if run.compiled:
+        for lm in (student, *(t.lm for t in teachers if isinstance(t, Teacher))):
+            lm.compile()
     run.begin(student, optimizer, data, steps, words_read, flops, loss_path)
     going_on = f", from step {run.step}" if run.step else ""
     print(f"\n{config.name}: {config.arch} {student.num_params() / 1e6:.2f}M parameters, {steps} "
           f"steps of {config.batch_size} x {config.longest} tokens, "
           f"{steps / batches.per_epoch:.2f} epochs of {data.train.words / 1e6:.2f}M words, "
-          f"{run.dtype} on {run.device}, loss {loss_path}{going_on}")
+          f"models {'compiled' if run.compiled else 'eager'}, {run.dtype} on {run.device}, loss "
+          f"{loss_path}{going_on}")
     if teachers:
         print(f"  {config.divergence} to {', '.join(config.teachers)}; alpha {config.alpha}, tau "
               f"{config.tau}, mix {config.mix}, reduction {config.reduction}")

@@ -26,6 +26,7 @@ import losses
 from bpe import Tokenizer
 from onecoach.config import UserError
 from onecoach.ranks import all_gather, shard
+from onecoach.tokens import to_device
 
 # x, y (B, T): as a corpus batch; y is -100 at positions without a loss (the prompt, a `<s>` that
 # was given, a position that a teacher does not know). log_q, log_p, log_s (B, T): log-probabilities
@@ -59,7 +60,7 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
     ids = new = x[:, :prompt_len]
     logs = []
     valid = []
-    for u in uniforms.to(x.device, non_blocking=True).unbind(1):
+    for u in to_device(uniforms, x.device).unbind(1):
         log_q = student_step(new).float().log_softmax(-1)  # (B, V)
         z_ps, knows = zip(*(step(new) for step in teacher_steps))
         known = torch.stack(knows).all(0)  # (B,)

@@ -74,7 +74,8 @@ class Config:
                       ["auto", "cpu", "cuda", "mps"])
     dtype: str = key("auto", "dtype of matrix products; auto: bfloat16 if the processor has it",
                      ["auto", "float32", "bfloat16", "float16"])
-    compile: bool = key(False, "torch.compile the models (on a CPU this needs a C++ compiler)")
+    compile: bool = key("auto", "torch.compile the models; auto: on a GPU, in a run of at least "
+                        "2,000 steps; on a CPU it needs a C++ compiler", ["auto"])
     resume: str = key("auto", "auto: go on with an unfinished run of this name; no: start anew",
                       ["auto", "no"])
     max_minutes: float = key(0.0, "minutes after which to save and stop; 0: never", low=0)
@@ -279,8 +280,8 @@ def check(name, value):
     allowed = meta["allowed"]
     is_schedule = meta["schedule"] and isinstance(value, str)
     is_list = kind in (list[str], list[float])
-    if is_list and value in allowed:
-        return value  # a word for a list
+    if kind is not str and value in allowed:
+        return value  # a word in the place of a list or of True and False
     if not is_schedule and not has_type(value, kind):
         others = [" or a schedule"] * meta["schedule"] + [f" or {word!r}" for word in allowed]
         raise UserError(f"{name} = {value!r}: must be {TYPES[kind]}{''.join(others)}")

@@ -151,3 +151,10 @@ def stream(file, device="cpu"):
     """Return a TokenFile's tokens (count,) on a device, as signed integers for torch's indexing."""
     signed = file.tokens.dtype.str.replace("u", "i")
     return torch.from_numpy(file.tokens.view(signed)).to(device)
+
+
+def to_device(t, device):
+    """Copy a tensor to a device, to a GPU from pinned memory: other memory waits for the copy."""
+    if torch.device(device).type == "cuda":
+        t = t.pin_memory()
+    return t.to(device, non_blocking=True)

@@ -1,11 +1,14 @@
-"""torch.compile is asked for where it cannot work: one line before anything is trained."""
+"""torch.compile: refused where it cannot work, chosen where it pays, once for all shapes."""
+import functools
+import types
+
 import pytest
 import torch
 
 import distill
 import losses
 from onecoach import files
-from onecoach.config import UserError
+from onecoach.config import UserError, parse_args
 
 TINY = dict(dtype="float32", corpus="babytalk", sentences=300, mark="line", n_layer=1, n_head=2,
             d_model=16, d_ff=32, block_size=16, batch_size=4, max_steps=2, val_tokens=64,
@@ -19,6 +22,27 @@ def no_compiler(monkeypatch):
     losses.can_compile.cache_clear()
     yield
     losses.can_compile.cache_clear()
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Compile as far as the tracer, which needs no compiler; return a function of a Config.
+
+    It trains the run and returns how many graphs that took.
+    """
+    monkeypatch.setattr(losses, "can_compile", lambda kind: True)
+    monkeypatch.setattr(distill, "report", lambda run: None)
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(compile,
+                                                                            backend="eager"))
+
+    def graphs(config):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        distill.train(config)
+        return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    yield graphs
+    torch._dynamo.reset()
 
 
 def test_compile_without_a_compiler_is_refused_with_the_remedy(make_config, no_compiler):
@@ -48,3 +72,61 @@ def test_a_compiled_run_goes_on_uncompiled(make_config, monkeypatch):
     assert 0 < files.load_checkpoint(config.folder / "ckpt.pt")["step"] < 20
     distill.train(make_config(compile=False, **{**TINY, "max_steps": 20}))
     assert files.load_checkpoint(config.folder / "ckpt.pt")["step"] == 20
+
+
+# ---------------------------------------------------------------- the key's own choice
+
+@pytest.mark.parametrize("key, device, steps, expected", [
+    ("auto", "cuda", 2000, True), ("auto", "cuda", 1999, False), ("auto", "cpu", 10**6, False),
+    (True, "cpu", 1, True), (False, "cuda", 10**6, False)])
+def test_auto_compiles_long_runs_on_a_gpu(key, device, steps, expected, monkeypatch):
+    monkeypatch.setattr(losses, "can_compile", lambda kind: True)
+    config = types.SimpleNamespace(compile=key)
+    assert distill.should_compile(config, torch.device(device), steps) is expected
+
+
+def test_auto_needs_a_compiler_that_works(monkeypatch):
+    monkeypatch.setattr(losses, "can_compile", lambda kind: False)
+    config = types.SimpleNamespace(compile="auto")
+    assert not distill.should_compile(config, torch.device("cuda"), 10**6)
+
+
+@pytest.mark.parametrize("text, value", [("True", True), ("False", False), ("auto", "auto")])
+def test_the_key_on_the_command_line_and_in_a_file(text, value, tmp_path):
+    path = tmp_path / "some.py"
+    path.write_text(f"compile = {value!r}\n")
+    assert parse_args([str(path)]).compile == value
+    path.write_text("")
+    assert parse_args([str(path), f"--compile={text}"]).compile == value
+    with pytest.raises(UserError, match="compile = 'yes': must be True or False or 'auto'"):
+        parse_args([str(path), "--compile=yes"])
+
+
+# ---------------------------------------------------------------- shapes
+
+def test_stages_and_a_short_last_batch_are_not_compiled_again(make_config, traced, capsys):
+    make_config(**TINY)  # makes some.py, the teacher's file
+    traced(make_config(**TINY, name="some"))
+    keys = {**TINY, "teachers": ["some"], "max_steps": 20, "val_every": 10, "compile": True}
+    # the student's graphs of training and of validation, and the teacher's
+    assert traced(make_config(**keys, name="kid")) == 3
+    assert "models compiled" in capsys.readouterr().out
+    # 80 tokens: a batch of four blocks and one of one
+    assert traced(make_config(**{**keys, "val_tokens": 80}, name="short")) == 3
+
+    two, four = (traced(make_config(**{**keys, "block_size": stages}, name=name))
+                 for name, stages in (("two", "stages(0: 8, 0.5: 16)"),
+                                      ("four", "stages(0: 2, 0.2: 4, 0.4: 8, 0.7: 16)")))
+    assert two == four <= 5
+
+
+def test_rows_that_fill_the_last_batch_change_no_figure(make_config, traced):
+    keys = {**TINY, "val_tokens": 80, "max_steps": 4, "val_every": 2}
+    figures = []
+    for name in ("eager", "compiled"):
+        config = make_config(**keys, name=name, compile=name == "compiled")
+        traced(config)
+        lines = files.read_metrics(config.folder / "metrics.jsonl")
+        figures.append([line["val_ce"] for line in lines if "val_ce" in line])
+    assert len(figures[0]) == 3
+    assert figures[0] == pytest.approx(figures[1], abs=1e-5)

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import distill
 import rollouts
 from onecoach import run
+from onecoach.tokens import to_device
 
 ROOT = pathlib.Path(__file__).parent.parent
 WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
@@ -150,3 +151,19 @@ def test_what_waits_is_noticed(wait, monkeypatch):
     with waits(names, monkeypatch):
         wait(torch.ones(3))
     assert names
+
+
+@pytest.mark.parametrize("device, pins", [("cpu", 0), ("cuda:1", 1)])
+def test_a_gpu_copies_from_pinned_memory(device, pins, monkeypatch):
+    """Only then does non_blocking not wait."""
+    calls = []
+
+    def noting(name):
+        def call(self, *args, **keys):
+            calls.append((name, *map(str, args), *keys.items()))
+            return self
+        return call
+    for name in ("pin_memory", "to"):
+        monkeypatch.setattr(torch.Tensor, name, noting(name))
+    to_device(torch.ones(2), torch.device(device))
+    assert calls == [("pin_memory",)] * pins + [("to", device, ("non_blocking", True))]
