@@ -265,7 +265,8 @@ class Run:
         self.max_minutes = self.config.max_minutes or math.inf
         # 1: max_minutes is over, here if the teachers took it all; more: 1 + a signal's number
         self.stop = int(Run.minutes_spent >= self.max_minutes)
-        self.begun = time.monotonic()
+        self.begun = self.saved = time.monotonic()
+        self.save_seconds = 0.0  # that the last save took
 
     def best_so_far(self):
         """Return the lowest val_ce so far, from best.pt or, if that is of a later step, the log."""
@@ -380,16 +381,30 @@ class Run:
 
     @property
     def should_save(self):
-        """Is it time to save? Before each validation, too: if it fails, nothing is lost."""
-        is_tenth = self.step % max(1, self.steps // 10) == 0
-        return self.should_validate or is_tenth or bool(self.stop)
+        """Is it time to save? Each tenth, before validations and every 15 minutes, if it is cheap.
+
+        A save that takes seconds waits until it is 2% of the time since the last one.
+        """
+        if self.stop or self.step == self.steps:
+            return True
+        is_due = self.should_validate or self.step % max(1, self.steps // 10) == 0
+        if WORLD > 1:  # the ranks save together, and their clocks differ
+            return is_due
+        since = time.monotonic() - self.saved
+        is_cheap = self.save_seconds < max(2, 0.02 * since)
+        return is_cheap and (is_due or since > 15 * 60)
 
     def save(self):
+        started = time.monotonic()
         files.save_checkpoint(self.folder / "ckpt.pt", {
             "model": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(), "random": random_states(self.device),
             "step": self.step, "steps": self.steps, "meter": dict(vars(self.meter)),
             "kept": self.kept, "minutes": self.minutes + self.minutes_now()})
+        self.saved = time.monotonic()
+        self.save_seconds = self.saved - started
+        if self.save_seconds >= 2:
+            self.say(f"checkpoint written in {self.save_seconds:.1f} s")
 
     def keep_by_words(self):
         """Write the weights, chck_10M.pt, of each mark of `checkpoints` that the step has passed.

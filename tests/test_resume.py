@@ -169,6 +169,34 @@ def test_checkpoints_come_at_least_every_tenth_of_the_run(tiny, states):
     assert [m["step"] for m in lines(folder, "val_ce")] == [0, 25]
 
 
+@pytest.mark.parametrize("step, save, steps, expected", [
+    (1, 1.9, 40, [*range(4, 41, 4)]),                 # a cheap one: every tenth
+    (1, 3, 400, [40, 200, 360, 400]),                 # 2% of the time: from 150 seconds on
+    (400, 1, 40, [n for n in range(41) if n % 4 == 3 or n and n % 4 == 0])])
+def test_checkpoints_come_by_the_clock(step, save, steps, expected, tiny, losses, monkeypatch,
+                                       capsys):
+    """Seconds that a step and a save take."""
+    now = [0.0]
+    saved = []
+    write = files.save_checkpoint
+
+    def take(seconds, value=None):
+        now[0] += seconds
+        return value
+
+    def save_checkpoint(path, state):
+        write(path, state)
+        if path.name == "ckpt.pt":
+            saved.append(state["step"])
+            take(save)
+    monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(files, "save_checkpoint", save_checkpoint)
+    losses(lambda call, W, loss: take(step, loss))
+    trained(tiny("some", max_steps=steps, val_every=10**6, log_every=10**6))
+    assert saved == expected
+    assert ("checkpoint written in 3.0 s" in capsys.readouterr().out) == (save == 3)
+
+
 def test_going_on_with_other_settings_is_refused_and_names_them(tiny, unfinished):
     folder = unfinished()
     before = {p: p.read_bytes() for p in folder.iterdir()}
