@@ -28,7 +28,7 @@ from data import Batches, prepare, validation_blocks
 from losses import distillation_loss
 from onecoach import files, stored
 from onecoach.config import UserError, run_main
-from onecoach.muon import MuonAdamW, check_muon, make_muon
+from onecoach.muon import MuonAdamW, check_muon
 from onecoach.needs import needs, train_missing
 from onecoach.ranks import RANK, WORLD, all_reduce, in_turn, sum_gradients
 from onecoach.run import (DTYPES, Run, alone, changed_needs, check_fit, choose_device,
@@ -300,14 +300,15 @@ def make_optimizer(model, config):
     # Muon is for matrices between hidden states; embeddings and head stay with AdamW
     hidden = []
     if config.optimizer == "muon":
-        hidden = [p for p in model.blocks.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if all(p is not q for q in hidden)]
+        hidden = [m for m in model.blocks.modules() if isinstance(m, torch.nn.Linear)]
+    muons = {linear.weight for linear in hidden}
+    others = [p for p in model.parameters() if p not in muons]
     # lr is 0 here: every step sets it from the schedule
     groups = [{"params": [p for p in others if p.dim() >= 2], "weight_decay": config.weight_decay},
               {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, config.beta2), fused=True)
     if hidden:
-        return MuonAdamW(make_muon(hidden, config.weight_decay), adamw)
+        return MuonAdamW(hidden, config.weight_decay, adamw)
     return adamw
 
 

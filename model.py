@@ -99,6 +99,17 @@ def attend(q, k, v, dropout=0.0):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 
+class Fused(nn.Linear):
+    """Linear maps of one input as one product; `sizes` are their outputs, rows of the weight.
+
+    For the optimizer Muon they are matrices of their own.
+    """
+
+    def __init__(self, d_in, sizes, bias):
+        super().__init__(d_in, sum(sizes), bias=bias)
+        self.sizes = sizes
+
+
 class Attention(nn.Module):
     def __init__(self, c, layer):
         super().__init__()
@@ -107,8 +118,8 @@ class Attention(nn.Module):
         self.layer = layer
         self.dropout = c.dropout
         bias = c.attn_bias or c.arch == "gpt2"
-        width = (c.n_head + 2 * self.n_kv_head) * (c.d_model // c.n_head)
-        self.qkv = nn.Linear(c.d_model, width, bias=bias)
+        kv = self.n_kv_head * (c.d_model // c.n_head)
+        self.qkv = Fused(c.d_model, [c.d_model, kv, kv], bias)
         self.proj = nn.Linear(c.d_model, c.d_model, bias=bias)
 
     def forward(self, x, rope, cache):
@@ -134,7 +145,7 @@ class SwiGLU(nn.Module):
 
     def __init__(self, c):
         super().__init__()
-        self.gate_up = nn.Linear(c.d_model, 2 * c.d_ff, bias=c.mlp_bias)
+        self.gate_up = Fused(c.d_model, [c.d_ff, c.d_ff], c.mlp_bias)
         self.proj = nn.Linear(c.d_ff, c.d_model, bias=c.mlp_bias)
 
     def forward(self, x):

@@ -12,24 +12,30 @@ import torch
 from onecoach.config import UserError
 
 
-class MuonAdamW:
-    """A Muon and an AdamW as one optimizer, for the loop, GradScaler and a run's state.
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon on the weights of `linears`, and an AdamW on all else, as one optimizer.
 
-    In state_dict Muon's parameters come first, as they do in param_groups.
+    The first parameter group is Muon's. Maps that model.Fused computes in one product (q, k and v;
+    gate and up) are orthogonalised apart: Muon itself is given their rows, views of the weight.
     """
 
     _step_supports_amp_scaling = True  # to GradScaler: `step` heeds found_inf, as fused AdamW does
 
-    def __init__(self, muon, adamw):
-        self.muon = muon
+    def __init__(self, linears, weight_decay, adamw):
+        check_muon()
+        matrices = [linear.weight for linear in linears]
+        super().__init__([dict(params=matrices, weight_decay=weight_decay), *adamw.param_groups],
+                         dict(lr=0.0))
         self.adamw = adamw
-        for group in muon.param_groups:
-            for p in group["params"]:  # or a checkpoint before the first step would lack them
-                muon.state[p]["momentum_buffer"] = torch.zeros_like(p)
-
-    @property
-    def param_groups(self):
-        return [*self.muon.param_groups, *self.adamw.param_groups]
+        self.parts = {}  # of each matrix
+        for linear, matrix in zip(linears, matrices):
+            sizes = getattr(linear, "sizes", [linear.out_features])
+            self.parts[matrix] = [*map(torch.nn.Parameter, matrix.detach().split(sizes))]
+            # here, or a checkpoint before the first step would lack it
+            self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+        self.muon = torch.optim.Muon([part for parts in self.parts.values() for part in parts],
+                                     lr=0.0, weight_decay=weight_decay,
+                                     adjust_lr_fn="match_rms_adamw")
 
     @torch.no_grad()
     def step(self):
@@ -38,49 +44,25 @@ class MuonAdamW:
         AdamW's kernel does that itself. Muon has no such kernel, and reading found_inf would wait
         for the device: its step is taken in any case, and taken back where found_inf is 1.
         """
+        self.adamw.state = self.state  # one state for both, also after load_state_dict
+        self.adamw.param_groups = self.param_groups[1:]
         self.adamw.found_inf = self.found_inf
         self.adamw.step()
 
         skipped = self.found_inf.bool()
-        matrices = [p for group in self.muon.param_groups for p in group["params"]]
-        before = [p.clone() for p in matrices]
-        for p in matrices:  # a momentum that moves towards itself stays where it is
-            p.grad = torch.where(skipped, self.muon.state[p]["momentum_buffer"], p.grad)
+        for matrix, parts in self.parts.items():
+            momentum = self.state[matrix]["momentum_buffer"]
+            # a momentum that moves towards itself stays where it is
+            grad = torch.where(skipped, momentum, matrix.grad)
+            sizes = [len(part) for part in parts]
+            for part, m, g in zip(parts, momentum.split(sizes), grad.split(sizes)):
+                self.muon.state[part]["momentum_buffer"] = m
+                part.grad = g
+        before = [matrix.clone() for matrix in self.parts]
+        self.muon.param_groups[0]["lr"] = self.param_groups[0]["lr"]
         self.muon.step()
-        for p, old in zip(matrices, before):
-            p.copy_(torch.where(skipped, old, p))
-
-    def zero_grad(self, set_to_none=True):
-        self.muon.zero_grad(set_to_none)
-        self.adamw.zero_grad(set_to_none)
-
-    def state_dict(self):
-        muon = self.muon.state_dict()
-        adamw = shifted(self.adamw.state_dict(), self.count())
-        return {"state": muon["state"] | adamw["state"],
-                "param_groups": muon["param_groups"] + adamw["param_groups"]}
-
-    def load_state_dict(self, state):
-        n = self.count()
-        moments = state["state"]
-        groups = state["param_groups"]
-        first = len(self.muon.param_groups)
-        muon = {"state": {i: moments[i] for i in moments if i < n}, "param_groups": groups[:first]}
-        adamw = {"state": {i: moments[i] for i in moments if i >= n},
-                 "param_groups": groups[first:]}
-        self.muon.load_state_dict(muon)
-        self.adamw.load_state_dict(shifted(adamw, -n))
-
-    def count(self):
-        """How many parameters are Muon's."""
-        return sum(len(group["params"]) for group in self.muon.param_groups)
-
-
-def shifted(state, n):
-    """An optimizer's state dict with n added to each parameter's number."""
-    return {"state": {i + n: moments for i, moments in state["state"].items()},
-            "param_groups": [group | {"params": [i + n for i in group["params"]]}
-                             for group in state["param_groups"]]}
+        for matrix, old in zip(self.parts, before):
+            matrix.copy_(torch.where(skipped, old, matrix))
 
 
 def check_muon():
@@ -88,13 +70,6 @@ def check_muon():
     if not hasattr(torch.optim, "Muon"):
         raise UserError(f"optimizer = 'muon' needs torch >= 2.9, this is {torch.__version__}; "
                         "install a newer torch, or use --optimizer=adamw")
-
-
-def make_muon(matrices, weight_decay):
-    """torch.optim.Muon of 2-d parameters; UserError where torch is too old to have it."""
-    check_muon()
-    return torch.optim.Muon(matrices, lr=0.0, weight_decay=weight_decay,
-                            adjust_lr_fn="match_rms_adamw")
 
 
 def newton_schulz_flops(optimizer):
@@ -105,8 +80,8 @@ def newton_schulz_flops(optimizer):
     if not isinstance(optimizer, MuonAdamW):
         return 0
     total = 0
-    for group in optimizer.muon.param_groups:
-        for p in group["params"]:
-            m, n = sorted(p.shape)
-            total += group["ns_steps"] * (2 * m * m * n + 2 * m**3 + 2 * m * m * n)
+    [group] = optimizer.muon.param_groups
+    for part in group["params"]:
+        m, n = sorted(part.shape)
+        total += group["ns_steps"] * (2 * m * m * n + 2 * m**3 + 2 * m * m * n)
     return total

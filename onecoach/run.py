@@ -502,7 +502,7 @@ def put_state(state, student, optimizer, scaler, meter, path):
     try:
         for i, (p, group) in enumerate(params):
             shapes = {"step": (), "exp_avg": p.shape, "exp_avg_sq": p.shape}
-            if "momentum" in group:  # Muon's
+            if "betas" not in group:  # Muon's
                 shapes = {"momentum_buffer": p.shape}
             own["state"][i] = state["optimizer"]["state"][i]
             if {name: value.shape for name, value in own["state"][i].items()} != shapes:

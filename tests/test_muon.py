@@ -30,29 +30,34 @@ def gradients(model):
 
 
 def test_muon_has_the_blocks_matrices_and_adamw_the_rest(model, optimizer):
-    muon, adamw = ({id(p) for group in part.param_groups for p in group["params"]}
-                   for part in (optimizer.muon, optimizer.adamw))
+    muon = {id(p) for p in optimizer.param_groups[0]["params"]}
+    adamw = {id(p) for group in optimizer.param_groups[1:] for p in group["params"]}
     for name, p in model.named_parameters():
         of_muon = name.startswith("blocks.") and p.dim() == 2
         assert (id(p) in muon, id(p) in adamw) == (of_muon, not of_muon), name
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.3, 0.0]
 
 
-def test_a_step_is_torchs_own_at_adamws_size(model, optimizer):
-    name = "blocks.0.attn.qkv.weight"
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+@pytest.mark.parametrize("name, sizes", [
+    ("attn.qkv", [16, 8, 8]), ("mlp.gate_up", [32, 32]), ("attn.proj", [16])])
+def test_a_step_is_torchs_own_of_each_map_at_adamws_size(make_config, name, sizes):
+    model = LM(ModelConfig(vocab_size=300, n_layer=2, n_head=2, n_kv_head=1, d_model=16, d_ff=32))
+    optimizer = distill.make_optimizer(model, make_config(optimizer="muon", weight_decay=0.3))
+    weight = model.get_parameter(f"blocks.0.{name}.weight")
     gradients(model)
-    p = before[name].clone().requires_grad_()
-    p.grad = model.get_parameter(name).grad.clone()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    parts = [p.clone().requires_grad_() for p in weight.detach().split(sizes)]
+    for part, grad in zip(parts, weight.grad.split(sizes)):
+        part.grad = grad.clone()
     for group in optimizer.param_groups:
         group["lr"] = 0.01
     optimizer.found_inf = torch.zeros(())
     optimizer.step()
-    torch.optim.Muon([p], lr=0.01, weight_decay=0.3, adjust_lr_fn="match_rms_adamw").step()
-    after = model.get_parameter(name)
-    assert torch.equal(after, p)
-    change = after.detach() - before[name] * (1 - 0.01 * 0.3)
-    assert 0.1 < change.square().mean().sqrt() / 0.01 < 0.4  # AdamW's is near .2
+    torch.optim.Muon(parts, lr=0.01, weight_decay=0.3, adjust_lr_fn="match_rms_adamw").step()
+    assert torch.equal(weight, torch.cat(parts))
+    for part, old in zip(parts, before[f"blocks.0.{name}.weight"].split(sizes)):
+        change = part.detach() - old * (1 - 0.01 * 0.3)
+        assert 0.1 < change.square().mean().sqrt() / 0.01 < 0.4  # AdamW's is near .2
     assert all(not torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
