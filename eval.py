@@ -31,7 +31,7 @@ import dataclasses
 import os
 import pathlib
 
-from onecoach.config import Arguments, UserError, answer_early, run_folder, run_main
+from onecoach.config import Arguments, UserError, answer_early, hint, run_folder, run_main
 
 LINES = 10_000  # of babytalk, to score and to sample
 
@@ -453,12 +453,13 @@ def is_evaluated(results, config, limit=0):
 
 def named_tasks(tasks):
     """Return names of TASKS, in the place of one that stands for several; UserError if unknown."""
-    names = [name for task in tasks for name in suite.ALIASES.get(task, [task])]
-    for name in names:
+    asked = [name for task in tasks for name in suite.ALIASES.get(task, [task])]
+    for name in asked:
         if name not in TASKS:
-            raise UserError(f"unknown task {name!r}; known are "
-                            f"{', '.join([*TASKS, *suite.ALIASES])}")
-    return list(dict.fromkeys(names))
+            names = [*TASKS, *suite.ALIASES]
+            raise UserError(f"unknown task {name!r}; known are {', '.join(names)}; "
+                            f"{hint(name, names, '--help explains them')}")
+    return list(dict.fromkeys(asked))
 
 
 @contextlib.contextmanager

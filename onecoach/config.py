@@ -267,10 +267,14 @@ def value_at(value, progress):
 def find_key(name):
     """Return the field of a key; UserError for an unknown one."""
     if name not in KEYS:
-        near = difflib.get_close_matches(name, KEYS, 1, 0.5)
-        hint = f"did you mean {near[0]!r}?" if near else "--help lists all keys"
-        raise UserError(f"unknown key {name!r}; {hint}")
+        raise UserError(f"unknown key {name!r}; {hint(name, KEYS, '--help lists all keys')}")
     return KEYS[name]
+
+
+def hint(word, names, otherwise, form="{!r}"):
+    """Return "did you mean ...?" with the name most like a misspelt word; `otherwise` without."""
+    near = difflib.get_close_matches(word, names, 1, 0.5)
+    return f"did you mean {form.format(near[0])}?" if near else otherwise
 
 
 def check(name, value):
@@ -330,6 +334,11 @@ def check_together(config):
     if "torch" not in sys.modules:
         return  # in answer_early; the command itself will come here again
     import losses
+    divergence = config.divergence.partition("(")[0]
+    if divergence not in losses.DIVERGENCES:
+        meant = hint(divergence, losses.DIVERGENCES, "losses.py has them")
+        raise UserError(f"divergence is {config.divergence!r}; allowed: "
+                        f"{', '.join(losses.DIVERGENCES)}; {meant}")
     try:
         for tau in schedule_values(config.tau):
             for mix in schedule_values(config.mix):
@@ -422,9 +431,9 @@ def read_assignments(path):
         text = read_text(path)
         return from_json(path, text) if path.suffix == ".json" else from_python(path, text)
     except OSError as e:
-        meant = CONFIGS / f"{path.stem}.py"
-        hint = f"did you mean configs/{meant.name}?" if meant.exists() else "configs/ has examples"
-        raise UserError(f"config {path}: {e.strerror}; {hint}")
+        names = [file.stem for file in CONFIGS.glob("*.py")]
+        meant = hint(path.stem, names, "configs/ has examples", "configs/{}.py")
+        raise UserError(f"config {path}: {e.strerror}; {meant}")
     except UnicodeDecodeError:
         raise UserError(f"config {path}: is not UTF-8 text")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
@@ -534,16 +543,24 @@ def answer_early(parse):
 
 
 def parse_args(argv, usage=""):
-    """Return the Config of CONFIG [--key=value ...]; --help prints `usage` and all keys."""
+    """Return the Config of CONFIG [--key=value ...].
+
+    --help prints `usage` and all keys, --show the keys as the run would have them.
+    """
     if any(arg in ("-h", "--help") for arg in argv):
         print(help_text(usage))
         raise SystemExit(0)
-    overrides = [parse_override(arg) for arg in argv if arg.startswith("--")]
+    overrides = [parse_override(arg) for arg in argv
+                 if arg.startswith("--") and arg != "--show"]
     paths = [arg for arg in argv if not arg.startswith("--")]
     if len(paths) != 1:
         raise UserError(f"expected one CONFIG, got {len(paths)}: {' '.join(paths) or 'none'}; "
                         "--help shows how")
-    return read_config(paths[0], overrides)
+    config = read_config(paths[0], overrides)
+    if "--show" in argv:
+        print(as_assignments(config))
+        raise SystemExit(0)
+    return config
 
 
 def run_folder(text):
@@ -598,6 +615,17 @@ def command_line(keys):
     return " ".join(words)
 
 
+def as_assignments(config):
+    """Return the text of a config file with every key of `config`."""
+    lines = []
+    for name, field in KEYS.items():
+        value = getattr(config, name)
+        default = field.default_factory()
+        note = f"  # default: {default!r}" if value != default else ""
+        lines.append(f"{name} = {value!r}{note}")
+    return "\n".join(lines)
+
+
 def help_text(usage):
     lines = [usage.strip(), "", "Keys (in a config: key = value; on the command line: --key=value; "
              "* may be a schedule):"]
@@ -608,7 +636,8 @@ def help_text(usage):
         words = f"{meta['help']} ({allowed})" if allowed else meta["help"]
         lines += textwrap.wrap(words, 99, initial_indent=left.ljust(26) + " ",
                                subsequent_indent=" " * 27)
-    lines += ["", "A config's first line may be base = \"NAME\": it starts from configs/NAME.py.",
+    lines += ["", "--show prints the keys of CONFIG as a run would have them, and ends.",
+              "A config's first line may be base = \"NAME\": it starts from configs/NAME.py.",
               "Schedules over the run's progress: \"linear(0: 1, 0.7: 0)\", "
               "\"stages(0: 1, 0.5: 2)\".", "A whole progressive config is configs/rkl_full_10m.py:",
               ""]

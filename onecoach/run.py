@@ -259,7 +259,8 @@ class Run:
         self.words_read = words_read
         self.marks = {name: words for name, words in self.config.word_marks().items()
                       if words > self.words}  # passed ones are there already
-        self.bar = tqdm(total=steps, initial=self.step, unit="step", leave=False,
+        # delay: it is drawn from the first step on, below all that is printed before
+        self.bar = tqdm(total=steps, initial=self.step, unit="step", leave=False, delay=1e-9,
                         disable=not sys.stderr.isatty() or RANK > 0)
         self.caught = catch_signals()  # signals wait for the end of the step
         self.max_minutes = self.config.max_minutes or math.inf

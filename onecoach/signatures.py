@@ -166,7 +166,7 @@ def words(label, verdicts):
 
 
 def wrapped(texts):
-    return [line for text in texts for line in textwrap.wrap(text, 100, subsequent_indent="    ")]
+    return [line for text in texts for line in textwrap.wrap(text, 80, subsequent_indent="    ")]
 
 
 # ---------------------------------------------------------------- the log's figures and warnings

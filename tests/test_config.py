@@ -151,6 +151,15 @@ def test_a_command_line_is_read_back_by_a_shell(file):
     assert {key: getattr(read, key) for key in keys} == keys
 
 
+def test_show_prints_a_config_that_reads_as_the_same(file, capsys):
+    with pytest.raises(SystemExit) as e:
+        config.parse_args([file("lr = 1e-3\ntau = 'linear(0: 2, 1: 1)'"), "--show", "--seed=3"])
+    shown = capsys.readouterr().out
+    assert e.value.code == 0 and "seed = 3  # default: 0\n" in shown and "mark = 'half'\n" in shown
+    read = config.parse_args([file(shown, "shown.py")])
+    assert (read.name, read.lr, read.seed) == ("some", 1e-3, 3) and read.tau == "linear(0: 2, 1: 1)"
+
+
 def test_nothing_in_a_config_is_executed(file, tmp_path):
     refused([file(f"lr = open({str(tmp_path / 'made')!r}, 'w')")], "must be a literal")
     assert not (tmp_path / "made").exists()
@@ -166,6 +175,8 @@ def test_bad_command_lines(file):
     refused([path, "--tie=yes"], "tie = 'yes'", "True or False")
     refused(["nowhere.py"], "nowhere.py", "No such file", "configs/ has examples")
     refused(["rkl_demo"], "rkl_demo", "did you mean configs/rkl_demo.py?")
+    refused(["configs/rkl_dmo.py"], "No such file", "did you mean configs/rkl_demo.py?")
+    refused([path, "--divergence=rlk"], "divergence is 'rlk'", "did you mean 'rkl'?")
     refused(["--lr", "1e-3"], "--lr has no value; write --lr=VALUE")
     refused([file("[1]", "config.json")], "no JSON object")
 

@@ -485,10 +485,25 @@ def test_final_table_lines_up_and_leaves_out_what_nobody_measured():
     two = {"babytalk": {"precision": 0.7}, "val_ce": None}
     shown = tables.final_table([("teacher t", one), ("student s", two), ("empty", {})])
     lines = shown.split("\n")
-    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
-    assert lines[1].split()[-3:] == ["0.0234", "-", "-"]
-    assert lines[2].split()[-3:] == ["88.1%", "70.0%", "-"]
-    assert lines[3].split()[-3:] == ["2.5000", "-", "-"]
+    assert len(lines) == 5 and len({len(line) for line in lines}) == 1
+    assert lines[0].split() == ["teacher", "student"] and lines[1].split() == ["t", "s", "empty"]
+    assert lines[2].split()[-3:] == ["0.0234", "-", "-"]
+    assert lines[3].split()[-3:] == ["88.1%", "70.0%", "-"]
+    assert lines[4].split()[-3:] == ["2.5000", "-", "-"]
+
+
+def test_three_runs_fit_into_a_terminal():
+    """With every figure there is, and names as long as those of the configs for real text."""
+    evaluation = {}
+    for _, path, _ in tables.FINAL:
+        *parts, key = path.split(".")
+        place = evaluation
+        for part in parts:
+            place = place.setdefault(part, {})
+        place[key] = 0.5
+    labels = ["teacher llama_nano", "baseline base_nano", "student rkl_nano"]
+    lines = tables.final_table([(label, evaluation) for label in labels]).split("\n")
+    assert len(lines) == 2 + len(tables.FINAL) and max(map(len, lines)) <= 80
 
 
 def test_the_final_table_leaves_out_what_earlier_versions_kept_of_a_part():

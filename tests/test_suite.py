@@ -557,7 +557,7 @@ def test_names_that_stand_for_several():
     assert eval.named_tasks(["global_piqa", "global_piqa_parallel", "ppl"]) == [
         "global_piqa_parallel", "global_piqa_nonparallel", "ppl"]
     assert "reading" in eval.named_tasks(["suite"]) and "wug_adj" not in eval.named_tasks(["suite"])
-    with pytest.raises(UserError, match="unknown task 'blimb'.*entity_tracking"):
+    with pytest.raises(UserError, match="unknown task 'blimb'.*entity_tracking.*mean 'blimp'"):
         eval.named_tasks(["blimb"])
 
 
