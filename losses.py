@@ -456,9 +456,9 @@ class ChunkedLoss(torch.autograd.Function):
         full = weights.dtype
         W_low = W.to(dtype)
         if with_gradient:  # fp32 sums over the chunks, whatever the products run in
-            grad_h, grad_W = (torch.zeros_like(x, dtype=full) for x in (h, W))
+            grad_h, grad_W = (torch.empty_like(x, dtype=full) for x in (h, W))
             ctx.save_for_backward(grad_h, grad_W)
-        values = weights.new_zeros(4 + 2 * is_top_k(teachers), len(labels))
+        values = weights.new_empty(4 + 2 * is_top_k(teachers), len(labels))
         # all chunks share one buffer of logits: fresh memory would have to be paged in each time
         logits = h.new_empty(min(chunk, len(labels)), len(W), dtype=dtype)
 
@@ -480,11 +480,13 @@ class ChunkedLoss(torch.autograd.Function):
                 if not with_gradient:
                     continue
                 dz = z_q  # terms overwrote it by the gradient to the logits
-                grad_h[rows] = dz @ W_low
                 if dtype == full:  # in place; a low-precision product needs a cast
-                    grad_W.addmm_(dz.T, h_rows)
+                    torch.mm(dz, W_low, out=grad_h[rows])
+                    grad_W.addmm_(dz.T, h_rows, beta=min(start, 1))  # the first chunk fills it
                 else:
-                    grad_W += dz.T @ h_rows
+                    grad_h[rows] = dz @ W_low
+                    add = grad_W.add_ if start else grad_W.copy_
+                    add(dz.T @ h_rows)
             total = weights[0] @ values[0] + weights[1] @ values[1]
         ctx.mark_non_differentiable(values)
         return total, values
@@ -512,10 +514,10 @@ def same_vocabulary(z_q, z_ps):
 def chunk_size(N, V, kind="cpu"):
     """Positions per chunk: about 4M logits, 16 MB in fp32, and about 64 chunks at most.
 
-    On a GPU 16M, because each chunk is a dozen launches. It depends on the sizes and the kind of
-    device alone, so that results do not depend on the machine.
+    On a GPU 32M, because it waits for the launches of each chunk. It depends on the sizes and the
+    kind of device alone, so that results do not depend on the machine.
     """
-    logits = {"cuda": 2**24}.get(kind, 2**22)
+    logits = {"cuda": 2**25}.get(kind, 2**22)
     return max(16, max(logits // V, N // 64) // 16 * 16)
 
 
@@ -541,7 +543,7 @@ def chunk_terms(z_q, z_ps, labels, weights, tau, mix, form):
     if form.with_ce:
         ce = -log_q.gather(1, labels.clamp_min(0)[:, None])[:, 0]
         if form.with_gradient:
-            gradient = exp_(log_q.clone()).mul_(weights[0, :, None])
+            gradient = exp(log_q).mul_(weights[0, :, None])
 
     # D, at tau, on all V tokens, or on the top k and the remainder
     if z_ps:
@@ -657,8 +659,13 @@ def log_softmax(z):
     return F.log_softmax(z, -1)
 
 
+def exp(log):
+    """exp as a power of 2: torch's exp on a CPU can take three times as long."""
+    return log.mul(1 / math.log(2)).exp2_()
+
+
 def exp_(log):
-    """exp in place, as a power of 2: torch's exp on a CPU can take three times as long."""
+    """`exp` in place."""
     return log.mul_(1 / math.log(2)).exp2_()
 
 

@@ -69,7 +69,7 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
 
         # inverse transform sampling: the first token at which the cumulative mass of s is over u
         share = rollout_mix * known[:, None]  # the student alone where a teacher knows nothing
-        q, p = (losses.exp_(log.clone()) for log in (log_q, log_p))
+        q, p = losses.exp(log_q), losses.exp(log_p)
         cdf = q.lerp_(p, share).cumsum(-1)
         new = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True)  # (B, 1)
         new = new.clamp_max(cdf.shape[1] - 1)

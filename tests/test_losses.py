@@ -16,6 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import losses
 from losses import DIVERGENCES, LOG_FLOOR, distillation_loss, head, parse, plain_loss
@@ -599,7 +600,45 @@ def test_chunks_follow_from_the_sizes_alone():
     # memory is flat when N doubles
     assert losses.chunk_size(4096, 16000) == losses.chunk_size(8192, 16000) == 256
     assert losses.chunk_size(1, 10**9) == 16 and losses.chunk_size(32768, 50257) == 512
-    assert losses.chunk_size(4096, 16000, "cuda") == 1040
+    assert losses.chunk_size(4096, 16000, "cuda") == 2096  # two chunks
+
+
+class Operators(TorchDispatchMode):
+    """Collects [(name, elements of the result)] of what a GPU would launch."""
+
+    def __init__(self):
+        super().__init__()
+        self.launched = []
+
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        out = f(*args, **(kwargs or {}))
+        name = f.overloadpacket.__name__
+        allocates = name in ("empty", "empty_like", "new_empty", "empty_strided", "_unsafe_view")
+        if not f.is_view and not allocates and isinstance(out, torch.Tensor):
+            self.launched.append((name, out.numel()))
+        return out
+
+
+@pytest.mark.parametrize("dtype, per_chunk, in_all", [
+    (torch.float32, 34, 100), (torch.bfloat16, 39, 113)])
+def test_a_chunk_is_few_launches(dtype, per_chunk, in_all):
+    """Uncompiled, reverse KL at tau 2 with CE; nothing as large as the head is only filled."""
+    def launched(chunk):
+        torch.manual_seed(0)
+        h, h_p = torch.randn(2, 512, 32)
+        W, W_p = torch.randn(2, 100, 32)
+        h.requires_grad_()
+        W.requires_grad_()
+        labels = torch.randint(100, (512,))
+        with Operators() as mode, torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            distillation_loss(h, W, [losses.head(h_p, W_p)], labels, divergence="rkl", tau=2.0,
+                              alpha=0.5, chunk=chunk).backward()
+        return mode.launched
+    launched(512)  # the first call checks the closed gradient
+    two, four = launched(256), launched(128)
+    assert len(four) - len(two) <= 2 * per_chunk and len(two) <= in_all
+    fills = {"clone", "fill_", "full", "full_like", "new_zeros", "zero_", "zeros", "zeros_like"}
+    assert not {name for name, size in two if name in fills and size >= 100 * 32}
 
 
 @pytest.mark.slow
