@@ -194,8 +194,10 @@ def final_table(evals):
     Below are the limits of the suite's results and the verdicts.
     """
     # a label, "teacher llama_demo", is two lines: three runs then fit into 80 columns
-    roles, _, names = zip(*(label.rpartition(" ") for label, _ in evals))
-    rows = [["", *roles]] * any(roles) + [["", *names]]
+    labels = [label.rpartition(" ") for label, _ in evals]
+    rows = [["", *(role for role, _, _ in labels)], ["", *(name for _, _, name in labels)]]
+    if not any(rows[0]):
+        rows = rows[1:]
     for title, path, form in final_lines(evals):
         figures = [look_up(results, path) for _, results in evals]
         if any(figure is not None for figure in figures):

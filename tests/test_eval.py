@@ -492,6 +492,10 @@ def test_final_table_lines_up_and_leaves_out_what_nobody_measured():
     assert lines[4].split()[-3:] == ["2.5000", "-", "-"]
 
 
+def test_without_an_evaluation_the_final_table_is_empty():
+    assert tables.final_table([]) == ""
+
+
 def test_three_runs_fit_into_a_terminal():
     """With every figure there is, and names as long as those of the configs for real text."""
     evaluation = {}
