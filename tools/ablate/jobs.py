@@ -13,11 +13,12 @@ import torch
 
 import distill
 import eval
-from data import prepare
+from data import Batches, prepare
 from onecoach import files
 from onecoach.config import CONFIGS, KEYS, Config, UserError, command_line, read_config
 from onecoach.muon import newton_schulz_flops
-from onecoach.run import FREE_ON_RESUME, changed_needs, choose_device, is_finished, load
+from onecoach.run import (FREE_ON_RESUME, changed_needs, choose_device, is_finished, load,
+                          make_model)
 from tools.bench.measure import device_name
 
 MACHINE_KEYS = ("out_dir", "data_dir", "corpus", "dev", "eval_tokens")  # not in a row's command
@@ -36,6 +37,7 @@ class Job:
         self.settings = settings
         self.seed = seed
         self.purpose = purpose
+        self.budget = plan.budget
         self.tasks = plan.tasks if purpose == "report" else []
         self.needed = [Job(plan, name, chosen[name], seed, chosen, out, "need")
                        for name in plan.needs(variant)]
@@ -104,12 +106,16 @@ def train(job):
             folder.rename(aside)
             print(f"{job}: its plan, text or teacher has changed; the old run is now {aside}")
         with contextlib.redirect_stdout(log):
+            if job.budget:
+                check_budget(job, planned_flops(job, config))
             distill.train(config)
             if not is_finished(folder):
                 raise UserError("stopped before its last step; the same command goes on")
             if job.tasks:
                 eval.evaluate(folder, job.tasks)
-    return make_row(job, config)
+    row = make_row(job, config)
+    check_budget(job, row["flops"])  # a teacher that is no variant is known now
+    return row
 
 
 def free_name(folder, word):
@@ -164,15 +170,38 @@ def total_flops(folder):
 
     Each run counts once, with Muon's own products. The writing of rollouts is not counted.
     """
-    total = 0.0
-    for run in lineage(folder):
-        lm, _, config = load(run)
-        teachers = [load(run.with_name(name))[0] for name in config.teacher_runs]
-        per_token = 3 * lm.flops(config.longest) + sum(t.flops(config.longest) for t in teachers)
-        per_step = per_token * config.batch_size * config.longest
-        per_step += newton_schulz_flops(distill.make_optimizer(lm, config))
-        total += per_step * own_steps(run)
-    return total
+    return sum(map(own_flops, lineage(folder)))
+
+
+def own_flops(folder):
+    """Count a run's training and its teachers' forward passes."""
+    lm, _, config = load(folder)
+    teachers = [load(folder.with_name(name))[0] for name in config.teacher_runs]
+    return flops_per_step(lm, teachers, config) * own_steps(folder)
+
+
+def flops_per_step(lm, teachers, config):
+    per_token = 3 * lm.flops(config.longest) + sum(t.flops(config.longest) for t in teachers)
+    products = newton_schulz_flops(distill.make_optimizer(lm, config))
+    return per_token * config.batch_size * config.longest + products
+
+
+def planned_flops(job, config):
+    """Count as total_flops does, before the run is trained and after all that it needs is."""
+    data = prepare(config)
+    steps = config.max_steps or max(1, round(config.epochs * Batches(data.train, config).per_epoch))
+    lm = make_model(config, data.tokenizer.vocab_size)
+    teachers = [load(need.folder)[0] for need in job.needed
+                if need.keys["name"] in config.teachers]
+    before = set().union(*(lineage(need.folder) for need in job.needed))
+    return flops_per_step(lm, teachers, config) * steps + sum(map(own_flops, before))
+
+
+def check_budget(job, flops):
+    """Raise UserError for a run that takes more than the plan's budget."""
+    if job.budget and flops > job.budget:
+        raise UserError(f"{flops / 1e12:.4g} TFLOP with all that it needs, and the budget is "
+                        f"{job.budget / 1e12:.4g}; take fewer steps or a smaller model")
 
 
 def lineage(folder):

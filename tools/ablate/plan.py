@@ -8,7 +8,7 @@ from onecoach.config import CONFIGS, KEYS, UserError, read_assignments, read_con
 
 # The assignments of a plan's file; `python -m tools.ablate --help` explains them.
 REQUIRED = ("table", "seeds", "tuning_seeds", "variants", "figures")
-DEFAULTS = dict(common={}, tasks=[], contrasts=[], grids={}, over={}, extends="")
+DEFAULTS = dict(common={}, tasks=[], contrasts=[], grids={}, over={}, extends="", budget=0)
 SHARED = ("seeds", "tuning_seeds", "common")  # a plan that extends another has the other's
 
 
