@@ -37,6 +37,14 @@ def test_documents_are_short():
                                         "running", "speed")) <= 45_000
 
 
+def test_the_demos_page_asks_no_server_and_its_pictures_are_small():
+    page = (ROOT / "docs/demo.html").read_text(encoding="utf-8")
+    asks = r'(?:src|href)="(?!#|data:)|url\((?!#|data:)|@import|fetch\(|XMLHttpRequest|WebSocket'
+    assert "mode browser" in page and not re.search(asks, page)
+    sizes = [(ROOT / f"docs/demo_{scheme}.png").stat().st_size for scheme in ("light", "dark")]
+    assert sum(sizes) < 300_000
+
+
 def test_a_missing_anchor_is_found():
     assert "does-a-coach-pay" in anchors(ROOT / "docs/results.md")
     assert "the-fast-path-changes-no-result" in anchors(ROOT / "docs/speed.md")
