@@ -741,14 +741,14 @@ def test_a_run_beyond_the_budget_is_refused(folder, capsys):
 
 
 def test_flops_count_muons_own_products(folder, make_config, tmp_path):
-    """By hand: of a layer the matrices qkv (24, 8), out (8, 8), gate_up (32, 8), down (8, 16)."""
+    """By hand: of a layer q, k, v and out (8, 8), gate and up (16, 8), down (8, 16)."""
     if not hasattr(torch.optim, "Muon"):
         pytest.skip("torch has no Muon")
     for name in ("adamw", "muon"):
         distill.train(make_config(**TINY, name=name, optimizer=name))
     difference = (jobs.total_flops(tmp_path / "out/muon")
                   - jobs.total_flops(tmp_path / "out/adamw"))
-    assert difference == 6 * 5 * sum(4 * 64 * n + 2 * 512 for n in (24, 8, 32, 16))
+    assert difference == 6 * 5 * sum(4 * 64 * n + 2 * 512 for n in (8, 8, 8, 8, 16, 16, 16))
 
 
 def test_a_line_of_tuning_is_whole_after_a_torn_one(folder):
