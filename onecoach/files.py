@@ -110,10 +110,15 @@ def rounded(value, digits=17):
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
+def parse_json(text):
+    """Parse JSON; a whole number of more than 18 digits is a float, which tables can format."""
+    return json.loads(text, parse_int=lambda n: int(n) if len(n) < 19 else float(n))
+
+
 def read_json(path):
     """Read a JSON object; UserError if the file is missing or damaged."""
     try:
-        value = json.loads(read_text(path))
+        value = parse_json(read_text(path))
         if isinstance(value, dict):
             return value
     except (ValueError, RecursionError):
@@ -141,7 +146,7 @@ def read_json_lines(path, key="step"):
     lines = []
     for line in pathlib.Path(path).read_bytes().split(b"\n")[:-1]:
         with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(line)
+            value = parse_json(line)
             if isinstance(value, dict) and isinstance(value.get(key), int):
                 lines.append(value)
     return lines

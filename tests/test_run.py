@@ -1,6 +1,7 @@
 """A run's folder: files are whole or not there, checkpoints are data, device and dtype as asked."""
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -127,6 +128,11 @@ def test_text_is_utf_8_whatever_the_locale_and_may_have_a_byte_order_mark(tmp_pa
 def test_damaged_json_is_named(tmp_path, content):
     (tmp_path / "eval.json").write_bytes(content)
     one_line(files.read_json, tmp_path / "eval.json", words=["eval.json", "damaged"])
+
+
+def test_a_whole_number_without_end_is_a_float(tmp_path):
+    (tmp_path / "eval.json").write_text(f'{{"val_ce": 1{"0" * 400}, "seed": 2147483647}}')
+    assert files.read_json(tmp_path / "eval.json") == {"val_ce": math.inf, "seed": 2**31 - 1}
 
 
 def test_config_json_has_every_key_and_says_what_made_the_run(folder, make_config):
