@@ -287,7 +287,7 @@ def test_bad_schedules(file, text):
 
 def test_every_shipped_config_is_read_and_says_how_to_launch_it():
     names = [path.stem for path in (ROOT / "configs").glob("*.py")
-             if not path.stem.startswith(("ablate_", "record_"))]  # a plan of runs, for tools.ablate
+             if not path.stem.startswith(("ablate_", "record_"))]  # plans
     assert {"rkl_demo", "fkl_demo", "llama_demo", "gpt2_demo", "base_demo", "rkl_nano",
             "rkl_nano_1m", "llama_360m", "gpt2_705m", "base_10m", "rkl_10m", "fkl_10m",
             "rkl_100m"} <= set(names)
