@@ -95,7 +95,7 @@ class Step:
         ids = torch.randint(3, V, (config.batch_size, config.longest + 1)).to(self.run.device)
         self.x = ids[:, :-1].contiguous()
         self.y = ids[:, 1:].contiguous()
-        if config.compile:
+        if config.compile is True:
             self.student.compile()
             lm.compile()
         self.teachers = distill.Teachers([distill.Teacher(lm)])
