@@ -30,7 +30,7 @@ from onecoach import files, stored
 from onecoach.config import UserError, run_main
 from onecoach.muon import MuonAdamW, check_muon
 from onecoach.needs import needs, train_missing
-from onecoach.ranks import RANK, WORLD, all_reduce, in_turn, sum_gradients
+from onecoach.ranks import RANK, WORLD, all_reduce, in_turn, leave, sum_gradients
 from onecoach.run import (DTYPES, Run, alone, changed_needs, check_fit, choose_device,
                           digest_needs, load, make_model)
 from onecoach.signatures import failures, rollout_figures
@@ -423,6 +423,7 @@ def trained_for(folder):
 
 def main(argv):
     train(parse_args(argv, __doc__))
+    leave()
 
 
 if __name__ == "__main__":
