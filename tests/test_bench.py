@@ -50,8 +50,7 @@ def last_line(small, capsys):
 
 COMMON = {"what", "size", "unit", "ours", "peer", "peer_is", "ours_gb", "peer_gb", "peer_gb_is",
           "rows"}
-OWN = {"prepare": {"ids_same", "words", "tokens"},
-       "bpe": {"ids_same", "words", "tokens"},
+OWN = {"bpe": {"ids_same", "words", "tokens"},
        "loss": {"dtype", "path"},
        "step": {"dtype"},
        "score": {"sentences"}}
@@ -62,16 +61,16 @@ OWN = {"prepare": {"ids_same", "words", "tokens"},
 def test_the_last_line_is_json(what, with_peers, last_line, tmp_path):
     lines = [f"the {i} dogs see {i * i} cats, don't they?\n" for i in range(2000)]
     (tmp_path / "t.txt").write_text("".join(lines))
-    data = [f"--data={tmp_path}"] if what in ("prepare", "bpe") else []
+    data = [f"--data={tmp_path}"] if what == "bpe" else []
     result = last_line(what, *with_peers, "--batch=8", *data)
 
     assert result.keys() == COMMON | OWN[what]
     assert result["what"] == what and result["size"] == "nano"
     assert result["ours"] == result["rows"]["ours"][result["unit"]] > 0
-    assert result["ours_gb"] == (2.0 if what in ("prepare", "step", "score") else None)
+    assert result["ours_gb"] == (2.0 if what in ("step", "score") else None)
     if not with_peers:
         assert result["peer"] is None
-    if what in ("prepare", "bpe"):
+    if what == "bpe":
         assert result["ids_same"] is (True if result["peer"] else None)
         assert result["words"] > 9000
     if what == "step":
@@ -114,8 +113,7 @@ def test_a_peer_that_is_not_installed_is_said(what, small, capsys):
     assert measured["peer_is"] in others and measured["peer"] > 0
 
 
-@pytest.mark.parametrize("what, package", [("prepare", "tokenizers"), ("bpe", "tokenizers"),
-                                           ("score", "minicons")])
+@pytest.mark.parametrize("what, package", [("bpe", "tokenizers"), ("score", "minicons")])
 def test_the_one_peer_of_a_row_that_is_not_installed_is_said(what, package, small, tmp_path,
                                                              capsys):
     hide({package}, small)

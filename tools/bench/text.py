@@ -1,4 +1,4 @@
-"""From text to tokens: all of data.py, and the tokenizer alone, against Hugging Face tokenizers."""
+"""The tokenizer: training and encoding, ours and that of Hugging Face tokenizers."""
 import pathlib
 import tempfile
 
@@ -8,37 +8,25 @@ import babytalk
 import data
 from bpe import Tokenizer, train_bpe
 from onecoach import corpora
-from onecoach.config import Config
 from onecoach.tokens import TokenFile, write_tokens
 from tools.bench import measure, peers
 
 
-def bench_text(args):
-    """Measure all of data.py (prepare), or the tokenizer's training and encoding alone (bpe)."""
+def bench_bpe(args):
+    """Measure the training of a tokenizer, and the encoding of the text that it was trained on."""
     measure.machine()
-    prepares = args.what == "prepare"
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         corpus, V = raw_text(args, folder)
-        dev = measure.BABYLM / "data/babylm_10m/dev"
-        dev = str(dev.resolve()) if prepares and not args.data and dev.exists() else ""
-        # data.py keeps the end of a corpus without development text for validation
-        stop = 0.98 if prepares and not dev else 1.0
-        texts = data.write_clean(corpora.resolve(corpus, folder), folder, "train", stop=stop)
-
+        texts = data.write_clean(corpora.resolve(corpus, folder), folder, "train")
         contenders = {"ours": (our_bpe, (texts, V, folder / "ours.bin"))}
-        if prepares:
-            contenders["ours"] = prepare, (corpus, dev, V, folder)
         if args.peers:
             contenders["tokenizers"] = peers.hf_bpe, (texts, V, folder / "theirs.bin")
         times = measure.median_times(measure.made(contenders), 3, warm_up=0)
-        rows = {}
-        for name, seconds in times.items():
-            peak, added = measure.memory(*contenders[name], runs=1)
-            rows[name] = dict(seconds=seconds, gb=peak if prepares else added)
-
-        file = next(folder.glob("prepared-*/*/train.bin")) if prepares else folder / "ours.bin"
-        return measure.show(rows) | text_details(file, folder / "theirs.bin")
+        rows = {name: dict(seconds=seconds, gb=measure.memory(*contenders[name], runs=1)[1])
+                for name, seconds in times.items()}
+        details = text_details(folder / "ours.bin", folder / "theirs.bin")
+        return measure.show(rows) | details
 
 
 def raw_text(args, folder):
@@ -62,16 +50,6 @@ def text_details(ours, theirs):
     print(f"{file.words} words, {file.bytes / 1e6:.1f} MB of clean training text, {len(ids)} "
           f"tokens; ids the same: {'not compared' if same is None else same}")
     return dict(ids_same=same, words=file.words, tokens=len(ids))
-
-
-# ---------------------------------------------------------------- ours
-
-def prepare(corpus, dev, V, folder):
-    """() -> None: prepare a corpus as data.py does, in a new folder each time."""
-    def once():
-        data_dir = tempfile.mkdtemp(prefix="prepared-", dir=folder)
-        data.prepare(Config(corpus=corpus, dev=dev, vocab_size=V, data_dir=data_dir))
-    return once
 
 
 def our_bpe(texts, V, out):
