@@ -572,7 +572,7 @@ def read_exam(tasks, options):
     asked = {}
     for name in names:
         items = suite.read(name, data)
-        lacks = suite.missing(name, collections.Counter(item.group for item in items))
+        lacks = suite.missing(name, len(items))
         if "limit" in TASKS[name].options:
             items = suite.first_of_each(items, options.limit)
         asked[name] = Asked(name, items, lacks, data if lacks or name == "choice" else "")

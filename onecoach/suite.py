@@ -460,38 +460,26 @@ class Task:
     over: str = "groups"
     key: str = ""               # in a predictions file, if it is among WANTED
     in_2025: bool = False       # with the present rows, and a tie was right
-    sizes: object = 0           # number of items: all, or {group: items}
+    size: int = 0               # number of items in the challenge
 
-
-SUPPLEMENT = {"hypernym": 842, "qa_congruence_easy": 64, "qa_congruence_tricky": 165,
-              "subject_aux_inversion": 3867, "turn_taking": 280}
-EWOK = {"agent-properties": 2210, "social-relations": 1548, "physical-relations": 818,
-        "material-dynamics": 770, "physical-interactions": 556, "spatial-relations": 490,
-        "social-properties": 328, "quantitative-properties": 314, "social-interactions": 294,
-        "material-properties": 170, "physical-dynamics": 120}
-ENTITIES = {f"{split}_{numops}_ops": n for split, sizes in (
-    ("regular", (517, 409, 405, 425, 388, 94)), ("ambiref", (508, 428, 413, 409, 434, 123)),
-    ("move_contents", (516, 437, 399, 406, 353, 116))) for numops, n in enumerate(sizes)}
-CONCEPTS = {"base": 49_340, "wugs": 13_896, "wugs_dist_before": 13_896,
-            "wugs_dist_in_between": 13_896}
 
 TASKS = {
-    "blimp": Task("BLiMP", "blimp_filtered", pair, key="blimp", in_2025=True, sizes=59_875),
+    "blimp": Task("BLiMP", "blimp_filtered", pair, key="blimp", in_2025=True, size=59_875),
     "supplement": Task("BLiMP supplement", "supplement_filtered", pair, key="blimp_supplement",
-                       in_2025=True, sizes=SUPPLEMENT),
-    "ewok": Task("EWoK", "ewok_filtered", ewok, key="ewok", in_2025=True, sizes=EWOK),
+                       in_2025=True, size=5218),
+    "ewok": Task("EWoK", "ewok_filtered", ewok, key="ewok", in_2025=True, size=7618),
     "entity_tracking": Task("entity tracking", "entity_tracking", entity_tracking, over="fields",
-                            key="entity_tracking_filtered", sizes=ENTITIES),
-    "comps": Task("COMPS", "comps", comps, key="comps", in_2025=True, sizes=CONCEPTS),
+                            key="entity_tracking_filtered", size=6780),
+    "comps": Task("COMPS", "comps", comps, key="comps", in_2025=True, size=91_028),
     "global_piqa_parallel": Task("Global PIQA, parallel", "global_piqa_parallel", global_piqa(4),
-                                 per="token", key="global_piqa_parallel", sizes=103),
+                                 per="token", key="global_piqa_parallel", size=103),
     "global_piqa_nonparallel": Task("Global PIQA, nonparallel", "global_piqa_nonparallel",
                                     global_piqa(2), per="token", key="global_piqa_nonparallel",
-                                    sizes=100),
+                                    size=100),
     "wug_adj": Task("wug adjectives", "wug_adj_nominalization", wug, "rank", key="wug_adj",
-                    sizes=200),
-    "wug_past": Task("wug past tenses", "wug_past_tense", wug, "rank", key="wug_past", sizes=50),
-    "reading": Task("reading", "reading", kind="reading", key="reading", sizes=1726),
+                    size=200),
+    "wug_past": Task("wug past tenses", "wug_past_tense", wug, "rank", key="wug_past", size=50),
+    "reading": Task("reading", "reading", kind="reading", key="reading", size=1726),
     "choice": Task("choice", "choice", choice, per="byte"),
 }
 ALIASES = {"global_piqa": ("global_piqa_parallel", "global_piqa_nonparallel"),
@@ -522,16 +510,10 @@ def first_of_each(items, limit):
     return [item for i, item in enumerate(items) if i in kept]
 
 
-def missing(name, counts):
-    """Return where a task has fewer items than the challenge, or more: "base: 800 of 842"."""
-    sizes = TASKS[name].sizes
-    if not sizes:
-        return []
-    if not isinstance(sizes, dict):
-        sizes, counts = {"items": sizes}, {"items": sum(counts.values())}
-    return [f"{group}: {counts.get(group, 0):,} of {sizes.get(group, 0):,}"
-            for group in sorted({*sizes, *counts})
-            if counts.get(group, 0) != sizes.get(group, 0)]
+def missing(name, n):
+    """Return ["items: 4 of 59,875"] if a task of n items is not the challenge's, else []."""
+    size = TASKS[name].size
+    return [f"items: {n:,} of {size:,}"] if size and n != size else []
 
 
 def nlp_mean(results):
