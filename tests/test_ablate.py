@@ -637,15 +637,6 @@ def change_rows(table, variant, **changes):
         files.write_json(path, files.read_json(path) | changes)
 
 
-def test_the_picture_has_every_variant_and_the_contrasts_figures(folder):
-    pytest.importorskip("matplotlib")
-    table = Table(read_plan(write(folder)), folder)
-    keep_rows(table, {"coach": [1.0, 3.0], "rkl": [2.0]})
-    pictures.draw(table, summarise(table), folder / "summary.svg")
-    svg = (folder / "summary.svg").read_text()
-    assert all(text in svg for text in ("coach", "rkl", "val_ce"))
-
-
 def test_the_frontier_counts_all_that_a_run_needs_once(folder):
     variants = {"coach": {"base": "base_demo"},
                 "rkl": {"base": "rkl_demo", "teachers": ["coach"]},

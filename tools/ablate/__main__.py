@@ -34,13 +34,12 @@ the figures of eval.json are of the test split, or of the truth.
     results/TABLE/tuning.jsonl              every point that was tried, on every tuning seed
                   rows/VARIANT-SEED.json    a reported run: settings, figures, cost, command, commit
                   summary.json, summary.md  tables, paired differences and the chosen settings
-                  summary.svg               every seed of the contrasts' figures, by matplotlib
-                  frontier.svg              val_ce against all training flops, means over seeds
+                  frontier.svg              val_ce against all training flops, by matplotlib
 
 --again makes reported rows again, teachers too, in out/again, and shows them beside the kept ones;
 nothing in results/ changes. --jobs is the number of runs at a time, each on one thread (a GPU takes
 many small ones: for results/1m up to 23, under CUDA's MPS). The packages scipy and, for the
-pictures, matplotlib are in requirements-dev.txt.
+picture, matplotlib are in requirements-dev.txt.
 """
 from onecoach.config import Arguments, UserError, answer_early, run_main
 
@@ -67,7 +66,7 @@ import pathlib
 
 from onecoach import files
 from tools.ablate.jobs import free_name
-from tools.ablate.pictures import draw, draw_frontier
+from tools.ablate.pictures import draw_frontier
 from tools.ablate.plan import read_plan
 from tools.ablate.summary import as_markdown, import_stats, summarise
 from tools.ablate.table import Table
@@ -117,8 +116,6 @@ def write_summary(table):
     files.write_text(table.folder / "summary.md", text)
     if importlib.util.find_spec("matplotlib"):
         draw_frontier(table, table.folder / "frontier.svg")
-        if table.plan.contrasts:
-            draw(table, content, table.folder / "summary.svg")
     print(f"\n{table.folder / 'summary.md'}\n\n{text}")
 
 
