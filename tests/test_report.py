@@ -445,38 +445,6 @@ def test_no_complaint_no_request_and_no_overflow(written, browser):
     assert browser.do("return document.documentElement.scrollWidth") == 390
 
 
-def test_benchmarks_are_the_evaluations():
-    groups = {"a": dict(accuracy=0.5, n=100, field="x", chance=0.5)}
-    blimp = dict(groups=groups, accuracy=0.7, interval=[0.65, 0.75], chance=0.42,
-                 fields={"x": 0.6, "y": 0.9})
-    unigram = blimp | dict(accuracy=0.5, interval=[0.45, 0.55], fields={"x": 0.5, "y": 0.5})
-    rows = story.benchmark_rows([("one", {"blimp": blimp}), ("two", {})],
-                                [("ngram-1", {"blimp": unigram, "ewok": unigram})])
-    assert rows == [  # of ewok no run knows anything
-        ["accuracy (95% over items)", "chance", "one", "two", "ngram-1"],
-        ["BLiMP", "42.0%", "70.0% (65.0 to 75.0)", "-", "50.0% (45.0 to 55.0)"],
-        ["- x", "", "60.0%", "-", "50.0%"],
-        ["- y", "", "90.0%", "-", "50.0%"]]
-
-
-def test_a_field_that_a_run_lacks_is_a_dash():
-    whole = dict(groups={"a": {}}, accuracy=0.7, interval=[0.65, 0.75], chance=0.375,
-                 fields={"x": 0.5, "y": 0.9})
-    part = whole | dict(fields={"y": 0.9}, accuracy=0.9, interval=[0.84, 0.96])
-    rows = story.benchmark_rows([("one", {"blimp": part}), ("two", {"blimp": whole})])
-    assert rows[1:] == [["BLiMP", "37.5%", "90.0% (84.0 to 96.0)", "70.0% (65.0 to 75.0)"],
-                        ["- y", "", "90.0%", "90.0%"], ["- x", "", "-", "50.0%"]]
-
-
-def test_an_older_evaluation_without_paradigms_has_dashes():
-    old = {"babytalk": {"precision": 0.5}}
-    paradigm = next(iter(babytalk.PAIRS))
-    new = {"babytalk": {"precision": 0.5, "paradigms": {paradigm: 0.75}}}
-    _, *rows = story.benchmark_rows([("old", old), ("new", new)])
-    assert rows == [[f"- {paradigm}", "50.0%", "-", "75.0%"]]
-    assert len(story.benchmark_rows([("old", old)])) == 1
-
-
 def trained_with(*pairs):
     """Students by (label, divergence), "" for one without a teacher."""
     return [types.SimpleNamespace(label=label, config=types.SimpleNamespace(

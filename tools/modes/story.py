@@ -6,7 +6,7 @@ text (shown as it is) or picture (a `Picture`).
 import shlex
 
 import eval
-from onecoach import files, run, signatures, suite, tables
+from onecoach import files, run, tables
 from onecoach.config import CONFIGS, KEYS, command_line, read_config
 from tools.modes import words
 from tools.modes.examine import short
@@ -69,53 +69,8 @@ def evaluations(students):
 
 
 def result_blocks(students):
-    """Return the evaluations side by side, then accuracies next to tools.ngram's yardsticks."""
     evals = evaluations(students)
-    if not evals:
-        return []
-    yardsticks = eval.yardsticks(students[-1].subject, {name: name for name in suite.TASKS})
-    benchmarks = benchmark_rows(evals, yardsticks)
-    return [("text", tables.final_table(evals)),
-            ("table", benchmarks if len(benchmarks) > 1 else None)]
-
-
-def benchmark_rows(evals, others=()):
-    """Return accuracies by task, with 95% intervals over items, and by field or paradigm.
-
-    evals, others: [(label, {task: result})] of runs and yardsticks. Tasks that no run has are left
-    out.
-    """
-    columns = [*evals, *others]
-    rows = [["accuracy (95% over items)", "chance", *(label for label, _ in columns)]]
-    for name, task in suite.TASKS.items():
-        results = [by_groups(evaluation, name) for _, evaluation in columns]
-        if any(results[:len(evals)]):
-            chance = next(result["chance"] for result in results if result)
-            rows.append([task.title, f"{chance:.1%}", *map(with_interval, results)])
-            rows += accuracy_rows([result.get("fields", {}) for result in results], "")
-    paradigms = [signatures.paradigms(evaluation) for _, evaluation in columns]
-    return rows + accuracy_rows(paradigms, "50.0%")
-
-
-def by_groups(evaluation, name):
-    """Return a task's result in an eval.json if it has accuracies by group, else {}."""
-    result = evaluation.get(name)
-    return result if isinstance(result, dict) and result.get("groups") else {}
-
-
-def with_interval(result):
-    if not result:
-        return "-"
-    low, high = result["interval"]
-    return f"{result['accuracy']:.1%} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def accuracy_rows(columns, chance):
-    """Return a row for each name in columns [{name: accuracy}]."""
-    names = dict.fromkeys(name for column in columns for name in column)
-    return [[f"- {name}", chance,
-             *(tables.as_text(column.get(name), "{:.1%}") for column in columns)]
-            for name in names]
+    return [("text", tables.final_table(evals))] if evals else []
 
 
 # ---------------------------------------------------------------- tables
