@@ -3,9 +3,9 @@
     python -m tools.modes RUN [RUN ...]
 
 Each RUN is compared with its own teacher; a RUN without a teacher (a baseline) with the teacher of
-the first RUN in the same folder that has one, and if none has, with babytalk's truth or nobody.
-Students in the same folder are compared with each other at equal entropy, so that an effect that a
-lower sampling temperature has too is not called mode-seeking. The results are printed in words and
+the first RUN that has one, and if none has, with babytalk's truth or nobody. Students are compared
+with each other at equal entropy, so that an effect that a lower sampling temperature has too is not
+called mode-seeking. The results are printed in words and
 kept in RUN/modes.json, the verdicts in RUN/eval.json too.
 
     precision   E_q[log p], nats per token: how likely q's words are to p
@@ -34,8 +34,6 @@ def show(students):
                 print(f"  beside {other}, {line}")
             if run.other_text(student.folder, other):
                 print(f"  {other} was trained on other text, which may explain a difference")
-    for line in words.over_seeds(students):
-        print(f"\nover folders: {line}")
     print("\nsignatures.py has the thresholds. Intervals are 95% over texts, not over runs.")
 
 

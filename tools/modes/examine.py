@@ -1,7 +1,6 @@
 """Load runs, measure each against its teacher, and compare the students with each other."""
 import dataclasses
 import itertools
-import pathlib
 
 import numpy as np
 
@@ -24,7 +23,7 @@ LONGEST = 10_000      # tokens of a written text: more than any has
 class Student:
     """A run that was measured: a dict for modes.json, and more for comparisons and pictures."""
     subject: eval.Subject
-    label: str                 # the name, or as much of the path as tells it from the others
+    label: str                 # the name, or the path, which tells it from the others
     forward: object            # ids -> log q
     teacher_forward: object    # ids -> log p, or None
     text: Text
@@ -53,18 +52,15 @@ def load_all(folders):
 def find_coached(subject, subjects):
     """Return the Subject whose teachers `subject` is compared with.
 
-    That is itself, the first coached run of the same folder, or the first of all; None if no run is
-    coached. Raises UserError if it has another tokenizer or text.
+    That is itself, or the first coached run; None if no run is coached. Raises UserError if it has
+    another tokenizer or text.
     """
     if subject.config.teachers:
         return subject
-    coached = [other for other in subjects if other.config.teachers]
-    if not coached:
-        return None
-    beside = [other for other in coached if other.folder.parent == subject.folder.parent]
-    chosen = (beside or coached)[0]
-    check_same_text(subject, chosen, "so its distance from that one's teacher says nothing; name a "
-                                     "run that was distilled on the same text")
+    chosen = next((other for other in subjects if other.config.teachers), None)
+    if chosen:
+        check_same_text(subject, chosen, "so its distance from that one's teacher says nothing; "
+                                         "name a run that was distilled on the same text")
     return chosen
 
 
@@ -179,7 +175,9 @@ def examine(folders):
             texts[key] = choose_text(subject)
         label = short(subject.folder, folders)
         students.append(examine_one(subject, coached, texts[key], label))
-    for one, other in comparable_pairs(students):
+    for other, one in itertools.combinations(students, 2):  # the later one with the earlier
+        if not comparable(one, other):
+            continue
         one.result["against"][str(other.folder)] = {
             kind: compare(curve, other.curves[kind], kind)
             for kind, curve in one.curves.items() if kind in other.curves}
@@ -191,23 +189,9 @@ def examine(folders):
 
 
 def short(folder, folders):
-    """Return a run's name, with as many folders before it as tell it from others in folders."""
-    for n in range(1, len(folder.parts) + 1):
-        ends = [other.parts[-n:] for other in folders]
-        if ends.count(folder.parts[-n:]) == 1:
-            break
-    return str(pathlib.Path(*folder.parts[-n:]))
-
-
-def comparable_pairs(students):
-    """Return [(one, other)] to compare: the later with the earlier, if they read equal text.
-
-    Of runs in the same parent folder, or of any two if no two are in one.
-    """
-    pairs = [(one, other) for other, one in itertools.combinations(students, 2)
-             if comparable(one, other)]
-    beside = [(a, b) for a, b in pairs if a.folder.parent == b.folder.parent]
-    return beside or pairs
+    """Return a run's name, or all of its path if another one in folders has that name."""
+    names = [other.name for other in folders]
+    return folder.name if names.count(folder.name) == 1 else str(folder)
 
 
 def comparable(a, b):

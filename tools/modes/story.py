@@ -145,8 +145,7 @@ def comparison_blocks(students):
 
 def summary_blocks(students):
     """Return the beginning: an answer to the title, and why it is asked."""
-    answers = [f"{line}." for line in words.over_seeds(students)]
-    return [("words", line) for line in (*(answers or [words.plain_verdict(students)]), WHY)]
+    return [("words", words.plain_verdict(students)), ("words", WHY)]
 
 
 def story_blocks(students):

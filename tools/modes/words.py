@@ -1,9 +1,4 @@
 """Words and rows of a table about Students: their figures, comparisons and rules."""
-import collections
-import pathlib
-
-import numpy as np
-
 from onecoach.tables import as_text, look_up
 from tools.modes.measure import TOPS
 
@@ -82,24 +77,3 @@ def comparison_words(against):
         yield (f"against the {kind}: {result['said']}. At entropy {result['entropy']:.3f} (the "
                f"other at temperature {result['temperature']:.2f}): {', '.join(parts)} nats per "
                "token")
-
-
-def over_seeds(students):
-    """Yield a line for each pair of names that was compared in several folders."""
-    groups = collections.defaultdict(list)
-    for student in students:
-        for other, against in student.result["against"].items():
-            for kind, result in against.items():
-                if result["temperature"] is not None:
-                    pair = student.folder.name, pathlib.Path(other).name, kind
-                    groups[pair].append(result)
-    for (one, other, kind), results in groups.items():
-        if len(results) == 1:
-            continue
-        parts = []
-        for axis in ("precision", "recall"):
-            each = [result[axis]["mean"] for result in results]
-            parts.append(f"{axis} {np.mean(each):+.4f} ({' '.join(map('{:+.4f}'.format, each))})")
-        counts = collections.Counter(result["said"] for result in results)
-        said = "; ".join(f"{n} of {len(results)}: {text}" for text, n in counts.most_common())
-        yield f"{one} against {other}, by the {kind}: {', '.join(parts)}. {said}"
