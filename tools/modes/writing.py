@@ -20,23 +20,10 @@ def distinct(texts, n):
     return len(set(grams)) / max(1, len(grams))
 
 
-def longest_repeat(ids):
-    """Return the length of the longest span that ids hold twice; the two may overlap."""
-    ids = np.asarray(ids)
-    longest = 0
-    for lag in range(1, len(ids)):
-        same = np.concatenate([[0], ids[:-lag] == ids[lag:], [0]])
-        breaks = np.flatnonzero(same == 0)
-        longest = max(longest, int(np.diff(breaks).max()) - 1)
-    return longest
-
-
 def diversity(texts, ended):
     """Return figures of how texts (lists of ids) vary, repeat and end; ended: a bool each."""
     y = pad_sequence([*map(torch.tensor, texts)], batch_first=True, padding_value=-100)
-    return dict(**{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)},
-                repeated=signatures.repeated(y).item(),
-                longest_repeat=max(map(longest_repeat, texts)),
+    return dict(distinct_2=distinct(texts, 2), repeated=signatures.repeated(y).item(),
                 mean_length=float(np.mean([*map(len, texts)])),
                 never_ends=1 - float(np.mean(ended)), texts=len(texts))
 
