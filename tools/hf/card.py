@@ -2,19 +2,12 @@
 import dataclasses
 import math
 import pathlib
-import re
 
 from distill import trained_for
 from onecoach import files, tables
 from onecoach.config import NO_RUNS, Config
 from onecoach.run import changed_needs
 
-CHANCE = {  # path in eval.json, as in tables.FINAL -> the figure of a guess
-    **dict.fromkeys(("blimp.accuracy", "supplement.accuracy", "ewok.accuracy", "comps.accuracy",
-                     "global_piqa_nonparallel.accuracy", "babytalk.minimal_pairs"), "50%"),
-    "entity_tracking.accuracy": "20%",
-    "global_piqa_parallel.accuracy": "25%",
-}
 # Keys that say where and how it ran, not which model came out.
 ASIDE = ("out_dir", "data_dir", "name", "device", "resume", "max_minutes", "log_every")
 
@@ -115,10 +108,9 @@ def figures_table(folder, which):
     for title, place, form in tables.final_lines([("", results)]):
         figure = tables.look_up(results, place)
         if figure is not None:
-            # a set of your own has a key like "blimp --data=DIR"; a | would end the cell
-            chance = CHANCE.get(re.sub(r" --data=.*(?=\.)", "", place), "")
-            title = title.replace("|", r"\|")
-            rows.append(f"| {title} | {form.format(figure)} | {chance} |")
+            chance = tables.look_up(results, f"{place.rpartition('.')[0]}.chance")
+            title = title.replace("|", r"\|")  # it would end the cell
+            rows.append(f"| {title} | {form.format(figure)} | {tables.as_text(chance, form)} |")
     if not rows:
         return ""
     limits = [f"- {remark}" for remark in tables.remarks(results)]
