@@ -160,15 +160,12 @@ FINAL = [  # title, path in eval.json (trained: added by distill.py), form
 def look_up(values, path):
     """Return the number at a path of nested dicts, "babytalk.precision"; None if there is none.
 
-    A key may have a dot in it. Earlier versions kept a part of a task under its bare name: none.
+    A key may have a dot in it.
     """
     while path and isinstance(values, dict):
         key = max((key for key in values if f"{path}.".startswith(f"{key}.")), key=len, default="")
         values = values.get(key)
         path = path[len(key) + 1:]
-        if isinstance(values, dict) and "--" not in key:
-            if values.get("limit") or values.get("which") == "last":
-                return None
     return values if type(values) in (int, float) and not path else None
 
 

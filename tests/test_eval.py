@@ -509,12 +509,6 @@ def test_three_runs_fit_into_a_terminal():
     assert len(lines) == 2 + len(tables.FINAL) and max(map(len, lines)) <= 80
 
 
-def test_the_final_table_leaves_out_what_earlier_versions_kept_of_a_part():
-    part = {"babytalk": {"precision": 0.7, "limit": 20}, "ppl": {"which": "last"}, "val_ce": 2.5}
-    lines = tables.final_table([("part", part)]).split("\n")
-    assert len(lines) == 2 and lines[1].endswith("2.5000")
-
-
 @pytest.fixture
 def make_run(make_config):
     """A run's folder as the loop leaves it, with random weights."""
