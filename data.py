@@ -12,11 +12,6 @@ mean of two scorings (lines after `<s>`, full blocks without): none 1.750, half 
 One seed, early in training: `python teacher.py configs/base_nano_1m.py --mark=M --max_steps=150`,
 then `python eval.py RUN --tasks=ppl --limit=30000`.
 """
-from onecoach.config import answer_early, parse_args
-
-if __name__ == "__main__":
-    answer_early(lambda argv: parse_args(argv, __doc__))
-
 import collections
 import hashlib
 import os
@@ -30,7 +25,7 @@ from tqdm import tqdm
 
 import babytalk
 from bpe import PATTERN, Tokenizer, count_pre_tokens, train_bpe
-from onecoach.config import UserError, run_main
+from onecoach.config import UserError, parse_args, run_main
 from onecoach.corpora import ALWAYS, CLEAN, CORPORA, building, clean, read_blocks, resolve
 from onecoach.imported import load_tokenizer, say_lost
 from onecoach.tokens import (AGAIN, FORM, Segment, TokenFile, read_clean, stream, to_device,

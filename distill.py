@@ -8,10 +8,10 @@ The command prepares the data and trains missing teachers first. Everything it m
 folder out_dir/name (see onecoach/run.py); the last table on the screen compares teacher, baseline
 and student.
 """
-from onecoach.config import answer_early, parse_args
+from onecoach.config import UserError, parse_args, run_main
 
-if __name__ == "__main__":
-    answer_early(lambda argv: parse_args(argv, __doc__))
+if __name__ == "__main__":  # --help and mistakes do not wait for all that follows
+    run_main(lambda argv: parse_args(argv, __doc__))
 
 import collections
 import math
@@ -27,7 +27,6 @@ import rollouts
 from data import Batches, prepare, validation_blocks
 from losses import distillation_loss
 from onecoach import files, stored
-from onecoach.config import UserError, run_main
 from onecoach.muon import MuonAdamW, check_muon
 from onecoach.needs import needs, train_missing
 from onecoach.ranks import RANK, WORLD, all_reduce, in_turn, leave, sum_gradients

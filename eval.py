@@ -31,7 +31,7 @@ import dataclasses
 import os
 import pathlib
 
-from onecoach.config import Arguments, UserError, answer_early, hint, run_folder, run_main
+from onecoach.config import Arguments, UserError, hint, run_folder, run_main
 
 LINES = 10_000  # of babytalk, to score and to sample
 
@@ -103,8 +103,8 @@ def read_args(argv):
     return vars(parser.parse_args(argv))
 
 
-if __name__ == "__main__":
-    answer_early(read_args)
+if __name__ == "__main__":  # --help and mistakes do not wait for torch
+    run_main(read_args)
 
 import collections
 import contextlib

@@ -6,12 +6,7 @@
 It is distill.py's loop with no teachers. distill.py trains the teachers that are missing by itself;
 this is for training one alone.
 """
-from onecoach.config import UserError, answer_early, parse_args, run_main
-
-if __name__ == "__main__":
-    answer_early(lambda argv: parse_args(argv, __doc__))
-
-from distill import train
+from onecoach.config import UserError, parse_args, run_main
 
 
 def main(argv):
@@ -19,6 +14,7 @@ def main(argv):
     if config.teachers:
         raise UserError(f"{config.name} has teachers ({', '.join(config.teachers)}); run it with "
                         "distill.py")
+    from distill import train  # here, so that --help does not wait for torch
     train(config)
 
 

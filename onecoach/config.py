@@ -331,9 +331,7 @@ def check_together(config):
     for is_wrong, message in conflicts(config):
         if is_wrong:
             raise UserError(message)
-    if "torch" not in sys.modules:
-        return  # in answer_early; the command itself will come here again
-    import losses
+    import losses  # here, so that --help and most mistakes do not wait for torch
     divergence = config.divergence.partition("(")[0]
     if divergence not in losses.DIVERGENCES:
         meant = hint(divergence, losses.DIVERGENCES, "losses.py has them")
@@ -530,17 +528,6 @@ def related_config(config, name):
 
 
 # ---------------------------------------------------------------- the command line
-
-def answer_early(parse):
-    """Call parse(argv) at the head of a script, before torch's import, which takes seconds.
-
-    So --help and mistakes are answered at once. During the import a signal ends the process as the
-    system does it, for an exception would be a traceback.
-    """
-    run_main(parse)
-    if WORLD == 1:
-        on_signals(signal.SIG_DFL)
-
 
 def parse_args(argv, usage=""):
     """Return the Config of CONFIG [--key=value ...].

@@ -337,7 +337,7 @@ def with_torch(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("script", ["distill.py", "teacher.py", "data.py"])
+@pytest.mark.parametrize("script", ["distill.py", "teacher.py"])
 def test_help_and_refusals_do_not_wait_for_torch(with_torch, script):
     no_torch = "raise ImportError"
     helped = with_torch([ROOT / script, "--help"], no_torch)
@@ -348,10 +348,8 @@ def test_help_and_refusals_do_not_wait_for_torch(with_torch, script):
 
 
 @pytest.mark.parametrize("command, wrong", [
-    ("eval.py", ["run", "--lrr=1"]), ("tools.glue", ["run", "--seeds=0"]),
-    ("tools.modes", []), ("tools.report", []), ("tools.hf", ["send", "a", "b"]),
-    ("tools.ngram", [f"{ROOT}/configs/rkl_demo.py", "--lrr=1"]), ("tools.ablate", ["a", "b"]),
-    ("tools.bench", ["nothing"])])
+    ("eval.py", ["run", "--lrr=1"]), ("tools.modes", []), ("tools.report", []),
+    ("tools.hf", ["send", "a", "b"]), ("tools.bench", ["nothing"])])
 def test_nor_do_those_of_other_commands(with_torch, command, wrong):
     script = ["-m", command] if command.startswith("tools") else [ROOT / command]
     helped = with_torch([*script, "--help"], "raise ImportError")
@@ -375,7 +373,8 @@ def test_a_signal_while_torch_is_imported_is_no_traceback(with_torch):
     # SIGTERM, for a suite in the background has Ctrl-C ignored by its shell
     import_torch = "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(5)"
     ended = with_torch([ROOT / "distill.py", f"{ROOT}/configs/rkl_demo.py"], import_torch)
-    assert (ended.returncode, ended.stderr) == (-signal.SIGTERM, "")
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert ended.stderr == "interrupted by SIGTERM\n"
 
 
 def test_a_tilde_in_any_option_is_the_home_folder(monkeypatch):

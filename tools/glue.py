@@ -17,43 +17,12 @@ the last token (their --take_final; their default, the first, has seen nothing i
 The reported epoch has the best accuracy (F1 for mrpc and qqp) *on the rows that are reported*: that
 flatters, so the table also shows the last epoch's accuracy and the majority's.
 """
-import pathlib
-
-from onecoach.config import Arguments, UserError, answer_early, run_folder, run_main
-
-
-def read_args(argv):
-    """Read the command line; UserError for values out of range."""
-    parser = Arguments("-m tools.glue", __doc__)
-    parser.add_argument("run", metavar="RUN", type=run_folder, help="the run's folder")
-    parser.add_argument("--data", default="", help="folder that holds glue_filtered")
-    parser.add_argument("--tasks", default="", help="names from above, separated by commas; "
-                        "default: all that DIR has the files of")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 42 on")
-    parser.add_argument("--limit", type=int, default=0, help="training rows of a task; 0: all")
-    parser.add_argument("--predictions", default="", help="file for the challenge, of seed 42; "
-                        "other predictions in it are kept")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"],
-                        help="of matrix products; auto: bfloat16 where the processor has it")
-    args = parser.parse_args(argv)
-    if args.seeds < 1 or args.limit < 0:
-        raise UserError(f"seeds = {args.seeds}, limit = {args.limit}: allowed are seeds >= 1, "
-                        "limit >= 0")
-    if args.predictions and args.limit:
-        raise UserError("--predictions are for the challenge, which trains on all rows; leave out "
-                        "--limit")
-    return args
-
-
-if __name__ == "__main__":
-    answer_early(read_args)
-
 import collections
 import copy
 import hashlib
 import itertools
 import math
+import pathlib
 import string
 
 import numpy as np
@@ -64,6 +33,7 @@ from tqdm import tqdm
 
 import eval
 from onecoach import files, run
+from onecoach.config import Arguments, UserError, run_folder, run_main
 from onecoach.scoring import by_length, longest_input
 from onecoach.suite import json_lines, wilson
 from onecoach.tables import table
@@ -314,6 +284,30 @@ def glue_table(entries):
 
 
 # ---------------------------------------------------------------- the command
+
+def read_args(argv):
+    """Read the command line; UserError for values out of range."""
+    parser = Arguments("-m tools.glue", __doc__)
+    parser.add_argument("run", metavar="RUN", type=run_folder, help="the run's folder")
+    parser.add_argument("--data", default="", help="folder that holds glue_filtered")
+    parser.add_argument("--tasks", default="", help="names from above, separated by commas; "
+                        "default: all that DIR has the files of")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 42 on")
+    parser.add_argument("--limit", type=int, default=0, help="training rows of a task; 0: all")
+    parser.add_argument("--predictions", default="", help="file for the challenge, of seed 42; "
+                        "other predictions in it are kept")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"],
+                        help="of matrix products; auto: bfloat16 where the processor has it")
+    args = parser.parse_args(argv)
+    if args.seeds < 1 or args.limit < 0:
+        raise UserError(f"seeds = {args.seeds}, limit = {args.limit}: allowed are seeds >= 1, "
+                        "limit >= 0")
+    if args.predictions and args.limit:
+        raise UserError("--predictions are for the challenge, which trains on all rows; leave out "
+                        "--limit")
+    return args
+
 
 def read_data(args, tokenizer, length):
     """Return {task: Data} of the tasks named in args, or of those that have their files."""

@@ -7,21 +7,6 @@ CONFIG and keys: of the run to compare with. The n-grams count the training toke
 are asked on the same test split. tasks, data, limit: as in eval.py, for tasks that need only
 log-probabilities. Results are in out_dir/ngram-1 and out_dir/ngram-5, folders like a run's.
 """
-from onecoach.config import Arguments, UserError, answer_early, parse_args, run_main
-
-
-def read_args(argv):
-    """Return eval.py's options and the rest of the command line, CONFIG and its keys."""
-    parser = Arguments("-m tools.ngram", __doc__, add_help=False)
-    parser.add_argument("--tasks", default="")
-    parser.add_argument("--data", default="")
-    parser.add_argument("--limit", type=int, default=0)
-    return parser.parse_known_args(argv)
-
-
-if __name__ == "__main__":
-    answer_early(lambda argv: parse_args(read_args(argv)[1], __doc__))
-
 import collections
 import dataclasses
 
@@ -30,6 +15,7 @@ import numpy as np
 import eval
 from data import prepare
 from onecoach import files
+from onecoach.config import Arguments, UserError, parse_args, run_main
 from onecoach.run import write_config
 
 ORDERS = (1, 5)
@@ -113,6 +99,15 @@ def find(keys, wanted):
 
 
 # ---------------------------------------------------------------- the command
+
+def read_args(argv):
+    """Return eval.py's options and the rest of the command line, CONFIG and its keys."""
+    parser = Arguments("-m tools.ngram", __doc__, add_help=False)
+    parser.add_argument("--tasks", default="")
+    parser.add_argument("--data", default="")
+    parser.add_argument("--limit", type=int, default=0)
+    return parser.parse_known_args(argv)
+
 
 def folder_like_a_run(config, order, data):
     """Write a run's files into the model's folder, without an eval.json of other tokens.

@@ -41,7 +41,17 @@ nothing in results/ changes. --jobs is the number of runs at a time, each on one
 many small ones: for results/1m up to 23, under CUDA's MPS). The packages scipy and, for the
 picture, matplotlib are in requirements-dev.txt.
 """
-from onecoach.config import Arguments, UserError, answer_early, run_main
+import hashlib
+import importlib.util
+import pathlib
+
+from onecoach import files
+from onecoach.config import Arguments, UserError, run_main
+from tools.ablate.jobs import free_name
+from tools.ablate.pictures import draw_frontier
+from tools.ablate.plan import read_plan
+from tools.ablate.summary import as_markdown, import_stats, summarise
+from tools.ablate.table import Table
 
 
 def read_args(argv):
@@ -55,21 +65,6 @@ def read_args(argv):
     parser.add_argument("--corpus", default="", help="text of all runs; default: the plan's")
     parser.add_argument("--dev", default="", help="its development text")
     return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    answer_early(read_args)
-
-import hashlib
-import importlib.util
-import pathlib
-
-from onecoach import files
-from tools.ablate.jobs import free_name
-from tools.ablate.pictures import draw_frontier
-from tools.ablate.plan import read_plan
-from tools.ablate.summary import as_markdown, import_stats, summarise
-from tools.ablate.table import Table
 
 
 def main(argv):
