@@ -125,13 +125,6 @@ def test_a_plan_is_tuned_reported_and_summed_up(folder, capsys):
     assert (results / "some/rows/rkl-0.json").stat().st_mtime_ns == kept
     assert len(files.read_json_lines(results / "some/tuning.jsonl", "seed")) == 2
 
-    # made again from nothing, student and teacher: the same figures, and no row is touched
-    before = {path: path.read_bytes() for path in results.rglob("*.*")}
-    main([*argv, "--again", "--only=rkl", "--seeds=1"])
-    assert f"val_ce{row['val_ce']:.4g}{row['val_ce']:.4g}" in capsys.readouterr().out.replace(
-        " ", "")
-    assert {path: path.read_bytes() for path in results.rglob("*.*")} == before
-
     # one seed's rows are made alone, and the summary has the others still
     path.unlink()
     main([*argv, "--only=rkl", "--seeds=1"])
@@ -163,28 +156,6 @@ def test_a_changed_plan_makes_its_runs_again(folder, capsys):
     assert (folder / "out/some/0/coach.old-1/best.pt").read_bytes() == weights
     assert (folder / "out/some/0/rkl.old-1/best.pt").exists()
     assert "the old run is now" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_again_goes_on_after_ctrl_c_and_begins_anew_once_it_is_complete(folder, monkeypatch):
-    variants = {"alone": {"base": "base_demo"}}
-    argv = [write(folder, variants=variants, contrasts=[]), f"--results={folder}", "--again"]
-    keep = Table.keep
-
-    def interrupt(table, job, future):
-        raise KeyboardInterrupt
-    monkeypatch.setattr(Table, "keep", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        main(argv)
-    first, = (folder / "again").rglob("best.pt")
-    before = first.stat().st_mtime_ns
-
-    monkeypatch.setattr(Table, "keep", keep)
-    main(argv)
-    made = {path.parts[-3]: path for path in (folder / "again").rglob("best.pt")}
-    assert sorted(made) == ["0", "1"] and made["0"].stat().st_mtime_ns == before
-    main(argv)
-    assert len([*(folder / "again").rglob("best.pt")]) == 4
 
 
 @pytest.mark.slow
@@ -267,14 +238,13 @@ def test_whatever_is_due_runs_side_by_side(folder, monkeypatch, capsys):
     table.make(["coach", "rkl"])
     assert desk.said == []
 
-    # again makes it all anew, teachers too, and keeps nothing
+    # a row that was lost comes again, where its teacher's run is lost too
     desk.done.clear()
-    again = Table(plan, folder, jobs=3, again="some")
-    before = {path: path.read_bytes() for path in folder.rglob("*.json*")}
-    again.make(["rkl"])
+    table = Table(plan, folder, jobs=3)
+    table.path("rkl", 0).unlink()
+    table.make(["rkl"])
     assert desk.said == [f"need {best}, seed 0", f"end {best}, seed 0", "report rkl, seed 0",
                          "end rkl, seed 0"]
-    assert {path: path.read_bytes() for path in folder.rglob("*.json*")} == before
 
     # what one needs that nobody tunes is said before anything is begun
     desk.said.clear()
@@ -481,12 +451,6 @@ def test_a_teacher_may_be_a_config_and_no_variant(folder):
     command = table.job("taught", {}, 0, "report").command
     files.write_json(path, dict(variant="taught", seed=0, settings={}, command=command))
     assert table.row("taught", 0)
-
-
-def test_again_tunes_nothing(folder, capsys):
-    main([write(folder), f"--results={folder / 'results'}", "--again", "--only=coach"])
-    assert "coach: its tuning is not complete" in capsys.readouterr().out
-    assert not (folder / "results").exists()
 
 
 @pytest.mark.slow

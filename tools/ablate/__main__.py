@@ -1,6 +1,6 @@
 """Tune, train and compare the variants of a plan on several seeds.
 
-    python -m tools.ablate PLAN [--only=VARIANT] [--jobs=1] [--again] [--results=results]
+    python -m tools.ablate PLAN [--only=VARIANT] [--jobs=1] [--results=results]
                                 [--corpus=PATH --dev=PATH]      # the place of its text here
 
 PLAN is a file of assignments of literals, as a config is (configs/ablate_demo.py is one):
@@ -36,18 +36,15 @@ the figures of eval.json are of the test split, or of the truth.
                   summary.json, summary.md  tables, paired differences and the chosen settings
                   frontier.svg              val_ce against all training flops, by matplotlib
 
---again makes reported rows again, teachers too, in out/again, and shows them beside the kept ones;
-nothing in results/ changes. --jobs is the number of runs at a time, each on one thread (a GPU takes
-many small ones: for results/1m up to 23, under CUDA's MPS). The packages scipy and, for the
-picture, matplotlib are in requirements-dev.txt.
+--jobs is the number of runs at a time, each on one thread (a GPU takes many small ones: for
+results/1m up to 23, under CUDA's MPS). To make rows again beside those that are kept, give another
+--results with a copy of TABLE/tuning.jsonl, and move out/ablate away. The packages scipy and, for
+the picture, matplotlib are in requirements-dev.txt.
 """
-import hashlib
 import importlib.util
-import pathlib
 
 from onecoach import files
 from onecoach.config import Arguments, UserError, run_main
-from tools.ablate.jobs import free_name
 from tools.ablate.pictures import draw_frontier
 from tools.ablate.plan import read_plan
 from tools.ablate.summary import as_markdown, import_stats, summarise
@@ -59,7 +56,6 @@ def read_args(argv):
     parser.add_argument("plan", metavar="PLAN")
     parser.add_argument("--only", default="", help="variants, separated by commas")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--again", action="store_true", help="make rows again, beside those kept")
     parser.add_argument("--results", default="results", help="parent folder of the table")
     parser.add_argument("--seeds", default="", help="only these of the reported seeds")
     parser.add_argument("--corpus", default="", help="text of all runs; default: the plan's")
@@ -79,16 +75,9 @@ def main(argv):
 
     text = {"corpus": args.corpus, "dev": args.dev}
     plan.common = plan.common | {key: value for key, value in text.items() if value}
-    again = ""
-    if args.again:  # the runs' folder: the same for the same command
-        asked = repr([args.plan, args.only, args.seeds, args.corpus, args.dev])
-        again = f"{pathlib.Path(args.plan).stem}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
-    table = Table(plan, args.results, args.jobs, seeds, again)
+    table = Table(plan, args.results, args.jobs, seeds)
     table.make(only)
-    if not again:
-        write_summary(table)
-    elif table.out.exists() and not table.failed:  # complete: the next --again begins anew
-        table.out.rename(free_name(table.out, "done"))
+    write_summary(table)
     if table.failed:
         raise UserError(f"{len(table.failed)} runs failed: {'; '.join(table.failed)}; the same "
                         "command tries them again, from the start where a folder is moved away")

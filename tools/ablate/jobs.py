@@ -102,7 +102,7 @@ def train(job):
     # the lock: of another command, or of one that was killed, a worker may still train this run
     with open(path, "a") as log, files.locked(path):
         if (folder / "config.json").exists() and not is_same_run(folder, config):
-            aside = free_name(folder, "old")
+            aside = free_name(folder)
             folder.rename(aside)
             print(f"{job}: its plan, text or teacher has changed; the old run is now {aside}")
         with contextlib.redirect_stdout(log):
@@ -118,9 +118,9 @@ def train(job):
     return row
 
 
-def free_name(folder, word):
-    """Return the first of FOLDER.WORD-1, FOLDER.WORD-2, ... that is not there."""
-    paths = (folder.with_name(f"{folder.name}.{word}-{n}") for n in itertools.count(1))
+def free_name(folder):
+    """Return the first of FOLDER.old-1, FOLDER.old-2, ... that is not there."""
+    paths = (folder.with_name(f"{folder.name}.old-{n}") for n in itertools.count(1))
     return next(path for path in paths if not path.exists())
 
 

@@ -9,10 +9,9 @@ import shlex
 import numpy as np
 
 import eval
-from onecoach import files, suite, tables
+from onecoach import files, suite
 from onecoach.config import UserError
 from tools.ablate.jobs import Job, is_trained, processes, work
-from tools.ablate.summary import digits
 
 OUT = pathlib.Path("out/ablate")
 
@@ -20,14 +19,12 @@ OUT = pathlib.Path("out/ablate")
 class Table:
     """A plan with its results on disk, and the processes that make what is missing."""
 
-    def __init__(self, plan, results, jobs=1, seeds=None, again=""):
+    def __init__(self, plan, results, jobs=1, seeds=None):
         self.plan = plan
         self.results = pathlib.Path(results)
         self.folder = self.results / plan.table
         self.jobs = jobs
         self.seeds = seeds or plan.seeds  # the seeds to make; a summary has all that are there
-        self.again = again  # the folder's name where kept rows are made again
-        self.out = OUT.with_name("again") / again if again else OUT
         self.trained = set()  # runs known to be finished
         self.failed = []
         self.read_tuning()
@@ -145,9 +142,7 @@ class Table:
         """Return the jobs that a variant still lacks; all that it needs must have settings."""
         if variant in self.chosen:
             return [self.job(variant, self.chosen[variant], seed, "report")
-                    for seed in self.seeds if self.again or not self.row(variant, seed)]
-        if self.again:
-            return []
+                    for seed in self.seeds if not self.row(variant, seed)]
         return [self.job(variant, settings, seed, "tune")
                 for seed in self.plan.tuning_seeds for settings in self.due_points[variant]
                 if seed not in self.tuned[variant].get(point_key(settings), {})]
@@ -164,7 +159,7 @@ class Table:
         return jobs
 
     def job(self, variant, settings, seed, purpose):
-        return Job(self.plan, variant, settings, seed, self.chosen, self.out, purpose)
+        return Job(self.plan, variant, settings, seed, self.chosen, OUT, purpose)
 
     # ------------------------------------------------------------ what came of it
 
@@ -188,12 +183,6 @@ class Table:
             self.read_tuning()
             if job.variant in self.chosen:
                 print(f"{job.variant}: {self.chosen[job.variant]}", flush=True)
-        elif job.purpose == "report" and self.again:
-            kept = self.row(job.variant, job.seed) or {}
-            lines = [[str(job), "kept", "again"]]
-            for title, path in self.plan.figures.items():
-                lines.append([title, *(digits(tables.look_up(each, path)) for each in (kept, row))])
-            print(tables.table(lines))
         elif job.purpose == "report":
             path = self.path(job.variant, job.seed)
             path.parent.mkdir(parents=True, exist_ok=True)
