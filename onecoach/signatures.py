@@ -91,17 +91,6 @@ def rise(log):
             bool(ce) and ce[-1] < lowest)
 
 
-def degenerate(written, written_by_teacher):
-    """Judge repetition, over half of the 4-grams, and texts without an end, 30% more of them."""
-    repeats, ends_never = written["repeated"], written["never_ends"]
-    of_teacher = written_by_teacher["never_ends"]
-    return Verdict("repetition, texts without an end",
-                   repeats > 0.5 or ends_never > of_teacher + 0.3,
-                   f"{repeats:.1%} of 4-grams repeated (the teacher's "
-                   f"{written_by_teacher['repeated']:.1%}), {ends_never:.1%} never end "
-                   f"({of_teacher:.1%})")
-
-
 def paradigms_lost(accuracies):
     """Judge babytalk's minimal pairs {paradigm: accuracy}; one under 75% is lost."""
     lost = [f"{uid} {accuracy:.1%}" for uid, accuracy in accuracies.items() if accuracy < 0.75]
@@ -120,8 +109,7 @@ def of_run(log, accuracies):
 
 def of_student(figures, rules, written, written_by_teacher, log, accuracies):
     """Return all Verdicts on a student, as dicts; the first four arguments are tools.modes'."""
-    verdicts = [averaged(figures, written, written_by_teacher), rare_lost(figures, rules),
-                degenerate(written, written_by_teacher)]
+    verdicts = [averaged(figures, written, written_by_teacher), rare_lost(figures, rules)]
     return [verdict._asdict() for verdict in verdicts] + of_run(log, accuracies)
 
 

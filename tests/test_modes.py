@@ -239,7 +239,7 @@ def test_the_command(demo_runs, capsys, monkeypatch):
     assert files.read_json(demo_runs / "base_demo/modes.json")["teacher"] == "llama_demo"
     assert f"beside {folders[1]}, against the truth: " in said
     assert all(verdict["name"] in said for verdict in result["verdicts"])
-    assert len(result["verdicts"]) == 5
+    assert len(result["verdicts"]) == 4
     assert files.read_json(demo_runs / "rkl_demo/eval.json")["verdicts"] == result["verdicts"]
     assert f"{result['figures']['rkl']:.4f}" in said
     curve = result["curves"]["truth"]
