@@ -27,7 +27,7 @@ import rollouts
 from data import Batches, prepare, validation_blocks
 from losses import distillation_loss
 from onecoach import files, stored
-from onecoach.muon import MuonAdamW, check_muon
+from onecoach.muon import MuonAdamW
 from onecoach.needs import needs, train_missing
 from onecoach.ranks import RANK, WORLD, all_reduce, in_turn, leave, sum_gradients
 from onecoach.run import (DTYPES, Run, alone, changed_needs, check_fit, choose_device,
@@ -257,11 +257,9 @@ def load_teacher(name, data, run):
 
 
 def check_run(config, data):
-    """Raise UserError if config's run could not be trained on this data, or with this torch."""
+    """Raise UserError if config's run could not be trained on this data, or on this machine."""
     if config.corpus == "babytalk":
         babytalk.check_babytalk(config, data.tokenizer)
-    if config.optimizer == "muon":
-        check_muon()
     if config.compile is True and not losses.can_compile(choose_device(config).type):
         raise UserError("compile = True, but torch.compile fails on this machine: it needs a C++ "
                         "compiler (g++, or the one in the variable CXX) on a CPU, Triton on a GPU; "

@@ -122,7 +122,7 @@ class Config:
     grad_accum: int = key(1, "micro-batches of a batch: less memory, the same result", low=1)
     max_steps: int = key(0, "optimiser steps; 0: as many as `epochs` needs", low=0)
     epochs: float = key(6.0, "passes over the corpus", above=0, high=1e6)
-    optimizer: str = key("adamw", "muon (torch >= 2.9): Muon on the blocks' matrices, AdamW on the "
+    optimizer: str = key("adamw", "muon: Muon on the blocks' matrices, AdamW on the "
                          "rest; Muon multiplies in bfloat16, slow on a CPU without it",
                          ["adamw", "muon"])
     lr: float = key(2.5e-4, "peak learning rate, before warmup and cosine to zero", low=0, high=10,

@@ -9,8 +9,6 @@ instructions for that it is slow.
 """
 import torch
 
-from onecoach.config import UserError
-
 
 class MuonAdamW(torch.optim.Optimizer):
     """Muon on the weights of `linears`, and an AdamW on all else, as one optimizer.
@@ -22,7 +20,6 @@ class MuonAdamW(torch.optim.Optimizer):
     _step_supports_amp_scaling = True  # to GradScaler: `step` heeds found_inf, as fused AdamW does
 
     def __init__(self, linears, weight_decay, adamw):
-        check_muon()
         matrices = [linear.weight for linear in linears]
         super().__init__([dict(params=matrices, weight_decay=weight_decay), *adamw.param_groups],
                          dict(lr=0.0))
@@ -63,13 +60,6 @@ class MuonAdamW(torch.optim.Optimizer):
         self.muon.step()
         for matrix, old in zip(self.parts, before):
             matrix.copy_(torch.where(skipped, old, matrix))
-
-
-def check_muon():
-    """UserError where torch is too old to have Muon."""
-    if not hasattr(torch.optim, "Muon"):
-        raise UserError(f"optimizer = 'muon' needs torch >= 2.9, this is {torch.__version__}; "
-                        "install a newer torch, or use --optimizer=adamw")
 
 
 def newton_schulz_flops(optimizer):

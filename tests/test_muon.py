@@ -149,9 +149,3 @@ def test_a_processor_without_bf16_is_said_before_teachers_are_trained(
     assert shown.count("multiplies in bfloat16") == said
     if said:
         assert shown.index("multiplies in bfloat16") < shown.index("training it first")
-
-
-def test_an_older_torch_is_named(model, make_config, monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(UserError, match="torch >= 2.9"):
-        distill.make_optimizer(model, make_config(optimizer="muon"))

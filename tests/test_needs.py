@@ -328,7 +328,6 @@ def test_an_unfinished_teacher_without_a_config_is_said_to_be_one(tiny, unfinish
     (dict(baseline="other", of_other=dict(init="nobody")), ["baseline other: run 'nobody'"]),
     (dict(baseline="other", of_other=dict(batch_size=10**4)),
      ["baseline other: the corpus has", "fewer than one batch of 10000 x 16"]),
-    (dict(baseline="other", of_other=dict(optimizer="muon")), ["baseline other", "torch >= 2.9"]),
     (dict(teachers=["coach", "other"], of_other=dict(arch="gpt2", block_size=8)),
      ["teacher other is a GPT-2 of block_size 8", "block_size = 16"]),
     (dict(init="other", of_other=dict(d_model=32, n_layer=2)),
@@ -338,11 +337,9 @@ def test_an_unfinished_teacher_without_a_config_is_said_to_be_one(tiny, unfinish
     (dict(init="other", of_other=dict(arch="gpt2")), ["arch = 'gpt2' there, 'llama' here; set"]),
     (dict(batch_size=10**4), ["fewer than one batch of 10000 x 16"]),
     (dict(teacher_cache=10**5, random_offset=False), ["vocabulary", "allowed are 0 to"]),
-    (dict(optimizer="muon"), ["torch >= 2.9"]),
 ])
 def test_what_can_be_known_is_refused_before_a_teacher_is_trained(
-        tiny, losses, tmp_path, monkeypatch, keys, words):
-    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+        tiny, losses, tmp_path, keys, words):
     calls = losses()
     tiny("coach")
     keys = {"teachers": ["coach"], **keys}
