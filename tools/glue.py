@@ -337,23 +337,11 @@ def read_data(args, tokenizer, length):
                   "scoring does not take predictions of others")
         if train.cut or valid.cut:
             print(f"{name}: {train.cut} of {len(train.ids)} training rows and {valid.cut} of {n} "
-                  "others are longer, and cut")
+                  f"others are longer than {length} tokens, and cut")
     if not data:
         raise UserError(f"{folder}: no task has its files there; --data names the folder that "
                         "holds glue_filtered")
     return data
-
-
-def longest_row(lm, config):
-    """Return and explain the tokens of a row: LONGEST, or a shorter GPT-2's block_size."""
-    length = int(min(LONGEST, longest_input(lm)))
-    if length < LONGEST:
-        print(f"rows are cut to {length} tokens, this GPT-2's block_size; the challenge has "
-              f"{LONGEST}")
-    elif config.longest < LONGEST:
-        print(f"rows of up to {LONGEST} tokens, beyond the {config.longest} that the run was "
-              "trained on")
-    return length
 
 
 def main(argv):
@@ -366,7 +354,7 @@ def main(argv):
     config.dtype = args.dtype
     device = run.choose_device(config)
     dtype = run.choose_dtype(config, device)
-    length = longest_row(lm, config)
+    length = int(min(LONGEST, longest_input(lm)))  # of a GPT-2 its block_size
     data = read_data(args, tokenizer, length)
 
     # the fine-tunings that are left, the first seed of all tasks first
