@@ -7,9 +7,8 @@ import numpy as np
 from onecoach import suite
 from onecoach.scoring import score_all
 
-# result: for eval.json; share (n,): suite.shares of the items, if they have right answers;
-# said: in the form of a predictions file
-Answers = collections.namedtuple("Answers", "result share said")
+# result: for eval.json; said: in the form of a predictions file
+Answers = collections.namedtuple("Answers", "result said")
 
 
 def answer(name, items, model, tokenizer, seed=0):
@@ -45,7 +44,7 @@ def answer_choices(task, items, model, tokenizer, seed):
         result["per_byte"] = {key: per_byte[key] for key in (
             "accuracy", "interval", "at_chance", "chance", "n")}
     said = suite.predictions(items, suite.chosen(scores, seed))
-    return Answers(result | {"cut": cut}, share, said)
+    return Answers(result | {"cut": cut}, said)
 
 
 def answer_ranks(task, items, model, tokenizer, seed):
@@ -56,7 +55,7 @@ def answer_ranks(task, items, model, tokenizer, seed):
     result = suite.correlation(odds, np.array([item.ratio for item in items]))
     said = suite.predictions([dataclasses.replace(item, group=task.key) for item in items],
                              suite.chosen(scores, seed), first)
-    return Answers(result | {"cut": cut}, None, said)
+    return Answers(result | {"cut": cut}, said)
 
 
 def answer_reading(task, items, model, tokenizer, seed):
@@ -69,7 +68,7 @@ def answer_reading(task, items, model, tokenizer, seed):
     result = suite.reading_figures(items, surprisal, prev_surprisal)
     said = [{"id": i, "pred": float(a), "prev_pred": float(b)}  # nan: missing, in their scoring too
             for i, (a, b) in enumerate(zip(surprisal, prev_surprisal))]
-    return Answers(result | {"cut": cut}, None, {"reading": {"predictions": said}})
+    return Answers(result | {"cut": cut}, {"reading": {"predictions": said}})
 
 
 def candidate_scores(model, tokenizer, lists):
