@@ -75,33 +75,6 @@ def result_blocks(students):
 
 # ---------------------------------------------------------------- tables
 
-def band_rows(students):
-    """Return each band of word frequency: its share, the teacher's CE, each run's CE over that."""
-    labels = [student.label for student in students]
-    by_run = [student.result["figures"]["bands"] for student in students]
-    rows = [["words by frequency", "share", "teacher's CE", *labels]]
-    for name, band in by_run[0].items():
-        gaps = [bands.get(name, {}).get("gap") for bands in by_run]
-        rows.append([name, f"{band['share']:.1%}", tables.as_text(band.get("ce_teacher"), "{:.3f}"),
-                     *(tables.as_text(gap, "{:+.4f}") for gap in gaps)])
-    return rows
-
-
-def rule_blocks(students, n=15):
-    """Return the rules of babytalk with the least share of the truth's mass in any run."""
-    students = [student for student in students if student.result["rules"]]
-    rows = []
-    for of_runs in zip(*(student.result["rules"] for student in students)):
-        shares = [f"{rule['q'] / rule['p']:.2f}" for rule in of_runs]
-        rows.append([of_runs[0]["name"], f"{of_runs[0]['p']:.4f}", *shares])
-    if not rows:
-        return []
-    rows.sort(key=lambda row: min(map(float, row[2:])))
-    head = ["rule", "uses in a line, p*", *(student.label for student in students)]
-    return [("words", "Rules of the grammar that a student uses least, as a share of the truth's "
-             "mass; under 0.10 counts as lost."), ("table", [head, *rows[:n]])]
-
-
 def continuation_rows(students):
     """Return prompts and how teachers and students continue them, each with the same seed."""
     teachers = {folder.resolve(): folder for student in students
@@ -158,9 +131,6 @@ def story_blocks(students):
             ("words", "Rules with stated thresholds (signatures.py), to be argued with."),
             ("table", verdict_rows(students))],
         "The same prompts": [("table", continuation_rows(students))],
-        "Does it lose the rare?": [
-            ("words", "Cross-entropy over the teacher's, nats, by the rank of the word."),
-            ("table", band_rows(students)), *rule_blocks(students)],
         "Distributions": [("table", words.figure_rows(students))],
         "Loss and validation": [("picture", training_picture(students))],
         "What was trained": [
