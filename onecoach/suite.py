@@ -451,8 +451,6 @@ ALIASES = {"global_piqa": ("global_piqa_parallel", "global_piqa_nonparallel"),
 # the keys of a submission of 2026 (strict, strict-small), and the program that makes each
 WANTED = {**{TASKS[name].key: "eval.py" for name in ALIASES["suite"]}, "glue": "tools.glue",
           **dict.fromkeys(("fast_eval_results", "aoa", "aoa_surprisals"), "the organisers' code")}
-# tasks of knowledge, for the mean: without similarity to people, and without tasks of your own
-NLP = "blimp", "supplement", "ewok", "entity_tracking", "comps", "global_piqa"
 
 
 def read(name, data, limit=0):
@@ -476,12 +474,3 @@ def missing(name, n):
     """Return ["items: 4 of 59,875"] if a task of n items is not the challenge's, else []."""
     size = TASKS[name].size
     return [f"items: {n:,} of {size:,}"] if size and n != size else []
-
-
-def nlp_mean(results):
-    """Return (mean, [names]) over NLP's tasks in {task: figures}; Global PIQA's two as one."""
-    figures = {name: results[name]["accuracy"] for name in NLP if name in results}
-    piqa = [results[name]["accuracy"] for name in ALIASES["global_piqa"] if name in results]
-    if piqa:
-        figures["global_piqa"] = mean(piqa)
-    return (mean(figures.values()) if figures else math.nan), list(figures)

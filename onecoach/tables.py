@@ -61,7 +61,7 @@ def groups_table(name, result):
 def summary_table(names, columns):
     """Show tasks as lines. columns: [(label, {task: result})], the first with interval and items.
 
-    names: {task: the folder of a set of your own, or ""}. The last line is suite.nlp_mean.
+    names: {task: the folder of a set of your own, or ""}.
     """
     rows = [["task", "figure", "95% over items", "chance", "items",
              *(label for label, _ in columns[1:])]]
@@ -73,11 +73,6 @@ def summary_table(names, columns):
             rows.append([", ".join(filter(None, [title, names[name]])), marked(ours, key, form),
                          as_text(ours["interval"], form), as_text(ours.get("chance"), form),
                          ours["n"], *(marked(figures, key, form) for figures in theirs)])
-    (value, tasks), *theirs = [suite.nlp_mean(column) for _, column in columns]
-    if len(tasks) > 1:
-        rows.append([f"NLP mean of {len(tasks)} tasks: {', '.join(tasks)}", f"{value:.1%} ",
-                     "", "", "", *(f"{other:.1%} " if asked == tasks else "- "
-                                   for other, asked in theirs)])
     has_marks = any("*" in str(cell) for row in rows for cell in row[1:])
     return table(rows) + (f"\n{MARK}" if has_marks else "")
 

@@ -748,7 +748,7 @@ def test_blimp_from_a_folder_and_from_the_environment(babytalk_run, tmp_path, mo
         eval.main([str(babytalk_run), "--tasks=blimp"])
     eval.main([str(babytalk_run), "--tasks=blimp,supplement", f"--data={tmp_path / 'eval'}"])
     shown = capsys.readouterr().out
-    assert shown.count("mean over groups") == 2 and "NLP mean of 2 tasks" in shown
+    assert shown.count("mean over groups") == 2
     monkeypatch.setenv("BABYLM_DIR", str(tmp_path))
     own = f"--data={tmp_path / 'eval'}"  # a pair is no BLiMP
     assert eval.evaluate(babytalk_run, ["blimp"])[f"supplement {own}"]["n"] == 1

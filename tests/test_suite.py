@@ -199,13 +199,6 @@ def test_partial_r2_is_the_squared_partial_correlation():
         suite.partial_r2(y[:6], [a[:6], b[:6]], x[:6])
 
 
-def test_the_mean_of_tasks_counts_global_piqa_once():
-    results = {"blimp": {"accuracy": 0.6}, "global_piqa_parallel": {"accuracy": 0.2},
-               "global_piqa_nonparallel": {"accuracy": 0.4}, "choice": {"accuracy": 1.0}}
-    value, tasks = suite.nlp_mean(results)
-    assert value == about((0.6 + 0.3) / 2) and tasks == ["blimp", "global_piqa"]
-
-
 # ---------------------------------------------------------------- what is scored
 
 @pytest.fixture(scope="module")
@@ -360,7 +353,6 @@ def test_one_command_gives_table_and_predictions(one, exam, tmp_path, capsys):
                f"--predictions={said}"])
     shown = capsys.readouterr().out
     assert "blimp is not whole, or not the challenge's: items: 4 of 59,875" in shown
-    assert "NLP mean of 3 tasks: blimp, entity_tracking, comps" in shown
     assert "overall" not in shown
     results = files.read_json(one / "eval.json")
     assert results[f"entity_tracking --data={exam}"]["chance"] == about(1 / 3)
