@@ -1,6 +1,5 @@
 """A model's answers to the tasks of the suite, as figures and in the challenge's form."""
 import collections
-import dataclasses
 
 import numpy as np
 
@@ -49,13 +48,10 @@ def answer_choices(task, items, model, tokenizer, seed):
 
 def answer_ranks(task, items, model, tokenizer, seed):
     scores, _, cut = candidate_scores(model, tokenizer, [item.candidates for item in items])
-    first = np.exp([row[0] - np.logaddexp.reduce(row) for row in scores])
     # ranks are of the odds, which keep their order where a probability rounds to 0 or 1
     odds = np.array([row[0] - np.logaddexp.reduce(row[1:]) for row in scores])
     result = suite.correlation(odds, np.array([item.ratio for item in items]))
-    said = suite.predictions([dataclasses.replace(item, group=task.key) for item in items],
-                             suite.chosen(scores, seed), first)
-    return Answers(result | {"cut": cut}, said)
+    return Answers(result | {"cut": cut}, {})  # the wugs are no part of a submission
 
 
 def answer_reading(task, items, model, tokenizer, seed):

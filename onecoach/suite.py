@@ -394,18 +394,15 @@ def correlation(ours, people):
 
 # ---------------------------------------------------------------- the challenge's form
 
-def predictions(items, choices, probabilities=None):
+def predictions(items, choices):
     """Return {group or id: {"predictions": [{"id": "group_0", "pred": text}, ...]}}, in order.
 
-    choices (n,): numbers of candidates; probabilities (n,): of a "prob" in each (wug).
+    choices (n,): numbers of candidates.
     """
     said = {}
     for i, item in enumerate(items):
         lines = said.setdefault(item.id or item.group, {"predictions": []})["predictions"]
-        line = {"id": f"{item.id or item.group}_{len(lines)}", "pred": item.say(choices[i])}
-        if probabilities is not None:
-            line["prob"] = float(probabilities[i])
-        lines.append(line)
+        lines.append({"id": f"{item.id or item.group}_{len(lines)}", "pred": item.say(choices[i])})
     return said
 
 
@@ -438,9 +435,8 @@ TASKS = {
     "global_piqa_nonparallel": Task("Global PIQA, nonparallel", "global_piqa_nonparallel",
                                     global_piqa(2), per="token", key="global_piqa_nonparallel",
                                     size=100),
-    "wug_adj": Task("wug adjectives", "wug_adj_nominalization", wug, "rank", key="wug_adj",
-                    size=200),
-    "wug_past": Task("wug past tenses", "wug_past_tense", wug, "rank", key="wug_past", size=50),
+    "wug_adj": Task("wug adjectives", "wug_adj_nominalization", wug, "rank", size=200),
+    "wug_past": Task("wug past tenses", "wug_past_tense", wug, "rank", size=50),
     "reading": Task("reading", "reading", kind="reading", key="reading", size=1726),
     "choice": Task("choice", "choice", choice, per="byte"),
 }
