@@ -95,7 +95,14 @@ def training_picture(students):
         if lines:
             panels.append((title, "step", "nats per token", lines, {}))
 
-    return Picture("training", panels) if panels else None
+    caption = "training"
+    for student in students:
+        if student.config.teachers and not isinstance(student.config.alpha, float):
+            caption += (f"; alpha = {student.config.alpha} makes the loss of {student.label} go "
+                        "from cross-entropy to the divergence, which is a smaller number, so its "
+                        "fall is no progress by itself: look at the validation")
+            break
+    return Picture(caption, panels) if panels else None
 
 
 def curve_picture(students):
