@@ -3,6 +3,7 @@
     python eval.py RUN                                       # babytalk or ppl, and samples
     python eval.py RUN --tasks=blimp,supplement --data=DIR   # DIR holds blimp_filtered, ...
     python eval.py RUN --tasks=suite --data=DIR --predictions=FILE    # for the challenge
+    python eval.py RUN --tasks=suite --data=DIR --against=OTHER       # on the same items
     python eval.py RUN --tasks=sample --prompt='once upon a time' --n=5 --temperature=.8
     python eval.py RUN --tasks=ppl --dev=PATH                # of other text
 
@@ -46,6 +47,7 @@ class Options:
     """The options of the command, except RUN and --tasks."""
     data: str = option("", "folder of blimp_filtered, ewok_filtered, ...; default: "
                        "$BABYLM_DIR/eval")
+    against: str = option("", "another run: ask it the same tasks of the suite, and compare")
     predictions: str = option("", "file to write the suite's answers into, in the challenge's form")
     dev: str = option("", "text for ppl, named as the key dev: a file, folder, glob, corpus; "
                       "default: the run's own test split")
@@ -495,9 +497,10 @@ def evaluate(subject, tasks=(), **options):
     folder = subject.folder
     tasks = named_tasks(tasks) or usual_tasks(subject.config)
     asked = read_exam(tasks, options)  # all rows, before any work
-    if options.predictions and not asked:
-        raise UserError("--predictions are of the suite's tasks; name some with --tasks, or all "
-                        "with --tasks=suite")
+    if (options.against or options.predictions) and not asked:
+        raise UserError("--against and --predictions are about the suite's tasks; name some with "
+                        "--tasks, or all with --tasks=suite")
+    other = other_subject(subject, options) if options.against else None
 
     # a folder that cannot be written to is refused before hours of scoring
     path = folder / "eval.json"
@@ -517,7 +520,7 @@ def evaluate(subject, tasks=(), **options):
         weights = f" ({options.which})" if "which" in TASKS[task].options else ""
         print(f"\n{key} of {folder}{weights}\n{shown}")
     if asked:
-        close_exam(subject, asked, answers, options)
+        close_exam(subject, other, asked, answers, options)
 
     results = files.read_json(path)
     log = files.read_metrics(folder / "metrics.jsonl")
@@ -588,14 +591,35 @@ def ask(subject, asked, options):
     return answers
 
 
-def close_exam(subject, asked, answers, options):
-    """Print the tasks in one table, beside the n-grams; write the predictions."""
+def other_subject(subject, options):
+    """Return the Subject of --against; UserError if its tokenizer is another."""
+    other = load_subject(options.against, options)
+    if other.tokenizer.hash != subject.tokenizer.hash:
+        raise UserError(f"{other.folder} has another tokenizer than {subject.folder}, so their "
+                        "log-probabilities cannot be compared; choose a run of the same")
+    return other
+
+
+def close_exam(subject, other, asked, answers, options):
+    """Print the tasks in one table, with other runs, and the comparison; write the predictions."""
     slots = {name: slot(name, way(name, options) | {"dtype": "float32"}, task.data)
              for name, task in asked.items()}  # an n-gram has no other dtype
     columns = [("", {name: a.result for name, a in answers.items()}), *yardsticks(subject, slots)]
+    compared = {}
+    if other:
+        theirs = {name: ask(other, task, options) for name, task in asked.items()}
+        columns.append((other.folder.name, {name: a.result for name, a in theirs.items()}))
+        compared = {name: suite.compared(asked[name].items, a.share, theirs[name].share,
+                                         suite.TASKS[name].over)
+                    for name, a in answers.items() if a.share is not None}
     folders = {name: task.data for name, task in asked.items()}
     print(f"\nthe tasks of {subject.folder} ({options.which})\n"
           f"{tables.summary_table(folders, columns)}")
+    if compared:
+        print("\n" + tables.against_table(other.folder.name, compared))
+    if other and run.other_text(subject.folder, other.folder):
+        print(f"{other.folder} was trained on other text than {subject.folder}: a difference may "
+              "come from the text")
     if options.predictions:
         write_predictions(pathlib.Path(options.predictions), answers)
 

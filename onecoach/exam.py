@@ -6,8 +6,9 @@ import numpy as np
 from onecoach import suite
 from onecoach.scoring import score_all
 
-# result: for eval.json; said: in the form of a predictions file
-Answers = collections.namedtuple("Answers", "result said")
+# result: for eval.json; share (n,): suite.shares of the items, if they have right answers;
+# said: in the form of a predictions file
+Answers = collections.namedtuple("Answers", "result share said")
 
 
 def answer(name, items, model, tokenizer, seed=0):
@@ -43,7 +44,7 @@ def answer_choices(task, items, model, tokenizer, seed):
         result["per_byte"] = {key: per_byte[key] for key in (
             "accuracy", "interval", "at_chance", "chance", "n")}
     said = suite.predictions(items, suite.chosen(scores, seed))
-    return Answers(result | {"cut": cut}, said)
+    return Answers(result | {"cut": cut}, share, said)
 
 
 def answer_ranks(task, items, model, tokenizer, seed):
@@ -51,7 +52,13 @@ def answer_ranks(task, items, model, tokenizer, seed):
     # ranks are of the odds, which keep their order where a probability rounds to 0 or 1
     odds = np.array([row[0] - np.logaddexp.reduce(row[1:]) for row in scores])
     result = suite.correlation(odds, np.array([item.ratio for item in items]))
+<<<<<<< HEAD
     return Answers(result | {"cut": cut}, {})  # the wugs are no part of a submission
+=======
+    said = suite.predictions([dataclasses.replace(item, group=task.key) for item in items],
+                             suite.chosen(scores, seed), first)
+    return Answers(result | {"cut": cut}, None, said)
+>>>>>>> parent of 401198c (eval: no --against; ablate compares variants, paired over seeds, and a difference over items says nothing of other runs)
 
 
 def answer_reading(task, items, model, tokenizer, seed):
@@ -64,7 +71,7 @@ def answer_reading(task, items, model, tokenizer, seed):
     result = suite.reading_figures(items, surprisal, prev_surprisal)
     said = [{"id": i, "pred": float(a), "prev_pred": float(b)}  # nan: missing, in their scoring too
             for i, (a, b) in enumerate(zip(surprisal, prev_surprisal))]
-    return Answers(result | {"cut": cut}, {"reading": {"predictions": said}})
+    return Answers(result | {"cut": cut}, None, {"reading": {"predictions": said}})
 
 
 def candidate_scores(model, tokenizer, lists):

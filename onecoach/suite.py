@@ -392,6 +392,44 @@ def correlation(ours, people):
                 at_chance=abs(rho) <= Z / math.sqrt(n - 1))
 
 
+# ---------------------------------------------------------------- two runs on the same items
+
+def mcnemar(b, c):
+    """Return two-sided p of McNemar's exact test: b and c items that only one run has right.
+
+    Twice the binomial tail P(X <= min(b, c)), X of b + c fair coins, and 1 at most.
+    """
+    n = b + c
+    tail = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2)
+            for i in range(min(b, c) + 1)]
+    return min(1.0, 2 * math.fsum(map(math.exp, tail)))
+
+
+def compared(items, share, other, over="groups"):
+    """Compare one run's shares (n,) with another's on the same items: for the task, and by field.
+
+    better, worse: items on which one or the other has the larger share, and McNemar's p on these;
+    the 95% interval of the difference is paired.
+    """
+    gap = share - other
+    weight = weights(items, over)
+    groups = grouped(items)
+
+    def of(names):
+        total = sum(weight[g] for g in names)
+        w = {g: weight[g] / total for g in names}
+        difference = sum(w[g] * gap[groups[g]].mean() for g in names)
+        half = Z * math.sqrt(sum(w[g]**2 * gap[groups[g]].var() / len(groups[g]) for g in names))
+        numbers = np.concatenate([groups[g] for g in names])
+        better, worse = int((gap[numbers] > 0).sum()), int((gap[numbers] < 0).sum())
+        return dict(difference=float(difference), interval=[difference - half, difference + half],
+                    better=better, worse=worse, p=mcnemar(better, worse), n=len(numbers))
+    fields = collections.defaultdict(list)
+    for group, numbers in groups.items():
+        fields[items[numbers[0]].field or group].append(group)
+    return dict(**of(list(groups)), fields={field: of(names) for field, names in fields.items()})
+
+
 # ---------------------------------------------------------------- the challenge's form
 
 def predictions(items, choices):

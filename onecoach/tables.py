@@ -94,6 +94,19 @@ def remarks(results):
                    "GPT-2's block_size")
 
 
+def against_table(label, compared):
+    """Show differences to another run, by task and field. compared: {task: suite.compared}."""
+    rows = [[f"against {label}", "difference", "95%, paired", "better", "worse", "McNemar's p"]]
+    for name, figures in compared.items():
+        lines = {name: figures}
+        if len(figures["fields"]) > 1:
+            lines |= {f"  {field}": part for field, part in figures["fields"].items()}
+        for title, part in lines.items():
+            rows.append([title, f"{part['difference']:+.1%}", as_text(part["interval"], "{:+.1%}"),
+                         part["better"], part["worse"], f"{part['p']:.2g}"])
+    return table(rows)
+
+
 def curve_table(points):
     """Show a learning curve. points: {checkpoint: accuracy, interval and fields}."""
     rows = [[name.removeprefix("chck_"), point["accuracy"], point["interval"],

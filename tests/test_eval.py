@@ -757,8 +757,8 @@ def test_blimp_from_a_folder_and_from_the_environment(babytalk_run, tmp_path, mo
     seen = []
     monkeypatch.setattr(eval, "answer", lambda *asked, answer=eval.answer: seen.append(
         torch.is_autocast_enabled("cpu")) or answer(*asked))
-    kept = eval.evaluate(babytalk_run, ["blimp"], dtype="bfloat16")
-    assert seen == [True]
+    kept = eval.evaluate(babytalk_run, ["blimp"], dtype="bfloat16", against=str(babytalk_run))
+    assert seen == [True, True]
     assert kept[f"blimp {own} --dtype=bfloat16"]["dtype"] == "bfloat16"
     assert kept[f"blimp {own}"]["dtype"] == "float32"
 

@@ -1,4 +1,4 @@
-"""The suite: candidates by hand, means, ties, chance, predictions, a user's mistakes."""
+"""The suite: candidates by hand, means, ties, chance, predictions, two runs, a user's mistakes."""
 import csv
 import dataclasses
 import json
@@ -199,6 +199,38 @@ def test_partial_r2_is_the_squared_partial_correlation():
         suite.partial_r2(y[:6], [a[:6], b[:6]], x[:6])
 
 
+<<<<<<< HEAD
+=======
+def test_the_mean_of_tasks_counts_global_piqa_once():
+    results = {"blimp": {"accuracy": 0.6}, "global_piqa_parallel": {"accuracy": 0.2},
+               "global_piqa_nonparallel": {"accuracy": 0.4}, "choice": {"accuracy": 1.0}}
+    value, tasks = suite.nlp_mean(results)
+    assert value == about((0.6 + 0.3) / 2) and tasks == ["blimp", "global_piqa"]
+
+
+# ---------------------------------------------------------------- two runs
+
+@pytest.mark.parametrize("b, c", [(0, 0), (5, 1), (1, 5), (3, 3), (12, 30), (2000, 2100)])
+def test_mcnemar_is_the_binomial_tail(b, c):
+    n = b + c
+    tail = sum(math.comb(n, i) for i in range(min(b, c) + 1)) * 2
+    assert suite.mcnemar(b, c) == pytest.approx(min(1.0, tail / 2**n), rel=1e-6)
+
+
+def test_comparison_is_paired_and_by_field():
+    items = [item("u", "syntax")] * 4 + [item("v", "other")] * 2
+    ours = np.array([1, 1, 1, 0, 0.5, 1])
+    theirs = np.array([1, 0, 0, 0, 1, 1])
+    figures = suite.compared(items, ours, theirs)
+    assert figures["difference"] == about((0.5 - 0.25) / 2)
+    assert (figures["better"], figures["worse"], figures["n"]) == (2, 1, 6)
+    assert figures["p"] == about(1.0)
+    syntax = figures["fields"]["syntax"]
+    assert (syntax["difference"], syntax["better"], syntax["worse"]) == (0.5, 2, 0)
+    assert syntax["p"] == about(0.5) and list(figures["fields"]) == ["syntax", "other"]
+
+
+>>>>>>> parent of 401198c (eval: no --against; ablate compares variants, paired over seeds, and a difference over items says nothing of other runs)
 # ---------------------------------------------------------------- what is scored
 
 @pytest.fixture(scope="module")
@@ -248,10 +280,10 @@ def test_global_piqa_takes_the_mean_a_token_and_choice_both(tokenizer):
     candidates = [("", "ba"), ("", "bbaaaaaa")]
     items = [suite.Item("g", candidates, 0, id="x"), suite.Item("g", candidates, 1, id="y")]
     piqa = answer("global_piqa_nonparallel", items, model, tokenizer)
-    assert piqa.said["y"]["predictions"][0]["pred"] == "bbaaaaaa"
+    assert piqa.share.tolist() == [0, 1]
     assert piqa.said["x"] == {"predictions": [{"id": "x_0", "pred": "bbaaaaaa"}]}
     plain = answer("choice", items, model, tokenizer)
-    assert plain.said["x"]["predictions"][0]["pred"] == "ba"
+    assert plain.share.tolist() == [1, 0]
     assert plain.result["per_byte"]["accuracy"] == 0.5 == plain.result["accuracy"]
 
 
@@ -336,24 +368,35 @@ def exam(tmp_path):
     return root
 
 
+def folder_of_run(folder, tokenizer, make_config, seed=0):
+    return random_run(make_config(name=folder.name, out_dir=str(folder.parent), n_layer=1, n_head=2,
+                                  d_model=16, d_ff=16, block_size=32), tokenizer, seed)
+
+
 @pytest.fixture
-def one(tmp_path, tokenizer, make_config):
-    folder = tmp_path / "out/one"
-    return random_run(make_config(name="one", out_dir=str(folder.parent), n_layer=1, n_head=2,
-                                  d_model=16, d_ff=16, block_size=32), tokenizer)
+def two_runs(tmp_path, tokenizer, make_config):
+    return [folder_of_run(tmp_path / "out" / name, tokenizer, make_config, seed)
+            for seed, name in enumerate(("one", "two"))]
 
 
-def test_one_command_gives_table_and_predictions(one, exam, tmp_path, capsys):
+def test_one_command_gives_table_comparison_and_predictions(two_runs, exam, tmp_path, capsys):
+    one, two = two_runs
     said = tmp_path / "predictions.json"
     said.write_text('{"glue": {"rte": 1}, "blimp": "of an earlier call"}')
     eval.main([str(one), "--tasks=blimp,comps,entity_tracking", f"--data={exam}",
-               f"--predictions={said}"])
+               f"--against={two}", f"--predictions={said}"])
     shown = capsys.readouterr().out
     assert "blimp is not whole, or not the challenge's: items: 4 of 59,875" in shown
+<<<<<<< HEAD
     assert "overall" not in shown
+=======
+    assert "NLP mean of 3 tasks: blimp, entity_tracking, comps" in shown
+    assert "against two" in shown and "McNemar's p" in shown and "overall" not in shown
+>>>>>>> parent of 401198c (eval: no --against; ablate compares variants, paired over seeds, and a difference over items says nothing of other runs)
     results = files.read_json(one / "eval.json")
     assert results[f"entity_tracking --data={exam}"]["chance"] == about(1 / 3)
     assert results[f"comps --data={exam}"]["lacks"] == ["items: 3 of 91,028"]
+    assert not (two / "eval.json").exists()
 
     predictions = json.loads(said.read_text())
     assert predictions.pop("glue") == {"rte": 1}  # what tools.glue put there stays
@@ -370,19 +413,19 @@ def test_one_command_gives_table_and_predictions(one, exam, tmp_path, capsys):
     assert "glue (tools.glue)" not in shown  # it is there
 
 
-def test_the_wugs_are_of_2025_and_no_key_of_a_submission(one, tmp_path, capsys):
+def test_the_wugs_are_of_2025_and_no_key_of_a_submission(two_runs, tmp_path, capsys):
     rows = [dict(sentences=f"{'a' * i}\tb", ratio=i / 10) for i in range(1, 6)]
     write_rows(tmp_path / "wug_past_tense", "rows", rows)
     write_rows(tmp_path / "wug_adj_nominalization", "rows", rows)
     file = tmp_path / "p.json"
-    eval.evaluate(one, ["wug"], data=str(tmp_path), predictions=str(file))
+    eval.evaluate(two_runs[0], ["wug"], data=str(tmp_path), predictions=str(file))
     assert files.read_json(file) == {}
     shown = capsys.readouterr().out
     assert "2026 also holds blimp (eval.py), " in shown
     assert f"predictions of no task of a submission: {file}" in shown
 
 
-def test_a_set_of_ones_own_is_named_by_its_folder(one, tmp_path, monkeypatch, capsys):
+def test_a_set_of_ones_own_is_named_by_its_folder(two_runs, tmp_path, monkeypatch, capsys):
     """In eval.json and the last table; a task's bare name is for all of the challenge's items."""
     for name, n in (("mine.v2", 5), ("yours", 3)):
         write_rows(tmp_path / name / "choice", "rows", [
@@ -393,8 +436,8 @@ def test_a_set_of_ones_own_is_named_by_its_folder(one, tmp_path, monkeypatch, ca
     monkeypatch.setitem(suite.TASKS, "blimp",
                         dataclasses.replace(suite.TASKS["blimp"], size=3))  # yours is the whole
     for data in ("mine.v2", "yours"):
-        results = eval.evaluate(one, ["choice", "blimp"], data=data)
-    eval.evaluate(one, ["blimp"], data="mine.v2", limit=2)
+        results = eval.evaluate(two_runs[0], ["choice", "blimp"], data=data)
+    eval.evaluate(two_runs[0], ["blimp"], data="mine.v2", limit=2)
     assert {slot: result["n"] for slot, result in results.items() if slot.partition(" ")[0] in (
         "choice", "blimp")} == {"choice --data=mine.v2": 5, "blimp --data=mine.v2": 5,
                                 "choice --data=yours": 3, "blimp": 3}
@@ -410,6 +453,12 @@ def test_a_set_of_ones_own_is_named_by_its_folder(one, tmp_path, monkeypatch, ca
     assert "BLiMP, mine.v2" in whole[1] and "BLiMP, yours" not in whole[2]
 
 
+def test_a_run_against_itself_differs_in_nothing(two_runs, exam, capsys):
+    eval.evaluate(two_runs[0], ["blimp"], data=str(exam), against=str(two_runs[0]))
+    line = capsys.readouterr().out.rsplit("against one", 1)[1].splitlines()[1].split()
+    assert line[:2] == ["blimp", "+0.0%"] and line[-3:] == ["0", "0", "1"]
+
+
 def yardstick(folder, tokenizer, tasks, exam):
     """The folder ngram-5 next to a run's, with figures of a model that is no network."""
     ngram = folder.with_name("ngram-5")
@@ -419,8 +468,9 @@ def yardstick(folder, tokenizer, tasks, exam):
     return ngram
 
 
-def test_a_yardstick_beside_the_run_stands_in_its_table(one, exam, tokenizer, capsys):
+def test_a_yardstick_beside_the_run_stands_in_its_table(two_runs, exam, tokenizer, capsys):
     """Also where a limit is given: reading is whole whatever it is."""
+    one, _ = two_runs
     write_reading(exam / "reading/reading_data.csv")
     ngram = yardstick(one, tokenizer, ["blimp", "reading"], exam)
     assert files.read_json(ngram / "eval.json")[f"blimp --data={exam}"]["accuracy"] == 1
@@ -442,53 +492,63 @@ def test_a_yardstick_beside_the_run_stands_in_its_table(one, exam, tokenizer, ca
     assert "is not shown: its eval.json is of another tokenizer" in capsys.readouterr().out
 
 
+def test_a_run_of_another_tokenizer_is_refused(two_runs, exam, tmp_path, make_config):
+    other = folder_of_run(tmp_path / "else/three", Tokenizer([(b"a", b"b")]), make_config)
+    with pytest.raises(UserError, match="another tokenizer") as e:
+        eval.evaluate(two_runs[0], ["blimp"], data=str(exam), against=str(other))
+    assert "\n" not in str(e.value) and not (two_runs[0] / "eval.json").exists()
+
+
 def read_text(folder, digest):
     path = folder / "config.json"
     files.write_json(path, files.read_json(path) | {"_text": digest})
 
 
-def test_other_text_is_said_where_figures_stand_side_by_side(one, exam, tokenizer, capsys):
-    ngram = yardstick(one, tokenizer, ["blimp"], exam)
-    shutil.copy(one / "config.json", ngram)
+def test_other_text_is_said_where_figures_stand_side_by_side(two_runs, exam, tokenizer, capsys):
+    one, two = two_runs
+    ngram = yardstick(two, tokenizer, ["blimp"], exam)
+    shutil.copy(two / "config.json", ngram)
     for ours, theirs, differs in (("a", "b", True), ("a", "a", False), ("a", "", False)):
         read_text(one, ours)
+        read_text(two, theirs)
         read_text(ngram, theirs)
         capsys.readouterr()
-        eval.evaluate(one, ["blimp"], data=str(exam))
+        eval.evaluate(one, ["blimp"], data=str(exam), against=str(two))
         shown = capsys.readouterr().out
+        assert ("two was trained on other text than" in shown) == differs
         assert ("ngram-5 is not shown: its eval.json is of another" in shown) == differs
         table = shown.rsplit("the tasks of", 1)[1].splitlines()[1]
-        assert ("ngram-5" in table) != differs
+        assert ("ngram-5" in table) != differs and table.split()[-1] == "two"
 
 
-def test_predictions_of_a_part_are_refused(one, exam, tmp_path):
+def test_predictions_of_a_part_are_refused(two_runs, exam, tmp_path):
     with pytest.raises(UserError, match="leave out --limit"):
-        eval.evaluate(one, ["blimp"], data=str(exam), limit=1,
+        eval.evaluate(two_runs[0], ["blimp"], data=str(exam), limit=1,
                       predictions=str(tmp_path / "p.json"))
     with pytest.raises(UserError, match="there is no folder"):  # before hours of scoring
-        eval.evaluate(one, ["blimp"], data=str(exam),
+        eval.evaluate(two_runs[0], ["blimp"], data=str(exam),
                       predictions=str(tmp_path / "nowhere/p.json"))
     (tmp_path / "p.json").write_text("[1]")
     for path, words in (("p.json", "not a JSON object"), ("out", "Is a directory")):
         with pytest.raises(UserError, match=words):  # what it would be added to
-            eval.evaluate(one, ["blimp"], data=str(exam), predictions=str(tmp_path / path))
+            eval.evaluate(two_runs[0], ["blimp"], data=str(exam), predictions=str(tmp_path / path))
     with pytest.raises(UserError, match="--tasks=suite"):
-        eval.evaluate(one, ["ppl"], predictions=str(tmp_path / "q.json"))
-    assert not (one / "eval.json").exists()
+        eval.evaluate(two_runs[0], ["ppl"], against=str(two_runs[1]))
+    assert not (two_runs[0] / "eval.json").exists()
 
 
-def test_what_of_the_suite_is_not_there_is_named_at_once(one, exam):
+def test_what_of_the_suite_is_not_there_is_named_at_once(two_runs, exam):
     with pytest.raises(UserError) as e:
-        eval.evaluate(one, ["suite"], data=str(exam))
+        eval.evaluate(two_runs[0], ["suite"], data=str(exam))
     assert "nothing of supplement, ewok, global_piqa_parallel, global_piqa_nonpar" in str(e.value)
     assert str(e.value).endswith("what is there: --tasks=blimp,entity_tracking,comps")
 
 
-def test_all_rows_are_read_before_any_is_scored(one, exam):
+def test_all_rows_are_read_before_any_is_scored(two_runs, exam):
     (exam / "comps/comps_base.jsonl").write_text("{oops")
     with pytest.raises(UserError, match="comps_base.jsonl, line 1: not JSON"):
-        eval.evaluate(one, ["blimp", "comps"], data=str(exam))
-    assert not (one / "eval.json").exists()
+        eval.evaluate(two_runs[0], ["blimp", "comps"], data=str(exam))
+    assert not (two_runs[0] / "eval.json").exists()
 
 
 def test_names_that_stand_for_several():
