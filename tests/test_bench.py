@@ -14,7 +14,7 @@ import distill
 import losses
 from onecoach import run, stored
 from tools.bench import __main__ as command
-from tools.bench import loss, measure, peers, score, step
+from tools.bench import loss, measure, peers, score, step, text
 
 TINY = (dict(d_model=8, n_layer=2, d_ff=12, n_head=2),
         dict(d_model=16, n_layer=3, d_ff=20, n_head=4))
@@ -50,15 +50,19 @@ def last_line(small, capsys):
 
 COMMON = {"what", "size", "unit", "ours", "peer", "peer_is", "ours_gb", "peer_gb", "peer_gb_is",
           "rows"}
-OWN = {"loss": {"dtype", "path"},
+OWN = {"bpe": {"ids_same", "words", "tokens"},
+       "loss": {"dtype", "path"},
        "step": {"dtype"},
        "score": {"sentences"}}
 
 
 @pytest.mark.parametrize("with_peers", [[], ["--peers"]])
 @pytest.mark.parametrize("what", OWN)
-def test_the_last_line_is_json(what, with_peers, last_line):
-    result = last_line(what, *with_peers, "--batch=8")
+def test_the_last_line_is_json(what, with_peers, last_line, tmp_path):
+    lines = [f"the {i} dogs see {i * i} cats, don't they?\n" for i in range(2000)]
+    (tmp_path / "t.txt").write_text("".join(lines))
+    data = [f"--data={tmp_path}"] if what == "bpe" else []
+    result = last_line(what, *with_peers, "--batch=8", *data)
 
     assert result.keys() == COMMON | OWN[what]
     assert result["what"] == what and result["size"] == "nano"
@@ -66,6 +70,9 @@ def test_the_last_line_is_json(what, with_peers, last_line):
     assert result["ours_gb"] == (2.0 if what in ("step", "score") else None)
     if not with_peers:
         assert result["peer"] is None
+    if what == "bpe":
+        assert result["ids_same"] is (True if result["peer"] else None)
+        assert result["words"] > 9000
     if what == "step":
         tokens = 8 * 16
         assert result["ours"] == pytest.approx(tokens / result["rows"]["ours"]["seconds"], rel=1e-3)
@@ -106,11 +113,15 @@ def test_a_peer_that_is_not_installed_is_said(what, small, capsys):
     assert measured["peer_is"] in others and measured["peer"] > 0
 
 
-def test_a_score_without_minicons_is_said(small, capsys):
-    hide({"minicons"}, small)
-    command.main(["score", "--peers"])
+@pytest.mark.parametrize("what, package", [("bpe", "tokenizers"), ("score", "minicons")])
+def test_the_one_peer_of_a_row_that_is_not_installed_is_said(what, package, small, tmp_path,
+                                                             capsys):
+    hide({package}, small)
+    (tmp_path / "t.txt").write_text("the dogs see the cats\n" * 200)
+    small.setattr(measure, "V", 265)
+    command.main([what, "--peers", f"--data={tmp_path}"])
     *shown, last = capsys.readouterr().out.splitlines()
-    assert "row minicons skipped: minicons is not installed" in shown
+    assert f"row {package} skipped: {package} is not installed" in shown
     assert json.loads(last)["peer"] is None
 
 
@@ -148,6 +159,14 @@ def test_the_best_peers_are_the_fastest_and_the_leanest(capsys):
     head, ours, *_ = capsys.readouterr().out.splitlines()
     assert head.split() == ["seconds", "speed", "/", "b", "GB", "/", "a"]
     assert ours.split() == ["ours", "1", "2", "1", "0.2"]
+
+
+def test_without_text_babytalk_is_taken_and_said(small, capsys, tmp_path):
+    sample = text.babytalk.sample
+    small.setattr(text.babytalk, "sample", lambda n, seed: sample(min(n, 1000), seed))
+    small.setattr(measure, "BABYLM", tmp_path)
+    command.main(["bpe"])
+    assert "babytalk instead" in capsys.readouterr().out
 
 
 def test_a_processor_has_a_name_where_there_is_no_proc(monkeypatch, capsys):

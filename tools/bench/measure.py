@@ -93,23 +93,23 @@ def reason(error):
 
 # ---------------------------------------------------------------- time
 
-def median_times(functions, rounds=7):
-    """Call all functions in turn, once and `rounds` times; return {name: median seconds}."""
+def median_times(functions, rounds=7, warm_up=1):
+    """Call all functions in turn, warm_up + rounds times; return {name: median seconds}."""
     times = {name: [] for name in functions}
-    for _ in range(1 + rounds):
+    for _ in range(warm_up + rounds):
         for name, f in functions.items():
             start = time.perf_counter()
             f()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
+    return {name: statistics.median(seconds[warm_up:]) for name, seconds in times.items()}
 
 
 # ---------------------------------------------------------------- memory
 
-def memory(make, arguments, tiny=()):
-    """Return (peak, added) GB of a process that calls make(*arguments)() twice.
+def memory(make, arguments, tiny=(), runs=2):
+    """Return (peak, added) GB of a process that calls make(*arguments)() `runs` times.
 
     added: the part of the calls, without the inputs that `make` has made. With `tiny`, a list of
     arguments, make(*each)() is called first, and the peak so far is forgotten. If the process
@@ -118,10 +118,10 @@ def memory(make, arguments, tiny=()):
     A GPU's memory is measured in this process, and earlier allocations are not counted.
     """
     if device.type == "cuda":
-        return memory_here(make, arguments, tiny)
+        return memory_here(make, arguments, tiny, runs)
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
-    process = context.Process(target=_put_memory, args=(queue, device, make, arguments, tiny))
+    process = context.Process(target=_put_memory, args=(queue, device, make, arguments, tiny, runs))
     process.start()
     process.join()
     return queue.get() if process.exitcode == 0 else (math.nan, math.nan)
@@ -133,7 +133,7 @@ def _put_memory(queue, where, *inputs):
     queue.put(memory_here(*inputs))
 
 
-def memory_here(make, arguments, tiny):
+def memory_here(make, arguments, tiny, runs):
     """`memory` in this process."""
     gc.collect()
     others = torch.cuda.memory_allocated()  # 0 without a GPU
@@ -146,8 +146,8 @@ def memory_here(make, arguments, tiny):
         elif tiny:
             pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
         before = peak()
-        f()
-        f()
+        for _ in range(runs):
+            f()
     except Exception as error:
         print(f"memory not measured: {reason(error)}")
         return math.nan, math.nan

@@ -1,14 +1,17 @@
 """The alternatives to this project, for tools.bench. Each function imports its package when called.
 
 The loss with materialised logits and by Liger, TRL and orda-kernel, a distillation step in
-transformers, sentence scores by minicons. LOSSES and STEPS name the variants that have a row: none
-is the best on every machine.
+transformers, a tokenizer by Hugging Face tokenizers, sentence scores by minicons. LOSSES and STEPS
+name the variants that have a row: none is the best on every machine.
 """
 import functools
+import itertools
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from bpe import PATTERN, SPECIAL
 from onecoach.run import DTYPES, autocast
 from tools.bench import measure
 from tools.hf.weights import to_theirs
@@ -134,6 +137,39 @@ def hf_teacher(vocab_size, positions, dtype, **sizes):
     """A frozen LlamaForCausalLM, one for all steps."""
     teacher = hf_llama(sizes, vocab_size, positions).to(measure.device, DTYPES[dtype])
     return teacher.eval().requires_grad_(False)
+
+
+# ---------------------------------------------------------------- the tokenizer
+
+def hf_bpe(texts, vocab_size, out):
+    """() -> None: train on the texts {domain: file}, and write their ids (uint16) to `out`.
+
+    vocab_size 0: merge until no pair is left.
+    """
+    def once():
+        tokenizer = hf_tokenizer(texts, vocab_size)
+        with open(out, "wb") as f:
+            for file in texts.values():
+                with open(file, encoding="utf-8", newline="\n") as text:
+                    while lines := text.readlines(1 << 22):
+                        encodings = tokenizer.encode_batch_fast(lines)
+                        ids = itertools.chain.from_iterable(e.ids for e in encodings)
+                        f.write(np.fromiter(ids, np.uint16).tobytes())
+    return once
+
+
+def hf_tokenizer(texts, vocab_size):
+    """tokenizers.Tokenizer, trained on our pre-tokens with our special tokens."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size or 10**6, special_tokens=list(SPECIAL),
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                                  show_progress=False)
+    tokenizer.train([str(file) for file in texts.values()], trainer)
+    return tokenizer
 
 
 # ---------------------------------------------------------------- scoring
