@@ -52,13 +52,7 @@ def answer_ranks(task, items, model, tokenizer, seed):
     # ranks are of the odds, which keep their order where a probability rounds to 0 or 1
     odds = np.array([row[0] - np.logaddexp.reduce(row[1:]) for row in scores])
     result = suite.correlation(odds, np.array([item.ratio for item in items]))
-<<<<<<< HEAD
-    return Answers(result | {"cut": cut}, {})  # the wugs are no part of a submission
-=======
-    said = suite.predictions([dataclasses.replace(item, group=task.key) for item in items],
-                             suite.chosen(scores, seed), first)
-    return Answers(result | {"cut": cut}, None, said)
->>>>>>> parent of 401198c (eval: no --against; ablate compares variants, paired over seeds, and a difference over items says nothing of other runs)
+    return Answers(result | {"cut": cut}, None, {})  # the wugs are no part of a submission
 
 
 def answer_reading(task, items, model, tokenizer, seed):

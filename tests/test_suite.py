@@ -199,15 +199,6 @@ def test_partial_r2_is_the_squared_partial_correlation():
         suite.partial_r2(y[:6], [a[:6], b[:6]], x[:6])
 
 
-<<<<<<< HEAD
-=======
-def test_the_mean_of_tasks_counts_global_piqa_once():
-    results = {"blimp": {"accuracy": 0.6}, "global_piqa_parallel": {"accuracy": 0.2},
-               "global_piqa_nonparallel": {"accuracy": 0.4}, "choice": {"accuracy": 1.0}}
-    value, tasks = suite.nlp_mean(results)
-    assert value == about((0.6 + 0.3) / 2) and tasks == ["blimp", "global_piqa"]
-
-
 # ---------------------------------------------------------------- two runs
 
 @pytest.mark.parametrize("b, c", [(0, 0), (5, 1), (1, 5), (3, 3), (12, 30), (2000, 2100)])
@@ -230,7 +221,6 @@ def test_comparison_is_paired_and_by_field():
     assert syntax["p"] == about(0.5) and list(figures["fields"]) == ["syntax", "other"]
 
 
->>>>>>> parent of 401198c (eval: no --against; ablate compares variants, paired over seeds, and a difference over items says nothing of other runs)
 # ---------------------------------------------------------------- what is scored
 
 @pytest.fixture(scope="module")
@@ -387,12 +377,7 @@ def test_one_command_gives_table_comparison_and_predictions(two_runs, exam, tmp_
                f"--against={two}", f"--predictions={said}"])
     shown = capsys.readouterr().out
     assert "blimp is not whole, or not the challenge's: items: 4 of 59,875" in shown
-<<<<<<< HEAD
-    assert "overall" not in shown
-=======
-    assert "NLP mean of 3 tasks: blimp, entity_tracking, comps" in shown
     assert "against two" in shown and "McNemar's p" in shown and "overall" not in shown
->>>>>>> parent of 401198c (eval: no --against; ablate compares variants, paired over seeds, and a difference over items says nothing of other runs)
     results = files.read_json(one / "eval.json")
     assert results[f"entity_tracking --data={exam}"]["chance"] == about(1 / 3)
     assert results[f"comps --data={exam}"]["lacks"] == ["items: 3 of 91,028"]
