@@ -201,6 +201,7 @@ class Run:
         self.state = in_turn(lambda: state_to_go_on_from(config, self.folder))
         self.notes = files.read_json(self.folder / "config.json") if self.state else {}
         self.steps = self.state["steps"] if self.state else 0
+        self.compiled = False  # whether the models are
         # a resumed run keeps the dtype that it was begun with, on whatever machine
         self.dtype = self.notes["_dtype"] if self.state else choose_dtype(config, self.device)
         if self.device.type == "cuda" and self.dtype != "float32":
@@ -266,6 +267,7 @@ class Run:
         self.max_minutes = self.config.max_minutes or math.inf
         # 1: max_minutes is over, here if the teachers took it all; more: 1 + a signal's number
         self.stop = int(Run.minutes_spent >= self.max_minutes)
+        self.first_step = self.step + 1  # of this call: it compiles what is compiled
         self.begun = self.saved = time.monotonic()
         self.save_seconds = 0.0  # that the last save took
 
@@ -314,6 +316,8 @@ class Run:
         clipped = norm > (self.config.grad_clip or math.inf)
         self.meter.add(self.step, loss, norm, clipped, skipped, sums)
         self.bar.update()
+        if self.compiled and self.step == self.first_step:
+            self.say(f"compiling and a step took {time.monotonic() - self.meter.clock:.0f} s")
         self.keep_by_words()
         line = self.log(lr) if is_due else {}
 
