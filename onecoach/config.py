@@ -51,7 +51,7 @@ RUN_NAME = r"(?!\.\.?$)[A-Za-z0-9._-]+"
 
 # ---------------------------------------------------------------- the keys
 
-def key(default, help, allowed=(), low=None, high=None, above=None, schedule=False, path=False):
+def key(default, help, allowed=(), low=None, high=1e300, above=None, schedule=False, path=False):
     """Declare a key.
 
     allowed: words to choose from. low, high: bounds of a number; above: it must be greater than
@@ -219,6 +219,7 @@ KEYS = {field.name: field for field in dataclasses.fields(Config)}
 SCHEDULED = [name for name, field in KEYS.items() if field.metadata["schedule"]]
 TYPES = {str: "a string", int: "a whole number", float: "a number", bool: "True or False",
          list[str]: "a list of strings", list[float]: "a list of numbers"}
+ACCEPTED = {str: {str}, int: {int}, float: {float, int}, bool: {bool}}
 
 # A missing teacher, baseline or init is trained from its own config with these keys taken from the
 # student's run. An existing one must agree in text, tokenizer, mark and seed.
@@ -279,51 +280,45 @@ def hint(word, names, otherwise, form="{!r}"):
 
 def check(name, value):
     """Return the value in the key's type; UserError names the key, the value and the bounds."""
-    kind = find_key(name).type
-    meta = KEYS[name].metadata
+    field = find_key(name)
+    kind, meta = field.type, field.metadata
     allowed = meta["allowed"]
-    is_schedule = meta["schedule"] and isinstance(value, str)
-    is_list = kind in (list[str], list[float])
-    if kind is not str and value in allowed:
-        return value  # a word in the place of a list or of True and False
-    if not is_schedule and not has_type(value, kind):
-        others = [" or a schedule"] * meta["schedule"] + [f" or {word!r}" for word in allowed]
-        raise UserError(f"{name} = {value!r}: must be {TYPES[kind]}{''.join(others)}")
-    if kind is str and allowed and value not in allowed:
+    if value in allowed:
+        return value  # it may stand in the place of a list or of True and False
+    if kind is str and allowed:
         raise UserError(f"{name} = {value!r}: allowed are {', '.join(allowed)}")
+    try:
+        parts = parts_of(value, field)
+    except ValueError:
+        others = [f" or {word!r}" for word in allowed]
+        if meta["schedule"]:
+            others = [" or a schedule, such as \"linear(0: 1, 0.7: 0)\" or \"stages(0: 1, 0.5: 2)\" "
+                      "with points that rise within [0, 1]"]
+        raise UserError(f"{name} = {value!r}: must be {TYPES[kind]}{''.join(others)}")
 
-    numbers = value if is_list else [value]
-    if is_schedule:
-        try:
-            numbers = schedule_values(value)
-        except ValueError:
-            raise UserError(f"{name} = {value!r}: neither a number nor a schedule, such as "
-                            "\"linear(0: 1, 0.7: 0)\" or \"stages(0: 1, 0.5: 2)\" with points that "
-                            "rise within [0, 1]")
-    if kind in (int, float, list[float]) and not all(within(meta, x) for x in numbers):
-        low = f">= {meta['low']}" if meta["above"] is None else f"> {meta['above']}"
-        high = "finite" if meta["high"] is None else f"<= {meta['high']}"
-        raise UserError(f"{name} = {value!r}: must be {low} and {high}")
-
-    if is_schedule:
-        return value
-    if is_list:
-        return [kind.__args__[0](x) for x in value]
-    return kind(os.path.expanduser(value) if meta["path"] else value)
-
-
-def has_type(value, kind):
-    """Is it a value of a key of this type? A whole number is a float, too, and a tuple a list."""
-    if kind in (list[str], list[float]):
-        return (isinstance(value, (list, tuple))
-                and all(has_type(x, kind.__args__[0]) for x in value))
-    return type(value) is kind or kind is float and type(value) is int
-
-
-def within(meta, x):
     low, high, above = meta["low"], meta["high"], meta["above"]
-    return (abs(x) <= 1e300 and (low is None or x >= low) and (high is None or x <= high)
-            and (above is None or x > above))
+    if above is not None and not all(above < x <= high for x in parts):
+        raise UserError(f"{name} = {value!r}: must be > {above} and <= {high}")
+    if low is not None and not all(low <= x <= high for x in parts):
+        raise UserError(f"{name} = {value!r}: must be >= {low} and <= {high}")
+
+    if isinstance(value, str):
+        return os.path.expanduser(value) if meta["path"] else value
+    if isinstance(value, (list, tuple)):
+        return [kind.__args__[0](x) for x in value]
+    return kind(value)
+
+
+def parts_of(value, field):
+    """Return a list's items, a schedule's numbers, or [value]; ValueError for another type."""
+    if field.metadata["schedule"] and isinstance(value, str):
+        return schedule_values(value)
+    kind, parts = field.type, [value]
+    if kind in (list[str], list[float]) and isinstance(value, (list, tuple)):
+        kind, parts = kind.__args__[0], value
+    if not {*map(type, parts)} <= ACCEPTED.get(kind, set()):
+        raise ValueError
+    return parts
 
 
 def check_together(config):
@@ -465,28 +460,35 @@ def from_python(path, text):
     return values
 
 
-def with_bases(path):
-    """Return [(file, its assignments)] of the base's base and so on first, of path last.
+def read_keys(path, builds_on_it=()):
+    """Return the checked {key: value} of a config file, on top of those of its base.
 
-    Raises UserError for a loop, or a base that is not there.
+    builds_on_it: the files of which this one is the base, the base's base and so on. Raises
+    UserError for a loop, or a base that is not there.
     """
-    chain = [(path, read_assignments(path))]
-    while "base" in chain[0][1]:
-        file, values = chain[0]
+    values = read_assignments(path)
+    inherited = {}
+    if "base" in values:
         name = values.pop("base")
-        if not isinstance(name, str) or not re.fullmatch(RUN_NAME, name):
-            raise UserError(f"{file}: base = {name!r}: must be the name of a config, without "
-                            "folder and .py")
-        base = find_config(name, file)
+        base = isinstance(name, str) and re.fullmatch(RUN_NAME, name) and find_config(name, path)
         if not base:
-            raise UserError(f"{file}: base = {name!r}: there is no {name}.py, neither in its "
-                            f"folder nor in {CONFIGS}")
-        if base.resolve() in [earlier.resolve() for earlier, _ in chain]:
-            stems = [base.stem, *(earlier.stem for earlier, _ in chain)]
-            raise UserError(f"{file}: base: {' builds on '.join(stems[::-1])}, a loop")
-        chain.insert(0, (base, read_assignments(base)))
-        chain[0][1].pop("name", None)  # a run's name is its own
-    return chain
+            raise UserError(f"{path}: base = {name!r}: must be the name of a config, without "
+                            f"folder and .py, in the folder of this one or in {CONFIGS}")
+        chain = [*builds_on_it, path]
+        if any(base.samefile(file) for file in chain):
+            stems = [file.stem for file in (*chain, base)]
+            raise UserError(f"{path}: base: {' builds on '.join(stems)}, a loop")
+        inherited = read_keys(base, chain)
+        inherited.pop("name", None)  # a run's name is its own
+    return inherited | check_all(values, path)
+
+
+def check_all(values, source):
+    """Return {key: value} with each value in the key's type; UserError names the source."""
+    try:
+        return {name: check(name, value) for name, value in values.items()}
+    except UserError as e:
+        raise UserError(f"{source}: {e}")
 
 
 def find_config(name, file):
@@ -499,13 +501,8 @@ def read_config(path, overrides=()):
     """Return the Config of a file with overrides [(key, value)]; UserError names the file."""
     config = Config()
     config.file = pathlib.Path(path).expanduser()
-    files = [(file, values.items()) for file, values in with_bases(config.file)]
-    for source, items in [*files, ("command line", overrides)]:
-        for name, value in items:
-            try:
-                setattr(config, name, check(name, value))
-            except UserError as e:
-                raise UserError(f"{source}: {e}")
+    vars(config).update(read_keys(config.file))
+    vars(config).update(check_all(dict(overrides), "command line"))
     config.name = config.name or config.file.stem
     check_together(config)
     return config
@@ -518,11 +515,9 @@ def related_config(config, name):
     """
     path = find_config(name, config.file)
     if not path:
-        state, remedy = "is missing", "train it first"
-        if (config.folder.with_name(name) / "config.json").exists():
-            state, remedy = "is not finished", "finish it with the command that began it"
-        raise UserError(f"run {name!r} in {config.out_dir} {state}, nor has it a config "
-                        f"{config.file.with_name(f'{name}.py')}; {remedy}")
+        raise UserError(f"run {name!r} in {config.out_dir} is missing or not finished, nor has it "
+                        f"a config {config.file.with_name(f'{name}.py')}; train it first, with the "
+                        "command that began it if it was begun")
     inherited = [(key, getattr(config, key)) for key in INHERITED]
     return read_config(path, [("name", name), ("resume", "auto"), *inherited])
 
@@ -580,16 +575,15 @@ def parse_override(arg):
     kind = find_key(name).type
     if not equals:
         raise UserError(f"command line: {arg} has no value; write --{name}=VALUE")
-    if kind == list[str] and not text.startswith("["):
-        return name, [word for word in text.split(",") if word]
-    if kind == list[float] and not text:
-        return name, []
+    literal = text
+    if kind in (list[str], list[float]) and not text.startswith(("[", "(")):
+        if kind == list[str]:
+            return name, [word for word in text.split(",") if word]
+        literal = f"[{text}]"
     if kind is not str:
         # a schedule is no literal: it stays text
         with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            value = ast.literal_eval(text)
-            is_alone = kind == list[float] and type(value) in (int, float)
-            return name, [value] if is_alone else value
+            return name, ast.literal_eval(literal)
     return name, text
 
 
