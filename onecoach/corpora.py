@@ -208,23 +208,23 @@ def unzip(archive, folder, limit, name):
     """
     try:
         with zipfile.ZipFile(archive) as z:
-            members = [m for m in z.infolist() if not m.is_dir() and "__MACOSX" not in m.filename]
-            if sum(member.file_size for member in members) > limit:
-                raise UserError(f"{name}: the zip unpacks to more than {limit >> 20} MB")
             texts = {}  # file -> member
-            for member in members:
+            for member in z.infolist():
                 path = pathlib.PurePosixPath(member.filename.replace("\\", "/"))
                 is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
                 if is_link or path.is_absolute() or ".." in path.parts or ":" in member.filename:
                     raise UserError(f"{name}: the zip holds {member.filename!r}, which would "
                                     "leave its folder")
+                if not is_text_name(path.name) or "__MACOSX" in path.parts or member.is_dir():
+                    continue
                 if folder / path.name in texts:
                     raise UserError(f"{name}: the zip holds {path.name!r} in several folders; "
                                     "unpack it yourself and pass a path")
-                if is_text_name(path.name):
-                    texts[folder / path.name] = member
+                texts[folder / path.name] = member
             if not texts:
                 raise UserError(f"{name}: the zip holds no text file ({', '.join(TEXT_ENDINGS)})")
+            if sum(member.file_size for member in texts.values()) > limit:
+                raise UserError(f"{name}: the zip unpacks to more than {limit >> 20} MB")
 
             for path, member in texts.items():
                 with z.open(member) as source, open(path, "wb") as target:

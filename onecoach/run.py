@@ -54,11 +54,12 @@ PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,
 
 def choose_device(config):
     """Return the torch.device of the key `device`; UserError if this machine has none."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
-             "cpu": True}
-    names = [name for name in there if there[name]]
-    name = names[0] if config.device == "auto" else config.device
-    if name not in names:
+    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
+                "cpu": True}
+    name = config.device
+    if name == "auto":
+        name = next(filter(is_there.get, is_there))
+    if not is_there[name]:
         raise UserError(f"device = {name!r} is not on this machine; use --device=auto")
     if name == "cuda" and WORLD > 1:
         return torch.device(name, int(os.environ.get("LOCAL_RANK", 0)))
@@ -164,10 +165,10 @@ def locked(folder):
 
 def out_of_memory(config):
     B, n = config.batch_size, config.grad_accum
-    more = next((m for m in range(n + 1, B + 1) if B % (WORLD * m) == 0), None)
-    remedy = f"--grad_accum={more}, or a smaller model" if more else "a smaller block_size or model"
+    more = [f"--grad_accum={m}" for m in range(n + 1, B + 1) if B % (WORLD * m) == 0]
+    remedies = [*more[:1], "a smaller block_size or model"]
     return (f"{config.name}: out of memory with batch_size {B} in grad_accum {n} pieces; try "
-            f"{remedy}")
+            f"{' or '.join(remedies)}")
 
 
 def catch_signals():
@@ -374,12 +375,15 @@ class Run:
         due = self.step % self.config.val_every == 0 or self.step == self.steps
         return due and self.metrics.validated != self.step
 
+    def save_weights(self, name, **notes):
+        files.save_checkpoint(self.folder / f"{name}.pt", {
+            "model": self.student.state_dict(), "step": self.step, **notes})
+
     def validated(self, figures):
         """Write a validation's figures; keep the weights if their val_ce is the lowest so far."""
         if figures["val_ce"] < self.best and self.step:  # at step 0 they are init's
             self.best = figures["val_ce"]
-            files.save_checkpoint(self.folder / "best.pt", {
-                "model": self.student.state_dict(), "step": self.step, "val_ce": self.best})
+            self.save_weights("best", val_ce=self.best)
         # last: with this line, a run that goes on does not validate again
         self.metrics.write(step=self.step, tokens=self.step * self.tokens_per_step, **figures)
         self.say(", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
@@ -401,15 +405,12 @@ class Run:
 
     def save(self):
         started = time.monotonic()
-        files.save_checkpoint(self.folder / "ckpt.pt", {
-            "model": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(), "random": random_states(self.device),
-            "step": self.step, "steps": self.steps, "meter": dict(vars(self.meter)),
-            "kept": self.kept, "minutes": self.minutes + self.minutes_now()})
+        self.save_weights("ckpt", optimizer=self.optimizer.state_dict(),
+                          scaler=self.scaler.state_dict(), random=random_states(self.device),
+                          steps=self.steps, meter=dict(vars(self.meter)), kept=self.kept,
+                          minutes=self.minutes + self.minutes_now())
         self.saved = time.monotonic()
         self.save_seconds = self.saved - started
-        if self.save_seconds >= 2:
-            self.say(f"checkpoint written in {self.save_seconds:.1f} s")
 
     def keep_by_words(self):
         """Write the weights, chck_10M.pt, of each mark of `checkpoints` that the step has passed.
@@ -418,11 +419,9 @@ class Run:
         batch, and cleaning takes words out, so that ten times 10 million are a little less.
         """
         reach = self.words * 1.02 if self.step == self.steps else self.words
-        passed = [name for name, words in self.marks.items() if words <= reach]
-        for name in passed:
+        for name in [name for name, words in self.marks.items() if words <= reach]:
             del self.marks[name]
-            files.save_checkpoint(self.folder / f"{name}.pt", {
-                "model": self.student.state_dict(), "step": self.step, "words": self.words})
+            self.save_weights(name, words=self.words)
 
     def minutes_now(self):
         """Return the minutes in this call's loop, without teachers and data before it."""
@@ -477,13 +476,13 @@ def state_to_go_on_from(config, folder):
     if config.resume == "no" and not is_restart:
         return None
     state, path = files.last_checkpoint(folder)
+    if not state and (folder / "best.pt").exists():
+        raise UserError(f"{folder} holds a run's weights, best.pt, and no checkpoint to go on "
+                        "from; choose another --name, or train anew with --resume=no")
     if not state:
-        if (folder / "best.pt").exists():
-            raise UserError(f"{folder} holds a run's weights, best.pt, and no checkpoint to go on "
-                            "from; choose another --name, or train anew with --resume=no")
         return None
     # a key that is newer than the run had its default
-    stored = {**vars(Config()), **files.read_json(folder / "config.json")}
+    stored = vars(Config()) | files.read_json(folder / "config.json")
     differ = [f"{name} = {stored[name]!r} there, {getattr(config, name)!r} here" for name in KEYS
               if name not in FREE_ON_RESUME and stored[name] != getattr(config, name)]
     if differ:
@@ -636,13 +635,11 @@ def load(path, device="cpu", which="best") -> tuple[LM, Tokenizer, Config]:
 
 def missing_weights(folder, which):
     """Return the message for a run that lacks the weights `which`."""
-    names = {"best": "best.pt", "last": "ckpt.pt"}
-    kept = [name for name, file in names.items() if (folder / file).exists()]
+    names = {"best.pt": "best", "ckpt.pt": "last"}
+    kept = [names[name] for name in names if (folder / name).exists()]
     kept += word_checkpoints(folder)
-    if not kept:
-        return f"{folder} has no weights, neither best.pt nor ckpt.pt; train it first"
-    file = folder / names.get(which, f"{which}.pt")
-    return f"{file} is missing; use --which={' or --which='.join(kept)}"
+    remedy = f"use --which={' or --which='.join(kept)}" if kept else "train it first"
+    return f"{folder} has no weights {which!r}; {remedy}"
 
 
 def word_checkpoints(folder):
@@ -731,12 +728,11 @@ class Meter:
 
     def load(self, state):
         """Go on from vars(meter) of a checkpoint, so that the next log line is the same."""
-        for name, own in dict(vars(self)).items():
-            value = state[name]
+        for name, own in [*vars(self).items()]:
             if isinstance(own, torch.Tensor):
-                setattr(self, name, value.to(own).reshape(()))
+                setattr(self, name, state[name].to(own).reshape(()))
             else:
-                setattr(self, name, type(own)(value))
+                setattr(self, name, type(own)(state[name]))
         self.figures = {name: value.to(self.loss.device) for name, value in self.figures.items()}
         self.start_step()
 

@@ -1,7 +1,7 @@
 """Failure signatures of a student: rules with stated thresholds, to be argued with.
 
-eval.py judges a run by its log and by babytalk's minimal pairs (`of_run`); tools.modes adds the
-rules that need a teacher and texts by both (`of_student`). Verdicts are kept in eval.json and
+eval.py judges a run by its log and by babytalk's minimal pairs; tools.modes adds the rules that
+need a teacher and texts by both (`averaged`, `rare_lost`). Verdicts are kept in eval.json and
 printed below the last table of a training. Three are of arXiv 2410.22081: averaged or generic
 output, rare patterns lost, instability or collapse.
 """
@@ -100,26 +100,23 @@ def paradigms_lost(accuracies):
 
 # ---------------------------------------------------------------- a run's verdicts
 
-def of_run(log, accuracies):
-    """Return the Verdicts on a log and on `paradigms`, if they are not empty, as dicts."""
-    verdicts = [unstable(log), overfitting(log)] if log else []
-    verdicts += [paradigms_lost(accuracies)] if accuracies else []
+def of_run(log, accuracies, others=()):
+    """Return the Verdicts on a run as dicts: `others`, of its log, of its `paradigms`."""
+    verdicts = [*others]
+    if log:
+        verdicts += [unstable(log), overfitting(log)]
+    if accuracies:
+        verdicts.append(paradigms_lost(accuracies))
     return [verdict._asdict() for verdict in verdicts]
-
-
-def of_student(figures, rules, written, written_by_teacher, log, accuracies):
-    """Return all Verdicts on a student, as dicts; the first four arguments are tools.modes'."""
-    verdicts = [averaged(figures, written, written_by_teacher), rare_lost(figures, rules)]
-    return [verdict._asdict() for verdict in verdicts] + of_run(log, accuracies)
 
 
 def paradigms(results):
     """Return {paradigm: accuracy} of babytalk's minimal pairs in an eval.json, {} without them."""
     try:
         accuracies = results["babytalk"]["paradigms"].items()
+        return {uid: accuracy for uid, accuracy in accuracies if isinstance(accuracy, float)}
     except (LookupError, TypeError, AttributeError):
         return {}
-    return {uid: accuracy for uid, accuracy in accuracies if isinstance(accuracy, float)}
 
 
 def keep(folder, verdicts):
@@ -139,15 +136,15 @@ def readable(verdicts):
     if not isinstance(verdicts, list):
         return []
     return [verdict for verdict in verdicts if isinstance(verdict, dict)
-            and isinstance(verdict.get("name"), str) and isinstance(verdict.get("said"), str)]
+            and type(verdict.get("name")) is type(verdict.get("said")) is str]
 
 
 def words(label, verdicts):
     """Return lines that tell a run's verdicts, as eval.json has them."""
     verdicts = readable(verdicts)
-    said = [f"{label}: {verdict['name'].upper()}: {verdict['said']}"
-            for verdict in verdicts if verdict.get("found")]
-    absent = [verdict["name"] for verdict in verdicts if not verdict.get("found")]
+    found = [verdict for verdict in verdicts if verdict.get("found")]
+    absent = [verdict["name"] for verdict in verdicts if verdict not in found]
+    said = [f"{label}: {verdict['name'].upper()}: {verdict['said']}" for verdict in found]
     if absent:
         said.append(f"{label}: no sign of {'; '.join(absent)}")
     return wrapped(said)

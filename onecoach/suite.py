@@ -67,9 +67,7 @@ class Row:
         value = self.values.get(key)
         if not isinstance(value, list) or len(value) < 2:
             raise self.wrong(f"{key} is not a list of two texts or more")
-        if not all(isinstance(text, str) and text.strip() for text in value):
-            raise self.wrong(f"{key}: one is empty, or not text")
-        return value
+        return [Row({key: text}, self.where).text(key) for text in value]
 
     def number(self, key, below=None):
         """Return a number; with `below` a whole one of 0 to below - 1."""
@@ -109,7 +107,7 @@ def read_folder(folder, item_of):
         rows = list(json_lines(path))
         if not rows:
             raise UserError(f"{path}: empty, it has no rows")
-        items += [item for row in rows if (item := item_of(row))]
+        items += filter(None, map(item_of, rows))
     if not items:
         raise UserError(f"{folder}: none of its rows is scored; pass --data=DIR of another copy")
     return items
@@ -243,18 +241,16 @@ def partial_r2(y, covariates, x):
     table = np.stack([y, x, *covariates])
     y, x, *columns = table[:, ~np.isnan(table).any(0)]
     columns += [a * b for i, a in enumerate(columns) for b in columns[i + 1:]]
-    columns = [(c - c.mean()) / (c.std() or 1) for c in columns]
+    *columns, x = [(c - c.mean()) / (c.std() or 1) for c in (*columns, x)]
     X = np.stack([np.ones(len(y)), *columns], 1)  # (n, k)
     if len(y) < X.shape[1] + 4:
         raise UserError(f"reading: {len(y)} words are too few to fit {X.shape[1]} coefficients")
 
     def left(X):
         return float(((y - X @ np.linalg.lstsq(X, y, rcond=None)[0])**2).sum())
-    x = (x - x.mean()) / (x.std() or 1)
     before = left(X)
-    after = left(np.column_stack([X, x]))
-    r2 = max(0.0, 1 - after / before) if before else 0.0  # y may be all alike
-    return r2, len(y), X.shape[1]
+    gain = before - left(np.column_stack([X, x]))
+    return max(0.0, gain / (before or 1.0)), len(y), X.shape[1]  # y may be all alike
 
 
 def fisher(r, half):
@@ -271,7 +267,6 @@ def reading_figures(items, surprisal, before):
     """
     columns = {name: np.array([item.columns[name] for item in items]) for name in NUMBERS}
     covariates = [columns[name] for name in COVARIATES]
-    spill = [*covariates, columns["prev_length"], before]
 
     def figure(measure, covariates):
         r2, n, k = partial_r2(columns[measure], covariates, surprisal)
@@ -282,7 +277,7 @@ def reading_figures(items, surprisal, before):
     eye = dict(r2=mean(f["r2"] for f in eyes), n=min(f["n"] for f in eyes),
                interval=[mean(f["interval"][end] for f in eyes) for end in (0, 1)],
                at_chance=all(f["at_chance"] for f in eyes))
-    self_paced = figure(SELF_PACED, spill)
+    self_paced = figure(SELF_PACED, [*covariates, columns["prev_length"], before])
     return dict(eye_tracking=eye, self_paced=self_paced, measures=measures, n=len(items))
 
 

@@ -1,10 +1,11 @@
 """Token files: text as ids on the disk, mapped into memory; how one is written from clean lines.
 
     train.bin     the ids, one after the other, 16 bits each (32 where V > 65536), little-endian
-    train.json    their type, the domains, the digests of tokenizer and text
+    train.json    their type, the domains, the digests of tokenizer and text; a digest of it all
 """
 import collections
 import concurrent.futures
+import hashlib
 import itertools
 import json
 import os
@@ -16,10 +17,8 @@ import torch
 from onecoach.config import UserError
 from onecoach.corpora import in_blocks
 
-FORM = 3  # of these files; where it is another one, text is prepared again
+FORM = 4  # of these files; where it is another one, text is prepared again
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
-KINDS = {"dtype": str, "tokenizer": str, "corpus": str, "mark": str, "bos_id": int,
-         "newline_id": int, "shared": float}
 AGAIN = "remove its folder, it will be prepared again"
 
 # A domain in a token file: its tokens [start, stop), the words and bytes of its text.
@@ -57,23 +56,19 @@ def read_about(path):
     """Read the JSON of a token file; UserError if one of the two is missing or damaged."""
     try:
         about = json.loads(pathlib.Path(path).with_suffix(".json").read_bytes())
-        segments = about["segments"] = [Segment(*segment) for segment in about["segments"]]
-        typed = [(about[key], kind) for key, kind in KINDS.items()]
-        typed += [pair for segment in segments for pair in zip(segment, (str, int, int, int, int))]
-        numbers = [value for value, kind in typed if kind is int]
-
-        # one domain after the other, from the first token on
-        ends = [0, *(segment.stop for segment in segments)]
-        if (all(type(value) is kind for value, kind in typed)
-                and 0 <= min(numbers) <= max(numbers) < 2**63
-                and ends[:-1] == [segment.start for segment in segments] and ends == sorted(ends)
-                and segments and os.path.getsize(path) and about["dtype"] in DTYPES):
+        if about.pop("digest") == digest(about) and os.path.getsize(path):
+            about["segments"] = [Segment(*segment) for segment in about["segments"]]
             return about
     except OSError as e:
         raise UserError(f"token file {e.filename}: {e.strerror}")
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass
     raise UserError(f"token file {path}: not a token file, or damaged; {AGAIN}")
+
+
+def digest(about):
+    """Digest the JSON of a token file: a damaged one is known by it."""
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 def write_tokens(path, tokenizer, texts, mark, seed, corpus, shared=0.0):
@@ -106,6 +101,7 @@ def write_tokens(path, tokenizer, texts, mark, seed, corpus, shared=0.0):
     about = {"dtype": dtype, "tokenizer": tokenizer.hash, "corpus": corpus, "mark": mark,
              "bos_id": tokenizer.bos_id, "newline_id": tokenizer.newline_id, "shared": shared,
              "segments": segments}
+    about["digest"] = digest(about)
     pathlib.Path(path).with_suffix(".json").write_text(json.dumps(about))
 
 

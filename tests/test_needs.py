@@ -319,7 +319,7 @@ def test_a_missing_teacher_without_a_config_is_refused_at_once(tiny, command, tm
 def test_an_unfinished_teacher_without_a_config_is_said_to_be_one(tiny, unfinished, tmp_path):
     unfinished().rename(tmp_path / "out/mine")
     refused(tiny("kid", teachers=["mine"]), "run 'mine' in ", "not finished",
-            "finish it with the command that began it")
+            "with the command that began it")
 
 
 @pytest.mark.parametrize("keys, words", [

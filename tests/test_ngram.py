@@ -149,7 +149,7 @@ def test_pairs_stand_beside_and_another_text_begins_anew(argv, tmp_path, capsys)
     eval.main([str(some), "--tasks=blimp", f"--data={rows.parent}"])
     header = capsys.readouterr().out.split("the tasks of")[1]
     assert "ngram-1" in header and "ngram-5" in header
-    with pytest.raises(UserError, match="neither best.pt nor ckpt.pt"):
+    with pytest.raises(UserError, match="no weights 'best'"):
         eval.main([str(tmp_path / "out/ngram-5"), "--tasks=ppl"])
 
     ngram.main([*argv, "--seed=1", "--tasks=blimp", f"--data={rows.parent}"])

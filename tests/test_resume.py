@@ -173,8 +173,7 @@ def test_checkpoints_come_at_least_every_tenth_of_the_run(tiny, states):
     (1, 1.9, 40, [*range(4, 41, 4)]),                 # a cheap one: every tenth
     (1, 3, 400, [40, 200, 360, 400]),                 # 2% of the time: from 150 seconds on
     (400, 1, 40, [n for n in range(41) if n % 4 == 3 or n and n % 4 == 0])])
-def test_checkpoints_come_by_the_clock(step, save, steps, expected, tiny, losses, monkeypatch,
-                                       capsys):
+def test_checkpoints_come_by_the_clock(step, save, steps, expected, tiny, losses, monkeypatch):
     """Seconds that a step and a save take."""
     now = [0.0]
     saved = []
@@ -194,7 +193,6 @@ def test_checkpoints_come_by_the_clock(step, save, steps, expected, tiny, losses
     losses(lambda call, W, loss: take(step, loss))
     trained(tiny("some", max_steps=steps, val_every=10**6, log_every=10**6))
     assert saved == expected
-    assert ("checkpoint written in 3.0 s" in capsys.readouterr().out) == (save == 3)
 
 
 def test_going_on_with_other_settings_is_refused_and_names_them(tiny, unfinished):
@@ -470,7 +468,7 @@ def test_out_of_memory_names_what_needs_less(tiny, monkeypatch, batch_size, grad
 
 def test_out_of_memory_on_several_ranks_names_what_splits_among_them(tiny, monkeypatch):
     monkeypatch.setattr(run, "WORLD", 2)
-    assert "--grad_accum=4," in run.out_of_memory(tiny("some", batch_size=24, grad_accum=3))
+    assert "--grad_accum=4 or" in run.out_of_memory(tiny("some", batch_size=24, grad_accum=3))
     assert "a smaller block_size" in run.out_of_memory(tiny("some", batch_size=32, grad_accum=16))
 
 

@@ -91,7 +91,7 @@ def test_candidates_of_choice_and_wug():
 
 @pytest.mark.parametrize("name, content, words", [
     ("choice", dict(prefix="a", options=["b"], right=0), "line 2: options is not a list of two"),
-    ("choice", dict(prefix="a", options=["b", " "], right=0), "line 2: options: one is empty"),
+    ("choice", dict(prefix="a", options=["b", " "], right=0), "line 2: options is empty"),
     ("choice", dict(prefix="a", options=["b", "c"], right=2), "line 2: right = 2 names none of it"),
     ("choice", dict(prefix="a", options=["b", "c"], right=True), "line 2: right = True names none"),
     ("choice", dict(prefix="a", options=["b", "c"]), "line 2: right = None names none"),

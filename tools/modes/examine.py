@@ -150,10 +150,11 @@ def examine_one(subject, coached, text, label):
 
     accuracies = signatures.paradigms(files.read_json_or_empty(folder / "eval.json"))
     log = files.read_metrics(folder / "metrics.jsonl")
-    verdicts = signatures.of_run(log, accuracies)
+    verdicts = []
     if teacher:
-        verdicts = signatures.of_student(measured.figures, measured.rules, by_student, by_teacher,
-                                         log, accuracies)
+        verdicts = [signatures.averaged(measured.figures, by_student, by_teacher),
+                    signatures.rare_lost(measured.figures, measured.rules)]
+    verdicts = signatures.of_run(log, accuracies, verdicts)
     result = dict(teacher=name, text=dict(texts=len(text.sequences)), figures=measured.figures,
                   curves={kind: curve.as_json() for kind, curve in measured.curves.items()},
                   written=by_student, written_by_teacher=by_teacher, paradigms=accuracies,
