@@ -1,9 +1,8 @@
 """Every key of a run, declared once; read from a config file and the command line.
 
-A config is a Python file of plain assignments of literals. It is read with `ast` and never
-executed. Its first line may be `base = "NAME"`: it then starts from that config's assignments. The
-command line overrides any key: `--lr=1e-3`. An unknown key, a wrong type and a value out of range
-are refused in one line.
+A config is a Python file of plain assignments of literals, read with `ast` and never executed. If
+its first line is `base = "NAME"`, it starts from the assignments of that config. The command line
+overrides any key: `--lr=1e-3`. Unknown keys, wrong types and values out of range are refused.
 
 A number that changes during a run is a schedule over its progress in [0, 1], written as a string:
     "linear(0: 1, 0.7: 0)"      straight lines between the points, flat outside them
@@ -68,14 +67,14 @@ class Config:
     out_dir: str = key("out", "parent folder of all runs", path=True)
     name: str = key("", "the run's folder is out_dir/name; empty: the config's file stem")
     seed: int = key(0, "seed of data order, initialisation and sampling", low=0, high=2**31 - 1)
-    init_seed: int = key(0, "added to seed for the first weights and for dropout: members of an "
-                         "ensemble differ in it, on the same text", low=0, high=2**31 - 1)
+    init_seed: int = key(0, "added to seed for first weights and dropout: an ensemble's members",
+                         low=0, high=2**31 - 1)
     device: str = key("auto", "where to compute; auto: cuda, else mps, else cpu",
                       ["auto", "cpu", "cuda", "mps"])
     dtype: str = key("auto", "dtype of matrix products; auto: bfloat16 if the processor has it",
                      ["auto", "float32", "bfloat16", "float16"])
-    compile: bool = key("auto", "torch.compile the models; auto: on a GPU, in a run of at least "
-                        "2,000 steps; on a CPU it needs a C++ compiler", ["auto"])
+    compile: bool = key("auto", "torch.compile the models; auto: on a GPU, from 2,000 steps on",
+                        ["auto"])
     resume: str = key("auto", "auto: go on with an unfinished run of this name; no: start anew",
                       ["auto", "no"])
     max_minutes: float = key(0.0, "minutes after which to save and stop; 0: never", low=0)
@@ -84,14 +83,13 @@ class Config:
     data_dir: str = key("out/data", "parent folder of prepared data", path=True)
     corpus: str = key("babytalk", "training text: babytalk, a known corpus, a path or glob, an "
                       "http(s) address", path=True)
-    dev: str = key("", "development text, named like corpus; empty: the corpus's own, else the "
-                   "last 2% of each file", path=True)
-    tokenizer: str = key("", "run or tokenizer.json to take the tokenizer from; empty: train one",
-                         path=True)
+    dev: str = key("", "development text, like corpus; empty: the corpus's own, else the last 2% "
+                   "of each file", path=True)
+    tokenizer: str = key("", "run or tokenizer.json to take it from; empty: train one", path=True)
     vocab_size: int = key(0, "tokens, at least 259; 0: merge until no pair is left (babytalk)",
                           low=0, high=10**6)
-    mark: str = key("half", "lines that <s> opens, besides every document: none, half of them, or "
-                    "every line", ["none", "half", "line"])
+    mark: str = key("half", "lines that <s> opens, besides every document",
+                    ["none", "half", "line"])
     sentences: int = key(400_000, "lines of babytalk to generate", low=1, high=10**8)
     max_words: int = key(0, "words of training text, the same share of every file; 0: all", low=0)
     random_offset: bool = key(True, "give each chunk its own offset each epoch")
@@ -105,8 +103,7 @@ class Config:
     d_ff: int = key(1024, "width inside the feed-forward block", low=1, high=2**20)
     tie: bool = key(False, "the output head is the embedding matrix (in gpt2 always)")
     dropout: float = key(0.0, "probability of dropping an activation", low=0, high=0.99)
-    n_kv_head: int = key(0, "heads of keys and values, a divisor of n_head (llama); 0: n_head",
-                         low=0)
+    n_kv_head: int = key(0, "heads of keys and values (llama), divides n_head; 0: n_head", low=0)
     norm_eps: float = key(0.0, "added to the variance in norms; 0: 1e-6 in llama, 1e-5 in gpt2",
                           low=0, high=1)
     rope_theta: float = key(10000.0, "base of the rotary angles (llama)", low=1, high=1e12)
@@ -115,15 +112,13 @@ class Config:
     attn_bias: bool = key(False, "biases in llama's attention (gpt2 always has them)")
     mlp_bias: bool = key(False, "biases in llama's feed-forward block (gpt2 always has them)")
     block_size: int = key(128, "tokens of a training sequence; stages(...) of divisors of the "
-                          "longest cut it: tokens per step stay the same", low=2, high=2**18,
-                          schedule=True)
+                          "longest cut it", low=2, high=2**18, schedule=True)
     # optimisation
     batch_size: int = key(32, "sequences of the longest block per step", low=1)
     grad_accum: int = key(1, "micro-batches of a batch: less memory, the same result", low=1)
     max_steps: int = key(0, "optimiser steps; 0: as many as `epochs` needs", low=0)
     epochs: float = key(6.0, "passes over the corpus", above=0, high=1e6)
-    optimizer: str = key("adamw", "muon: Muon on the blocks' matrices, AdamW on the "
-                         "rest; Muon multiplies in bfloat16, slow on a CPU without it",
+    optimizer: str = key("adamw", "muon: on the blocks' matrices, in bfloat16; AdamW on the rest",
                          ["adamw", "muon"])
     lr: float = key(2.5e-4, "peak learning rate, before warmup and cosine to zero", low=0, high=10,
                     schedule=True)
@@ -131,8 +126,7 @@ class Config:
     weight_decay: float = key(0.1, "weight decay, on matrices only", low=0, high=100)
     beta2: float = key(0.999, "AdamW's decay of the mean squared gradient", low=0, high=0.99999)
     grad_clip: float = key(1.0, "largest gradient norm; 0: no clipping", low=0)
-    max_skipped: int = key(10, "steps in a row with a loss or gradient that is not finite before "
-                           "the run stops", low=0)
+    max_skipped: int = key(10, "steps in a row without a finite loss or gradient to bear", low=0)
     # distillation
     teachers: list[str] = key([], "run names of the teachers, or \"truth\" (babytalk's own); "
                               "empty: plain language modelling")
@@ -144,35 +138,32 @@ class Config:
     alpha: float = key(0.5, "loss = alpha CE + (1 - alpha) tau^2 D", low=0, high=1, schedule=True)
     mix: float = key(1.0, "D's target is mix p + (1 - mix) q, with this q held fixed", low=0,
                      high=1, schedule=True)
-    reduction: str = key("token", "mean of D per token; per sequence, Baby Llama's: that times "
-                         "block_size; or weighted means per time step",
-                         ["token", "sequence", "step"])
+    reduction: str = key("token", "mean of D per token; that times block_size (Baby Llama's); or "
+                         "weighted means per time step", ["token", "sequence", "step"])
     step_weights: list[float] = key([0.5, 1.5], "reduction = step: weights of the first and last "
                                     "time step, scaled to mean 1", low=0)
-    teacher_cache: int = key(0, "store the teachers' k most likely tokens, and the remainder as "
-                             "one more, for later epochs and other runs; D is then a lower bound: "
-                             "see mass_p in the log; 0: none", low=0)
+    teacher_cache: int = key(0, "store the teachers' k most likely tokens and the remainder, for "
+                             "later epochs and runs; D is then a lower bound; 0: none", low=0)
     on_policy: float = key(0.0, "share of batches that train on rollouts: continuations written "
                            "by the student", low=0, high=1, schedule=True)
     rollout_mix: float = key(0.0, "rollouts are drawn from rollout_mix p + (1 - rollout_mix) q",
                              low=0, high=1, schedule=True)
-    rollout_every: int = key(1, "write the rollouts of this many steps in one call: faster, but "
-                             "all but the first are then by an older student, and the gradient is "
-                             "biased (docs/speed.md)", low=1, high=1000)
+    rollout_every: int = key(1, "write the rollouts of so many steps at once: faster, but biased, "
+                             "for the student is an older one (docs/speed.md)", low=1, high=1000)
     prompt_len: int = key(8, "tokens of the corpus that a rollout starts from", low=1)
-    rollout_loss: str = key("token", "on rollouts: D at each position; plain REINFORCE of "
-                            "sequence-level reverse KL; or the single-step part exact and only "
-                            "the long-term part sampled", ["token", "reinforce", "single_step"])
+    rollout_loss: str = key("token", "on rollouts: D at each position; REINFORCE of the sequence's "
+                            "reverse KL; or of its long-term part, the single-step part exact",
+                            ["token", "reinforce", "single_step"])
     length_norm: bool = key(False, "divide the return-to-go by the number of its terms (biased)")
     baseline: str = key("", "run to show next to teacher and student in the last table")
     # log, validation, checkpoints
-    checkpoints: list[float] = key([], "keep the weights (chck_10M.pt) at these millions of words "
-                                   "read; babylm: 1 to 10, then 20 to 100", ["babylm"], above=0)
+    checkpoints: list[float] = key([], "keep the weights at these millions of words; babylm: 1 "
+                                   "to 10, then 20 to 100", ["babylm"], above=0)
     log_every: int = key(50, "steps between lines of metrics.jsonl", low=1)
     val_every: int = key(500, "steps between validations", low=1)
     val_tokens: int = key(50_000, "development tokens of a validation; 0: all", low=0)
-    eval_tokens: int = key(200_000, "development tokens, of each domain, that are scored after "
-                           "training; 0: no evaluation then", low=0)
+    eval_tokens: int = key(200_000, "development tokens of each domain, scored after training; 0: "
+                           "no evaluation then", low=0)
 
     file = None  # the path of the config file; no key
 
@@ -253,7 +244,7 @@ def schedule_values(value):
 
 
 def value_at(value, progress):
-    """Return the value of a schedule, or of a number, at progress in [0, 1]."""
+    """Return the value of a schedule or a number at progress in [0, 1]."""
     kind, points = read_schedule(value)
     i = bisect.bisect([x for x, _ in points], progress)  # points[i] is the next one
     x0, y0 = points[max(0, i - 1)]
@@ -290,11 +281,11 @@ def check(name, value):
     try:
         parts = parts_of(value, field)
     except ValueError:
-        others = [f" or {word!r}" for word in allowed]
+        others = [repr(word) for word in allowed]
         if meta["schedule"]:
-            others = [" or a schedule, such as \"linear(0: 1, 0.7: 0)\" or \"stages(0: 1, 0.5: 2)\" "
+            others = ["a schedule, such as \"linear(0: 1, 0.7: 0)\" or \"stages(0: 1, 0.5: 2)\", "
                       "with points that rise within [0, 1]"]
-        raise UserError(f"{name} = {value!r}: must be {TYPES[kind]}{''.join(others)}")
+        raise UserError(f"{name} = {value!r}: must be {' or '.join([TYPES[kind], *others])}")
 
     low, high, above = meta["low"], meta["high"], meta["above"]
     if above is not None and not all(above < x <= high for x in parts):
@@ -607,6 +598,16 @@ def as_assignments(config):
     return "\n".join(lines)
 
 
+AFTER_THE_KEYS = """
+
+--show prints the keys of CONFIG as a run would have them, and ends.
+A config's first line may be base = "NAME": it starts from configs/NAME.py.
+Schedules over the run's progress: "linear(0: 1, 0.7: 0)", "stages(0: 1, 0.5: 2)".
+A whole progressive config is configs/rkl_full_10m.py:
+
+"""
+
+
 def help_text(usage):
     lines = [usage.strip(), "", "Keys (in a config: key = value; on the command line: --key=value; "
              "* may be a schedule):"]
@@ -617,13 +618,8 @@ def help_text(usage):
         words = f"{meta['help']} ({allowed})" if allowed else meta["help"]
         lines += textwrap.wrap(words, 99, initial_indent=left.ljust(26) + " ",
                                subsequent_indent=" " * 27)
-    lines += ["", "--show prints the keys of CONFIG as a run would have them, and ends.",
-              "A config's first line may be base = \"NAME\": it starts from configs/NAME.py.",
-              "Schedules over the run's progress: \"linear(0: 1, 0.7: 0)\", "
-              "\"stages(0: 1, 0.5: 2)\".", "A whole progressive config is configs/rkl_full_10m.py:",
-              ""]
     example = read_text(CONFIGS / "rkl_full_10m.py").split("\n\n", 1)[1]
-    return "\n".join(lines) + "\n" + textwrap.indent(example, "  ")
+    return "\n".join(lines) + AFTER_THE_KEYS + textwrap.indent(example, "  ")
 
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
@@ -657,23 +653,19 @@ def run_main(main):
             main(sys.argv[1:])
         finally:
             sys.stdout.flush()
+        return
     except BrokenPipeError:  # the reader, head for example, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE)
     except KeyboardInterrupt as e:
-        number, message = e.args or (signal.SIGINT, "interrupted")
-        say_last(message)
-        raise SystemExit(128 + number)
+        number, line = e.args or (signal.SIGINT, "interrupted")
+        code = 128 + number
     except UserError as e:
-        say_last(f"error: {e}")
-        raise SystemExit(2)
+        code, line = 2, f"error: {e}"
     except OSError as e:  # a folder that is a file, a full disk, no permission
         if e.filename is None:
             raise
-        say_last(f"error: {e.filename}: {e.strerror}")
-        raise SystemExit(2)
-
-
-def say_last(line):
+        code, line = 2, f"error: {e.filename}: {e.strerror}"
     if RANK == 0:  # the other ranks would say the same
         print(line, file=sys.stderr)
+    raise SystemExit(code)

@@ -274,14 +274,13 @@ class Run:
 
     def best_so_far(self):
         """Return the lowest val_ce so far, from best.pt or, if that is of a later step, the log."""
+        best = {}
         path = self.folder / "best.pt"
-        if not path.exists():  # or it was taken away: the next one is the best there is
-            return math.inf
-        best = files.load_checkpoint(path)
-        if best.get("step", 0) <= self.step and isinstance(best.get("val_ce"), float):
-            return best["val_ce"]
-        best = files.best_line(files.read_metrics(self.folder / "metrics.jsonl"))
-        return best["val_ce"] if best else math.inf
+        if path.exists():  # or it was taken away: the next one is the best there is
+            best = files.load_checkpoint(path)
+            if best.get("step", 0) > self.step or type(best.get("val_ce")) is not float:
+                best = files.best_line(files.read_metrics(self.folder / "metrics.jsonl")) or {}
+        return best.get("val_ce", math.inf)
 
     def autocast(self):
         return autocast(self.dtype, self.device)
@@ -315,7 +314,7 @@ class Run:
         self.step += 1
         loss = sums.pop("loss")
         clipped = norm > (self.config.grad_clip or math.inf)
-        self.meter.add(self.step, loss, norm, clipped, skipped, sums)
+        self.meter.add(loss, norm, clipped, skipped, sums)
         self.bar.update()
         if self.compiled and self.step == self.first_step:
             self.say(f"compiling and a step took {time.monotonic() - self.meter.clock:.0f} s")
@@ -334,22 +333,21 @@ class Run:
 
     def log(self, lr):
         """Write the line of the steps since the last one; UserError if too many were skipped."""
-        seen = self.meter.read(self.step)
-        tokens_per_s = seen["steps_per_s"] * self.tokens_per_step
+        figures, skipped, (n, last), steps_per_s = self.meter.read(self.step)
+        tokens_per_s = steps_per_s * self.tokens_per_step
         line = dict(step=self.step, tokens=self.step * self.tokens_per_step, words=self.words,
-                    **seen["figures"], lr=lr, tokens_per_s=tokens_per_s)
+                    **figures, lr=lr, tokens_per_s=tokens_per_s)
         line |= gpu_usage(self.device, tokens_per_s * self.flops_per_token / WORLD)
-        if seen["skipped"]:
-            line["skipped"] = seen["skipped"]
-            self.say(f"{seen['skipped']} of the last {seen['steps']} steps skipped, loss or "
-                     "gradient was not finite")
-        n = seen["worst"]
+        if skipped:
+            line["skipped"] = skipped
+            self.say(f"{skipped} steps since the last line skipped, loss or gradient was not "
+                     "finite")
         if n > self.config.max_skipped:
             path = self.folder / "ckpt.pt"
             good = f"last good checkpoint {path}" if path.exists() else "no checkpoint yet"
             raise UserError(f"{self.config.name}: loss or gradient not finite {n} steps in a row "
-                            f"up to step {seen['end']} (from batch {seen['end'] - n}); {good}; try "
-                            "a lower lr, or dtype = float32")
+                            f"up to step {last} (from batch {last - n}); {good}; try a lower lr, "
+                            "or dtype = float32")
         try:
             self.metrics.write(**line)
         except UserError:  # a full disk: the checkpoint before the last one makes room
@@ -359,7 +357,7 @@ class Run:
             raise
         self.bar.set_postfix(loss=f"{line['loss']:.3f}", refresh=False)
         if not sys.stderr.isatty():
-            minutes = (self.steps - self.step) / seen["steps_per_s"] / 60
+            minutes = (self.steps - self.step) / steps_per_s / 60
             print(f"  step {self.step}/{self.steps} loss {line['loss']:.4f} ce {line['ce']:.4f} "
                   f"{tokens_per_s:.0f} tokens/s, {minutes:.1f} minutes left", flush=True)
         return line
@@ -516,7 +514,7 @@ def put_state(state, student, optimizer, scaler, meter, path):
             scaler.load_state_dict(state["scaler"])
             scaler.get_scale() + 0.0  # TypeError if it is no number
         set_random_state(state["random"])
-        if "meter" in state:
+        if "rows" in state.get("meter", {}):
             meter.load(state["meter"])
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as e:
         raise UserError(f"{path}: its optimizer or random state is damaged ({type(e).__name__}); "
@@ -655,8 +653,7 @@ def text_digest(folder):
 
 def other_text(folder, other):
     """Were two runs trained on different text? No if one is not known (it was imported)."""
-    texts = {text_digest(folder), text_digest(other)}
-    return "" not in texts and len(texts) == 2
+    return len({text_digest(folder), text_digest(other)} - {""}) == 2
 
 
 def is_finished(folder):
@@ -668,9 +665,8 @@ def is_finished(folder):
     if not state:
         needed = ("config.json", "tokenizer.json", "best.pt")
         return all((folder / name).exists() for name in needed)
-    done = state.get("step", 0) >= state.get("steps", math.inf)
-    lines = files.read_metrics(folder / "metrics.jsonl")
-    return done and last_validation(lines) == state["step"]
+    validated = last_validation(files.read_metrics(folder / "metrics.jsonl"))
+    return state.get("step") == state.get("steps", math.inf) == validated
 
 
 def last_validation(lines):
@@ -681,59 +677,57 @@ def last_validation(lines):
 # ---------------------------------------------------------------- the log
 
 class Meter:
-    """The figures of a log line, summed on the device: no step waits. The clock is of steps."""
+    """The steps since the last log line, on the device: no step waits. The clock is of steps."""
 
     def __init__(self, device):
-        self.in_a_row = torch.zeros((), device=device)
-        self.restart(0)
+        self.in_a_row = 0  # how many steps before these were skipped without one between
+        self.restart(device)
 
-    def restart(self, step):
-        zero = torch.zeros_like(self.in_a_row)
-        self.loss = self.norm = self.clipped = self.skipped = zero
-        self.worst = self.end = zero  # the most steps skipped in a row, and the last of them
+    def restart(self, device):
+        self.rows = torch.zeros(0, 4, device=device)  # loss, norm, clipped, skipped of each step
         self.figures = {}
-        self.start = step
         self.seconds = 0.0
         self.start_step()
 
     def start_step(self):
         self.clock = time.monotonic()
 
-    def add(self, step, loss, norm, clipped, skipped, figures):
+    def add(self, loss, norm, clipped, skipped, figures):
         """Add the tensors of the step that ended; of figures the latest stay."""
-        self.loss = self.loss + torch.where(skipped, 0.0, loss)
-        self.norm = self.norm + torch.where(skipped, 0.0, norm)
-        self.clipped = self.clipped + (clipped & ~skipped)
-        self.skipped = self.skipped + skipped
-        self.in_a_row = (self.in_a_row + 1) * skipped
-        self.end = torch.where(self.in_a_row > self.worst, step, self.end)
-        self.worst = torch.maximum(self.worst, self.in_a_row)
+        row = torch.stack([loss, norm, clipped, skipped])
+        self.rows = torch.cat([self.rows, row[None]])
         self.figures |= figures
         self.seconds += time.monotonic() - self.clock
 
     def read(self, step):
-        """Return means and skipped steps since the last reading; nan if all were skipped."""
-        steps = step - self.start
-        skipped = int(self.skipped)
-        done = steps - skipped or math.nan
+        """Return figures, steps skipped, the most in a row and the last of them, steps per second.
+
+        They are of the steps since the last reading, up to `step`; means are nan if all were
+        skipped.
+        """
         before = time.monotonic()
-        figures = dict(loss=float(self.loss) / done, grad_norm=float(self.norm) / done,
-                       clipped=float(self.clipped) / steps)
+        rows = self.rows.double().cpu()
+        seconds = self.seconds + time.monotonic() - before
+        skipped = rows[:, 3] > 0
+        loss, norm = rows[~skipped, :2].mean(0).tolist()
+        clipped = (rows[:, 2] > rows[:, 3]).double().mean().item()
+        figures = dict(loss=loss, grad_norm=norm, clipped=clipped)
         figures |= {name: value.tolist() for name, value in self.figures.items()}
-        seen = dict(figures=figures, steps=steps, skipped=skipped, worst=int(self.worst),
-                    end=int(self.end))
-        seen["steps_per_s"] = steps / (self.seconds + time.monotonic() - before)
-        self.restart(step)
-        return seen
+
+        streaks = []
+        for i, is_skipped in enumerate(skipped.tolist(), step - len(rows) + 1):
+            self.in_a_row = (self.in_a_row + 1) * is_skipped
+            streaks.append((self.in_a_row, i))
+        self.restart(self.rows.device)
+        return figures, int(skipped.sum()), max(streaks), len(rows) / seconds
 
     def load(self, state):
         """Go on from vars(meter) of a checkpoint, so that the next log line is the same."""
-        for name, own in [*vars(self).items()]:
-            if isinstance(own, torch.Tensor):
-                setattr(self, name, state[name].to(own).reshape(()))
-            else:
-                setattr(self, name, type(own)(state[name]))
-        self.figures = {name: value.to(self.loss.device) for name, value in self.figures.items()}
+        device = self.rows.device
+        self.rows = state["rows"].to(device).reshape(-1, 4)
+        self.figures = {name: value.to(device) for name, value in state["figures"].items()}
+        self.in_a_row = int(state["in_a_row"])
+        self.seconds = float(state["seconds"])
         self.start_step()
 
 

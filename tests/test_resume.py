@@ -385,7 +385,7 @@ def test_the_line_after_a_checkpoint_is_the_one_that_would_have_been(
     lambda s: s.update(step=99), lambda s: s.update(minutes=[1]),
     lambda s: s.update(random=None), lambda s: s.update(random={"cpu": torch.zeros(3)}),
     lambda s: s.update(random={"cpu": "x"}), lambda s: s.update(optimizer=3),
-    lambda s: s.update(meter=[1]), lambda s: s["meter"].update(loss=torch.zeros(2)),
+    lambda s: s.update(meter={"rows": 1}), lambda s: s["meter"].update(rows=torch.zeros(3)),
     lambda s: s["meter"].update(figures={"ce": 1}), lambda s: s["optimizer"]["state"].pop(0),
     lambda s: s["optimizer"].update(state=[]), lambda s: s["optimizer"]["state"].update({1: {}}),
     lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.zeros(2)),
@@ -480,7 +480,7 @@ def test_no_corpus_is_not_all_text_of_the_folder_one_is_in(tiny, tmp_path, monke
 
 
 def test_so_it_is_on_a_cpu_whose_allocator_has_an_error_of_its_own(tiny):
-    refused(tiny("some", d_model=2**16, d_ff=2**20), "some: out of memory", "a smaller model")
+    refused(tiny("some", d_model=2**16, d_ff=2**20), "some: out of memory", "a smaller block_size or model")
 
 
 def test_a_run_ends_with_where_things_lie_and_what_comes_next(tiny, capsys):
