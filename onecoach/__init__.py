@@ -1,2 +1,2 @@
-"""The machinery: what a run needs around its method. A reader of the method may skip it."""
+"""The machinery around the method. A reader of the method may skip it."""
 __version__ = "1.0"

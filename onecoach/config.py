@@ -4,10 +4,10 @@ A config is a Python file of plain assignments of literals, read with `ast` and 
 its first line is `base = "NAME"`, it starts from the assignments of that config. The command line
 overrides any key: `--lr=1e-3`. Unknown keys, wrong types and values out of range are refused.
 
-A number that changes during a run is a schedule over its progress in [0, 1], written as a string:
+A number that changes during a run is a schedule over progress in [0, 1], written as a string:
     "linear(0: 1, 0.7: 0)"      straight lines between the points, flat outside them
-    "stages(0: 1, 0.5: 2)"      each value from its point on
-The loop asks once a step, `now = config.at(progress)`, and has numbers from there on.
+    "stages(0: 1, 0.5: 2)"      each value holds from one point to the next
+The loop calls `now = config.at(progress)` in each step; there every schedule is a number.
 """
 import argparse
 import ast
@@ -33,7 +33,7 @@ if "TORCHELASTIC_RUN_ID" in os.environ:
     RANK = int(os.environ["RANK"])
     WORLD = int(os.environ["WORLD_SIZE"])
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "configs"  # where NAME.py of a missing teacher is
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"  # NAME.py of a missing teacher is there
 
 
 class UserError(Exception):
@@ -75,7 +75,7 @@ class Config:
                      ["auto", "float32", "bfloat16", "float16"])
     compile: bool = key("auto", "torch.compile the models; auto: on a GPU, from 2,000 steps on",
                         ["auto"])
-    resume: str = key("auto", "auto: go on with an unfinished run of this name; no: start anew",
+    resume: str = key("auto", "auto: go on with an unfinished run of this name; no: start over",
                       ["auto", "no"])
     max_minutes: float = key(0.0, "minutes after which to save and stop; 0: never", low=0)
     init: str = key("", "run whose weights the model starts from; empty: random")
@@ -212,8 +212,8 @@ TYPES = {str: "a string", int: "a whole number", float: "a number", bool: "True 
          list[str]: "a list of strings", list[float]: "a list of numbers"}
 ACCEPTED = {str: {str}, int: {int}, float: {float, int}, bool: {bool}}
 
-# A missing teacher, baseline or init is trained from its own config with these keys taken from the
-# student's run. An existing one must agree in text, tokenizer, mark and seed.
+# A missing teacher, baseline or init has a config, and takes these keys from the student's run. An
+# existing one must agree in text, tokenizer, mark and seed.
 INHERITED = ("corpus", "dev", "mark", "sentences", "max_words", "seed", "out_dir", "data_dir",
              "tokenizer", "vocab_size", "device", "dtype", "compile", "max_minutes")
 

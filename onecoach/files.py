@@ -23,8 +23,8 @@ from onecoach.config import RANK, UserError, read_text
 def replacing(path, previous=None):
     """Open a binary file that becomes `path` when the block ends without an error.
 
-    The old content is kept in `previous`, if that is given. Raises UserError if the disk is full or
-    there is no such folder.
+    previous: the path of a file to keep the old content in. Raises UserError if the disk is full
+    or there is no such folder.
     """
     path = pathlib.Path(path)
     if RANK:  # of several ranks the first alone writes
@@ -62,10 +62,10 @@ def remove_abandoned(parent, pattern):
 
 @contextlib.contextmanager
 def locked(path, wait=True):
-    """Hold the lock of a folder, or of a file that is made for it; it ends with its process.
+    """Hold the lock of a folder, or of a file that is made for it, at most until the process ends.
 
-    Yields False where nothing can be locked (Windows, some file systems). With wait=False raises
-    BlockingIOError while another process has it.
+    Yields False if nothing can be locked (on Windows, in some file systems). With wait=False raises
+    BlockingIOError while another process holds it.
     """
     with contextlib.ExitStack() as stack:
         held = False
@@ -131,7 +131,7 @@ def read_json(path):
 def check_writable(folder):
     """Raise UserError if nothing can be written to a run's folder, before hours of work."""
     if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder} cannot be written to; copy the run, or change its permissions")
+        raise UserError(f"{folder} cannot be written to; copy the run, or change permissions")
 
 
 def read_json_or_empty(path):
@@ -166,10 +166,10 @@ def best_line(lines):
 def is_figure(name, value):
     """Is it a value of metrics.jsonl? Counts are whole numbers, per_step is a list of figures."""
     if name == "per_step":
-        return isinstance(value, list) and all(is_figure("", x) for x in value)
-    counted = name in ("step", "tokens", "words")
-    kinds = (int,) if counted else (int, float, type(None))
-    return type(value) in kinds and (value is None or abs(value) < 1e300)
+        return type(value) is list and all(is_figure("", x) for x in value)
+    if name in ("step", "tokens", "words"):
+        return type(value) is int
+    return value is None or type(value) in (int, float) and abs(value) < 1e300
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -177,7 +177,7 @@ def is_figure(name, value):
 def save_checkpoint(path, state):
     """Write a checkpoint; the old ckpt.pt becomes ckpt.prev.pt. UserError if not all is finite."""
     if name := not_finite(state["model"]):
-        raise UserError(f"{path} is not written, for {name} is not finite; train anew with "
+        raise UserError(f"{path} is not written, for {name} is not finite; start over with "
                         "--resume=no and a lower lr, or dtype = float32")
     previous = path.with_name("ckpt.prev.pt") if path.name == "ckpt.pt" else None
     with replacing(path, previous) as f:
@@ -201,12 +201,12 @@ def load_checkpoint(path, device="cpu"):
         raise UserError(f"{path}: {e.strerror or e}")
     except Exception as e:  # torch.load can raise anything on damaged bytes
         raise UserError(f"{path}: not a checkpoint that can be read safely ({type(e).__name__}); "
-                        "put a whole copy in its place, or train anew with --resume=no")
+                        "put a whole copy in its place, or start over with --resume=no")
     is_ours = isinstance(state, dict) and isinstance(state.get("model"), dict)
     if not is_ours or any(type(state.get(count, 0)) is not int for count in ("step", "steps")):
         raise UserError(f"{path}: not a checkpoint of this program")
     if name := not_finite(state["model"]):
-        raise UserError(f"{path}: {name} is not finite; train anew with --resume=no and a lower lr")
+        raise UserError(f"{path}: {name} is not finite; start over with --resume=no and a lower lr")
     return state
 
 

@@ -36,10 +36,10 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self):
-        """Take a step, or leave everything as it is where the tensor found_inf is 1.
+        """Take a step; if the tensor found_inf is 1, leave everything as it is.
 
         AdamW's kernel does that itself. Muon has no such kernel, and reading found_inf would wait
-        for the device: its step is taken in any case, and taken back where found_inf is 1.
+        for the device: so its step is always taken, and then taken back if found_inf is 1.
         """
         self.adamw.state = self.state  # one state for both, also after load_state_dict
         self.adamw.param_groups = self.param_groups[1:]

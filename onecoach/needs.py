@@ -1,4 +1,4 @@
-"""The runs that a run needs: its teachers, its init and its baseline, trained first if missing.
+"""The runs that a run needs, teachers, init and baseline, trained first if missing.
 
 All are checked before any is trained, so that a mistake in the last one costs no hours.
 """
@@ -19,7 +19,7 @@ def train_missing(config, data, train, check_run):
     runs = find_missing(config, data, check_run)
     if config.optimizer == "muon" and not has_bf16(choose_device(config)):
         print(f"{config.name}: optimizer = 'muon' multiplies in bfloat16, which this processor has "
-              "no instructions for: a step takes many times as long as with --optimizer=adamw")
+              "no instructions for: steps take many times as long as with --optimizer=adamw")
     for name, (role, needed) in runs.items():
         print(f"\n{role} {name} is not there yet: training it first")
         with naming_its_command(needed):
@@ -27,7 +27,7 @@ def train_missing(config, data, train, check_run):
 
 
 def find_missing(config, data, check_run, needed_by=()):
-    """{name: (role, Config)} of the runs to train before config's, in the order of training.
+    """Return {name: (role, Config)} of the runs to train before config's, in order.
 
     Raises UserError for a mistake in config or in a run that it needs. needed_by: the names of the
     runs that need this one, each needed by the one before it.
@@ -60,10 +60,10 @@ def find_missing(config, data, check_run, needed_by=()):
 
 
 def needs(config):
-    """[(role, name)] of the runs that config's run needs."""
+    """Return [(role, name)] of the runs that config's run needs."""
     pairs = [("teacher", name) for name in config.teacher_runs]
     pairs += [("init", config.init), ("baseline", config.baseline)]
-    return [(role, name) for role, name in pairs if name]
+    return [pair for pair in pairs if pair[1]]
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Ranks: the processes that torchrun starts. Each has its rows of a batch; sums are over all.
+"""Ranks, the processes that torchrun starts: each has some rows of a batch, sums are over all.
 
     torchrun --standalone --nproc_per_node=2 distill.py configs/rkl_10m.py
 
@@ -15,13 +15,13 @@ import torch.distributed as dist
 from onecoach.config import RANK, WORLD, UserError
 
 RESTARTS = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))  # --max-restarts: how many it took
-LAUNCH = os.environ.get("TORCHELASTIC_RUN_ID", "")  # what its restarts have in common
+LAUNCH = os.environ.get("TORCHELASTIC_RUN_ID", "")  # the same in all restarts
 
 
 def join_ranks(config, device):
     """Meet the other processes that torchrun started; the first one writes and speaks.
 
-    Raises UserError where the batch does not split among them.
+    Raises UserError if the batch does not split among them.
     """
     if config.batch_size % (WORLD * config.grad_accum):
         raise UserError(f"batch_size {config.batch_size} does not split into {WORLD} ranks times "
@@ -31,7 +31,7 @@ def join_ranks(config, device):
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store = next(dist.rendezvous("env://"))[0]
-    store = dist.PrefixStore(str(RESTARTS), store)  # addresses of those that died are still in it
+    store = dist.PrefixStore(str(RESTARTS), store)  # addresses of dead processes are still in it
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=RANK,
                             world_size=WORLD, timeout=datetime.timedelta(days=1))
     atexit.register(dist.destroy_process_group)
@@ -47,9 +47,9 @@ def leave():
 
 
 def in_turn(f):
-    """f() of the first rank, and only then of the others: what it has written they read.
+    """Call f on the first rank, and then on the others, which read the files that it wrote.
 
-    What it raises it raises alone; the others end without a word.
+    If the first call raises UserError, the first rank alone says so; the others end silently.
     """
     if WORLD == 1:
         return f()
@@ -67,12 +67,12 @@ def in_turn(f):
 
 
 def shard(t):
-    """This rank's share of the rows of a batch's tensor."""
+    """Return this rank's share of the rows of a batch's tensor."""
     return t.chunk(WORLD)[RANK]
 
 
 def all_reduce(t, how="SUM"):
-    """The sum (or MAX) of a tensor over the ranks."""
+    """Return the sum (or MAX) of a tensor over the ranks."""
     if WORLD > 1:
         t = t.detach().clone()
         dist.all_reduce(t, getattr(dist.ReduceOp, how))
@@ -80,7 +80,7 @@ def all_reduce(t, how="SUM"):
 
 
 def all_gather(t):
-    """The rows (B / ranks, ...) of all ranks, in their order: (B, ...)."""
+    """Return the rows (B / ranks, ...) of all ranks in order: (B, ...)."""
     if WORLD == 1:
         return t
     parts = [torch.empty_like(t) for _ in range(WORLD)]
@@ -89,7 +89,7 @@ def all_gather(t):
 
 
 def sum_gradients(model):
-    """Each rank has the gradient of its own rows: after this all have that of the whole batch."""
+    """Add up the gradients over the ranks: all then have the gradient of the whole batch."""
     if WORLD == 1:
         return
     grads = [p.grad for p in model.parameters() if p.grad is not None]
@@ -99,7 +99,7 @@ def sum_gradients(model):
 
 
 def gather(value):
-    """[the value of each rank], any Python object that can be pickled."""
+    """Return [the value of each rank], any Python object that can be pickled."""
     if WORLD == 1:
         return [value]
     values = [None] * WORLD

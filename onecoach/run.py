@@ -137,7 +137,7 @@ def alone(train):
 def locked(folder):
     """Hold the lock folder/.lock, a file with the process's number; the first rank does for all.
 
-    A folder that is made here and stays empty is removed: its run was refused.
+    A folder that is made here and stays empty is removed: the run was refused.
     """
     if RANK:
         yield
@@ -187,10 +187,7 @@ def catch_signals():
 # ---------------------------------------------------------------- the run state
 
 class Run:
-    """A run that is being trained. It computes no loss, and never sees a teacher or a batch.
-
-    `Run(config)` refuses a run that cannot go on. `begin` starts it, or restores it.
-    """
+    """A run that is being trained. It computes no loss, and never sees a teacher or a batch."""
 
     minutes_spent = 0.0  # by this command in the loops of the runs before, the teachers'
 
@@ -216,21 +213,21 @@ class Run:
         """Raise UserError if the run was begun on another text, or with another tokenizer."""
         if self.notes.get("_text", data.train.corpus) != data.train.corpus:
             raise UserError(f"{self.folder} was begun on another text than corpus = "
-                            f"{self.config.corpus!r} is now; --resume=no trains anew")
+                            f"{self.config.corpus!r} is now; --resume=no starts over")
         if self.notes.get("_tokenizer", data.tokenizer.hash) != data.tokenizer.hash:
             raise UserError(f"{self.folder} was begun with another tokenizer than now; "
-                            f"--tokenizer={self.folder} has its own, --resume=no trains anew")
+                            f"--tokenizer={self.folder} has its own, --resume=no starts over")
 
     def begin(self, student, optimizer, data, steps, words_read, flops_per_token, loss_path):
         """Begin a run of `steps` steps, or restore all of it from the last checkpoint.
 
-        words_read: a function of the step, data.Batches.words_read. Raises UserError if a teacher
-        has changed, or if the checkpoint does not fit.
+        words_read: data.Batches.words_read. Raises UserError if a teacher has changed, or if the
+        checkpoint does not fit.
         """
         for name in changed_needs(self.folder) if self.state else ():
             path = self.folder.with_name(name) / "best.pt"
             raise UserError(f"{self.folder} was begun with another {path} than there is now; put "
-                            "that back, or train anew with --resume=no")
+                            "that back, or start over with --resume=no")
         self.tokenizer = data.tokenizer
         self.student = student
         self.optimizer = optimizer
@@ -301,7 +298,7 @@ class Run:
 
     @property
     def should_log(self):
-        """Does the step that goes on get a line in the log?"""
+        """Does the current step get a line in the log?"""
         return (self.step + 1) % self.config.log_every == 0 or self.step + 1 == self.steps
 
     def stepped(self, lr, norm, skipped, sums):
@@ -351,7 +348,7 @@ class Run:
         try:
             self.metrics.write(**line)
         except UserError:  # a full disk: the checkpoint before the last one makes room
-            if WORLD == 1:  # other ranks do not know of it, and saving needs them all
+            if WORLD == 1:  # saving needs all ranks, and the others have no error
                 (self.folder / "ckpt.prev.pt").unlink(missing_ok=True)
                 self.save()
             raise
@@ -388,7 +385,7 @@ class Run:
 
     @property
     def should_save(self):
-        """Is it time to save? Each tenth, before validations and every 15 minutes, if it is cheap.
+        """Is it time to save? Each tenth, before validations and every 15 minutes.
 
         A save that takes seconds waits until it is 2% of the time since the last one.
         """
@@ -413,8 +410,8 @@ class Run:
     def keep_by_words(self):
         """Write the weights, chck_10M.pt, of each mark of `checkpoints` that the step has passed.
 
-        The last step stands for one that is up to 2% beyond it, too: the end of an epoch fills no
-        batch, and cleaning takes words out, so that ten times 10 million are a little less.
+        The last step also passes a mark up to 2% beyond it: cleaning and the end of each epoch take
+        words out, so ten epochs of 10 million read a little less than 100 million.
         """
         reach = self.words * 1.02 if self.step == self.steps else self.words
         for name in [name for name, words in self.marks.items() if words <= reach]:
@@ -476,7 +473,7 @@ def state_to_go_on_from(config, folder):
     state, path = files.last_checkpoint(folder)
     if not state and (folder / "best.pt").exists():
         raise UserError(f"{folder} holds a run's weights, best.pt, and no checkpoint to go on "
-                        "from; choose another --name, or train anew with --resume=no")
+                        "from; choose another --name, or start over with --resume=no")
     if not state:
         return None
     # a key that is newer than the run had its default
@@ -489,7 +486,7 @@ def state_to_go_on_from(config, folder):
     is_whole = ({"optimizer", "random", "step", "steps", "minutes"} <= state.keys()
                 and 0 < state["step"] <= state["steps"] and type(state["minutes"]) is float)
     if not is_whole or stored.get("_dtype") not in [*DTYPES]:
-        raise UserError(f"{path} or {folder / 'config.json'} is not whole; train anew with "
+        raise UserError(f"{path} or {folder / 'config.json'} is not whole; start over with "
                         "--resume=no")
     path.replace(folder / "ckpt.pt")  # a damaged one must not take the place of the previous
     return state
@@ -517,8 +514,8 @@ def put_state(state, student, optimizer, scaler, meter, path):
         if "rows" in state.get("meter", {}):
             meter.load(state["meter"])
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as e:
-        raise UserError(f"{path}: its optimizer or random state is damaged ({type(e).__name__}); "
-                        "train anew with --resume=no")
+        raise UserError(f"{path}: optimizer or random state is damaged ({type(e).__name__}); "
+                        "start over with --resume=no")
 
 
 def random_states(device):
@@ -597,12 +594,13 @@ def make_model(config, vocab_size):
 
 def shape_keys(config):
     """Return the keys that shape the weights: one model's fit another if these are equal."""
-    names = ("arch", "n_layer", "n_head", "d_model", "d_ff")
-    sizes = {name: getattr(config, name) for name in names}
+    names = ["arch", "n_layer", "n_head", "d_model", "d_ff"]
     if config.arch == "gpt2":  # each position has a weight
-        return sizes | {"block_size": config.longest}
-    return sizes | {"n_kv_head": config.n_kv_head % config.n_head,  # n_head of them are 0, too
-                    "tie": config.tie, "attn_bias": config.attn_bias, "mlp_bias": config.mlp_bias}
+        more = {"block_size": config.longest}
+    else:
+        names += ["tie", "attn_bias", "mlp_bias"]
+        more = {"n_kv_head": config.n_kv_head % config.n_head}  # n_head of them are 0, too
+    return {name: getattr(config, name) for name in names} | more
 
 
 def load(path, device="cpu", which="best") -> tuple[LM, Tokenizer, Config]:
@@ -680,7 +678,7 @@ class Meter:
     """The steps since the last log line, on the device: no step waits. The clock is of steps."""
 
     def __init__(self, device):
-        self.in_a_row = 0  # how many steps before these were skipped without one between
+        self.in_a_row = 0  # steps that were skipped at the end of the lines before
         self.restart(device)
 
     def restart(self, device):
@@ -700,13 +698,12 @@ class Meter:
         self.seconds += time.monotonic() - self.clock
 
     def read(self, step):
-        """Return figures, steps skipped, the most in a row and the last of them, steps per second.
+        """Return figures, steps skipped, (the most in a row, the last of them), steps per second.
 
-        They are of the steps since the last reading, up to `step`; means are nan if all were
-        skipped.
+        All are of the steps since the last reading. Means are nan if all steps were skipped.
         """
         before = time.monotonic()
-        rows = self.rows.double().cpu()
+        rows = self.rows.cpu().double()
         seconds = self.seconds + time.monotonic() - before
         skipped = rows[:, 3] > 0
         loss, norm = rows[~skipped, :2].mean(0).tolist()

@@ -80,7 +80,7 @@ def sum_log_probs(model, sequences, starts):
 # ---------------------------------------------------------------- texts
 
 def longest_input(model):
-    """Return how many tokens a model can read; a Llama's positions go on beyond its block_size."""
+    """Return how many tokens a model can read; a Llama reads on beyond block_size."""
     config = getattr(model, "config", None)  # an n-gram model has none
     return config.block_size if config and config.arch == "gpt2" else math.inf
 

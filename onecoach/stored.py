@@ -2,14 +2,14 @@
 
     teacher_cache = 64       # per position the 64 most likely tokens, and the remainder as one
 
-A chunk of T tokens has one record: a keyed digest of the rest, ids (T, k), 16 bits each (32 where
+A chunk of T tokens has one record: a keyed digest of the rest, ids (T, k), 16 bits each (32 if
 V > 65536), and log p_tau (T, k + 1), fp16. The file is named by a digest of everything that a
 position's target depends on, so runs of another divergence, lr, order, batch size or student share
 it.
 
-A record is written first and its digest after it, under a lock: if a process is killed, a record
-without a digest is left, and that is written again. Every read checks the digest, whose key is made
-of the same things as the name: a record that was spoiled, swapped, or of other teachers is refused.
+Under a lock a record is written, then its digest: a killed process leaves a record without a
+digest, which is written again. Every read checks the digest; the key is made of the same things as
+the name, so a record that was spoiled, swapped, or of other teachers is refused.
 """
 import hashlib
 import json
@@ -139,14 +139,14 @@ def open_store(teachers, digests, data, config, dtype):
     """Open the StoredTeacher of a run and print its size; UserError if the disk is too small."""
     store = StoredTeacher(teachers, digests, data, config, dtype)
     there, chunks = store.written()
-    print(f"teacher_cache: {store.record.itemsize / config.longest:.0f} bytes a token, "
+    print(f"teacher_cache: {store.record.itemsize / config.longest:.0f} bytes per token, "
           f"{store.records.nbytes / 1e9:.3g} GB in {store.path}; {there} of {chunks} chunks are "
           "there")
     return store
 
 
 def create(path, size):
-    """Make a file of `size` bytes, no record written, if there is none, and take up its place.
+    """Make a file of `size` bytes without records, if there is none, and take up the disk space.
 
     Raises UserError for a disk that is too small, and for a file that is cut short.
     """

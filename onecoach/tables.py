@@ -165,8 +165,7 @@ def look_up(values, path):
 
 
 def final_lines(evals):
-    """Yield FINAL, with a line for each part of the text that ppl has scored, ppl --limit=200000,
-    and for each set of your own, choice --data=DIR."""
+    """Yield FINAL, and lines for each ppl --limit=200000 and each choice --data=DIR."""
     slots = sorted({slot for _, results in evals for slot in results})
     for title, path, form in FINAL:
         yield title, path, form
@@ -176,14 +175,14 @@ def final_lines(evals):
             if option == "data" and " --" not in value:
                 yield f"{title}, {value}", f"{slot}.{rest}", form
             elif option == "limit" and task == "ppl" and value.isdigit():
-                yield (f"{title}, of its first {int(value):,} tokens a domain", f"{slot}.{rest}",
+                yield (f"{title}, of its first {int(value):,} tokens per domain", f"{slot}.{rest}",
                        form)
 
 
 def final_table(evals):
-    """Show runs [(label, its eval.json)] side by side, a line for every figure that one has.
+    """Show runs [(label, eval.json)] side by side, a line for every figure that one of them has.
 
-    Below are the limits of the suite's results and the verdicts.
+    Remarks on the suite's results and the verdicts follow.
     """
     # a label, "teacher llama_demo", is two lines: three runs then fit into 80 columns
     labels = [label.rpartition(" ") for label, _ in evals]

@@ -1,7 +1,7 @@
 """Token files: text as ids on the disk, mapped into memory; how one is written from clean lines.
 
-    train.bin     the ids, one after the other, 16 bits each (32 where V > 65536), little-endian
-    train.json    their type, the domains, the digests of tokenizer and text; a digest of it all
+    train.bin     the ids, one after the other, 16 bits each (32 if V > 65536), little-endian
+    train.json    dtype, domains, the digests of tokenizer and text, and a digest of all this
 """
 import collections
 import concurrent.futures
@@ -17,11 +17,11 @@ import torch
 from onecoach.config import UserError
 from onecoach.corpora import in_blocks
 
-FORM = 4  # of these files; where it is another one, text is prepared again
+FORM = 4  # of these files; text in another form is prepared again
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
-AGAIN = "remove its folder, it will be prepared again"
+AGAIN = "remove the folder, it will be prepared again"
 
-# A domain in a token file: its tokens [start, stop), the words and bytes of its text.
+# A domain in a token file: tokens [start, stop), words and bytes of the text.
 Segment = collections.namedtuple("Segment", "name start stop words bytes")
 
 
@@ -67,7 +67,7 @@ def read_about(path):
 
 
 def digest(about):
-    """Digest the JSON of a token file: a damaged one is known by it."""
+    """Digest the JSON of a token file, to tell a damaged one."""
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
@@ -88,7 +88,7 @@ def write_tokens(path, tokenizer, texts, mark, seed, corpus, shared=0.0):
             words = 0
             for text, ids in encoded_blocks(file, tokenizer):
                 starts = np.flatnonzero(ids[:-1] == tokenizer.newline_id) + 1
-                starts = np.concatenate([[0], starts])  # where lines begin
+                starts = np.concatenate([[0], starts])  # of lines
                 chosen = rng.random(len(starts)) < share
                 if count == start:  # a domain always begins with it
                     chosen[0] = True

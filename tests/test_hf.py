@@ -247,7 +247,7 @@ def test_the_card_says_what_the_runs_files_say(make_run, tmp_path):
     commit = files.read_json(folder / "config.json")["_commit"]
     for words in ("| BLiMP | 62.5% | 50.0% |", "zorro | 87.5% | - |",
                   "| Global PIQA, parallel | 37.5% | 25.0% |",
-                  "of its first 200,000 tokens a domain | 1.2500 |",
+                  "of its first 200,000 tokens per domain | 1.2500 |",
                   "| 1,234 | 5,000 | 9 |", "step 7",
                   "| teacher coach | 1,234 | not known | not known |", "teacher gone | not known",
                   "lr = 0.001", str(commit or "not known")):

@@ -100,7 +100,7 @@ def test_ranks_change_nothing(tiny, ranks, options, near):
 def test_what_ranks_have_stored_another_process_reads(tiny):
     options = ["--teacher_cache=8", "--random_offset=False", "--max_steps=4"]
     out = launch(tiny, 2, "kid", "--name=writers", *options)
-    assert out.count("bytes a token") == 1 and "; 0 of" in out
+    assert out.count("bytes per token") == 1 and "; 0 of" in out
     out = launch(tiny, 1, "kid", "--name=reader", *options)
     assert "; 0 of" not in out
     a, b = (found(tiny, name)[0] for name in ("writers", "reader"))

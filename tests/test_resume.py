@@ -480,7 +480,8 @@ def test_no_corpus_is_not_all_text_of_the_folder_one_is_in(tiny, tmp_path, monke
 
 
 def test_so_it_is_on_a_cpu_whose_allocator_has_an_error_of_its_own(tiny):
-    refused(tiny("some", d_model=2**16, d_ff=2**20), "some: out of memory", "a smaller block_size or model")
+    refused(tiny("some", d_model=2**16, d_ff=2**20), "some: out of memory",
+            "a smaller block_size or model")
 
 
 def test_a_run_ends_with_where_things_lie_and_what_comes_next(tiny, capsys):

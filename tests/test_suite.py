@@ -550,7 +550,7 @@ def test_a_bounded_ppl_has_its_own_line_in_the_last_table():
     evals = [("one", {"ppl --limit=200000": ppl(1.25)}), ("two", {"ppl": ppl(1.5)})]
     lines = tables.final_table(evals).splitlines()
     assert lines[1].split()[-2:] == ["-", "1.5000"]
-    assert "of its first 200,000 tokens a domain" in lines[2]
+    assert "of its first 200,000 tokens per domain" in lines[2]
     assert lines[2].split()[-2:] == ["1.2500", "-"]
 
 
