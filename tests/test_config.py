@@ -310,10 +310,6 @@ def test_the_first_configs_that_one_reads_show_everything(name):
     assert "base" not in config.read_assignments(ROOT / "configs" / f"{name}.py")
 
 
-def test_a_byte_order_mark_is_no_part_of_a_config(file):
-    assert config.read_config(file(b"\xef\xbb\xbflr = 0.5\r\n")).lr == 0.5
-
-
 def test_help_names_every_key_and_shows_a_whole_progressive_config():
     text = config.help_text("usage")
     assert all(f"\n  {name}" in text for name in config.KEYS)

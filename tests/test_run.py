@@ -16,7 +16,7 @@ import torch
 import data
 import onecoach
 from onecoach import config, files, run
-from onecoach.config import UserError, read_config
+from onecoach.config import UserError
 
 TINY = dict(corpus="babytalk", sentences=300, n_layer=1, n_head=2, d_model=16, d_ff=32,
             block_size=16)
@@ -373,16 +373,6 @@ def test_a_full_disk_under_a_checkpoint_or_the_metrics_is_one_line(folder, monke
     metrics.path = folder / "metrics.jsonl"
     one_line(lambda: metrics.write(step=1), words=["metrics.jsonl could not be written: No space"])
     assert (folder / "ckpt.pt").read_bytes() == before and not (folder / "ckpt.prev.pt").exists()
-
-
-def test_a_folder_is_one_process_own(folder):
-    @run.alone
-    def train(config):
-        assert (folder / ".lock").read_text() == str(os.getpid())
-        one_line(run.alone(train), config, words=["is being trained by process"])
-        return 3
-    assert train(read_config(folder / "config.json")) == 3
-    assert not (folder / ".lock").read_text() and not run.in_training
 
 
 def test_usage_is_a_share_of_the_cards_peak_and_nothing_on_a_cpu(monkeypatch):
