@@ -1,3 +1,4 @@
+import copy
 import os
 import pathlib
 
@@ -130,6 +131,20 @@ def command(monkeypatch, capsys):
             code = e.code
         return code, *capsys.readouterr()
     return command
+
+
+@pytest.fixture
+def states(monkeypatch):
+    """What is saved in ckpt.pt, by step: (run's name, step) -> a copy of the state."""
+    kept = {}
+    save = files.save_checkpoint
+
+    def keep(path, state):
+        if path.name == "ckpt.pt":
+            kept[path.parent.name, state["step"]] = copy.deepcopy(state)
+        save(path, state)
+    monkeypatch.setattr(files, "save_checkpoint", keep)
+    return kept
 
 
 @pytest.fixture
