@@ -15,7 +15,6 @@ import os
 import pathlib
 import re
 import shutil
-import urllib.error
 import urllib.request
 import uuid
 import zipfile
@@ -188,15 +187,14 @@ def download(url, path, limit):
             size = f.tell()
             if not size or size != (total or size):
                 raise ValueError(f"it gave nothing, or broke off: {size} of {total} bytes")
-    except urllib.error.HTTPError as e:
-        remedy = "check the address, try again"
-        if e.code in (401, 403) and e.url.startswith(HF):
-            remedy = ("set HF_TOKEN to a token of yours (huggingface.co/settings/tokens), and "
-                      "accept the data's terms on its page if it has any")
-        raise UserError(f"{url} could not be fetched ({e.code} {e.reason}); {remedy}, {HINT}")
     except (OSError, ValueError, EOFError, http.client.HTTPException) as e:
+        code = getattr(e, "code", None)
         reason = getattr(e, "reason", None) or getattr(e, "strerror", None) or e
-        raise UserError(f"{url} could not be fetched ({reason}); is there a network? Try again, "
+        remedy = "check the address and the network, try again"
+        if code in (401, 403) and e.url.startswith(HF):
+            remedy = ("set HF_TOKEN to a token of yours (huggingface.co/settings/tokens), and "
+                      "accept the terms of the data on the page if there are any")
+        raise UserError(f"{url} could not be fetched ({code or 'no answer'}: {reason}); {remedy}, "
                         f"{HINT}")
 
 

@@ -351,9 +351,8 @@ def accuracies(items, share, over="groups", share_2025=None):
     fields = collections.defaultdict(list)
     for group, numbers in grouped(items).items():
         means = {key: mean(value[numbers]) for key, value in values.items()}
-        field = items[numbers[0]].field
-        groups[group] = dict(**means, interval=wilson(means["accuracy"], len(numbers)),
-                             n=len(numbers), field=field)
+        n, field = len(numbers), items[numbers[0]].field
+        groups[group] = dict(**means, interval=wilson(means["accuracy"], n), n=n, field=field)
         if field:
             fields[field].append(means["accuracy"])
 
@@ -411,14 +410,15 @@ def compared(items, share, other, over="groups"):
     groups = grouped(items)
 
     def of(names):
-        total = sum(weight[g] for g in names)
-        w = {g: weight[g] / total for g in names}
-        difference = sum(w[g] * gap[groups[g]].mean() for g in names)
-        half = Z * math.sqrt(sum(w[g]**2 * gap[groups[g]].var() / len(groups[g]) for g in names))
-        numbers = np.concatenate([groups[g] for g in names])
-        better, worse = int((gap[numbers] > 0).sum()), int((gap[numbers] < 0).sum())
-        return dict(difference=float(difference), interval=[difference - half, difference + half],
-                    better=better, worse=worse, p=mcnemar(better, worse), n=len(numbers))
+        gaps = [gap[groups[g]] for g in names]
+        w = np.array([weight[g] for g in names])
+        w /= w.sum()
+        difference = float(w @ [g.mean() for g in gaps])
+        half = Z * math.sqrt(w**2 @ [g.var() / len(g) for g in gaps])
+        every = np.concatenate(gaps)
+        better, worse = int((every > 0).sum()), int((every < 0).sum())
+        return dict(difference=difference, interval=[difference - half, difference + half],
+                    better=better, worse=worse, p=mcnemar(better, worse), n=len(every))
     fields = collections.defaultdict(list)
     for group, numbers in groups.items():
         fields[items[numbers[0]].field or group].append(group)

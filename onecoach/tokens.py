@@ -43,8 +43,7 @@ class TokenFile:
         size = os.path.getsize(path)
         expected = self.count * dtype.itemsize
         if size != expected:
-            fault = "cut short" if size < expected else "too long"
-            raise UserError(f"token file {path}: {fault}, {size} bytes of {expected}; {AGAIN}")
+            raise UserError(f"token file {path}: damaged, {size} bytes of {expected}; {AGAIN}")
         if tokenizer_hash not in (None, self.tokenizer):
             raise UserError(f"token file {path}: made with tokenizer {self.tokenizer}, not "
                             f"{tokenizer_hash}; {AGAIN}")

@@ -526,8 +526,8 @@ def test_bad_token_files(texts, make_config, tmp_path):
         file.with_suffix(".json").write_bytes(about)
         one_line(TokenFile, file, *args, match=match)
 
-    refused(good[:-2], "cut short")
-    refused(good + b"xx", "too long")
+    refused(good[:-2], "damaged, [0-9]+ bytes of")
+    refused(good + b"xx", "damaged, [0-9]+ bytes of")
     refused(b"", "not a token file")
     refused(good, "damaged", about=b"")
     refused(good, "damaged", about=about[:-1])
@@ -552,7 +552,7 @@ def test_a_token_file_whose_parts_do_not_hold_together(texts, make_config, tmp_p
         segment[:] = [about["segments"][-1][2] if x == "end" else x for x in segment]
     (tmp_path / "dev.json").write_text(json.dumps({**about, **altered}))
     shutil.copy(folder / "dev.bin", tmp_path)
-    one_line(TokenFile, tmp_path / "dev.bin", match="token file, or damaged|cut short")
+    one_line(TokenFile, tmp_path / "dev.bin", match="token file, or damaged")
 
 
 def test_corpus_smaller_than_one_batch(texts, make_config):

@@ -168,7 +168,7 @@ def test_links_and_zips_without_text(server, tmp_path):
 
 def test_no_network_says_how_to_pass_a_path(tmp_path, monkeypatch):
     monkeypatch.setitem(CORPORA, "babylm_10m", Corpus(["http://127.0.0.1:9/download/y7djq"], 1, ""))
-    refused("babylm_10m", tmp_path, "could not be fetched", "is there a network?",
+    refused("babylm_10m", tmp_path, "could not be fetched", "the network",
             "--corpus=PATH --dev=PATH")
 
 
@@ -205,9 +205,9 @@ def test_the_token_goes_to_hugging_face_alone(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize("code", [401, 403])
 def test_what_asks_who_you_are_names_the_token(server, tmp_path, monkeypatch, code):
     server.pages["/my.txt"] = code
-    refused(server.base + "my.txt", tmp_path, f"could not be fetched ({code} ", "check the address")
+    refused(server.base + "my.txt", tmp_path, f"not be fetched ({code}: ", "check the address")
     monkeypatch.setattr(corpora, "HF", server.base)
-    refused(server.base + "my.txt", tmp_path, f"could not be fetched ({code} ", "set HF_TOKEN",
+    refused(server.base + "my.txt", tmp_path, f"could not be fetched ({code}: ", "set HF_TOKEN",
             "--corpus=PATH")
 
 
