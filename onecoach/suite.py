@@ -328,11 +328,10 @@ def grouped(items):
 
 def weights(items, over):
     """Return {group: weight in the task's mean}; over: equal "groups", or equal "fields"."""
-    fields = {item.group: item.field for item in items}
-    if over == "groups":
-        return dict.fromkeys(fields, 1 / len(fields))
-    sizes = collections.Counter(fields.values())
-    return {group: 1 / len(sizes) / sizes[field] for group, field in fields.items()}
+    # equal weights: of the items' `group`, or of their `field`
+    parts = {item.group: getattr(item, over.removesuffix("s")) for item in items}
+    sizes = collections.Counter(parts.values())
+    return {group: 1 / len(sizes) / sizes[part] for group, part in parts.items()}
 
 
 def accuracies(items, share, over="groups", share_2025=None):

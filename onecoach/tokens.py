@@ -86,8 +86,8 @@ def write_tokens(path, tokenizer, texts, mark, seed, corpus, shared=0.0):
             start = count
             words = 0
             for text, ids in encoded_blocks(file, tokenizer):
-                starts = np.flatnonzero(ids[:-1] == tokenizer.newline_id) + 1
-                starts = np.concatenate([[0], starts])  # of lines
+                ends = ids[:-1] == tokenizer.newline_id
+                starts = np.flatnonzero(np.insert(ends, 0, True))  # of lines
                 chosen = rng.random(len(starts)) < share
                 if count == start:  # a domain always begins with it
                     chosen[0] = True
