@@ -166,12 +166,6 @@ def test_links_and_zips_without_text(server, tmp_path):
     refused(server.base + "none.zip", tmp_path, "holds no text file")
 
 
-def test_no_network_says_how_to_pass_a_path(tmp_path, monkeypatch):
-    monkeypatch.setitem(CORPORA, "babylm_10m", Corpus(["http://127.0.0.1:9/download/y7djq"], 1, ""))
-    refused("babylm_10m", tmp_path, "could not be fetched", "the network",
-            "--corpus=PATH --dev=PATH")
-
-
 def test_the_token_goes_to_hugging_face_alone(server, tmp_path, monkeypatch):
     """It goes along within the host, and not on to another, nor back from there."""
     monkeypatch.setenv("HF_TOKEN", "secret")
@@ -311,6 +305,7 @@ def test_two_files_of_one_name_are_not_one(server, tmp_path):
     refused(server.base + "twice.zip", tmp_path, "'1.txt' in several folders")
 
 
-def test_an_address_that_is_none(tmp_path):
-    for address in ("http://127.0.0.1:9/my file.txt", "http://127.0.0.1:port/x.txt"):
-        refused(address, tmp_path, "could not be fetched")
+def test_an_address_that_is_none_or_does_not_answer(tmp_path):
+    for address in ("/my file.txt", ":port/x.txt", ":9/download/y7djq"):
+        refused(f"http://127.0.0.1{address}", tmp_path, "could not be fetched", "the network",
+                "--corpus=PATH --dev=PATH")
