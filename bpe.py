@@ -337,7 +337,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text):
-        """Return the tokenizer of a to_json(); ValueError names a part that encodes otherwise."""
+        """Return the tokenizer of a to_json(); ValueError names the parts that differ."""
         theirs = encoding_parts(text)
         try:
             merges = [tuple(bytes(BYTE[c] for c in part) for part in (left, right))
@@ -346,12 +346,10 @@ class Tokenizer:
             merges = []  # they will not agree with the file's
         tokenizer = cls(merges)
         ours = encoding_parts(tokenizer.to_json())
-        for name in MEANS | ours | theirs:
-            if theirs.get(name) != ours.get(name):
-                means = MEANS.get(name, "encodes in another way")
-                part = json.dumps(theirs.get(name))[:70]
-                raise ValueError(f"not as this program writes it: it {means}, its {name} is "
-                                 f"{part}; train one with vocab_size")
+        differ = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+        if differ:
+            raise ValueError("damaged, or made by another program: it differs in "
+                             f"{', '.join(differ)}; train one with vocab_size")
         return tokenizer
 
 
@@ -369,19 +367,6 @@ def printable(token):
     return "".join(CHARACTER[b] for b in token)
 
 
-# Parts of a tokenizer.json that do not change encode; and the effect of others.
-ASIDE = ("post_processor", "padding", "truncation")
-MEANS = {
-    "added_tokens": "has other special tokens",
-    "normalizer": "changes the text first",
-    "pre_tokenizer": "splits text in another way",
-    "model.type": "is no BPE",
-    "model.merges": "has damaged merges, or merges in the old form, \"a b\" for [\"a\", \"b\"] "
-                    "(let tokenizers >= 0.20 read and save it)",
-    "model.vocab": "has a vocabulary that does not follow from its merges",
-}
-
-
 def encoding_parts(text):
     """Return {name: value} of the parts of a tokenizer.json that change how it encodes."""
     try:
@@ -390,4 +375,6 @@ def encoding_parts(text):
         parts = form | {f"model.{name}": part for name, part in model.items()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise ValueError("damaged, or no tokenizer.json") from None
-    return {name: part for name, part in parts.items() if name not in ASIDE}
+    for name in ("post_processor", "padding", "truncation"):
+        parts.pop(name, None)
+    return parts

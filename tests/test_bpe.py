@@ -325,7 +325,7 @@ GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "u
 ALTERED = {
     "no pattern": (lambda f, m, v: f["pre_tokenizer"]["pretokenizers"].pop(0), "pre_tokenizer"),
     "its pattern": (lambda f, m, v: f["pre_tokenizer"]["pretokenizers"][0].update(
-        pattern={"Regex": r"\w+"}), "splits text in another way"),
+        pattern={"Regex": r"\w+"}), "pre_tokenizer"),
     "pieces removed": (lambda f, m, v: f["pre_tokenizer"]["pretokenizers"][0].update(
         behavior="Removed"), "pre_tokenizer"),
     "what is between": (lambda f, m, v: f["pre_tokenizer"]["pretokenizers"][0].update(
@@ -336,7 +336,7 @@ ALTERED = {
         "type": "Digits", "individual_digits": True}), "pre_tokenizer"),
     "GPT-2's pattern": (lambda f, m, v: f.update(pre_tokenizer=GPT2), "pre_tokenizer"),
     "no pre-tokens": (lambda f, m, v: f.update(pre_tokenizer=None), "pre_tokenizer"),
-    "NFKC": (lambda f, m, v: f.update(normalizer=NFKC), "changes the text .* normalizer"),
+    "NFKC": (lambda f, m, v: f.update(normalizer=NFKC), "normalizer"),
     "lower case": (lambda f, m, v: f.update(normalizer={"type": "Lowercase"}), "normalizer"),
     "no decoder": (lambda f, m, v: f.update(decoder=None), "decoder"),
     "a token added": (lambda f, m, v: f["added_tokens"].append(
@@ -347,22 +347,22 @@ ALTERED = {
     "special tokens strip": (lambda f, m, v: f["added_tokens"][1].update(lstrip=True),
                              "added_tokens"),
     "<s> at 0": (lambda f, m, v: exchange(v, "<pad>", "<s>"), "model.vocab"),
-    "ids exchanged": (lambda f, m, v: exchange(v, "a", "b"), "does not follow"),
+    "ids exchanged": (lambda f, m, v: exchange(v, "a", "b"), "model.vocab"),
     "ids of merges exchanged": (lambda f, m, v: exchange(v, *list(v)[-2:]), "model.vocab"),
     "special last": (lambda f, m, v: v.update({t: (i - 3) % len(v) for t, i in v.items()}),
                      "model.vocab"),
     "a token more": (lambda f, m, v: v.update(zebra=len(v)), "model.vocab"),
     "a token less": (lambda f, m, v: v.popitem(), "model.vocab"),
     "a merge less": (lambda f, m, v: m["merges"].pop(), "model.vocab"),
-    "the first merge less": (lambda f, m, v: m["merges"].pop(0), "merge makes|model.vocab"),
-    "merges exchanged": (lambda f, m, v: exchange(m["merges"], 0, 1), "merge makes|model.vocab"),
+    "the first merge less": (lambda f, m, v: m["merges"].pop(0), "model.vocab"),
+    "merges exchanged": (lambda f, m, v: exchange(m["merges"], 0, 1), "model.vocab"),
     "dropout": (lambda f, m, v: m.update(dropout=0.1), "model.dropout"),
     "whole words first": (lambda f, m, v: m.update(ignore_merges=True), "model.ignore_merges"),
     "unknown": (lambda f, m, v: m.update(unk_token="<pad>"), "model.unk_token"),
-    "WordPiece": (lambda f, m, v: m.update(type="WordPiece"), "is no BPE.*WordPiece"),
+    "WordPiece": (lambda f, m, v: m.update(type="WordPiece"), "model.type"),
     "word ends": (lambda f, m, v: m.update(end_of_word_suffix="</w>"), "model.end_of_word"),
     "merges as strings": (lambda f, m, v: m.update(merges=[" ".join(p) for p in m["merges"]]),
-                          "merges in the old form"),
+                          "model.merges"),
 }
 
 
@@ -384,16 +384,16 @@ def test_whole_files_of_others_are_said_to_be_that(small, tmp_path):
     gpt2["model"] = {"dropout": None, "unk_token": "", "continuing_subword_prefix": "",
                      "end_of_word_suffix": "", "fuse_unk": False, "vocab": {"!": 0, "t": 1},
                      "merges": ["\u0120 t", "\u0120 a", "h e"]}
-    refused(json.dumps(gpt2), r"not as .* other special tokens.*endoftext", tmp_path / "t.json")
+    refused(json.dumps(gpt2), "added_tokens", tmp_path / "t.json")
 
     llama3 = json.loads(small.to_json())
     pattern = {"Regex": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"}
     llama3["added_tokens"] = [{**end, "id": 128000, "content": "<|begin_of_text|>"}]
     llama3["pre_tokenizer"]["pretokenizers"][0]["pattern"] = pattern
     llama3["model"] |= {"ignore_merges": True, "merges": ["\u0120 \u0120", "i n"]}
-    refused(json.dumps(llama3), "not as .*begin_of_text", tmp_path / "t.json")
+    refused(json.dumps(llama3), "added_tokens", tmp_path / "t.json")
     llama3["added_tokens"] = json.loads(small.to_json())["added_tokens"]
-    refused(json.dumps(llama3), "not as .* splits text in another way", tmp_path / "t.json")
+    refused(json.dumps(llama3), "pre_tokenizer", tmp_path / "t.json")
 
 
 def test_what_does_not_touch_encode_is_left_aside(small, tmp_path):
@@ -414,7 +414,7 @@ def test_what_does_not_touch_encode_is_left_aside(small, tmp_path):
     fast = AutoTokenizer.from_pretrained(tmp_path / "saved")
     fast.add_tokens(["zebra"])
     fast.save_pretrained(tmp_path / "more")
-    with pytest.raises(ValueError, match="other special tokens"):
+    with pytest.raises(ValueError, match="added_tokens"):
         Tokenizer.load(tmp_path / "more")
 
 
