@@ -209,13 +209,12 @@ def share_in_training(texts, dev_texts):
         with open(file, "rb") as f:
             in_both |= dev_lines.keys() & f
 
-    shared = collections.Counter({line: dev_lines[line] for line in in_both})
-    words, all_words = (sum(n * len(line.split()) for line, n in lines.items())
-                        for lines in (shared, dev_lines))
-    share = words / all_words
-    if shared:
-        print(f"{shared.total():,} of the {dev_lines.total():,} development lines, {share:.1%} of "
-              "the words, stand in the training text too")
+    words = {line: n * len(line.split()) for line, n in dev_lines.items()}
+    share = sum(words[line] for line in in_both) / sum(words.values())
+    if in_both:
+        shared = sum(dev_lines[line] for line in in_both)
+        print(f"{shared:,} of the {dev_lines.total():,} development lines, {share:.1%} of the "
+              "words, are in the training text too")
     return share
 
 
@@ -315,15 +314,11 @@ class Batches:
         words = begins[tokens].sum(1)[self.easiest]
         mean = words.cumsum() / np.arange(1, self.chunks + 1)  # of the easiest 1, 2, ...
 
-        # exact at each step, or at 100,000 points of a longer run
-        points = min(steps, 100_000)
-        progress = np.arange(points) / points
+        progress = np.arange(steps) / steps
         n = self.count_easy(np.minimum(progress, 0.5))
         relative = np.where(progress < 0.5, mean[n - 1] / mean[-1], 1.0)  # to the whole text
         totals = np.concatenate([[0.0], relative.cumsum()]) * self.B * self.T * per_token
-        where = np.arange(points + 1)
-        scale = steps / points
-        return lambda step: np.interp(step / scale, where, totals) * scale
+        return lambda step: totals[min(step, steps)]
 
     def place(self, chunks, rng):
         """Return the first positions of chunks (n,), each with its own offset; on the device."""
