@@ -214,7 +214,7 @@ def share_in_training(texts, dev_texts):
     if in_both:
         shared = sum(dev_lines[line] for line in in_both)
         print(f"{shared:,} of the {dev_lines.total():,} development lines, {share:.1%} of the "
-              "words, are in the training text too")
+              "words, stand in the training text too")
     return share
 
 
