@@ -225,7 +225,7 @@ def against_truth(model, tokenizer, sequences):
     starts = [1] * len(sequences)
     of_q = positions(model, sequences, starts, BATCH_TOKENS, device)
     of_p = positions(lambda ids: truth.logits(ids)[0], sequences, starts, BATCH_TOKENS, "cpu")
-    sums = torch.zeros(4, dtype=torch.float64)
+    sums = collections.Counter()
     log_q_line = torch.zeros(len(sequences), dtype=torch.float64)
     for (number, h, label), (_, log_p, _) in zip(of_q, of_p):
         log_p = log_p.to(device)  # (N, V)
@@ -237,18 +237,17 @@ def against_truth(model, tokenizer, sequences):
         q_inside = q * possible
         inside = q_inside.sum(-1)  # (N,)
 
-        kl_truth_student = (p * gap).sum(-1)
-        mass_outside = (q - q_inside).sum(-1)
-        # of c = q / inside: sum c (log c - log p*)
-        kl_inside = -(q_inside * gap).sum(-1) / inside - inside.log()
-        entropy_difference = (p * log_p).sum(-1) - (q * log_q).sum(-1)
-        terms = torch.stack([kl_truth_student, mass_outside, kl_inside, entropy_difference])
-        sums += terms.cpu().double().sum(-1)
+        terms = dict(
+            kl_truth_student=(p * gap).sum(-1),
+            mass_outside=(q - q_inside).sum(-1),
+            # of c = q / inside: sum c (log c - log p*)
+            kl_inside=-(q_inside * gap).sum(-1) / inside - inside.log(),
+            entropy_difference=(p * log_p).sum(-1) - (q * log_q).sum(-1))
+        sums.update({name: term.cpu().double().sum().item() for name, term in terms.items()})
         log_q_line.index_add_(0, number, log_q.gather(1, label[:, None])[:, 0].cpu().double())
 
-    means = (sums / sum(len(s) - 1 for s in sequences)).tolist()
-    names = "kl_truth_student", "mass_outside", "kl_inside", "entropy_difference"
-    return dict(zip(names, means)), log_q_line
+    n = sum(len(s) - 1 for s in sequences)
+    return {name: total / n for name, total in sums.items()}, log_q_line
 
 
 def precision(model, tokenizer, n, seed):
@@ -509,7 +508,7 @@ def evaluate(subject, tasks=(), **options):
     answers = {}
     for task in tasks:
         if task in asked:
-            answers[task] = ask(subject, asked[task], options)
+            answers[task] = ask(subject, task, asked[task], options)
             result = answers[task].result
             shown = "\n".join([tables.groups_table(task, result), *tables.remarks({task: result})])
             key = slot(task, way(task, options), asked[task].data)
@@ -555,9 +554,9 @@ def validated(folder, which):
 
 # ---------------------------------------------------------------- the suite's tasks
 
-# A task of the suite. lacks: how the rows differ from the challenge's; data: the folder, if they
-# are a set of your own, else ""
-Asked = collections.namedtuple("Asked", "name items lacks data")
+# Of a task: items; lacks: how the rows differ from the challenge's; data: the folder, if they are a
+# set of your own, else ""
+Asked = collections.namedtuple("Asked", "items lacks data")
 
 
 def read_exam(tasks, options):
@@ -575,16 +574,16 @@ def read_exam(tasks, options):
         lacks = suite.missing(name, len(items))
         if "limit" in TASKS[name].options:
             items = suite.first_of_each(items, options.limit)
-        asked[name] = Asked(name, items, lacks, data if lacks or name == "choice" else "")
+        asked[name] = Asked(items, lacks, data if lacks or name == "choice" else "")
     return asked
 
 
-def ask(subject, asked, options):
+def ask(subject, name, asked, options):
     """Return a subject's Answers to a task of the suite, its products in options.dtype."""
     model = subject.model
     device = next(model.parameters()).device if isinstance(model, LM) else torch.device("cpu")
     with run.autocast(options.dtype, device):
-        answers = answer(asked.name, asked.items, model, subject.tokenizer, options.seed)
+        answers = answer(name, asked.items, model, subject.tokenizer, options.seed)
     answers.result["tokenizer"] = subject.tokenizer.hash
     if asked.lacks:
         answers.result["lacks"] = asked.lacks
@@ -607,7 +606,7 @@ def close_exam(subject, other, asked, answers, options):
     columns = [("", {name: a.result for name, a in answers.items()}), *yardsticks(subject, slots)]
     compared = {}
     if other:
-        theirs = {name: ask(other, task, options) for name, task in asked.items()}
+        theirs = {name: ask(other, name, task, options) for name, task in asked.items()}
         columns.append((other.folder.name, {name: a.result for name, a in theirs.items()}))
         compared = {name: suite.compared(asked[name].items, a.share, theirs[name].share,
                                          suite.TASKS[name].over)
