@@ -2,7 +2,7 @@
 
     sample, log_prob, contains     lines of text, and log p* of a line
     next_words                     p* of the next word
-    minimal_pairs                  a sentence of the language beside a wrong one, in BLiMP's form
+    minimal_pairs                  right and wrong sentences, in BLiMP's form
     Truth                          p* as a teacher, over a tokenizer's tokens
 
 A line is an independent sentence of lower-case words and ends in "\\n". Its dialect, A or B, is
@@ -96,7 +96,7 @@ GENDERED = ("HE", "SELF", "NAME")  # classes whose a/b is m and f; of all others
 
 
 def readings(text):
-    """Write out text for every choice of its variables: NP[n] -> NP[sg], NP[pl]."""
+    """Write out text for every choice of variables: NP[n] -> NP[sg], NP[pl]."""
     names = sorted(set(re.findall(r"\[([nmg])\]", text)))
     chosen = []
     for values in itertools.product(*(FEATURES[name] for name in names)):
@@ -155,7 +155,7 @@ Options = collections.namedtuple("Options", "words p cumulative states")
 
 
 class State:
-    """A prefix: its possible derivations [((dialect, symbols to come), probability), ...]."""
+    """A prefix and the possible derivations [((dialect, symbols to come), probability), ...]."""
 
     def __init__(self, language, derivations):
         self.language = language
@@ -237,7 +237,7 @@ def forms():
 
 
 def sample(n, seed, language=LANGUAGE):
-    """Draw n lines from p*, each with its "\\n"; the same for the same seed."""
+    """Draw n lines from p*, each with a "\\n"; the same for the same seed."""
     rng = random.Random(seed)
     lines = []
     for _ in range(n):
@@ -253,12 +253,12 @@ def sample(n, seed, language=LANGUAGE):
 
 
 def log_prob(line, language=LANGUAGE):
-    """Return log p*(line), nats, with its "\\n"; -inf if the line is not in the language."""
+    """Return log p*(line) in nats, "\\n" included; -inf if the line is not in the language."""
     return language.read([*line.removesuffix("\n").split(" "), "\n"])[0]
 
 
 def contains(line):
-    """Is the line in the language, in one of its dialects?"""
+    """Is the line in the language, in either dialect?"""
     return log_prob(line) > -math.inf
 
 
@@ -274,7 +274,7 @@ def next_words(prefix):
 
 @functools.cache
 def longest_line():
-    """Return the tokens of the longest line of the language, with its "\\n"."""
+    """Return the tokens of the longest line of the language, "\\n" included."""
     def longest(dialect, symbol):
         if symbol not in LANGUAGE.rules[dialect]:
             return 1
@@ -299,7 +299,7 @@ def other_form(*classes):
 def swap(words, other, positions=None):
     """Replace the first of the words, at `positions` or anywhere, that `other` {word: word} has.
 
-    None if it has none of them.
+    None if there is none.
     """
     for i in range(len(words)) if positions is None else positions:
         if words[i] in other:
@@ -308,7 +308,7 @@ def swap(words, other, positions=None):
 
 
 def flip_verb(words, between):
-    """The dog sleeps / the dog sleep: the first verb after the subject in its other number.
+    """The dog sleeps / the dog sleep: flip the number of the first verb after the subject.
 
     between: "none", "phrase" or "clause", between the two. None if the words have no such pair.
     """
@@ -333,7 +333,7 @@ def flip_verb(words, between):
 
 
 def flip_noun(words):
-    """These dogs / these dog: a noun after a determiner that shows its number."""
+    """These dogs / these dog: flip a noun after a determiner that tells the number."""
     telling = {"a", "this", "that", "every", "these", "those", "two", "many"}
     positions = [i for i in range(1, len(words)) if words[i - 1] in telling]
     return swap(words, other_form("N"), positions)
@@ -401,7 +401,7 @@ PAIRS = {  # UID -> field, linguistics term, words of a good sentence -> words o
 def minimal_pairs(n, seed):
     """Make n pairs of each paradigm in BLiMP's JSON form.
 
-    The good sentence is in the language, the bad one in no dialect of it.
+    The good sentence is in the language, the bad one in no dialect.
     """
     rows = []
     for uid, (field, term, change) in PAIRS.items():
@@ -472,11 +472,11 @@ class Truth:
         return torch.from_numpy(rows)
 
     def logits(self, ids, ahead=None):
-        """Return log p* of the tokens after ids (B, T): (B, T, V), and where it is defined."""
+        """Return log p* of the tokens after ids (B, T): (B, T, V), and if it is defined (B, T)."""
         where = self.walk(ids, ahead)
         return self.table[where].to(ids.device), (where > 0).to(ids.device)
 
-    # what distill.Teacher has too
+    # the methods of distill.Teacher
 
     def __call__(self, x):
         """Return a function rows -> log p* (n, V) of the tokens after ids x (B, T), on x's device.
@@ -487,7 +487,7 @@ class Truth:
         return lambda rows: self.table[where[rows].cpu()].to(x.device)
 
     def labels(self, x, y):
-        """Return labels y (B, T) with -100 where the truth is not defined after x (B, T)."""
+        """Return labels y (B, T) with -100 if the truth is not defined after x (B, T)."""
         return y.masked_fill((self.walk(x) == 0).to(y.device), -100)
 
     def stepper(self, batch, length):

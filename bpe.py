@@ -1,4 +1,4 @@
-"""Byte pair encoding, trained by hand, and the tokenizer that is made of it.
+"""Byte pair encoding, trained by hand, and the tokenizer of its merges.
 
     merges = train_bpe({"low": 5, " lowest": 2})      the algorithm: arXiv 1508.07909
     tokenizer = Tokenizer(merges)                     text <-> ids, by tiktoken
@@ -164,7 +164,7 @@ def count_pairs(words, counts):
 def pop_most_frequent(heap, pair_counts):
     """Take the most frequent pair from the heap; None if no pair is left.
 
-    A count that falls leaves its old entry in the heap. When this comes to the top, the pair is
+    A count that falls leaves an old entry in the heap. When this comes to the top, the pair is
     pushed again with the right count. A count that rises was pushed at once.
     """
     while heap:

@@ -81,7 +81,7 @@ def corpus_files(config):
     for _, path in dev:
         if path.resolve() in trained_on:
             raise UserError(f"{path} is in corpus = {config.corpus!r} and in dev = {name!r}: a "
-                            "model cannot be judged by what it was trained on; leave it out of one "
+                            "model is not judged by text that it learned from; leave it out of one "
                             "(without dev, the last 2% of each file are kept for it)")
     return train, dev
 
@@ -264,7 +264,7 @@ class Batches:
             self.easiest = np.lexsort((rng.random(self.chunks), hardness))  # ties at random
 
     def batch(self, step, now):
-        """Return x, y (B, T) int64; y is x one position on, -100 (no label) where that is `<s>`.
+        """Return x, y (B, T) int64; y is x one position on, -100 (no label) at a `<s>`.
 
         now: the result of config.at(progress). A shorter block_size, a divisor of T, cuts the same
         tokens into shorter sequences: (B T / block_size, block_size).
@@ -279,7 +279,7 @@ class Batches:
         return cut(self.tokens, starts, now.block_size, self.file.bos_id)
 
     def usual_starts(self, step):
-        """Return (B,), the first positions of a step's chunks, in the order of its epoch."""
+        """Return (B,), the first positions of a step's chunks, in the epoch's order."""
         epoch, i = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             rng = np.random.default_rng((self.seed, epoch))
@@ -321,7 +321,7 @@ class Batches:
         return lambda step: totals[min(step, steps)]
 
     def place(self, chunks, rng):
-        """Return the first positions of chunks (n,), each with its own offset; on the device."""
+        """Return the first positions of chunks (n,), with an offset each; on the device."""
         offsets = rng.integers(0, self.T, len(chunks)) * self.random_offset
         starts = torch.from_numpy(chunks * self.T + offsets)
         return to_device(starts, self.tokens.device)
@@ -334,7 +334,7 @@ def line_length(file, chunks, T):
 
 
 def cut(tokens, starts, T, bos_id=Tokenizer.bos_id):
-    """Return x, y (B, T) int64, cut from a `stream` at the positions starts (B,), on its device."""
+    """Return x, y (B, T) int64, cut from a `stream` at the positions starts (B,)."""
     positions = starts[:, None] + torch.arange(T + 1, device=starts.device)
     ids = tokens[positions].long()  # (B, T + 1)
     ids &= (1 << 8 * tokens.element_size()) - 1

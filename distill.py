@@ -76,7 +76,7 @@ def take_step(student, teachers, optimizer, x, y, rollout, now, run):
     Returns the learning rate, the gradient's norm before clipping, whether the step was skipped
     because loss or norm are not finite, and the sums of loss and figures over the whole batch.
     """
-    # each micro-batch's loss is its share of the whole step's, so gradients add up
+    # a micro-batch's loss is a share of the whole step's, so gradients add up
     y = teachers.labels(x, y)  # -100 where a teacher knows nothing
     counts = rollouts.positions(y, now)
     sums = collections.Counter()
@@ -113,8 +113,8 @@ def take_step(student, teachers, optimizer, x, y, rollout, now, run):
 def loss_on_rollout(student, teachers, x, y, rollout, counts, now, run):
     """alpha CE on the corpus rows x, y + (1 - alpha) D on the rollout that they began.
 
-    CE never sees sampled tokens. counts: valid positions of the whole step's corpus batch, and of
-    its rollouts.
+    CE never sees sampled tokens. counts: valid positions in the corpus batch of the whole step, and
+    in the rollouts.
     """
     ce, ce_stats = 0.0, {}
     # with alpha 0 only the log wants the CE
@@ -128,7 +128,7 @@ def loss_on_rollout(student, teachers, x, y, rollout, counts, now, run):
 
 
 def with_stats(out):
-    """(loss, stats) of a loss that may have been asked for its stats, {} if it was not."""
+    """Return (loss, stats) of a loss; stats is {} if they were not asked for."""
     if isinstance(out, tuple):
         return out
     return out, {}
@@ -208,7 +208,7 @@ class Teacher:
         return losses.head(self.lm(x), self.lm.head.weight)
 
     def labels(self, x, y):
-        """Labels y (B, T) with -100 where this teacher knows nothing: an LM answers everywhere."""
+        """Return the labels y (B, T) as they are: an LM knows something at every position."""
         return y
 
     def stepper(self, batch, length):
@@ -232,7 +232,7 @@ class Teachers(list):
         return [teacher(x) for teacher in self]
 
     def labels(self, x, y):
-        """Labels y (B, T) with -100 where one of them knows nothing."""
+        """Return labels y (B, T) with -100 at positions that some teacher does not know."""
         for teacher in self:
             y = teacher.labels(x, y)
         return y
@@ -317,7 +317,7 @@ def should_compile(config, device, steps):
 
 
 def flops_per_token(student, teachers, T):
-    """Operations of a step on corpus text, for MFU; a rollout's writing comes on top of them."""
+    """Count the operations of a step on corpus text, for MFU; writing rollouts is not counted."""
     flops = 3 * student.flops(T)
     if teachers.store:
         return flops
@@ -325,7 +325,7 @@ def flops_per_token(student, teachers, T):
 
 
 def begin(run, student, optimizer, teachers, data, batches):
-    """Open the run's state, from the last checkpoint if there is one, and print what begins."""
+    """Open the run's state, from the last checkpoint if there is one, and print a summary."""
     config = run.config
     steps = config.max_steps or max(1, round(config.epochs * batches.per_epoch))
     flops = flops_per_token(student, teachers, config.longest)
@@ -351,16 +351,16 @@ def begin(run, student, optimizer, teachers, data, batches):
 
 
 def report(run):
-    """Evaluate a finished run, once, and show it beside its teachers and baseline."""
+    """Evaluate a finished run, once, and show it with teachers and baseline."""
     in_turn(lambda: RANK or show_run(run))
 
 
 def show_run(run):
-    """Evaluate a run if that has not been done, and print where it is and the last table."""
+    """Evaluate a run if that has not been done; print the folder and the last table."""
     config = run.config
     folder = run.folder
     if run.is_finished:
-        print(f"{folder} is finished ({run.steps} steps); --resume=no trains it anew")
+        print(f"{folder} is finished ({run.steps} steps); --resume=no trains it again")
 
     # a run that was stopped before its evaluation is evaluated now
     limit = 0 if config.corpus == "babytalk" else config.eval_tokens  # babytalk is short
@@ -390,7 +390,7 @@ def show_run(run):
 
 
 def last_figures(folder):
-    """A run's eval.json and how long its best weights were trained; {} if it has none."""
+    """Return a run's eval.json and how long the best weights were trained; {} if there is none."""
     results = files.read_json_or_empty(folder / "eval.json")
     if not results:
         return {}
@@ -402,9 +402,9 @@ def last_figures(folder):
 
 
 def trained_for(folder):
-    """(steps, words) that the weights in a run's folder were trained on, incl. init.
+    """Return (steps, words) that the weights in a run's folder were trained on, incl. init.
 
-    nan if the run's folder or its init's is gone; 0 for a run that came without its log.
+    nan if the folder of the run or of init is gone; 0 for a run that came without a log.
     """
     if not (folder / "config.json").exists():
         return math.nan, math.nan

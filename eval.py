@@ -18,7 +18,7 @@
                        --limit: items per paradigm or group; reading is always whole
     choice             DIR/choice/*.jsonl: a prefix, options, the right one (MMLU's form)
     babytalk           against the embedded corpus's known truth;       --limit: lines
-    curve              BLiMP (on babytalk its own pairs) of each checkpoint by words, chck_10M.pt;
+    curve              BLiMP (on babytalk the pairs of its grammar) of each checkpoint by words;
                        --limit: pairs per paradigm
     sample             text from a prompt, also in RUN/samples.txt
 
@@ -54,7 +54,7 @@ class Options:
     limit: int = option(0, f"see the tasks; 0: all (babytalk: {LINES} lines)")
     which: str = option("best", "best: best.pt, the lowest val_ce; last: ckpt.pt; chck_10M and so "
                         "on: checkpoints by words")
-    device: str = option("auto", "where to compute", ["auto", "cpu", "cuda", "mps"])
+    device: str = option("auto", "the device to compute on", ["auto", "cpu", "cuda", "mps"])
     dtype: str = option("float32", "of the suite's matrix products; bfloat16 is faster on a "
                         "processor that has it, and decides some pairs differently",
                         ["float32", "bfloat16"])
@@ -75,7 +75,7 @@ class Options:
             raise UserError("allowed: limit >= 0, n >= 1, top_k >= 0, 0 < top_p <= 1, "
                             "0 <= seed < 2^31")
         if self.temperature != 0 and not 1e-4 <= self.temperature <= 1e4:
-            # fp32 logits would overflow below 1e-4, where it is 0 for any purpose
+            # fp32 logits would overflow below 1e-4, and 1e-4 is as good as 0
             raise UserError(f"temperature = {self.temperature}: allowed are 0, always the most "
                             "likely token, and 1e-4 to 1e4")
         if self.predictions:
@@ -138,7 +138,7 @@ def in_blocks(ids, T):
 
 
 def in_lines(ids, T, newline_id, bos_id):
-    """Cut ids into lines, each with its "\\n", after `<s>`; a line longer than T into pieces."""
+    """Cut ids into lines after `<s>`, "\\n" included; a line longer than T into pieces."""
     lines = np.split(ids, np.flatnonzero(ids[:-1] == newline_id) + 1)
     return [np.append(bos_id, line[i:i + T]) for line in lines for i in range(0, len(line), T)]
 
@@ -164,7 +164,7 @@ def perplexity_figures(sums):
 
 
 def test_split(file, newline_id):
-    """Return {domain: ids (n,)}, the second half of each domain, from its first whole line on.
+    """Return {domain: ids (n,)}, the second half of each domain, from the first whole line on.
 
     The first half is the validation split, which chooses best.pt: it must not measure it too.
     """
@@ -179,7 +179,7 @@ def test_split(file, newline_id):
 def perplexity(model, tokenizer, texts, block_size, limit=0):
     """Return the perplexity of texts {domain: ids (n,)}, each and overall, by two scorings.
 
-    blocks: block after block of the stream, without its `<s>`. lines: each line after `<s>`.
+    blocks: block after block of the stream, without `<s>`. lines: each line after `<s>`.
     Compare runs of different `mark` by `mean_nats_per_byte` of the two: it favours neither, and
     bytes do not depend on the tokenizer. limit: tokens per domain, 0 all.
     """
@@ -203,7 +203,7 @@ def perplexity(model, tokenizer, texts, block_size, limit=0):
 def drawn_from_truth(n, seed):
     """Draw n lines; return them, log p* of each (n,), and Items of 200 minimal pairs per paradigm.
 
-    Each pair ends in "\\n": else a sentence that lacks its end could not be told from a whole one.
+    Each pair ends in "\\n": without it a sentence that breaks off looks like a whole one.
     """
     lines = babytalk.sample(n, f"evaluation {seed}")
     log_p = torch.tensor([babytalk.log_prob(line) for line in lines], dtype=torch.float64)
@@ -411,7 +411,7 @@ def data_folder(options):
 
 
 # do: (subject, options) -> result for eval.json, text for the screen
-# options: those that change the result, and so are part of the key in eval.json
+# options: that change the result, and so are part of the key in eval.json
 Task = collections.namedtuple("Task", "do options")
 TASKS = {
     "ppl": Task(ppl_task, ("dev", "limit", "which")),
@@ -440,7 +440,7 @@ def slot(task, way, data=""):
 
 
 def usual_tasks(config):
-    """Return the tasks that are done after training, and where none is named."""
+    """Return the tasks that are done after training, and by default."""
     return ("babytalk" if config.corpus == "babytalk" else "ppl", "sample")
 
 
@@ -579,7 +579,7 @@ def read_exam(tasks, options):
 
 
 def ask(subject, name, asked, options):
-    """Return a subject's Answers to a task of the suite, its products in options.dtype."""
+    """Return a subject's Answers to a task of the suite, with products in options.dtype."""
     model = subject.model
     device = next(model.parameters()).device if isinstance(model, LM) else torch.device("cpu")
     with run.autocast(options.dtype, device):
@@ -591,7 +591,7 @@ def ask(subject, name, asked, options):
 
 
 def other_subject(subject, options):
-    """Return the Subject of --against; UserError if its tokenizer is another."""
+    """Return the Subject of --against; UserError if it has another tokenizer."""
     other = load_subject(options.against, options)
     if other.tokenizer.hash != subject.tokenizer.hash:
         raise UserError(f"{other.folder} has another tokenizer than {subject.folder}, so their "

@@ -254,7 +254,7 @@ class TopK:
     __call__ = __getitem__
 
     def log_probs(self, dtype):
-        """log p_tau (n, k + 1), renormalised after its rounding to 16 bits."""
+        """log p_tau (n, k + 1), renormalised after rounding to 16 bits."""
         return log_softmax(self.log_p.to(dtype)).clamp_min(LOG_FLOOR)
 
 
@@ -296,7 +296,7 @@ def linear_weights(step_weights, T, **kind):
 # a time. From the outside in: the loss, the walk over the chunks, the terms of a chunk.
 
 def head(h, W):
-    """Make a teacher for the loss from its hidden states h (..., d) and its head W (V, d).
+    """Make a teacher for the loss from hidden states h (..., d) and a head W (V, d).
 
     It is a function: rows (a slice of the positions) -> logits (n, V). The products run in the
     ambient autocast's dtype; h and W are cast to it here, once.
@@ -428,7 +428,7 @@ def weighted_loss(h, W, teachers, labels, weights, form, tau=1.0, mix=1.0, chunk
     if form.padded:  # hidden states there may be anything, nan too
         h = h.masked_fill(~valid[:, None], 0)
 
-    # tensors, not numbers: a schedule that changes them every step must not compile anew
+    # tensors, not numbers: a schedule that changes them every step must not compile again
     scalars = [torch.full((), x, dtype=weights.dtype, device=h.device) for x in (tau, mix)]
     chunk = chunk or chunk_size(N, V, kind)
     terms, cached = functools.partial(chunk_terms, form=form), 2**19
@@ -582,7 +582,7 @@ def subtract_at_label(gradient, labels, weight):
     """Subtract weight (n,) from gradient (n, V) at each row's label; weight is 0 at IGNORE.
 
     It must come before the gradient is rounded: if the student is sure, q is near 1, and q - 1
-    would be what rounding has left of it. It overwrites gradient.
+    would keep only the rounding error. It overwrites gradient.
     """
     labels = labels.clamp_min(0)[:, None]
     if torch.compiler.is_compiling():  # a comparison stays in the fused loop

@@ -82,7 +82,7 @@ class KVCache:
 def attend(q, k, v, dropout=0.0):
     """Causal attention (arXiv 1706.03762, eq. 1). -> (B, H, T, head_dim), as the queries q.
 
-    k and v (B, H, S, head_dim) may be longer: the queries are those of the last T positions.
+    k and v (B, H, S, head_dim) may be longer: the queries are at the last T positions.
     """
     T, S = q.shape[2], k.shape[2]
     if T == 1:  # one query sees every key: no mask, and the cache's own dtype
@@ -134,7 +134,7 @@ class Attention(nn.Module):
 
         if cache is not None:  # it has the keys and values of earlier tokens
             k, v = cache.append(self.layer, k, v)
-        if K < H:  # arXiv 2305.13245: each of them serves H / K query heads
+        if K < H:  # arXiv 2305.13245: each head serves H / K query heads
             k, v = (t.repeat_interleave(H // K, dim=1) for t in (k, v))
         y = attend(q, k, v, self.dropout if self.training else 0.0)
         return self.proj(y.transpose(1, 2).reshape(B, T, d))
@@ -197,7 +197,7 @@ class Block(nn.Module):
 class LM(nn.Module):
     """A language model. forward: ids (B, T) -> hidden states after the last norm (B, T, d).
 
-    Raises ValueError where the sizes do not fit, or a GPT-2 input is longer than block_size.
+    Raises ValueError if the sizes do not fit, or a GPT-2 input is longer than block_size.
     """
 
     def __init__(self, config: ModelConfig):

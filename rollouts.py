@@ -115,7 +115,7 @@ def policy_coefficients(rollout, rollout_loss="single_step", length_norm=False, 
     if rollout_loss == "reinforce":
         value = value + c
 
-    # the row itself is left out of its baseline, or the gradient would be biased
+    # the baseline leaves the row itself out, or the gradient would be biased
     others = (valid.sum(0) - valid.long()).clamp_min(1)
     baseline = ((value * valid).sum(0) - value * valid) / others  # at the same step
     return (w * (value - baseline)).masked_fill(~valid, 0)
@@ -209,7 +209,7 @@ def for_step(student, teachers, x, now, run, batches):
 
 
 def is_due(now, step):
-    """Does this step train on rollouts, as a share on_policy of them does? By seed and step."""
+    """Does this step train on rollouts? A share on_policy does, drawn by seed and step."""
     return np.random.default_rng((now.seed, step, 1)).random() < now.on_policy
 
 
@@ -222,7 +222,7 @@ def draws(now, step, x):
 
 
 def due_prompts(x, now, run, batches):
-    """{step: x} for this step, whose batch is x (B, T), and the due ones to be written with it."""
+    """Return {step: x} of this step's batch x (B, T) and of the steps to be written with it."""
     # up to the next multiple of rollout_every, so that a resumed run writes the same groups
     prompts = {run.step: x}
     end = min((run.step // now.rollout_every + 1) * now.rollout_every, run.steps)
@@ -236,9 +236,9 @@ def due_prompts(x, now, run, batches):
 def write(student, teachers, prompts, now, run):
     """{step: the first five fields of its Rollout} from prompts {step: x}, sampled in one call.
 
-    Each rank, and each of its micro-batches, writes its own rows.
+    Each rank writes the rows of its own micro-batches.
     """
-    # steps become a dimension beside the rows, so that ranks and micro-batches cut the rows alone
+    # steps become a second dimension, so that ranks and micro-batches cut the rows alone
     x = torch.stack([*prompts.values()], 1)  # (B, steps, T)
     uniforms = torch.stack([draws(now, step, x) for step, x in prompts.items()], 1)
     mark = {}
