@@ -22,7 +22,6 @@ from data import (
     load_tokenizer,
     prepare,
     validation_blocks,
-    write_tokens,
 )
 from onecoach import corpora, tokens
 from onecoach.config import UserError
@@ -94,12 +93,6 @@ def test_cleaning(domain, line, expected):
     assert clean(domain, f"one\n{line}\n{line}\ntwo\n") == f"one\n{cleaned}{cleaned}two\n"
 
 
-def test_every_cleaning_rule_says_what_it_removes():
-    assert set(CLEAN) == set(corpora.DOMAINS)
-    for rules in [*CLEAN.values(), ALWAYS]:
-        assert all(len(rule[-1]) > 5 for rule in rules)
-
-
 RULES = [rule[0] for rules in [*CLEAN.values(), ALWAYS] for rule in rules]
 UNITS = ["\n", "[", "[a", "[]", "[Illustration", "[1", "{", "{1", "<", "<a", "</a b", "=", "= ",
          "=    ", "= = = PG1 ", "= = = childes/a", "*", "* ", "_", "_.", "-", "'", "&a", " 0a", "#",
@@ -126,19 +119,6 @@ def test_a_rule_takes_no_longer_than_a_line_is_long(pattern):
         for start, end in itertools.product(("", "[", "= ="), ("x", " ]", "=")):
             line = start + unit * (n // len(unit)) + end
             assert seconds(rule.sub, "", line) < 0.5, (n, start, unit, end)
-
-
-@pytest.mark.parametrize("domain", [*CLEAN, "other"])
-def test_a_line_of_a_million_characters(domain):
-    for unit in (" ", "[", "= ", "=    ", "* ", "a ", "_", "<a", " ."):
-        line = unit * (10**6 // len(unit)) + "x\n"
-        assert seconds(clean, domain, line) < 10, unit
-
-
-def test_lines_end_as_on_any_machine(tmp_path):
-    file = tmp_path / "a.txt"
-    file.write_bytes(b"one\ntwo\r\nthree\rfour\r\r\nfive\r\rsix")
-    assert "".join(read_blocks(file)) == "one\ntwo\nthree\nfour\nfive\n\nsix\n"
 
 
 def test_old_line_ends_are_prepared_like_new_ones(tmp_path, make_config):
@@ -453,16 +433,6 @@ def test_what_is_written_is_the_same_on_windows(texts, make_config, tmp_path, mo
     for a, b in zip(here, there):
         assert {name: content for name, (_, content) in a.items()} == {
             name: content for name, (_, content) in b.items()}
-
-
-def test_a_corpus_of_very_many_files(tmp_path):
-    """The JSON of its token file has an entry for each, and may be as long as that takes."""
-    (tmp_path / "a.text").write_text("the cat\n")
-    texts = {f"{'a-rather-long-name-' * 10}{i}": tmp_path / "a.text" for i in range(6000)}
-    write_tokens(tmp_path / "t.bin", Tokenizer([]), texts, "none", 0, "x")
-    file = TokenFile(tmp_path / "t.bin")
-    assert len(file.segments) == 6000 and file.words == 12_000
-    assert file.segments[-1] == (list(texts)[-1], 5999 * 9, 6000 * 9, 2, 8)
 
 
 def test_two_that_prepare_the_same_at_once(texts, make_config, monkeypatch):

@@ -436,11 +436,6 @@ def test_a_line_without_an_end_is_not_in_the_language(words):
     assert result["precision"] == 0 and result["precision_interval"][1] > 0
 
 
-def test_babytalk_needs_one_token_a_word(tokenizer):
-    with pytest.raises(UserError, match="one token"):
-        eval.babytalk_truth(uniform(tokenizer), tokenizer, n=5)
-
-
 # ---------------------------------------------------------------- samples
 
 def test_samples_are_seeded_and_begin_with_the_prompt(tokenizer):

@@ -526,16 +526,6 @@ def test_simple_text_comes_first_also_in_a_run_that_goes_on(tiny, monkeypatch):
     assert without_speed(lines(parts)) == without_speed(lines(whole))
 
 
-def test_the_step_wise_curve_is_logged(tiny):
-    tiny("coach")
-    folder = trained(tiny("kid", teachers=["coach"], reduction="step", step_weights=[1.0, 1.0],
-                          grad_accum=2))
-    for m in lines(folder, "loss"):
-        assert len(m["per_step"]) == 16
-        assert sum(m["per_step"]) / 16 == pytest.approx(m["divergence"], rel=0.2)
-    assert "per_step" not in lines(trained(tiny("other", teachers=["coach"])), "loss")[0]
-
-
 @pytest.mark.parametrize("keys, words", [
     (dict(), ["entropy collapse", "raise alpha"]),
     (dict(), ["repetition", "4-grams"]),

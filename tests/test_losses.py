@@ -328,13 +328,6 @@ def test_curvature_is_the_slope_of_the_gradient(divergence, mix):
     assert (measured - slope * expected).norm() < 1e-3 * measured.norm()
 
 
-def test_tvd_is_scaled_by_tau():
-    h, W, h_ps, W_ps, labels = inputs()
-    loss, stats = distillation_loss(h, W, heads(h_ps, W_ps), labels, divergence="tvd", tau=3.0,
-                                    return_stats=True)
-    assert abs(loss - 3 * stats["divergence"]) < 1e-12
-
-
 # ---------------------------------------------------------------- mixed targets and ensembles
 
 @pytest.mark.parametrize("mix", [0.2, 0.9])

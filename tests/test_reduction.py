@@ -50,19 +50,14 @@ FORMS = ["token", "single_step", "reinforce"]
 
 
 @pytest.mark.parametrize("rollout_loss", FORMS)
-def test_sequence_is_token_times_the_longest_block(written, rollout_loss):
-    token = gradient_of(written, reduction="token", rollout_loss=rollout_loss)
-    sequence = gradient_of(written, reduction="sequence", rollout_loss=rollout_loss)
+def test_reductions_are_multiples_of_token(written, rollout_loss):
+    """sequence: times the longest block. step with unit weights: token, whatever the prompt."""
+    token, sequence, step = (
+        gradient_of(written, reduction=reduction, rollout_loss=rollout_loss, **keys)
+        for reduction, keys in (("token", {}), ("sequence", {}),
+                                ("step", dict(step_weights=[1.0, 1.0]))))
     # the log-probabilities of a rollout are in fp32
     assert (sequence - BLOCK * token).norm() < 1e-6 * sequence.norm() and token.norm() > 1e-3
-
-
-@pytest.mark.parametrize("rollout_loss", FORMS)
-def test_step_with_unit_weights_is_token_whatever_the_prompt(written, rollout_loss):
-    """Each step that was written holds all B rows; those of the prompt hold nothing."""
-    token = gradient_of(written, reduction="token", rollout_loss=rollout_loss)
-    step = gradient_of(written, reduction="step", step_weights=[1.0, 1.0],
-                       rollout_loss=rollout_loss)
     assert (step - token).norm() < 1e-5 * token.norm()
 
 
