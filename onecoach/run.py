@@ -406,6 +406,8 @@ class Run:
                           minutes=self.minutes + self.minutes_now())
         self.saved = time.monotonic()
         self.save_seconds = self.saved - started
+        if self.save_seconds >= 2:
+            self.say(f"checkpoint written in {self.save_seconds:.1f} s")
 
     def keep_by_words(self):
         """Write the weights, chck_10M.pt, of each mark of `checkpoints` that the step has passed.
