@@ -132,8 +132,10 @@ def as_markdown(table, content):
 
     rows = table.rows()
     titles = [*next(iter(content["figures"].values()))]
+    shown = {variant: by_title for variant, by_title in content["figures"].items()
+             if rows[variant]}  # a long plan may have just begun
     means = [["", *titles, *COSTS, "the same of its teachers"]]
-    for variant, figures in content["figures"].items():
+    for variant, figures in shown.items():
         own = rows[variant].values()
         columns = [by_seed.values() for by_seed in figures.values()]
         columns += [map(cost, own) for cost in COSTS.values()]
@@ -147,7 +149,7 @@ def as_markdown(table, content):
 
     for title in titles:
         by_seed = [["", "mean", *(f"seed {seed}" for seed in plan.seeds)]]
-        for variant, figures in content["figures"].items():
+        for variant, figures in shown.items():
             values = figures[title]
             by_seed.append([variant, mean_digits(values.values()),
                             *(digits(values.get(seed)) for seed in plan.seeds)])
