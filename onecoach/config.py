@@ -642,10 +642,10 @@ def on_signals(act=interrupt):
 def run_main(main):
     """Call main(argv); a UserError is one line on stderr and exit code 2, a signal 128 + number.
 
-    Characters that stdout's encoding lacks are escaped, as on stderr.
+    Like stderr, stdout is written line by line, and escapes characters that its encoding lacks.
     """
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     if WORLD == 1:  # the system's default ends a waiting rank at once
         on_signals()
     try:

@@ -6,6 +6,7 @@
     positions(forward, sequences, starts, ...)        # any function of ids, at each position
 """
 import math
+import sys
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -15,6 +16,25 @@ from onecoach.config import UserError
 
 BATCH_TOKENS = 4096  # padded tokens of a forward pass
 ROWS = 256           # positions whose logits exist at once: few enough for a processor's cache
+
+
+# ---------------------------------------------------------------- progress
+
+class LogLines:
+    """A file for tqdm: what it would draw in place becomes a line of stderr."""
+
+    def write(self, text):
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
+
+
+def progress_bar(**keys):
+    """Return tqdm's bar; if stderr is a log file, it writes a line per minute instead."""
+    if not sys.stderr.isatty():
+        keys |= dict(file=LogLines(), delay=60, mininterval=60, miniters=1,
+                     bar_format="{desc}{n_fmt} of {total_fmt} {unit}s, {elapsed} gone, "
+                     "{remaining} left")
+    return tqdm(leave=False, **keys)
 
 
 # ---------------------------------------------------------------- sequences of ids
@@ -38,7 +58,7 @@ def positions(forward, sequences, starts, batch_tokens, device):
     """
     # a sequence without counted tokens is not read
     numbers = [i for i in range(len(sequences)) if starts[i] < len(sequences[i])]
-    with tqdm(total=len(numbers), unit="text", leave=False, disable=None) as bar:
+    with progress_bar(total=len(numbers), unit="text") as bar:
         for batch in by_length(numbers, sequences, batch_tokens):
             ids = pad_sequence([torch.as_tensor(sequences[i]) for i in batch], batch_first=True)
             first = torch.tensor([starts[i] for i in batch])[:, None]  # (B, 1)

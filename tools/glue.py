@@ -29,12 +29,11 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from tqdm import tqdm
 
 import eval
 from onecoach import files, run
 from onecoach.config import Arguments, UserError, run_folder, run_main
-from onecoach.scoring import by_length, longest_input
+from onecoach.scoring import by_length, longest_input, progress_bar
 from onecoach.suite import json_lines, wilson
 from onecoach.tables import table
 
@@ -167,24 +166,26 @@ def finetune(lm, task, data, seed, dtype):
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=WEIGHT_DECAY, fused=True)
     n = len(data.train.ids)
     size = min(task.batch, n)
+    steps = n // size * task.epochs
 
-    step = 0
     epochs = []  # the figures of each
     best = {}
-    for epoch in tqdm(range(task.epochs), unit="epoch", leave=False, disable=None):
+    bar = progress_bar(total=steps, unit="step")
+    for epoch in range(task.epochs):
         for batch in batches(n, size, seed, epoch):
             add_gradient(model, data.train, batch.tolist(), dtype)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, n // size * task.epochs)
+                group["lr"] = learning_rate(bar.n, steps)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            step += 1
+            bar.update()
 
         predicted = predict(model, data.valid, dtype)
         epochs.append(figures(predicted, data.valid.labels, task.labels))
         if epochs[-1][task.chosen_by] > best.get(task.chosen_by, -1):
             best = {**epochs[-1], "epoch": epoch + 1,
                     "predictions": "".join(map(str, predicted.tolist()))}
+    bar.close()
     return {**best, "last": epochs[-1]["accuracy"], "epochs": epochs, "dtype": dtype}
 
 
