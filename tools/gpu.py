@@ -46,7 +46,7 @@ STEPS = {
     # forward KL from the same teacher; a table of smaller runs; Baby Llama's two teachers; the rest
     "fkl_one_10m": "distill.py configs/fkl_10m.py --name=fkl_one_10m --teachers=llama_360m {keys}",
     "suite_fkl_one": f"eval.py out/fkl_one_10m {SUITE}",
-    "ablate_small": "-m tools.ablate {plans}/ablate_small.py --jobs=3",
+    "ablate_ten": "-m tools.ablate {plans}/ablate_ten.py --jobs=3",
     "gpt2_705m": "teacher.py configs/gpt2_705m.py {keys}",
     "suite_gpt2": f"eval.py out/gpt2_705m {SUITE}",
     "fkl_10m": "distill.py configs/fkl_10m.py {keys}",
@@ -116,9 +116,9 @@ def prepare(folder, dry):
     os.environ |= {"BABYLM_DIR": str(babylm), "PYTHONPATH": str(ROOT)}
     keys = {"corpus": str(babylm / "data/babylm_10m/train"),
             "dev": str(babylm / "data/babylm_10m/dev"), **(DRY_KEYS if dry else {})}
-    for name in ("ablate_small", "ablate_10m"):
+    for name in ("ablate_ten", "ablate_10m"):
         plan = read_assignments(ROOT / f"configs/{name}.py")
-        plan |= {"common": plan["common"] | keys, "seeds": [0] if dry else [0, 1, 2]}
+        plan |= {"common": plan["common"] | keys, "seeds": [0]}
         lines = [f"{key} = {value!r}\n" for key, value in plan.items()]
         (folder / f"{name}.py").write_text("".join(lines), encoding="utf-8")
     return dict(keys=command_line(keys), plans=folder, size="nano" if dry else "paper",
