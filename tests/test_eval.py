@@ -1,6 +1,7 @@
 """Evaluation: the score against plain sums, babytalk's truth against itself, a user's mistakes."""
 import collections
 import io
+import itertools
 import json
 import math
 import os
@@ -151,6 +152,18 @@ def test_score_beyond_one_byte_a_character():
     score = eval.score(uniform(tokenizer), tokenizer, ["é"], [" ü"]).item()
     tokens = len(tokenizer.encode(" ü"))
     assert score == pytest.approx(-tokens * math.log(tokenizer.vocab_size), rel=1e-6)
+
+
+def test_a_log_file_gets_lines_after_a_minute(monkeypatch, capsys):
+    for pace in 50, 1:  # seconds between two looks at the clock
+        clock = itertools.count(step=pace)
+        monkeypatch.setattr("tqdm.std.time", lambda: next(clock))
+        with scoring.progress_bar(total=6, unit="text") as bar:
+            for _ in range(6):
+                bar.update()
+        lines = capsys.readouterr().err.split("\n")[:-1]
+        assert (len(lines) > 1) == (pace == 50)
+        assert all(re.fullmatch(r"[2-6] of 6 texts, \S+ gone, \S+ left", line) for line in lines)
 
 
 def test_scoring_keeps_no_graph(tokenizer):
