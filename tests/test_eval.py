@@ -12,7 +12,6 @@ import types
 import numpy as np
 import pytest
 import torch
-from tqdm import tqdm
 
 import babytalk
 import data
@@ -871,17 +870,6 @@ def test_curve_tells_every_checkpoint_by_words_in_their_order(babytalk_run, caps
 def test_curve_of_a_run_without_checkpoints_says_how_to_keep_some(babytalk_run):
     with pytest.raises(UserError, match="--checkpoints=babylm"):
         eval.evaluate(babytalk_run, ["curve"])
-
-
-def test_a_log_file_gets_lines_of_progress(capsys, monkeypatch):
-    monkeypatch.setattr(scoring, "tqdm", lambda **keys: tqdm(
-        **keys | {"delay": 1e-9, "mininterval": 0}))  # a minute is too long for a test
-    with scoring.progress_bar(total=3, unit="text") as bar:
-        for _ in range(3):
-            bar.update()
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split(",")[0] for line in lines][-3:] == [f"{n} of 3 texts" for n in (1, 2, 3)]
-    assert not any("\r" in line for line in lines)
 
 
 def test_a_short_evaluation_leaves_a_log_file_alone(capsys):
