@@ -78,7 +78,7 @@ def take_step(student, teachers, optimizer, x, y, rollout, now, run):
     """
     # a micro-batch's loss is a share of the whole step's, so gradients add up
     y = teachers.labels(x, y)  # -100 where a teacher knows nothing
-    counts = rollouts.positions(y, now)
+    counts = rollouts.positions(y, now)  # a number, or (T,) for the step-wise loss
     sums = collections.Counter()
     for x_i, y_i, rollout_i in rollouts.micro_batches(x, y, rollout, now):
         with run.autocast():
@@ -176,7 +176,7 @@ def validate(student, teachers, data, run):
         sums["bytes"] += int(data.tokenizer.token_bytes[y[y != -100].numpy()].sum())
         x, y = (to_device(ids, run.device) for ids in (x, y))
         with run.autocast():
-            h = student(x)
+            h = student(x)  # (n, T, d)
             add("ce", [], y)
             # the divergences are means over the positions that every teacher knows
             y = teachers.labels(x, y)
@@ -412,7 +412,7 @@ def trained_for(folder):
     words = max((line["words"] for line in lines if "words" in line), default=0)
     steps = max((line["step"] for line in lines), default=0)
     init = files.read_json(folder / "config.json").get("init")
-    if init:
+    if init:  # the student began with weights that another run had trained
         before = trained_for(folder.with_name(init))
         return steps + before[0], words + before[1]
     return float(steps), float(words)

@@ -51,7 +51,7 @@ def rope_table(head_dim, length, theta=10000.0, scaling=()):
         share = ((turns - low) / (high - low)).clamp(0, 1)
         freq = freq * (share + (1 - share) / factor)
     angle = torch.arange(length, dtype=torch.float64)[:, None] * freq  # (length, head_dim / 2)
-    angle = torch.cat([angle, angle], dim=-1)
+    angle = torch.cat([angle, angle], dim=-1)  # both halves of a head turn by the same angles
     return angle.cos().float(), angle.sin().float()
 
 
@@ -149,7 +149,7 @@ class SwiGLU(nn.Module):
         self.proj = nn.Linear(c.d_ff, c.d_model, bias=c.mlp_bias)
 
     def forward(self, x):
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        gate, up = self.gate_up(x).chunk(2, dim=-1)  # (B, T, d_ff) each
         return self.proj(F.silu(gate) * up)
 
 
