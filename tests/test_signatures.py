@@ -7,7 +7,6 @@ import torch
 import losses
 import rollouts
 from onecoach import files, signatures, tables
-from tools.modes import rules
 
 SOUND = dict(entropy_q=2.0, entropy_p=2.0, q_on_top_1_of_p=0.4, q_on_top_1_of_q=0.4,
              p_on_top_1_of_p=0.4, ce=2.1, ce_teacher=2.0,
@@ -16,10 +15,9 @@ WRITTEN = dict(distinct_2=0.5, repeated=0.0, never_ends=0.0)
 
 
 def test_a_sound_run_has_no_signature():
-    of_rules = [rules.Rule("S -> X", 0.1, 0.09)]
     log = [dict(step=s, entropy_q=2.0, entropy_p=2.0, val_ce=3.0 - s / 10) for s in range(3)]
     verdicts = signatures.of_run(log, {"filler_gap": 0.9}, [
-        signatures.averaged(SOUND, WRITTEN, WRITTEN), signatures.rare_lost(SOUND, of_rules)])
+        signatures.averaged(SOUND, WRITTEN, WRITTEN), signatures.rare_lost(SOUND)])
     assert [v["found"] for v in verdicts] == [False] * 5
     assert len({v["name"] for v in verdicts}) == 5
     assert signatures.words("student s", verdicts)[0].startswith("student s: no sign of averaged")

@@ -20,7 +20,7 @@ from onecoach.config import Arguments, run_folder, run_main
 
 
 def show(students):
-    """Print the figures, then verdicts, rules and comparisons of each run."""
+    """Print the figures, then verdicts and comparisons of each run."""
     from onecoach import run, tables
     from tools.modes import words
     print("\n" + tables.table(words.figure_rows(students)))

@@ -10,9 +10,10 @@ from data import prepare
 from onecoach import files, run, signatures
 from onecoach.config import UserError
 from onecoach.scoring import longest_input
-from tools.modes import rules, writing
+from tools.modes import writing
 from tools.modes.curves import compare
-from tools.modes.measure import Text, frequency_bands, measure, next_word
+from tools.modes.measure import (Text, frequency_bands, measure, next_word,
+                                 true_next_word)
 
 LINES = 1000          # of babytalk, drawn from the truth
 POSITIONS = 16_000    # of real text
@@ -105,7 +106,7 @@ def load_coach(coached, device):
     folder = coached.folder
     config = coached.config
     if config.teachers == ["truth"]:
-        return "truth", rules.Truth(coached.tokenizer).forward, []
+        return "truth", true_next_word(babytalk.Truth(coached.tokenizer)), []
 
     changed = run.changed_needs(folder)
     coaches = []
@@ -130,14 +131,15 @@ def load_coach(coached, device):
 def examine_one(subject, coached, text, label):
     """Measure one run against the teachers of the run `coached`, and return a Student."""
     folder, model, tokenizer, config = subject
-    truth = rules.Truth(tokenizer) if config.corpus == "babytalk" else None
+    is_babytalk = config.corpus == "babytalk"
+    truth = true_next_word(babytalk.Truth(tokenizer)) if is_babytalk else None
     name, teacher, coaches = "", None, []
     if coached:
         name, teacher, coaches = load_coach(coached, text.device)
     elif truth:  # nobody here has a teacher, but this one knows all
-        name, teacher = "truth", truth.forward
+        name, teacher = "truth", truth
     forward = next_word([model])
-    measured = measure(forward, teacher, text, truth)
+    figures, curves = measure(forward, teacher, text, truth)
 
     # a GPT-2 reads no more
     longest = min(LONGEST, *(longest_input(reader.model) for reader in (subject, *coaches)))
@@ -152,15 +154,14 @@ def examine_one(subject, coached, text, label):
     log = files.read_metrics(folder / "metrics.jsonl")
     verdicts = []
     if teacher:
-        verdicts = [signatures.averaged(measured.figures, by_student, by_teacher),
-                    signatures.rare_lost(measured.figures, measured.rules)]
+        verdicts = [signatures.averaged(figures, by_student, by_teacher),
+                    signatures.rare_lost(figures)]
     verdicts = signatures.of_run(log, accuracies, verdicts)
-    result = dict(teacher=name, text=dict(texts=len(text.sequences)), figures=measured.figures,
-                  curves={kind: curve.as_json() for kind, curve in measured.curves.items()},
+    result = dict(teacher=name, text=dict(texts=len(text.sequences)), figures=figures,
+                  curves={kind: curve.as_json() for kind, curve in curves.items()},
                   written=by_student, written_by_teacher=by_teacher, paradigms=accuracies,
-                  rules=[rule._asdict() for rule in measured.rules],
                   verdicts=verdicts, against={})
-    return Student(subject, label, forward, teacher, text, measured.curves, result)
+    return Student(subject, label, forward, teacher, text, curves, result)
 
 
 def examine(folders):

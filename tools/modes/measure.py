@@ -6,9 +6,10 @@ import math
 import torch
 import torch.nn.functional as F
 
+import babytalk
 import losses
 from onecoach.scoring import positions
-from tools.modes import rules, writing
+from tools.modes import writing
 from tools.modes.curves import Curve, mass
 
 BINS = 15             # of confidence, for the calibration error
@@ -24,10 +25,10 @@ class Text:
     bands: torch.Tensor    # (V,)
     device: torch.device   # of the models
 
-    def walk(self, forward, device=None):
+    def walk(self, forward):
         """Yield scoring.positions of a function ids (B, T) -> (B, T, d), over all of the text."""
         return positions(forward, self.sequences, [1] * len(self.sequences),
-                         writing.BATCH_TOKENS, device or self.device)
+                         writing.BATCH_TOKENS, self.device)
 
 
 def next_word(models, ensemble="logits"):
@@ -42,6 +43,11 @@ def next_word(models, ensemble="logits"):
         z = [model.logits(model(ids)).float() for model in models]
         return losses.teacher_log_probs(z, 1.0, ensemble)
     return forward
+
+
+def true_next_word(truth):
+    """Return the function ids (B, T) -> log p* (B, T, V) of a babytalk.Truth."""
+    return lambda ids: truth.logits(ids)[0]
 
 
 def frequency_bands(counts):
@@ -110,45 +116,31 @@ class Sums:
         return dict(**means, bands=bands, calibration_error=error, positions=self.n)
 
 
-Measured = collections.namedtuple("Measured", "figures curves rules")
-
-
 @torch.no_grad()
 def measure(student, teacher, text, truth=None):
-    """Measure a student against its teacher: Measured(figures, {kind: Curve}, [rules.Rule]).
+    """Measure a student against its teacher: (figures, {kind: Curve}).
 
-    student, teacher: functions ids (B, T) -> log-probabilities (B, T, V); without a teacher (None)
-    the figures are ALONE and bands. truth, a rules.Truth, adds a Curve and the grammar's rules.
+    student, teacher, truth: functions ids (B, T) -> log-probabilities (B, T, V). Without a teacher
+    (None) the figures are ALONE and bands; babytalk's truth adds a Curve.
     """
+    forwards = dict(student=student, teacher=teacher, truth=truth)
+    forwards = {kind: forward for kind, forward in forwards.items() if forward}
     sums = Sums(text.bands)
-    curves = {}
-    if teacher:
-        curves["teacher"] = Curve(text.sequences)
-    if truth:
-        curves["truth"] = Curve(text.sequences)
-        # the row of truth's table at each position, chunk by chunk; they are on the CPU
-        walk = text.walk(lambda ids: truth.walk(ids)[..., None], device="cpu")
-        rows = [row[:, 0] for _, row, _ in walk]
-        q_of_row = torch.zeros(truth.table.shape)
-
-    chunks = zip(text.walk(student), text.walk(teacher or student))
-    for i, ((number, log_q, label), (_, log_p, _)) in enumerate(chunks):
-        sums.add(log_q, log_p, label)
+    curves = {kind: Curve(text.sequences) for kind in forwards if kind != "student"}
+    for chunks in zip(*map(text.walk, forwards.values())):
+        number, log_q, label = chunks[0]
+        values = {kind: log_probs for kind, (_, log_probs, _) in zip(forwards, chunks)}
+        sums.add(log_q, values.get("teacher", log_q), label)
         if teacher:
+            log_p = values["teacher"]
             curves["teacher"].add(number, log_q, log_p, mass(log_p))
         if truth:
-            log_p_star = truth.table[rows[i]].to(log_q.device)
-            inside = (log_p_star > truth.FLOOR).float()
-            curves["truth"].add(number, log_q, inside, mass(log_p_star) * inside, log=True)
-            q_of_row.index_add_(0, rows[i], mass(log_q).cpu())
+            inside = (values["truth"] > babytalk.Truth.FLOOR).float()
+            curves["truth"].add(number, log_q, inside, mass(values["truth"]) * inside, log=True)
 
     figures = sums.figures()
     if not teacher:
         bands = {name: dict(share=band["share"], ce=band["ce"])
                  for name, band in figures["bands"].items()}
         figures = {name: figures[name] for name in ALONE} | {"bands": bands}
-    of_rules = []
-    if truth:
-        visits = torch.cat(rows).bincount(minlength=len(truth.table))
-        of_rules = rules.rule_uses(truth, q_of_row, visits, len(text.sequences))
-    return Measured(figures, curves, of_rules)
+    return figures, curves

@@ -3,11 +3,8 @@
 A block is (kind, content): kind is heading, words, table (rows of texts, the head first),
 text (shown as it is) or picture (a `Picture`).
 """
-import shlex
-
 import eval
 from onecoach import files, run, tables
-from onecoach.config import CONFIGS, KEYS, command_line, read_config
 from tools.modes import words
 from tools.modes.examine import short
 from tools.modes.pictures import curve_picture, training_picture
@@ -23,21 +20,6 @@ WHY = ("A student q that is too small to copy its teacher p must choose its erro
 
 
 # ---------------------------------------------------------------- training
-
-def training_command(folder):
-    """Return the command that trains the run in `folder` again."""
-    config = read_config(folder / "config.json")
-    program = "distill.py" if config.teachers else "teacher.py"
-    file = CONFIGS / f"{config.name}.py"
-    if not file.exists():
-        return f"python {program} {shlex.quote(str(folder / 'config.json'))}"
-
-    base = read_config(file)
-    aside = {"out_dir", "data_dir", "device", "name"}
-    given = {key: getattr(config, key) for key in KEYS
-             if key not in aside and getattr(config, key) != getattr(base, key)}
-    return f"python {program} configs/{config.name}.py {command_line(given)}".rstrip()
-
 
 def trained_rows(students):
     rows = [["run", "teacher", "loss", "parameters", "steps", "best at", "on", "commit"]]
@@ -135,7 +117,8 @@ def story_blocks(students):
         "Loss and validation": [("picture", training_picture(students))],
         "What was trained": [
             ("table", trained_rows(students)),
-            ("text", "\n".join(training_command(student.folder) for student in students))]}
+            ("words", "The command that trains one of them again: python distill.py "
+             "FOLDER/config.json --resume=no")]}
     blocks = []
     for heading, section in sections.items():
         if section:

@@ -1,4 +1,4 @@
-"""Words and rows of a table about Students: their figures, comparisons and rules."""
+"""Words and rows of a table about Students: their figures and comparisons."""
 from onecoach.tables import as_text, look_up
 from tools.modes.measure import TOPS
 

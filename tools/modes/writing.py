@@ -1,4 +1,6 @@
 """Texts that a model writes freely: do they vary and end, do teacher and model find them likely?"""
+import collections
+
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -7,7 +9,6 @@ import babytalk
 import eval
 from onecoach import signatures
 from onecoach.scoring import positions
-from tools.modes import rules
 
 WRITTEN = 500         # texts that each model writes
 DIVERSITY = 2000      # n-grams among which the distinct are counted: their share falls with length
@@ -52,8 +53,25 @@ def written(subject, teacher, longest):
     if config.corpus == "babytalk":
         right = [text.endswith("\n") and babytalk.contains(text) for text in texts]
         figures["right"] = float(np.mean(right))
-        figures["dialect_a"] = float(rules.dialect_shares(texts)[0])
+        figures["dialect_a"] = float(dialect_shares(texts)[0])
     return figures | {"examples": texts[:5]}
+
+
+def dialect_shares(lines):
+    """Return the shares of A and B among lines of the language, by p*(dialect | line).
+
+    (nan, nan) if no line is in the language.
+    """
+    total = np.zeros(2)
+    for line in lines:
+        _, state = babytalk.LANGUAGE.read(line.removesuffix("\n").split(" "))
+        ends = collections.Counter()
+        for (dialect, (top, *_)), weight in state.derivations if state else ():
+            if top == "\n":
+                ends[dialect] += weight
+        if ends:
+            total += np.array([ends["A"], ends["B"]]) / ends.total()
+    return tuple(total / total.sum()) if total.sum() else (np.nan, np.nan)
 
 
 def written_by_truth(tokenizer):
