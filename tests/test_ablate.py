@@ -230,7 +230,7 @@ def test_whatever_is_due_runs_side_by_side(folder, monkeypatch, capsys):
                             "broken_grid.lr-2.0, seed 100"]
     assert {v: len(rows) for v, rows in table.rows().items() if rows} == {"coach": 1, "rkl": 1}
     assert capsys.readouterr().out.splitlines()[-3:] == [
-        f"{name}: its tuning is not complete, so it has no rows"
+        f"{name}: the tuning is not complete, so there are no rows"
         for name in ("broken_grid", "near", "far")]
 
     # a second time nothing of what is whole is left
@@ -517,7 +517,7 @@ def test_a_run_that_fails_is_said_and_stops_no_other(folder, capsys):
     (dict(variants={"a": {"base": "base_demo", "settings": "b"}}),
      "variant a: settings must name an earlier variant"),
     (dict(variants={"a": {"base": "base_demo", "lr": 0.3, "ladder": {"lr": [0.1, 1.0]}}}),
-     "variant a: its search starts from lr = 0.3, which is not on"),
+     "variant a: the search starts from lr = 0.3, which is not on"),
     (dict(variants={"a": {"base": "base_demo", "epochs": 1, "ladder": {"epochs": [1, 2]}}}),
      "variant a: epochs has no effect beside max_steps"),
     (dict(variants={"a": {"base": "base_demo", "lr": 0.1, "ladder": {"lr": [0.1, -1.0]}}}),

@@ -254,7 +254,7 @@ def test_lengths_are_said(make_run, rows, capsys):
         both = glue.read_data(args, tokenizer, length)
         assert [*both] == ["rte"] and max(map(len, both["rte"].train.ids)) == length
         shown = capsys.readouterr().out
-        assert "40 rows to judge by, the challenge has 139" in shown
+        assert "40 rows to judge by; the challenge has 139" in shown
         assert "1 of 151 training rows" in shown and f"longer than {length} tokens" in shown
         assert "boolq is left out" in shown and "boolq.train.jsonl is missing" in shown
         assert lm(torch.tensor(both["rte"].train.ids[-1:])).shape == (1, length, 16)
@@ -281,7 +281,7 @@ def test_a_wrong_row_is_named_before_anything_is_trained(make_run, rows, line, w
 @pytest.mark.parametrize("more, words", [
     (["--tasks=rte,cola"], "unknown task 'cola'; known are boolq, mnli"),
     (["--tasks=boolq"], "boolq.train.jsonl is missing: leave boolq out"),
-    (["--data=nowhere", "--tasks="], "nowhere: no task has its files"),
+    (["--data=nowhere", "--tasks="], "nowhere: no task has files"),
     (["--seeds=0"], "seeds >= 1"), (["--limit=-1"], "limit >= 0"), (["--lr=1"], "--lr=1"),
     (["--limit=5", "--predictions=x"], "leave out --limit"),
     (["--predictions=nowhere/x"], "nowhere/x: there is no folder nowhere"),

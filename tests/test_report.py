@@ -91,7 +91,7 @@ def test_numbers_in_the_page_are_the_models(written, demo_runs):
 
 def test_the_page_says_what_was_trained_and_found(written):
     whole = written.read_text()
-    for said in ("python distill.py FOLDER/config.json --resume=no", "What was trained",
+    for said in ("python distill.py RUN/config.json --resume=no", "What was trained",
                  "averaged or generic output", "<td>rkl_demo</td><td>fkl_demo</td>"):
         assert said in whole
     assert pictures.NO_MATPLOTLIB in whole
@@ -100,7 +100,7 @@ def test_the_page_says_what_was_trained_and_found(written):
 def test_the_command_ends_with_its_page_and_verdicts(written, capsys):
     page.show(written)
     said = capsys.readouterr().out
-    assert f"the page of it: {written}" in said and "rkl_demo: no sign of " in said
+    assert f"the page: {written}" in said and "rkl_demo: no sign of " in said
 
 
 def test_no_two_contexts_are_followed_by_the_same_words(demo_runs):

@@ -112,7 +112,7 @@ def padded(rows, numbers, device):
 # ---------------------------------------------------------------- fine-tuning
 
 class Classifier(nn.Module):
-    """A language model and a head on its last token. forward: ids (B, T), last (B,) -> (B, C)."""
+    """A language model with a head on the last token. forward: ids (B, T), last (B,) -> (B, C)."""
 
     def __init__(self, lm, labels):
         super().__init__()
@@ -207,7 +207,7 @@ def predict(model, rows, dtype):
 
 
 def figures(predicted, labels, kinds):
-    """Return accuracy and, for two kinds of labels, F1 of label 1 (0 where none is right)."""
+    """Return accuracy and, for two kinds of labels, F1 of label 1 (0 if none is right)."""
     values = {"accuracy": (predicted == labels).double().mean().item()}
     if kinds == 2:
         right = (predicted & labels).sum().item()
@@ -240,7 +240,7 @@ def kept_seeds(path, key, digest):
 
 
 def keep(path, key, seed, result, facts):
-    """Put a result into glue.json; facts: what all seeds of the entry have in common."""
+    """Put a result into glue.json; facts: the same for all seeds of the entry."""
     with files.locked(path.parent):
         seeds = {**kept_seeds(path, key, result["digest"]), str(seed): result}
         means = {}
@@ -267,7 +267,7 @@ def write_predictions(path, entries):
 
 
 def glue_table(entries):
-    """Show entries {task: its entry in glue.json}, and their mean in two forms."""
+    """Show entries {task: entry of glue.json}, and the mean over tasks in two forms."""
     rows = [["task", "accuracy", "+- seeds", "95% over items", "the majority's", "last epoch",
              "F1", "+- seeds", "the majority's", "seeds", "rows", "dtype"]]
     for name, entry in entries.items():
@@ -299,7 +299,7 @@ def read_args(argv):
                         "other predictions in it are kept")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"],
-                        help="of matrix products; auto: bfloat16 where the processor has it")
+                        help="of matrix products; auto: bfloat16 if the processor has it")
     args = parser.parse_args(argv)
     if args.seeds < 1 or args.limit < 0:
         raise UserError(f"seeds = {args.seeds}, limit = {args.limit}: allowed are seeds >= 1, "
@@ -311,7 +311,7 @@ def read_args(argv):
 
 
 def read_data(args, tokenizer, length):
-    """Return {task: Data} of the tasks named in args, or of those that have their files."""
+    """Return {task: Data} of the tasks named in args, by default of all that have files."""
     folder = pathlib.Path(eval.data_folder(args))
     if (folder / "glue_filtered").is_dir():
         folder = folder / "glue_filtered"
@@ -334,13 +334,13 @@ def read_data(args, tokenizer, length):
 
         n = len(valid.ids)
         if n != TASKS[name].items:
-            print(f"{name}: {n} rows to judge by, the challenge has {TASKS[name].items}; its "
-                  "scoring does not take predictions of others")
+            print(f"{name}: {n} rows to judge by; the challenge has {TASKS[name].items}, and "
+                  "scores predictions of these alone")
         if train.cut or valid.cut:
             print(f"{name}: {train.cut} of {len(train.ids)} training rows and {valid.cut} of {n} "
                   f"others are longer than {length} tokens, and cut")
     if not data:
-        raise UserError(f"{folder}: no task has its files there; --data names the folder that "
+        raise UserError(f"{folder}: no task has files there; --data names the folder that "
                         "holds glue_filtered")
     return data
 
@@ -355,7 +355,7 @@ def main(argv):
     config.dtype = args.dtype
     device = run.choose_device(config)
     dtype = run.choose_dtype(config, device)
-    length = int(min(LONGEST, longest_input(lm)))  # of a GPT-2 its block_size
+    length = int(min(LONGEST, longest_input(lm)))  # a GPT-2 has a block_size
     data = read_data(args, tokenizer, length)
 
     # the fine-tunings that are left, the first seed of all tasks first

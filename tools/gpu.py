@@ -1,4 +1,4 @@
-"""The paper's own run and its tables on one GPU, in calls of a few minutes.
+"""Make the paper's run and the tables of the GPU on one card, in calls of a few minutes.
 
     python -m tools.gpu OUT [--minutes=9] [--dry]
 
@@ -27,7 +27,7 @@ from onecoach.config import Arguments, command_line, read_assignments, run_main
 ROOT = pathlib.Path(__file__).parents[1]
 WORK = ROOT / "out/gpu"  # runs, logs and state.json, on the machine
 
-# a run has the name of its step
+# a run and the step that trains it have one name
 SUITE = "--tasks=blimp,supplement"
 STEPS = {
     "test_cuda": "-m pytest -q -n 0 tests/test_cuda.py",
@@ -95,7 +95,7 @@ def main(argv):
         how = run(command, folder, name, left)
         state[name] = [how, seconds + time.monotonic() - begun]
         path.write_text(json.dumps(state))
-        if how == "done":  # 9 GB of the largest run; best.pt is enough for those that need it
+        if how == "done":  # 9 GB of the largest run; later steps read best.pt alone
             for checkpoint in folder.glob(f"out/{name}/ckpt*.pt"):
                 checkpoint.unlink()
         pack(folder, args.out)
@@ -108,7 +108,7 @@ def main(argv):
 
 
 def prepare(folder, dry):
-    """Write the plans, set the environment, and return what stands in braces in STEPS."""
+    """Write the plans, set the environment, and return the values for the braces in STEPS."""
     babylm = pathlib.Path(os.environ.get("BABYLM_DIR", ROOT / "../shared")).absolute()
     if dry:
         copy_first_lines(babylm, folder / "babylm")
@@ -139,7 +139,7 @@ def run(command, folder, name, seconds):
     """Run a command of Python for so many seconds at most; return how it ended."""
     words = [ROOT / word if word.endswith(".py") else word for word in shlex.split(command)]
     with open(folder / f"logs/{name}.log", "a", encoding="utf-8") as log:
-        # a group of its own, so that its workers end with it
+        # a process group, so that all workers end with it
         process = subprocess.Popen([sys.executable, *words], cwd=folder, stdout=log,
                                    stderr=subprocess.STDOUT, process_group=0)
         try:
@@ -155,7 +155,7 @@ def run(command, folder, name, seconds):
 
 
 def pack(folder, out):
-    """Pack what can be brought home, and only that, into out/gpu.tar.gz."""
+    """Pack the small files, and no weights, into out/gpu.tar.gz."""
     def kept(info):
         is_kept = pathlib.Path(info.name).suffix in KEPT and "tokenizer" not in info.name
         return info if info.isdir() or is_kept else None

@@ -101,7 +101,7 @@ def find(keys, wanted):
 # ---------------------------------------------------------------- the command
 
 def read_args(argv):
-    """Return eval.py's options and the rest of the command line, CONFIG and its keys."""
+    """Return eval.py's options and the rest of the command line: CONFIG and keys."""
     parser = Arguments("-m tools.ngram", __doc__, add_help=False)
     parser.add_argument("--tasks", default="")
     parser.add_argument("--data", default="")

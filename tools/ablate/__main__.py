@@ -1,33 +1,33 @@
 """Tune, train and compare the variants of a plan on several seeds.
 
     python -m tools.ablate PLAN [--only=VARIANT] [--jobs=1] [--results=results]
-                                [--corpus=PATH --dev=PATH]      # the place of its text here
+                                [--corpus=PATH --dev=PATH]      # where the text is here
 
 PLAN is a file of assignments of literals, as a config is (configs/ablate_demo.py is one):
 
-    table         name of the folder of its rows, results/TABLE
+    table         name of the folder of the rows, results/TABLE
     tuning_seeds  seeds on which settings are chosen; seeds: seeds that are reported
     common        {key: value}, keys of every run
     variants      {name: {"base": CONFIG, "ladder": {key: [values]}, key: value, ...}}; teachers
                   and init may name earlier variants, which then have their own chosen settings;
-                  "settings": VARIANT instead of a ladder takes those chosen for that variant
-    tasks         tasks of eval.py for the reported runs, besides those that follow a training
+                  "settings": VARIANT instead of a ladder takes the settings of that variant
+    tasks         more tasks of eval.py for the reported runs
     figures       {title: path in the row} of the summary; eval.TASK... is a path in eval.json
     contrasts     [[variant, variant, title], ...], written down before anything is run; instead
                   of a variant there may be a difference, "rkl - fkl"
     grids         {name: {key: [values]}}, for "ladder": name and "grid": name
     over          {key: [values]}: every variant once at each value, rkl as rkl_1000, rkl_3000, ...;
-                  its teachers and init are those of the same value
+                  teachers and init have the same value
     budget        the most flops that a run may take, training of teachers too; 0: any
-    extends       another plan in the same folder: this one has its seeds, common, variants and
-                  rows too, and its figures unless it assigns its own
+    extends       another plan in the same folder: seeds, common, variants and rows of that plan
+                  are here too, and so are its figures if this plan assigns none
 
-First a variant is tuned by its mean val_ce over the tuning seeds. A ladder, values in their order,
+First a variant is tuned by the mean val_ce over the tuning seeds. A ladder, values in their order,
 is searched from the config's own, one key after another, step by step, until no neighbour is
 better; of a grid, "grid" instead of "ladder", every point is tried. The summary marks chosen values
 at the end of a ladder or grid: make it longer, and the same command goes on from there. Then the
 reported seeds are trained. An interrupted command goes on when it is given again; finished runs are
-skipped, unless the plan has changed their keys or those of their teachers. A run that fails is
+skipped, unless the plan has changed keys of the run or of a teacher. A run that fails is
 reported and stops no other. val_ce is of best.pt, on the validation split of the development text;
 the figures of eval.json are of the test split, or of the truth.
 
@@ -37,7 +37,7 @@ the figures of eval.json are of the test split, or of the truth.
                   frontier.svg              val_ce against all training flops, by matplotlib
 
 --jobs is the number of runs at a time, each on one thread (a GPU takes many small ones: for
-results/1m up to 23, under CUDA's MPS). To make rows again beside those that are kept, give another
+results/1m up to 23, under CUDA's MPS). To make rows again and keep the old ones, give another
 --results with a copy of TABLE/tuning.jsonl, and move out/ablate away. The packages scipy and, for
 the picture, matplotlib are in requirements-dev.txt.
 """
@@ -59,7 +59,7 @@ def read_args(argv):
     parser.add_argument("--results", default="results", help="parent folder of the table")
     parser.add_argument("--seeds", default="", help="only these of the reported seeds")
     parser.add_argument("--corpus", default="", help="text of all runs; default: the plan's")
-    parser.add_argument("--dev", default="", help="its development text")
+    parser.add_argument("--dev", default="", help="development text of all runs")
     return parser.parse_args(argv)
 
 
@@ -80,7 +80,7 @@ def main(argv):
     write_summary(table)
     if table.failed:
         raise UserError(f"{len(table.failed)} runs failed: {'; '.join(table.failed)}; the same "
-                        "command tries them again, from the start where a folder is moved away")
+                        "command tries them again, from the start if a folder is moved away")
 
 
 def chosen(option, text, known):

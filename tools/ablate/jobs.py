@@ -29,7 +29,7 @@ class Job:
 
     chosen: {variant: settings} of the variants that it needs. purpose: "tune", a point of the
     variant's grid or ladder; "report", a row; "need", the teacher or init of another job.
-    needed: the Jobs of its teachers and init. needs: {run: its command} of all runs before it.
+    needed: the Jobs of teachers and init. needs: {run: command} of all runs before it.
     """
 
     def __init__(self, plan, variant, settings, seed, chosen, out, purpose):
@@ -68,7 +68,7 @@ class Job:
 
     @property
     def command(self):
-        """The command of the same run, to be typed after those of its teachers and init."""
+        """The command that trains the same run, once teachers and init are trained."""
         given = {key: value for key, value in self.keys.items() if key not in MACHINE_KEYS}
         return f"python distill.py configs/{self.base}.py {command_line(given)}"
 
@@ -84,7 +84,7 @@ def run_name(variant, settings):
 
 
 def work(job):
-    """Train and evaluate a Job and return its row; a worker without its parent ends then."""
+    """Train and evaluate a Job and return the row; a worker without a parent ends then."""
     try:
         return train(job)
     finally:
@@ -94,7 +94,7 @@ def work(job):
 
 
 def train(job):
-    """Train and evaluate a Job and return its row; output goes into NAME.log."""
+    """Train and evaluate a Job and return the row; output goes into NAME.log."""
     config = job.config
     folder = job.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -104,13 +104,13 @@ def train(job):
         if (folder / "config.json").exists() and not is_same_run(folder, config):
             aside = free_name(folder)
             folder.rename(aside)
-            print(f"{job}: its plan, text or teacher has changed; the old run is now {aside}")
+            print(f"{job}: plan, text or teacher have changed; the old run is now {aside}")
         with contextlib.redirect_stdout(log):
             if job.budget:
                 check_budget(job, planned_flops(job, config))
             distill.train(config)
             if not is_finished(folder):
-                raise UserError("stopped before its last step; the same command goes on")
+                raise UserError("stopped before the last step; the same command goes on")
             if job.tasks:
                 eval.evaluate(folder, job.tasks)
     row = make_row(job, config)
@@ -134,12 +134,12 @@ def is_same_run(folder, config):
 
 
 def is_trained(job):
-    """Whether a job's run is finished, and is still the run of its plan."""
+    """Whether a job's run is finished, and is still the run that the plan asks for."""
     return is_finished(job.folder) and is_same_run(job.folder, job.config)
 
 
 def make_row(job, config):
-    """Return what results/ keeps of a finished run: everything but the weights."""
+    """Return a finished run as results/ keeps it: everything but the weights."""
     folder = job.folder
     lines = files.read_metrics(folder / "metrics.jsonl")
     notes = files.read_json(folder / "config.json")
@@ -166,15 +166,16 @@ def make_row(job, config):
 # ---------------------------------------------------------------- the cost of a run
 
 def total_flops(folder):
-    """Count a run's training, its teachers' forward passes, and the training of teachers and init.
+    """Count the flops of a run and of the training of teachers and init.
 
-    Each run counts once, with Muon's own products. The writing of rollouts is not counted.
+    Each run counts once, with teachers' forward passes and Muon's products. The writing of
+    rollouts is not counted.
     """
     return sum(map(own_flops, lineage(folder)))
 
 
 def own_flops(folder):
-    """Count a run's training and its teachers' forward passes."""
+    """Count the flops of a run's training, with the teachers' forward passes."""
     lm, _, config = load(folder)
     teachers = [load(folder.with_name(name))[0] for name in config.teacher_runs]
     return flops_per_step(lm, teachers, config) * own_steps(folder)
@@ -212,12 +213,12 @@ def lineage(folder):
 
 
 def own_steps(folder):
-    """Count the steps of a run itself, without its init's."""
+    """Count the steps of a run itself, without those of init."""
     return max((line["step"] for line in files.read_metrics(folder / "metrics.jsonl")), default=0)
 
 
 def tokens_seen(folder):
-    """Count the tokens that a run's weights were trained on, with its init's."""
+    """Count the tokens that a run's weights were trained on, with those of init."""
     config = read_config(folder / "config.json")
     before = tokens_seen(folder.with_name(config.init)) if config.init else 0
     return before + own_steps(folder) * config.batch_size * config.longest
@@ -226,7 +227,7 @@ def tokens_seen(folder):
 # ---------------------------------------------------------------- processes
 
 class InProcess(concurrent.futures.Executor):
-    """Does a job as it is submitted, in this process, with all of its threads."""
+    """Do each job as it is submitted, in this process, with all threads."""
 
     def submit(self, do, *args):
         future = concurrent.futures.Future()
@@ -238,7 +239,7 @@ class InProcess(concurrent.futures.Executor):
 
 
 def begin_worker():
-    """Let a worker process use one thread, ignore Ctrl-C, and end when its parent has ended."""
+    """Let a worker process use one thread, ignore Ctrl-C, and end with the parent process."""
     torch.set_num_threads(1)
     # a terminal sends Ctrl-C to the workers too, and two signals would end a run unsaved
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -251,7 +252,7 @@ def begin_worker():
 
 @contextlib.contextmanager
 def processes(n):
-    """Yield an executor of n processes, or of this one; those save and end after an error."""
+    """Yield an executor of n processes, or of this one. After an error they save and end."""
     if n == 1:
         yield InProcess()
         return

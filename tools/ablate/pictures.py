@@ -20,7 +20,7 @@ def draw_frontier(table, path):
         text = ", ".join(f"{key} {keys[key]:,}" for key in TEXT_KEYS if key in keys)
         if points := frontier(plan, rows, variant):
             panels.setdefault(text, {})[variant] = points
-    if not panels:  # a student's rows alone do not say what its teachers took
+    if not panels:  # a student's rows alone do not tell the flops of the teachers
         return
 
     import matplotlib

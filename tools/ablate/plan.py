@@ -29,11 +29,10 @@ def read_plan(path):
 
 
 class Plan:
-    """The assignments of a plan's file, and those of the Plan `before` that it extends.
+    """The assignments of a plan's file, on top of the Plan `before` that it extends.
 
-    By variant, tables: the table of its rows; spaces: the values {key: [values]} of its grid or
-    ladder; starts: the point where the search on a ladder starts; same: the variant that it takes
-    its settings from.
+    By variant: tables, the table of the rows; spaces, the grid or ladder {key: [values]}; starts,
+    the point where the search on a ladder starts; same, the variant that has the settings.
     """
 
     def __init__(self, values, before=None):
@@ -42,7 +41,7 @@ class Plan:
                 raise UserError(f"unknown {name!r}; a plan assigns {', '.join(REQUIRED)}, and may "
                                 f"assign {', '.join(DEFAULTS)}")
             if before and name in SHARED:
-                raise UserError(f"{name} comes from {before.table}: with another its rows would "
+                raise UserError(f"{name} comes from {before.table}: with another the rows would "
                                 "not compare with these")
         if before:
             values = {name: getattr(before, name) for name in (*SHARED, "figures")} | values
@@ -54,7 +53,7 @@ class Plan:
         seeds = self.tuning_seeds + self.seeds
         if any(type(seed) is not int for seed in seeds) or len({*seeds}) < len(seeds):
             raise UserError(f"seeds {self.seeds} and tuning_seeds {self.tuning_seeds} must be "
-                            "whole numbers, each of them once: no run counts twice, and no "
+                            "whole numbers, each once: no run counts twice, and no "
                             "settings are chosen on a seed that is reported")
         for name in ("variants", "tables", "spaces", "starts", "same"):
             setattr(self, name, {**getattr(before, name)} if before else {})
@@ -98,7 +97,7 @@ class Plan:
                             "max_steps = 0")
 
     def check_names(self):
-        """Raise UserError where a variant, figure or task is named that is not there."""
+        """Raise UserError if a variant, figure or task is named that is not there."""
         order = [*self.variants]
         for variant in order:
             if not self.tuning_seeds and any(len(v) > 1 for v in self.spaces[variant].values()):
@@ -124,24 +123,24 @@ class Plan:
 
     @property
     def folder(self):
-        """The folder name of its runs: the first plan's, whose teachers the others share."""
+        """The folder name of the runs: the first plan's, so that all plans share teachers."""
         return next(iter(self.tables.values()))  # the first plan's variants come first
 
     def needs(self, variant):
-        """Return the variants that a variant needs: its teachers and init."""
+        """Return the variants that a variant needs: teachers and init."""
         keys = self.variants[variant]
         names = [*keys.get("teachers", []), keys.get("init", "")]
         return [name for name in names if name in self.variants]
 
     def all_needs(self, variant):
-        """Return a variant's needs and theirs in turn, each after its own needs."""
+        """Return a variant's needs and the needs of these, each after all that it needs."""
         names = self.needs(variant)
         return [far for name in names for far in self.all_needs(name)] + names
 
     def search(self, variant, mean):
         """Return (settings, []) once a variant is tuned, else (None, points to try next).
 
-        mean: the function from a point {key: value} to its mean val_ce, None until it is known.
+        mean: a function, point {key: value} -> mean val_ce, None until that is known.
         """
         space = self.spaces[variant]
         if variant in self.starts:
@@ -156,8 +155,8 @@ class Plan:
 def spread_out(variants, over):
     """Return each variant once for every value of `over`, {key: [values]} of one key or empty.
 
-    "rkl" becomes "rkl_1000", "rkl_3000", ...; teachers, init and settings that are variants are
-    those of the same value.
+    "rkl" becomes "rkl_1000", "rkl_3000", ...; teachers, init and settings that are variants get the
+    same value.
     """
     if not over:
         return variants
@@ -184,14 +183,14 @@ def grid_points(grid):
 
 
 def find_start(config, ladder):
-    """Return a Config's own point on a ladder; UserError where it is not there."""
+    """Return a Config's own point on a ladder; UserError if it is not there."""
     point = {}
     for key, values in ladder.items():
         own = getattr(config, key)
         if own not in values:
-            raise UserError(f"its search starts from {key} = {own!r}, which is not on the ladder "
+            raise UserError(f"the search starts from {key} = {own!r}, which is not on the ladder "
                             f"{values}; add it, or set another {key}")
-        point[key] = values[values.index(own)]  # 4, where the config says 4.0
+        point[key] = values[values.index(own)]  # 4, also if the config says 4.0
     return point
 
 
@@ -207,7 +206,7 @@ def climb(ladder, start, mean):
     while settled < len(ladder):
         values = ladder[key]
         i = values.index(point[key])
-        near = [*values[max(i - 1, 0):i], *values[i + 1:i + 2]]  # a step down and a step up
+        near = [*values[max(i - 1, 0):i], *values[i + 1:i + 2]]  # one value down, one up
         points = [point, *({**point, key: value} for value in near)]
         unknown = [each for each in points if mean(each) is None]
         if unknown:

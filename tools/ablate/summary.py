@@ -10,7 +10,7 @@ from tools.ablate.plan import grid_points, open_ends
 # ---------------------------------------------------------------- statistics
 
 def import_stats():
-    """Return scipy.stats; UserError where it is not installed."""
+    """Return scipy.stats; UserError if it is not installed."""
     try:
         from scipy import stats
     except ModuleNotFoundError:
@@ -67,7 +67,7 @@ def summarise(table):
 
 
 def shown_figures(plan, rows):
-    """Return a plan's figures, with those of the unseen lines of real text where rows have them."""
+    """Return a plan's figures, also of the unseen lines of real text if rows have them."""
     figures = dict(plan.figures)
     every = [row for by_seed in rows.values() for row in by_seed.values()]
     for title, path in plan.figures.items():
@@ -80,7 +80,7 @@ def shown_figures(plan, rows):
 
 
 def difference(figures, text, title):
-    """Return {seed: figure} of a variant, or of "one - other" where both have the seed."""
+    """Return {seed: figure} of a variant, or of "one - other" on the seeds that both have."""
     one, *others = [figures[variant][title] for variant in text.split(" - ")]
     values = {seed: value for seed, value in one.items() if value is not None}
     for other in others:
@@ -112,7 +112,7 @@ def flops_before(plan, rows, variant, seed):
 
 # ---------------------------------------------------------------- summary.md
 
-EARLY = 0.8  # best.pt before this share of a run's steps: its schedule is too long
+EARLY = 0.8  # best.pt before this share of a run's steps: the schedule is too long
 COSTS = {  # title: the number from a row
     "steps": lambda row: row["steps"],
     "step of best.pt": lambda row: row["best_step"],
@@ -224,6 +224,6 @@ def mean_digits(values):
 
 
 def markdown(rows):
-    """Return a table of texts; the first row is its head."""
+    """Return a table of texts; the first row is the head."""
     head, *body = [[text.replace("|", "\\|") for text in row] for row in rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])

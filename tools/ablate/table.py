@@ -17,7 +17,7 @@ OUT = pathlib.Path("out/ablate")
 
 
 class Table:
-    """A plan with its results on disk, and the processes that make what is missing."""
+    """A plan with the results on disk, and the processes that make missing results."""
 
     def __init__(self, plan, results, jobs=1, seeds=None):
         self.plan = plan
@@ -35,7 +35,7 @@ class Table:
         """Read tuning.jsonl, of the plans that it extends too, and choose settings.
 
         tuned: {variant: {point as JSON: {seed: val_ce}}}; chosen: {variant: settings} of the
-        variants that are tuned; due_points: {variant: the points that its search asks for now}.
+        variants that are tuned; due_points: {variant: the points that the search asks for now}.
         """
         lines = []
         for table in dict.fromkeys(self.plan.tables.values()):
@@ -59,9 +59,9 @@ class Table:
                 self.chosen[variant] = settings
 
     def is_current(self, line, variant, seed):
-        """Whether a row or a line of tuning.jsonl belongs to the run that the plan has now.
+        """Whether a row, or a line of tuning.jsonl, belongs to the run that the plan has now.
 
-        Neither its keys nor those of the runs that it needs may have changed since.
+        The keys of the run, and of all runs that it needs, must be the same.
         """
         job = self.job(variant, line["settings"], seed, "tune")
         now = {"command": job.command, **job.needs}
@@ -83,7 +83,7 @@ class Table:
                 for variant in self.plan.variants}
 
     def row(self, variant, seed):
-        """Return a reported run's row; None where there is none, or one of other settings."""
+        """Return a reported run's row; None if there is none, or one of other settings."""
         path = self.path(variant, seed)
         if variant not in self.chosen or not path.exists():
             return None
@@ -94,7 +94,7 @@ class Table:
     def path(self, variant, seed):
         return self.results / self.plan.tables[variant] / "rows" / f"{variant}-{seed}.json"
 
-    # ------------------------------------------------------------ what is due
+    # ------------------------------------------------------------ the runs that are due
 
     def make(self, variants):
         """Tune and report variants as far as they are missing, self.jobs runs at a time."""
@@ -126,12 +126,12 @@ class Table:
                     self.keep(running.pop(future), future)
         for variant in variants:
             if variant not in self.chosen:
-                print(f"{variant}: its tuning is not complete, so it has no rows")
+                print(f"{variant}: the tuning is not complete, so there are no rows")
 
     def due(self, variants):
-        """Yield the jobs that can begin now: of each variant its tuning, then its rows.
+        """Yield the jobs that can begin now: for each variant the tuning, then the rows.
 
-        Where a job needs runs that are not trained, they come in its place.
+        If a job needs runs that are not trained yet, these come instead.
         """
         for variant in variants:
             if self.chosen.keys() >= {*self.plan.all_needs(variant)}:
@@ -161,7 +161,7 @@ class Table:
     def job(self, variant, settings, seed, purpose):
         return Job(self.plan, variant, settings, seed, self.chosen, OUT, purpose)
 
-    # ------------------------------------------------------------ what came of it
+    # ------------------------------------------------------------ results
 
     def keep(self, job, future):
         """Keep the result of a job: a line of tuning.jsonl, or a row; or print its error."""
@@ -171,7 +171,7 @@ class Table:
             raise
         except Exception as e:  # the other runs go on
             self.failed.append(str(job))
-            print(f"{job}: {type(e).__name__}: {e}; its folder is {job.folder}", flush=True)
+            print(f"{job}: {type(e).__name__}: {e}; the folder is {job.folder}", flush=True)
             return
         print(f"{job}: val_ce {row['val_ce']:.4f} at step {row['best_step']} of {row['steps']}",
               flush=True)
@@ -190,7 +190,7 @@ class Table:
 
 
 def compared_words(command):
-    """Return the config and keys of a row's command, without those that change nothing learned."""
+    """Return config and keys of a row's command, but for keys that change no weight."""
     return sorted(word for word in shlex.split(command)
                   if not word.startswith(("--name=", "--baseline=")))
 

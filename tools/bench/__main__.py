@@ -15,9 +15,9 @@
              The peer is minicons with the same weights.
 
 bpe reads data/babylm_10m under $BABYLM_DIR (../shared), or babytalk if there is none.
-Machines drift, so compare ratios. Memory is measured in a fresh process: its peak (step, score),
+Machines drift, so compare ratios. Memory is measured in a fresh process: the peak (step, score),
 or the part above the inputs (bpe, loss). On a GPU it is the allocator's, and `step` also shows
-MFU. A peer that is not installed or fails is left out, with a line that says why.
+MFU. A peer that is not installed or fails is left out, and a line says why.
 
 The last line is one JSON object: what, size, unit (seconds, tokens/s or sentences/s), ours, peer
 (the fastest, peer_is), ours_gb, peer_gb (the leanest, peer_gb_is), rows (the whole table), and

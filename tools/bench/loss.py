@@ -9,7 +9,7 @@ from onecoach.run import autocast
 from tools.bench import measure, peers
 from tools.bench.peers import ALPHA, TAU
 
-# relative error of a loss and its gradients up to which a peer computes the same as ours
+# a peer computes our loss if value and gradients have no larger relative error
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 
 
@@ -18,7 +18,7 @@ def bench_loss(args):
     path = losses.path(measure.device.type, measure.POSITIONS, measure.V)
     d, d_p = (model["d_model"] for model in measure.MODELS[args.size])  # student, teacher
     print(f"loss, {args.size}: N {measure.POSITIONS}, V {measure.V}, d {d} from {d_p}; the "
-          f"elementwise part of ours is {path}; where no dtype is named, products are in {auto}")
+          f"elementwise part of ours is {path}; if no dtype is named, products are in {auto}")
 
     shape = d, d_p, measure.POSITIONS, measure.V
     how = loss_contenders(auto, path, args.peers)
@@ -69,7 +69,7 @@ def loss_inputs(d, d_p, N, V):
 
 
 def run_loss(f, dtype, mode, *shape):
-    """() -> the loss f, and its gradients to h and W: forward and backward."""
+    """() -> the loss f and the gradients to h and W: forward and backward."""
     inputs = loss_inputs(*shape)
     in_dtype = autocast(dtype, measure.device)(f)
 
@@ -80,7 +80,7 @@ def run_loss(f, dtype, mode, *shape):
 
 
 def gradients(f, h, W, *others):
-    """Return the loss f and its gradients to h and W."""
+    """Return the loss f and the gradients to h and W."""
     h = h.clone().requires_grad_()
     W = W.clone().requires_grad_()
     loss = f(h, W, *others)
@@ -90,13 +90,13 @@ def gradients(f, h, W, *others):
 
 @functools.cache
 def exact_loss(*shape):
-    """Return our loss and its gradients to h and W in fp64."""
+    """Return our loss and the gradients to h and W in fp64."""
     *inputs, y = loss_inputs(*shape)
     return gradients(ours, *(t.double() for t in inputs), y)
 
 
 def loss_errors(once, *shape):
-    """Relative errors of the loss and of its gradients to h and W."""
+    """Return relative errors of the loss and of the gradients to h and W."""
     columns = "error: loss", "states", "head"
     return {column: ((value.double() - exact).norm() / exact.norm()).item()
             for column, value, exact in zip(columns, once(), exact_loss(*shape))}

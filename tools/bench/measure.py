@@ -66,7 +66,7 @@ def made(contenders):
     """Make the functions of contenders {name: contender}: {name: function}.
 
     A peer may be missing or fail in any way: each is called once, and one that fails is left out,
-    with a line that says why.
+    and a line says why.
     """
     functions = {}
     for name, (make, arguments) in contenders.items():
@@ -84,7 +84,7 @@ def made(contenders):
 
 
 def reason(error):
-    """Say in a line why something failed."""
+    """Say in one line why something failed."""
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed"
     lines = str(error).splitlines() or [""]

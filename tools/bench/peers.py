@@ -1,4 +1,4 @@
-"""The alternatives to this project, for tools.bench. Each function imports its package when called.
+"""The alternatives to this project, for tools.bench. A call imports the package that it needs.
 
 The loss with materialised logits and by Liger, TRL and orda-kernel, a distillation step in
 transformers, a tokenizer by Hugging Face tokenizers, sentence scores by minicons. LOSSES and STEPS

@@ -19,7 +19,7 @@ def bench_score(args):
     sentences = minimal_pairs()
     model = measure.MODELS[args.size][0]
     print(f"score, {args.size}: {len(sentences)} sentences, {len(set(sentences))} distinct; fp32 "
-          "where no dtype is named")
+          "if no dtype is named")
     dtypes = {"": "float32"}
     if auto == "bfloat16":
         dtypes[", bf16"] = auto

@@ -27,7 +27,7 @@ TOGETHER = f"ours, rollouts, rollout_every {ROLLOUT_EVERY}"
 
 def bench_step(args):
     auto = measure.machine()
-    print(f"step, {args.size}: {args.batch} x {measure.T} tokens, V {measure.V}; where no dtype is "
+    print(f"step, {args.size}: {args.batch} x {measure.T} tokens, V {measure.V}; if no dtype is "
           f"named, products are in {auto}")
     contenders = step_contenders(args, auto)
     gb = {}

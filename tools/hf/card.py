@@ -8,7 +8,7 @@ from onecoach import files, tables
 from onecoach.config import NO_RUNS, Config
 from onecoach.run import changed_needs
 
-# Keys that say where and how it ran, not which model came out.
+# Keys about the place and manner of the run: they do not change the model.
 ASIDE = ("out_dir", "data_dir", "name", "device", "resume", "max_minutes", "log_every")
 
 HEAD = """---

@@ -58,7 +58,7 @@ def config_json(c):
 
 
 def model_config(form):
-    """Return the ModelConfig of a config.json; ValueError names what model.py does not do."""
+    """Return the ModelConfig of a config.json; ValueError names a form that model.py lacks."""
     kind = form.get("model_type")
     if kind not in TABLES:
         raise ValueError(f"model_type = {kind!r}; only llama and gpt2 can be imported")
@@ -98,7 +98,7 @@ def read(form, theirs, ours, default):
 
 
 def read_scaling(rope):
-    """Return Llama 3's rope scaling as four numbers, () where there is none."""
+    """Return Llama 3's rope scaling as four numbers, () if there is none."""
     kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else rope
     if kind not in ("default", "llama3"):
         raise ValueError(f"rope scaling is {kind!r}; known are default and llama3")

@@ -13,7 +13,7 @@ from tools.hf.weights import safetensors, to_theirs
 def export(folder, target, checkpoints=False):
     """Write the run in `folder` as a folder `target`, whole or not at all.
 
-    checkpoints: also those by words, each a folder in it. UserError where target is there already.
+    checkpoints: also the checkpoints by words, each a folder in it. UserError if target exists.
     """
     folder, target = pathlib.Path(folder), pathlib.Path(target)
     safetensors()

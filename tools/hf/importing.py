@@ -39,7 +39,7 @@ def import_folder(source, folder, bos="", dev=""):
     except ValueError as e:
         raise UserError(f"{source}: {e}")
 
-    # the text of its training is not known here
+    # the training text is not known here
     own = dict(vocab_size=V if V >= 259 else 0, rope_scaling=list(c.rope_scaling), mark="none",
                corpus="", out_dir=str(folder.parent), name=folder.name)
     config = Config(**dataclasses.asdict(c) | own)
@@ -64,7 +64,7 @@ def import_folder(source, folder, bos="", dev=""):
 
 
 def read_form(source):
-    """Return the config.json of a folder; without one, ValueError says what `source` is."""
+    """Return the config.json of a folder; without one, ValueError says what is there."""
     if (source / "config.json").exists():
         form = files.read_json(source / "config.json")
         if "model_type" not in form and "arch" in form:
@@ -123,7 +123,7 @@ def with_bos(tokenizer, name):
 
 
 def choose_bos(tokenizer, lm, dev):
-    """Return the tokenizer whose bos costs the model the fewest nats per byte of text, and say it.
+    """Return the tokenizer with the bos that costs the model the fewest nats per byte of text.
 
     An instructed model may name a token that no text of its training began with. Candidates are
     the named bos, eos and pad and 8 special tokens; the text is LINES lines of `dev`.

@@ -73,7 +73,7 @@ def to_theirs(weights, c):
 
 
 def shapes(c):
-    """Return our state dict with shapes, but no numbers; ValueError where sizes do not fit."""
+    """Return our state dict with shapes, but no numbers; ValueError if sizes do not fit."""
     with torch.device("meta"):
         return LM(c).state_dict()
 

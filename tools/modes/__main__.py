@@ -1,16 +1,16 @@
-"""Does a student seek modes? Measured on its distributions, against its teacher and other students.
+"""Does a student seek modes? Its distributions are compared with the teacher and other students.
 
     python -m tools.modes RUN [RUN ...]
 
-Each RUN is compared with its own teacher; a RUN without a teacher (a baseline) with the teacher of
-the first RUN that has one, and if none has, with babytalk's truth or nobody. Students are compared
-with each other at equal entropy, so that an effect that a lower sampling temperature has too is not
-called mode-seeking. The results are printed in words and
-kept in RUN/modes.json, the verdicts in RUN/eval.json too.
+Each RUN is compared with the teacher that it had. A RUN without one (a baseline) is compared with
+the teacher of the first RUN that has one, and if none has, with babytalk's truth or nobody.
+Students are compared with each other at equal entropy, so that an effect that a lower sampling
+temperature has too is not called mode-seeking. The results are printed in words and kept in
+RUN/modes.json, the verdicts in RUN/eval.json too.
 
     precision   E_q[log p], nats per token: how likely q's words are to p
     recall      E_p[log q], nats per token: how likely p's words are to q
-    on babytalk, where the truth p* is known, also   precision: log of q's mass inside the language;
+    on babytalk, whose truth p* is known, also       precision: log of q's mass inside the language;
                 recall: E_p*[log q]
 
 The expectations are exact over the next word, at prefixes of the text. onecoach/signatures.py has

@@ -28,8 +28,8 @@ class Curve:
     def add(self, number, log_q, judged, p, log=False):
         """Add positions of texts `number` (N,) with a student's log_q (N, V) at temperature 1.
 
-        Precision is the mean of judged (N, V) under q, with log its logarithm; recall is the mean
-        of log q under p (N, V).
+        Precision is the mean of judged (N, V) under q, or with `log` the logarithm of that mean;
+        recall is the mean of log q under p (N, V).
         """
         expected = (p * log_q).sum(-1)  # at temperature T this is divided by T
         sides = torch.stack([torch.ones_like(log_q), log_q, judged], 1)  # (N, 3, V)
@@ -93,7 +93,7 @@ def compare(one, other, kind):
 
     Returns a dict: the temperature that gives `other` this entropy; differences (one - other) of
     precision and recall, nats per token, with 95% intervals over texts; signs, and words for them
-    (SAID). A difference counts if it is beyond SAME[kind] and its interval is on one side of 0. If
+    (SAID). A difference counts if it is beyond SAME[kind] and the interval is on one side of 0. If
     no temperature gives `other` this entropy, there are words alone.
     """
     at_1 = TEMPERATURES.index(1.0)

@@ -1,4 +1,4 @@
-"""Load runs, measure each against its teacher, and compare the students with each other."""
+"""Load runs, measure each against the teacher, and compare the students with each other."""
 import dataclasses
 import itertools
 
@@ -37,7 +37,7 @@ class Student:
 # ---------------------------------------------------------------- runs and their text
 
 def load_all(folders):
-    """Return [(Subject, the Subject whose teachers it is compared with, or None)] of run folders.
+    """Return [(Subject, Subject with the teachers to compare it with, or None)] of run folders.
 
     Raises UserError for a folder that is given twice, or cannot be written to at the end.
     """
@@ -51,7 +51,7 @@ def load_all(folders):
 
 
 def find_coached(subject, subjects):
-    """Return the Subject whose teachers `subject` is compared with.
+    """Return the Subject with the teachers that `subject` is compared with.
 
     That is itself, or the first coached run; None if no run is coached. Raises UserError if it has
     another tokenizer or text.
@@ -191,7 +191,7 @@ def examine(folders):
 
 
 def short(folder, folders):
-    """Return a run's name, or all of its path if another one in folders has that name."""
+    """Return a run's name, or the whole path if another one in folders has that name."""
     names = [other.name for other in folders]
     return folder.name if names.count(folder.name) == 1 else str(folder)
 

@@ -51,7 +51,7 @@ def true_next_word(truth):
 
 
 def frequency_bands(counts):
-    """Return (V,) the band in BANDS of each token, by the rank of its count; counts: (V,)."""
+    """Return (V,) the band in BANDS of each token, by the rank of the count; counts: (V,)."""
     rank = torch.empty(len(counts), dtype=torch.long)
     rank[torch.as_tensor(counts).argsort(descending=True, stable=True)] = torch.arange(len(counts))
     return torch.bucketize(rank, torch.tensor(BANDS[:-1]), right=True)
@@ -87,7 +87,7 @@ class Sums:
                      entropy_p=-(p * log_p).sum(-1), precision=(q * log_p).sum(-1),
                      recall=(p * log_q).sum(-1))
 
-        # how much of each one's mass is on the other's likeliest words, and on its own
+        # the mass of each on the likeliest words of either
         masses = dict(q=q, p=p)
         for judge, judged_by in masses.items():
             top = judged_by.topk(min(max(TOPS), q.shape[1])).indices
@@ -118,7 +118,7 @@ class Sums:
 
 @torch.no_grad()
 def measure(student, teacher, text, truth=None):
-    """Measure a student against its teacher: (figures, {kind: Curve}).
+    """Measure a student against a teacher: (figures, {kind: Curve}).
 
     student, teacher, truth: functions ids (B, T) -> log-probabilities (B, T, V). Without a teacher
     (None) the figures are ALONE and bands; babytalk's truth adds a Curve.

@@ -74,7 +74,7 @@ def page(students):
 
 
 def write_report(folders):
-    """Measure the runs in folders, write a page into the last one, and return its path."""
+    """Measure the runs in folders, write a page into the last one, and return the path."""
     with eval.full_precision():
         students = examine(folders)
         text = page(students)
@@ -87,4 +87,4 @@ def show(path):
     """Print where the page is, and the verdicts of the run that it is about."""
     verdicts = files.read_json(path.with_name("eval.json"))["verdicts"]
     print("\n" + "\n".join(signatures.words(path.parent.name, verdicts)))
-    print(f"the page of it: {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    print(f"the page: {path} ({path.stat().st_size / 1e6:.2f} MB)")

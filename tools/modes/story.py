@@ -117,8 +117,7 @@ def story_blocks(students):
         "Loss and validation": [("picture", training_picture(students))],
         "What was trained": [
             ("table", trained_rows(students)),
-            ("words", "The command that trains one of them again: python distill.py "
-             "FOLDER/config.json --resume=no")]}
+            ("words", "To train a run again: python distill.py RUN/config.json --resume=no")]}
     blocks = []
     for heading, section in sections.items():
         if section:

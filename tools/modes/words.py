@@ -64,7 +64,7 @@ def figure_rows(students):
 
 
 def comparison_words(against):
-    """Yield a line for each kind of curve that one run was compared with another by."""
+    """Yield a line for each kind of curve by which two runs were compared."""
     for kind, result in against.items():
         if result["temperature"] is None:
             yield f"against the {kind}: {result['said']} ({result['entropy']:.3f} nats)"

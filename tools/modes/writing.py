@@ -32,7 +32,7 @@ def diversity(texts, ended):
 def written(subject, teacher, longest):
     """Return figures of WRITTEN texts by a model after `<s>` at temperature 1, with examples.
 
-    A text ends at its first newline if every line of the corpus was marked by `<s>`; else it goes
+    A text ends at the first newline if every line of the corpus was marked by `<s>`; else it goes
     on to 64 tokens, and one without a newline never ended. log_p: the mean per token under the
     teacher, if there is one, of the first `longest` tokens: a GPT-2 reads no more. On babytalk:
     right, the share in the language, and dialect_a.
