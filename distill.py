@@ -39,7 +39,7 @@ from onecoach.tokens import to_device
 
 @alone
 def train(config):
-    """Train config's student to its last step, or to max_minutes; results are in its folder."""
+    """Train config's student to the last step, or to max_minutes; results are in config.folder."""
     run = Run(config)
     if run.is_finished:
         return report(run)
@@ -77,7 +77,7 @@ def take_step(student, teachers, optimizer, x, y, rollout, now, run):
     because loss or norm are not finite, and the sums of loss and figures over the whole batch.
     """
     # a micro-batch's loss is a share of the whole step's, so gradients add up
-    y = teachers.labels(x, y)  # -100 where a teacher knows nothing
+    y = teachers.labels(x, y)  # -100 if a teacher knows nothing
     counts = rollouts.positions(y, now)  # a number, or (T,) for the step-wise loss
     sums = collections.Counter()
     for x_i, y_i, rollout_i in rollouts.micro_batches(x, y, rollout, now):
@@ -96,7 +96,7 @@ def take_step(student, teachers, optimizer, x, y, rollout, now, run):
     sum_gradients(student)  # over the ranks
     sums = {name: all_reduce(total) for name, total in sums.items()}
 
-    # the optimizer's kernel leaves the step out where found_inf is 1: the device is not waited for
+    # the optimizer's kernel leaves the step out if found_inf is 1: the device is not waited for
     run.scaler.unscale_(optimizer)
     norm = clip_grad_norm_(student.parameters(), now.grad_clip or math.inf)
     skipped = ~(sums["loss"].isfinite() & norm.isfinite())

@@ -18,7 +18,7 @@
                        --limit: items per paradigm or group; reading is always whole
     choice             DIR/choice/*.jsonl: a prefix, options, the right one (MMLU's form)
     babytalk           against the embedded corpus's known truth;       --limit: lines
-    curve              BLiMP (on babytalk the pairs of its grammar) of each checkpoint by words;
+    curve              BLiMP (on babytalk the grammar's pairs) of each checkpoint by words;
                        --limit: pairs per paradigm
     sample             text from a prompt, also in RUN/samples.txt
 
@@ -262,7 +262,7 @@ def precision(model, tokenizer, n, seed):
 
 
 def babytalk_truth(model, tokenizer, n=LINES, seed=0):
-    """Measure the model against p*, on n lines drawn from p* and on n lines of its own.
+    """Measure the model against p*, on n lines drawn from p* and on n lines that it writes.
 
     KLs and entropies are nats per token. kl_truth_student is KL(p*||q); KL(q||p*) is mass_outside
     the language and kl_inside it, q renormalised on p*'s support; entropy_difference H(q) - H(p*);
@@ -290,7 +290,7 @@ def babytalk_truth(model, tokenizer, n=LINES, seed=0):
 def samples(model, tokenizer, prompt="", n=5, tokens=64, seed=0, stop=-1, **sampling):
     """Return n texts: the prompt after `<s>` and up to `tokens` sampled tokens, up to `stop`.
 
-    sampling: temperature, top_k, top_p of LM.generate. A GPT-2's texts end at its block_size.
+    sampling: temperature, top_k, top_p of LM.generate. A GPT-2's texts end at block_size.
     """
     ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
     end = min(len(ids) + tokens, longest_input(model) + 1)
@@ -483,7 +483,7 @@ def load_subject(folder, options):
 
 @full_precision()
 def evaluate(subject, tasks=(), **options):
-    """Do `tasks`, by default `usual_tasks`, on a run; return all of its eval.json.
+    """Do `tasks`, by default `usual_tasks`, on a run; return the whole eval.json.
 
     subject: the run's folder, or the Subject of any model: for ppl and the suite a method
     sum_log_probs(sequences, starts) -> (n,) nats is enough. options: the fields of Options. Each

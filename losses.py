@@ -1,7 +1,7 @@
 """The distillation loss between a teacher p and a student q, on three pages.
 
     L = alpha CE + (1 - alpha) tau^2 D(q_tau, target)
-    target = mix p_tau + (1 - mix) q_tau,  its q held fixed
+    target = mix p_tau + (1 - mix) q_tau,  q held fixed in it
     p_tau = softmax(z_p / tau),  q_tau = softmax(z_q / tau)
 
 Page 1, the divergences D, each as in its paper. `rkl` is this project's.
@@ -81,7 +81,7 @@ def tvd(log_q, log_p):
 
 
 def akl(log_q, log_p, mu: Share = 0.5):
-    """Adaptive KL (arXiv 2404.02657): forward KL where the gap is in p's head, reverse in its tail.
+    """Adaptive KL (arXiv 2404.02657): forward KL if the gap is in p's head, reverse if in the tail.
 
     Head: p's first token and those with cumulative p <= mu. With g = sum |p - q| over each, held
     fixed: (g_head KL(p||q) + g_tail KL(q||p)) / (g_head + g_tail).
@@ -93,7 +93,7 @@ def akl(log_q, log_p, mu: Share = 0.5):
         head[..., 0] = True
         g_head = (gap * head).sum(-1)
         g_all = gap.sum(-1)
-        # where p = q any share will do, for D is 0; the clamp keeps nan out of its gradient
+        # if p = q any share will do, for D is 0; the clamp keeps nan out of the gradient
         tiny = torch.finfo(gap.dtype).tiny
         share = torch.where(g_all > 0, g_head / g_all.clamp_min(tiny), 0.5)
     return share * fkl(log_q, log_p) + (1 - share) * rkl(log_q, log_p)
@@ -131,7 +131,7 @@ DIVERGENCES = {f.__name__: f for f in (fkl, rkl, sym, jsd, skew_fkl, skew_rkl, t
 FORWARD_KL = ("sym", 1), ("jsd", 0), ("skew_fkl", 0)  # these are fkl by another name
 
 # Training takes these gradients in closed form, because autograd needs more passes over (n, V).
-# If you change a formula above, delete its entry here; `closed_gradient` refuses a mismatch.
+# If you change a formula above, delete the entry here; `closed_gradient` refuses a mismatch.
 CLOSED_GRADIENTS = {fkl: fkl_gradient, rkl: rkl_gradient}
 
 
@@ -174,7 +174,7 @@ def parse(divergence):
     for name, number in given.arguments.items():
         is_share = given.signature.parameters[name].annotation is Share
         if is_share and not 0 <= number <= 1:
-            raise ValueError(f"divergence is {divergence!r}; its {name} lies in [0, 1]")
+            raise ValueError(f"divergence is {divergence!r}; {name} must be in [0, 1]")
     if not numbers:
         return function
     return lambda log_q, log_p: function(log_q, log_p, *numbers)
@@ -193,7 +193,7 @@ def check(divergence, tau, alpha, mix, ensemble, reduction, step_weights):
             raise ValueError(f"{name} is {value!r}; allowed: {low} to {high}")
     name, *numbers = re.findall(r"[^(,)]+", divergence)
     if mix < 1 and (name == "fkl" or (name, *map(float, numbers)) in FORWARD_KL):
-        raise ValueError(f"mix is {mix} under {divergence}, forward KL: its gradient is mix times "
+        raise ValueError(f"mix is {mix} under {divergence}, forward KL: the gradient is mix times "
                          "the plain one; set alpha instead")
     linear_weights(step_weights, 2)
 
@@ -216,7 +216,7 @@ def plain_loss(z_q: torch.Tensor, z_ps: list, labels: torch.Tensor, divergence="
         log_p = z_ps[0].log_probs(log_q.dtype)
     else:
         log_p = teacher_log_probs(z_ps, tau, ensemble).clamp_min(LOG_FLOOR)
-    # the target's q is a constant: its gradient would make this skew_rkl
+    # q in the target is a constant: with a gradient this would be skew_rkl
     target = log_mixture(log_p, log_q.detach(), mix)
     d = parse(divergence)(log_q, target).mean()
     # CE stays at tau 1: it is about the data, not about the teacher
@@ -237,7 +237,7 @@ def teacher_log_probs(z_ps, tau, ensemble):
 
 @dataclasses.dataclass
 class TopK:
-    """A teacher at n positions: its k most likely tokens, and the remainder as one more.
+    """A teacher at n positions: the k most likely tokens, and the remainder as one more.
 
     ids (n, k) int64; log_p (n, k + 1): log p_tau of these tokens and, last, of all the others
     together. D then compares p and q on these k + 1. By the data processing inequality that is a
@@ -313,7 +313,7 @@ def distillation_loss(h: torch.Tensor, W: torch.Tensor, teachers: list, labels: 
                       ignore_index=IGNORE, chunk=None, return_stats=False):
     """alpha CE + (1 - alpha) tau^2 D (tau for tvd) from hidden states; gradients to h and W.
 
-    h: (N, d) or (B, T, d), the student's last hidden states. W: (V, d), its head.
+    h: (N, d) or (B, T, d), the student's last hidden states. W: (V, d), the head.
     teachers: a list of functions, rows (a slice of the N or B T positions) -> logits (n, V), as
         `head` makes them; several are an ensemble; none: cross-entropy alone. Or a list of one TopK
         that holds all the positions, made at this tau.
@@ -344,7 +344,7 @@ def distillation_loss(h: torch.Tensor, W: torch.Tensor, teachers: list, labels: 
     valid = labels != ignore_index
     ce_weight = d_weight = valid.to(torch.promote_types(h.dtype, torch.float32))
 
-    # n, the positions of the whole step, divides the sum once, at the very end; all of it stays on
+    # n, the positions of the whole step, divides the sum once, at the very end; all stays on
     # the device, so that a GPU is never waited for
     own_counts = d_weight.sum(0) if reduction == "step" else d_weight.sum()
     if counts is None:
@@ -629,7 +629,7 @@ def mixed_divergence(log_q, log_p, mix, form):
 
 
 def divergence_and_gradient(log_q, log_p, mix, form):
-    """D (n,) and the gradient of its sum to the logits behind log_q (n, V); overwrites both."""
+    """D (n,) and the gradient of sum D to the logits behind log_q (n, V); overwrites both."""
     if form.closed:
         return form.closed(log_q, log_p)
     if torch.compiler.is_compiling():  # one fused graph; run eagerly it is slower than autograd

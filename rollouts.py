@@ -47,7 +47,7 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
     uniforms (B, n): the random numbers in [0, 1) of the last n tokens. The caller draws them, so
     that they do not depend on how a batch is cut. mark_after: the token after which `mark`, `<s>`,
     follows, in a corpus that opens every line with it. Student and teachers step together, each
-    with a KV cache: T tokens cost each of them one forward pass over T.
+    with a KV cache: T tokens cost each model one forward pass over T.
     """
     B, T = x.shape
     prompt_len = T + 1 - uniforms.shape[1]
@@ -68,7 +68,7 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
         log_p = log_p.clamp_min_(losses.LOG_FLOOR)
 
         # inverse transform sampling: the first token at which the cumulative mass of s is over u
-        share = rollout_mix * known[:, None]  # the student alone where a teacher knows nothing
+        share = rollout_mix * known[:, None]  # the student alone if a teacher knows nothing
         q, p = losses.exp(log_q), losses.exp(log_p)
         cdf = q.lerp_(p, share).cumsum(-1)
         new = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True)  # (B, 1)
@@ -129,11 +129,11 @@ def return_to_go(c):
 # ---------------------------------------------------------------- the loss
 
 def rollout_loss(student, teachers, rollout, now, counts, return_stats=False):
-    """D on a rollout as the key `rollout_loss` says; its gradient is divided by counts.
+    """D on a rollout as the key `rollout_loss` says; the gradient is divided by counts.
 
     token: the divergence at each position, as on corpus text (GKD, arXiv 2306.13649).
     reinforce, single_step: the gradient of J (tau and mix act on corpus batches only).
-    CE is not part of it. now: a config of numbers. counts: the valid positions of the whole step's
+    CE is not in it. now: a config of numbers. counts: the valid positions of the whole step's
     rollouts, (T,) under reduction "step". Returns the loss, or with return_stats (loss, stats) as
     distillation_loss does.
     """
@@ -156,7 +156,7 @@ def rollout_loss(student, teachers, rollout, now, counts, return_stats=False):
 
 def sequence_loss(h, W, teachers, rollout, exact=1.0, ensemble="logits", counts=None,
                   return_stats=False):
-    """A scalar with the gradient of J at a rollout, divided by counts; its value is not J.
+    """A scalar with the gradient of J at a rollout, divided by counts; the value is not J.
 
         [exact] sum_t grad KL(q(.|y_<t) || p(.|y_<t)) + sum_t coefficients_t grad log q(y_t|y_<t)
 

@@ -1,4 +1,4 @@
-# Real text where it is scarce: 1M of the 10M words, four times over, students of 1.9M parameters
+# Scarce real text: 1M of the 10M words, four times over, students of 1.9M parameters
 # from teachers of 3.3M; one coach or two, forward or reverse KL, or none.
 #     python -m tools.ablate configs/ablate_1m.py --jobs=2 --corpus=DIR/train --dev=DIR/dev
 # BLiMP and its supplement are looked for under the environment variable BABYLM_DIR.

@@ -1,6 +1,6 @@
-# Is what a coach gives a student of d 48, where text is scarce, more than a better regularised
-# student has alone? The equal-compute rows of ablate_text again, with a grid that goes on where
-# theirs ended, and reverse KL's with dropout too.
+# Does a coach give a student of d 48, on scarce text, more than better regularisation does? The
+# equal-compute rows of ablate_text again, on a grid that goes on from the end of theirs, and
+# reverse KL's with dropout too.
 #     python -m tools.ablate configs/ablate_alone.py --jobs=2
 # The questions, written down before anything was run: results/alone/plan.md.
 

@@ -1,5 +1,5 @@
 # The demo, 3,000 sentences of babytalk: does a coach help where text is scarce, and which KL?
-# Every variant has a grid of eight, the longest run one of four; what is chosen is what the demo's
+# Every variant has a grid of eight, the longest run one of four; the chosen settings are the demo's
 # configs then say.
 #     python -m tools.ablate configs/ablate_demo.py --jobs=2
 # The questions, written down before anything was run: results/demo/plan.md.

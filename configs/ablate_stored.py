@@ -1,4 +1,4 @@
-# Stored teacher outputs, k tokens and a tail: what do they do to the student of rkl_nano?
+# Stored teacher outputs, k tokens and a tail: how much do they cost the student of rkl_nano?
 #     python -m tools.ablate configs/ablate_stored.py --jobs=2 --corpus=DIR/train --dev=DIR/dev
 # The questions, written down before anything was run: results/stored/plan.md. Disk: a file a
 # seed and k, 4k + 2 bytes for each token of the text (k = 256: 16 GB).

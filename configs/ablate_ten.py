@@ -1,7 +1,7 @@
 # `small` again, fairly: everyone reads the 10M words ten times, as the challenge allows; a student
 # alone, from a larger coach, and from its own predecessor, by reverse and by forward KL.
 #     python -m tools.ablate configs/ablate_ten.py --jobs=3 --corpus=DIR/train --dev=DIR/dev
-# Meant for a GPU. BLiMP and its supplement are looked for under the environment variable BABYLM_DIR.
+# Meant for a GPU. BLiMP and supplement are looked for under the environment variable BABYLM_DIR.
 # The questions, written down before anything was run: results/ten/plan.md.
 
 table = "ten"

@@ -1,4 +1,4 @@
-# The demo's student without a teacher: what distillation has to beat. Half a minute on 2 CPU cores.
+# The demo's student without a teacher, which distillation must beat. Half a minute on 2 CPU cores.
 #     python teacher.py configs/base_demo.py
 
 base = "rkl_demo"

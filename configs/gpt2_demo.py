@@ -1,4 +1,4 @@
-# The demo's other teacher, in GPT-2's form: name it beside llama_demo in `teachers` for an
+# The demo's other teacher, in GPT-2's form: name it with llama_demo in `teachers` for an
 # ensemble. Not timed.
 #     python teacher.py configs/gpt2_demo.py
 

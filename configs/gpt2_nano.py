@@ -1,4 +1,4 @@
-# The other teacher at nano size, in GPT-2's form: name it beside llama_nano in `teachers` for an
+# The other teacher at nano size, in GPT-2's form: name it with llama_nano in `teachers` for an
 # ensemble. Not timed.
 # Give your text with --corpus=PATH --dev=PATH; without it babylm_10m is downloaded.
 #     python teacher.py configs/gpt2_nano.py

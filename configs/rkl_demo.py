@@ -1,7 +1,7 @@
 # The main job on a CPU: one teacher, one student, reverse KL, on babytalk, the corpus that comes
 # with the program. Trains llama_demo (the teacher) and base_demo (the student without a teacher)
-# first if they are missing; a few minutes for all three. The last table shows what the truth says
-# of each.
+# first if they are missing; a few minutes for all three. The last table measures each against the
+# truth.
 #     python distill.py configs/rkl_demo.py
 
 corpus = "babytalk"        # a grammar whose exact next-word distribution is known
