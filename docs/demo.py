@@ -2,8 +2,7 @@
 
     python docs/demo.py
 
-The demo is trained into out/ if it is not there, some minutes. For the pictures a chromium is
-needed; for the page's curves, matplotlib.
+The demo is trained into out/ if it is not there, some minutes. The pictures need a chromium.
 """
 import pathlib
 import shutil

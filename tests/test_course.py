@@ -9,7 +9,7 @@ import distill
 from onecoach.config import CONFIGS, parse_override, read_config
 from tools import report
 from tools.modes import __main__ as modes
-from tools.modes import browser, examine, page, writing
+from tools.modes import browser, examine, writing
 
 ROOT = pathlib.Path(__file__).parent.parent
 TEXT = (ROOT / "docs/course.md").read_text()
@@ -73,6 +73,5 @@ def test_the_commands_run(number, folder, monkeypatch):
     monkeypatch.setattr(examine, "LINES", 30)
     monkeypatch.setattr(writing, "WRITTEN", 10)
     monkeypatch.setattr(browser, "CONTEXTS", 2)
-    monkeypatch.setattr(page, "has_matplotlib", lambda: False)
     for command in COMMANDS[number]:
         run_small(command, folder)

@@ -22,19 +22,18 @@ from onecoach import files, run
 from onecoach.config import CONFIGS, UserError, read_config
 from tools import report
 from tools.modes import browser as browser_numbers
-from tools.modes import examine, page, pictures, words, writing
+from tools.modes import charts, examine, page, words, writing
 
 NAMES = ["base_demo", "fkl_demo", "rkl_demo"]
 
 
 @pytest.fixture(scope="session")
 def written(demo_runs):
-    """The page of three tiny students, without pictures."""
+    """The page of three tiny students."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(examine, "LINES", 40)
         patch.setattr(writing, "WRITTEN", 20)
         patch.setattr(browser_numbers, "CONTEXTS", 4)
-        patch.setattr(page, "has_matplotlib", lambda: False)
         return page.write_report([demo_runs / name for name in NAMES])
 
 
@@ -73,7 +72,7 @@ def test_the_page_is_well_formed_small_and_asks_nobody(written):
 def test_numbers_in_the_page_are_the_models(written, demo_runs):
     data = data_of(written)
     assert [m["name"] for m in data["models"]] == ["teacher llama_demo", *NAMES]
-    assert [m["colour"] for m in data["models"]] == ["teacher", "alone", "forward", "reverse"]
+    assert data["colours"] == dict(zip(NAMES, ("alone", "forward", "reverse")))
     assert len(data["contexts"]) == 4
     for name in ("llama_demo", "rkl_demo"):
         model, tokenizer, _ = run.load(demo_runs / name)
@@ -89,12 +88,27 @@ def test_numbers_in_the_page_are_the_models(written, demo_runs):
                 assert truth[tokenizer.encode(word)[0]] == pytest.approx(p_star, abs=1e-6)
 
 
+def test_charts_have_the_runs_figures(written, demo_runs):
+    drawn = data_of(written)["charts"]
+    assert [chart["title"] for chart in drawn["training"]] == [
+        "training loss", "validation CE", "validation KL(q‖p)"]
+    log = files.read_metrics(demo_runs / "rkl_demo/metrics.jsonl")
+    points = [[line["step"], pytest.approx(line["val_ce"], abs=1e-4)] for line in log
+              if "val_ce" in line]
+    assert drawn["training"][1]["lines"]["rkl_demo"] == points[1:]  # not of random weights
+    curve = files.read_json(demo_runs / "rkl_demo/modes.json")["curves"]["truth"]
+    chart = drawn["curves"][1]
+    assert chart["title"] == "against the truth" and [*chart["lines"]] == NAMES
+    assert chart["lines"]["rkl_demo"] == [pytest.approx(point, abs=1e-4) for point in zip(
+        curve["recall"], curve["precision"])]
+    assert curve["temperature"][chart["dot"]] == 1
+
+
 def test_the_page_says_what_was_trained_and_found(written):
     whole = written.read_text()
     for said in ("python distill.py RUN/config.json --resume=no", "What was trained",
                  "averaged or generic output", "<td>rkl_demo</td><td>fkl_demo</td>"):
         assert said in whole
-    assert pictures.NO_MATPLOTLIB in whole
 
 
 def test_the_command_ends_with_its_page_and_verdicts(written, capsys):
@@ -106,46 +120,29 @@ def test_the_command_ends_with_its_page_and_verdicts(written, capsys):
 def test_no_two_contexts_are_followed_by_the_same_words(demo_runs):
     tokenizer = run.load(demo_runs / "rkl_demo")[1]
     sequences = [[tokenizer.bos_id, *tokenizer.encode(line)] for line in babytalk.sample(300, 1)]
-    contexts = browser_numbers.dialect_contexts(tokenizer, sequences)
+    student = types.SimpleNamespace(config=types.SimpleNamespace(corpus="babytalk"),
+                                    subject=types.SimpleNamespace(tokenizer=tokenizer),
+                                    text=types.SimpleNamespace(sequences=sequences))
+    contexts = browser_numbers.choose_contexts(student)
     prefixes = [tokenizer.decode(ids[1:]).split() for ids in contexts]
     following = [sorted(babytalk.next_words(words).items()) for words in prefixes]
     assert len(contexts) > 15 and len({*map(str, following)}) == len(contexts)
 
 
-def test_a_large_vocabulary_keeps_its_bars(monkeypatch):
+def test_a_large_vocabulary_keeps_its_bars():
     """The words that are not inlined are a histogram of logits: enough at any temperature."""
-    monkeypatch.setattr(browser_numbers, "WHOLE", 100)
+    V = 20_000
     torch.manual_seed(0)
-    log_p = (3 * torch.randn(20_000)).log_softmax(-1)
-    words = browser_numbers.shown_words({"p": log_p})
-    assert len(words) == browser_numbers.TOP
-    rest = torch.ones(20_000, dtype=torch.bool)
-    rest[words] = False
-    values, counts = torch.tensor(browser_numbers.histogram(log_p[rest])).T
-    assert counts.sum() == 20_000 - browser_numbers.TOP
+    log_p = (3 * torch.randn(V)).log_softmax(-1)
+    tokenizer = types.SimpleNamespace(vocab_size=V, bos_id=1, decode=lambda ids: "")
+    context = browser_numbers.context_data([1], {"p": lambda x: log_p[None, None]}, tokenizer, None)
+    words = context["words"]
+    values, counts = torch.tensor(context["tail"]["p"]).T
+    assert len(words) == browser_numbers.TOP and counts.sum() == V - len(words)
     for T in (0.25, 1.0, 2.0):
-        inlined = (log_p[words] * 1000).round() / 1000 / T
+        inlined = torch.tensor(context["logits"]["p"]) / 1000 / T
         total = inlined.exp().sum() + (counts * (values / 1000 / T).exp()).sum()
-        exact = (log_p / T).softmax(-1)[words]
-        assert torch.allclose(inlined.exp() / total, exact, atol=1e-3)
-
-
-def test_of_a_large_vocabulary_the_truth_is_there_and_at_its_words(demo_runs, monkeypatch):
-    monkeypatch.setattr(browser_numbers, "CONTEXTS", 3)
-    monkeypatch.setattr(browser_numbers, "WHOLE", 100)
-    monkeypatch.setattr(browser_numbers, "TOP", 5)
-    student, = examine.examine([demo_runs / "rkl_demo"])
-    tokenizer = student.subject.tokenizer
-    truth = babytalk.Truth(tokenizer)
-    data = browser_numbers.browser_data([student], pictures.colours([student]))
-    for context in data["contexts"]:
-        ids = [tokenizer.bos_id, *tokenizer.encode(context["text"])]
-        p = truth.logits(torch.tensor([ids]))[0][0, -1].exp()
-        shown = {context["words"][place]: q for place, q in context["truth"]}
-        assert shown == pytest.approx({i: p[i].item() for i in shown}, abs=1e-5)
-        assert sum(shown.values()) == pytest.approx(1, abs=1e-3)
-        for i in shown:
-            assert data["vocabulary"][i] == tokenizer.decode([i])
+        assert torch.allclose(inlined.exp() / total, (log_p / T).softmax(-1)[words], atol=1e-3)
 
 
 @pytest.mark.parametrize("names, labels", [
@@ -175,7 +172,6 @@ def test_real_text_without_a_truth(text_runs, monkeypatch):
     monkeypatch.setattr(browser_numbers, "CONTEXTS", 3)
     monkeypatch.setattr(browser_numbers, "WHOLE", 100)
     monkeypatch.setattr(browser_numbers, "TOP", 20)
-    monkeypatch.setattr(page, "has_matplotlib", lambda: False)
     path = page.write_report([text_runs / "rkl_demo"])
     result = files.read_json(text_runs / "rkl_demo/modes.json")
     assert set(result["curves"]) == {"teacher"}
@@ -194,7 +190,6 @@ def test_real_text_without_a_truth(text_runs, monkeypatch):
 def test_a_run_without_a_teacher_has_a_page_on_real_text(text_runs, monkeypatch):
     monkeypatch.setattr(writing, "WRITTEN", 10)
     monkeypatch.setattr(browser_numbers, "CONTEXTS", 3)
-    monkeypatch.setattr(page, "has_matplotlib", lambda: False)
     config = read_config(text_runs / "llama_demo/config.json")
     assert not config.teachers
     path = page.write_report([text_runs / "llama_demo"])
@@ -213,24 +208,7 @@ def test_long_tables_are_folded_and_the_contents_lead_to_every_heading(written):
 
 def test_texts_cannot_end_the_script():
     rows = [["a"], ["</script><b>"]]
-    assert "<b>" not in page.as_html([("table", rows)], {})
-
-
-@pytest.mark.slow
-def test_pictures_are_in_the_page_itself():
-    pytest.importorskip("matplotlib")
-    panel = ("a", "x", "y", {"rkl": ([0, 1], [0, 1])}, {"rkl": (1, 1)})
-    svg = pictures.draw(pictures.Picture("some", [panel]), {"rkl": "reverse"})
-    assert svg.startswith("<svg") and "http" not in svg
-    assert "var(--ink)" in svg and "var(--reverse)" in svg
-    assert not re.search("#[0-9a-f]{6}", svg)  # in the dark no colour stays as it is
-    tags = Tags()
-    tags.feed(svg)
-    assert tags.open == []
-    lines = {"$a_b$/rkl": ([0, 1], [0, 1]), "10$": ([0, 1], [1, 0])}
-    chosen = dict.fromkeys(lines, "alone")
-    svg = pictures.draw(pictures.Picture("some", [("a", "x", "y", lines, {})]), chosen)
-    assert ">$a_b$/rkl</text>" in svg and ">10$</text>" in svg
+    assert "<b>" not in page.table(rows)
 
 
 def test_yardsticks_of_the_same_tokenizer_stand_beside(tmp_path, capsys):
@@ -367,6 +345,28 @@ def test_slider_and_picker_show_softmax(written, demo_runs, browser):
 
 
 @pytest.mark.slow
+def test_charts_are_drawn_within_their_frames(written, browser):
+    browser.ask("POST", "/url", {"url": written.as_uri()})
+    drawn = browser.do("return [...document.querySelectorAll('.charts svg')].map((svg) => "
+                       "[svg.outerHTML, svg.querySelectorAll('circle').length, "
+                       "[...svg.querySelectorAll('.tick, .line')].map((e) => {"
+                       " const box = e.getBBox(); return [box.x, box.y, box.x + box.width, "
+                       "box.y + box.height]; })])")
+    charts = [chart for charts in data_of(written)["charts"].values() for chart in charts]
+    assert len(drawn) == len(charts) == 5
+    for (svg, dots, boxes), chart in zip(drawn, charts):
+        assert "NaN" not in svg and "undefined" not in svg and chart["title"] in svg
+        assert svg.count('class="line"') == len(chart["lines"])
+        assert dots == (len(chart["lines"]) if chart["dot"] else 0)
+        assert svg.count('class="tick"') >= 4
+        for left, top, right, bottom in boxes:
+            assert 0 <= left and right <= 400 and 0 <= top and bottom <= 280
+    keys = browser.do("return [...document.querySelectorAll('[data-charts] .key')].map((e) => "
+                      "e.textContent)")
+    assert keys == ["".join(NAMES)] * 2
+
+
+@pytest.mark.slow
 def test_the_two_gaussians(written, browser):
     browser.ask("POST", "/url", {"url": written.as_uri()})
 
@@ -432,12 +432,12 @@ def trained_with(*pairs):
 def test_each_run_has_a_colour_and_orange_is_reverse_kl_alone():
     students = trained_with(("a", "fkl"), ("b", "skew_rkl(0.3)"), ("c", "rkl"), ("d", "jsd(0.5)"),
                             ("e", ""), ("f", "skew_fkl(0.1)"))
-    chosen = pictures.colours(students)
+    chosen = charts.colours(students)
     assert chosen == {"a": "forward", "b": "reverse", "c": "other-1", "d": "other-2",
                       "e": "alone", "f": "other-3"}
-    assert pictures.colours(trained_with(("d", "jsd(0.5)"))) == {"d": "other-1"}
+    assert charts.colours(trained_with(("d", "jsd(0.5)"))) == {"d": "other-1"}
     template = page.TEMPLATE.read_text()
-    assert all(template.count(f"--{name}:") == 2 for name in pictures.COLOURS)  # light and dark
+    assert all(template.count(f"--{name}:") == 2 for name in charts.COLOURS)  # light and dark
 
 
 @pytest.mark.parametrize("signs, beginning", [
@@ -452,7 +452,7 @@ def test_the_first_sentence_answers_the_title(signs, beginning):
     against = {"truth": dict(temperature=1.0, signs=signs)}
     students[2].result = {"against": {"a": {}, "b": against}}
     assert words.plain_verdict(students).startswith(beginning)
-    against["truth"]["temperature"] = None
+    against["truth"]["signs"] = None
     assert words.plain_verdict(students).startswith("Nobody can say: at no temperature")
     students[2].result = {"against": {}}
     assert words.plain_verdict(students).startswith("Of c alone nobody can say")

@@ -4,8 +4,7 @@
 
 The page is report.html in the last RUN's folder, the run that it is about; an earlier page there is
 replaced. It is one file, asks no server for anything, and can be read on a phone, in dark and in
-light. tools.modes measures the runs and writes their modes.json. matplotlib (optional) draws the
-curves; without it the page has tables and the interactive parts.
+light. tools.modes measures the runs and writes their modes.json.
 """
 from onecoach.config import Arguments, run_folder, run_main
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 TEMPERATURES = [round(0.5 + 0.05 * i, 2) for i in range(21)]
+AT_1 = TEMPERATURES.index(1.0)
 
 
 def mass(log_p):
@@ -75,29 +76,23 @@ class Curve:
 # the truth precision is the log of a mass near 1: 0.002 per token is one line in fifty.
 SAME = {"teacher": (0.01, 0.01), "truth": (0.002, 0.01)}
 
-SAID = {  # signs of the differences in precision and recall at equal entropy -> words
-    (0, 0): "the curves coincide: the difference is sharpening alone",
-    (1, 0): "more precise at equal entropy and no less recall: its curve lies over the other",
-    (1, 1): "more precise at equal entropy and more recall: its curve lies over the other",
-    (0, 1): "more recall at equal entropy and no less precise: its curve lies over the other",
-    (1, -1): "mode-seeking beyond sharpening: at equal entropy more precise, and leaves more out",
-    (-1, 1): "mode-covering beyond sharpening: at equal entropy leaves less out, less precise",
-    (-1, 0): "less precise at equal entropy and no more recall: its curve lies under the other",
-    (0, -1): "less recall at equal entropy and no more precise: its curve lies under the other",
-    (-1, -1): "less precise at equal entropy and less recall: its curve lies under the other",
-}
+# signs of the differences in precision and recall at equal entropy -> words
+SAYS = {1: "says less that is wrong", 0: "says as much that is wrong",
+        -1: "says more that is wrong"}
+LEAVES = {1: "leaves less out", 0: "leaves as much out", -1: "leaves more out"}
+EFFECTS = {(1, -1): "mode-seeking beyond sharpening", (-1, 1): "mode-covering beyond sharpening",
+           (0, 0): "sharpening alone, for the curves coincide"}
 
 
 def compare(one, other, kind):
     """Compare two Curves on the same text, at the entropy that `one` has at temperature 1.
 
     Returns a dict: the temperature that gives `other` this entropy; differences (one - other) of
-    precision and recall, nats per token, with 95% intervals over texts; signs, and words for them
-    (SAID). A difference counts if it is beyond SAME[kind] and the interval is on one side of 0. If
-    no temperature gives `other` this entropy, there are words alone.
+    precision and recall, nats per token, with 95% intervals over texts; their signs, and words for
+    them. A difference counts if it is beyond SAME[kind] and the interval is on one side of 0. If no
+    temperature gives `other` this entropy, there are words alone.
     """
-    at_1 = TEMPERATURES.index(1.0)
-    entropy = one.means()[at_1, 0].item()
+    entropy = one.means()[AT_1, 0].item()
     matched = other.at_entropy(entropy)
     if matched is None:
         return dict(entropy=entropy, temperature=None, signs=None,
@@ -106,16 +101,23 @@ def compare(one, other, kind):
     temperature, theirs = matched
     differences = {}
     signs = []
-    gaps = one.sums[:, at_1, 1:] - theirs  # (texts, 2)
+    gaps = one.sums[:, AT_1, 1:] - theirs  # (texts, 2)
     for axis, small, gap in zip(("precision", "recall"), SAME[kind], gaps.T):
         mean, low, high = ratio_interval(gap, one.tokens)
         differences[axis] = dict(mean=mean, interval=[low, high])
         counts = abs(mean) > small and (low > 0) == (high > 0)
         signs.append(int(np.sign(mean)) if counts else 0)
-    said = SAID[tuple(signs)]
+    said = in_words(*signs)
     if signs == [0, 0] and abs(temperature - 1) < 0.03:
         said = "no difference: one curve, and equally sharp"
     return dict(entropy=entropy, temperature=temperature, **differences, signs=signs, said=said)
+
+
+def in_words(precision, recall):
+    """Say in words the signs of two differences at equal entropy."""
+    place = "over" if precision + recall > 0 else "under"
+    effect = EFFECTS.get((precision, recall), f"its curve lies {place} the other")
+    return f"{effect}: at equal entropy it {SAYS[precision]} and {LEAVES[recall]}"
 
 
 def ratio_interval(sums, tokens):

@@ -131,8 +131,9 @@ def load_coach(coached, device):
 def examine_one(subject, coached, text, label):
     """Measure one run against the teachers of the run `coached`, and return a Student."""
     folder, model, tokenizer, config = subject
-    is_babytalk = config.corpus == "babytalk"
-    truth = true_next_word(babytalk.Truth(tokenizer)) if is_babytalk else None
+    truth = None
+    if config.corpus == "babytalk":
+        truth = true_next_word(babytalk.Truth(tokenizer))
     name, teacher, coaches = "", None, []
     if coached:
         name, teacher, coaches = load_coach(coached, text.device)
@@ -141,26 +142,20 @@ def examine_one(subject, coached, text, label):
     forward = next_word([model])
     figures, curves = measure(forward, teacher, text, truth)
 
-    # a GPT-2 reads no more
     longest = min(LONGEST, *(longest_input(reader.model) for reader in (subject, *coaches)))
-    by_student = writing.written(subject, teacher, longest)
-    by_teacher = None
-    if coaches:  # of several the first one writes
-        by_teacher = writing.written(coaches[0], teacher, longest)
-    elif truth:
-        by_teacher = writing.written_by_truth(tokenizer)
-
-    accuracies = signatures.paradigms(files.read_json_or_empty(folder / "eval.json"))
+    written = writing.figures(writing.write(subject), subject, teacher, longest)
     log = files.read_metrics(folder / "metrics.jsonl")
     verdicts = []
     if teacher:
-        verdicts = [signatures.averaged(figures, by_student, by_teacher),
-                    signatures.rare_lost(figures)]
+        by_teacher = babytalk.sample(writing.WRITTEN, "modes, written")
+        if coaches:  # of several the first one writes
+            by_teacher = writing.write(coaches[0])
+        varied = writing.diversity([*map(tokenizer.encode, by_teacher)], tokenizer.newline_id)
+        verdicts = [signatures.averaged(figures, written, varied), signatures.rare_lost(figures)]
+    accuracies = signatures.paradigms(files.read_json_or_empty(folder / "eval.json"))
     verdicts = signatures.of_run(log, accuracies, verdicts)
-    result = dict(teacher=name, text=dict(texts=len(text.sequences)), figures=figures,
-                  curves={kind: curve.as_json() for kind, curve in curves.items()},
-                  written=by_student, written_by_teacher=by_teacher, paradigms=accuracies,
-                  verdicts=verdicts, against={})
+    result = dict(teacher=name, figures=figures, written=written, verdicts=verdicts, against={},
+                  curves={kind: curve.as_json() for kind, curve in curves.items()})
     return Student(subject, label, forward, teacher, text, curves, result)
 
 

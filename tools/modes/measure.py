@@ -13,9 +13,7 @@ from tools.modes import writing
 from tools.modes.curves import Curve, mass
 
 BINS = 15             # of confidence, for the calibration error
-TOPS = 1, 10, 100
 BANDS = 10, 100, 1000, 10_000, math.inf  # ranks of word frequency
-ALONE = "ce", "entropy_q", "calibration_error", "positions"  # figures that need no teacher
 
 
 @dataclasses.dataclass
@@ -63,57 +61,61 @@ def band_names():
             for a, b in zip(starts, BANDS)]
 
 
+def terms(log_q, log_p, label):
+    """Return {figure: (N,)} at positions with log_q, log_p (N, V) for the next word, label (N,).
+
+    Without a teacher (log_p is None) there are the figures of q alone.
+    """
+    q = mass(log_q)
+    ce = F.nll_loss(log_q, label, reduction="none")
+    alone = dict(ce=ce, entropy_q=-(q * log_q).sum(-1))
+    if log_p is None:
+        return alone
+    p = mass(log_p)
+    ce_teacher = F.nll_loss(log_p, label, reduction="none")
+    first = log_p.argmax(-1, keepdim=True)
+    return alone | dict(
+        ce_teacher=ce_teacher, gap=ce - ce_teacher, entropy_p=-(p * log_p).sum(-1),
+        fkl=(p * (log_p - log_q)).sum(-1), rkl=(q * (log_q - log_p)).sum(-1),
+        precision=(q * log_p).sum(-1), recall=(p * log_q).sum(-1),
+        q_on_top_1_of_p=q.gather(1, first)[:, 0], p_on_top_1_of_p=p.gather(1, first)[:, 0])
+
+
 class Sums:
-    """Means over positions, added up chunk by chunk; `figures` at the end.
+    """`terms` added up chunk by chunk, in bands of word frequency; `figures` at the end.
 
     bands: (V,) from frequency_bands, on the CPU.
     """
 
     def __init__(self, bands):
         self.bands = bands
-        self.terms = collections.Counter()
-        self.n = 0
-        self.in_band = torch.zeros(3, len(BANDS), dtype=torch.float64)  # n, CE of q, CE of p
+        self.sums = collections.Counter()  # figure -> (BANDS,) float64
+        self.counts = torch.zeros(len(BANDS), dtype=torch.float64)
         self.overconfidence = torch.zeros(BINS, dtype=torch.float64)  # confidence minus hits
 
     def add(self, log_q, log_p, label):
-        """Add positions with log_q, log_p (N, V) for the next word, which was label (N,)."""
-        q = mass(log_q)
-        p = mass(log_p)
-        ce_q = F.nll_loss(log_q, label, reduction="none")
-        ce_p = F.nll_loss(log_p, label, reduction="none")
-        terms = dict(ce=ce_q, ce_teacher=ce_p, fkl=(p * (log_p - log_q)).sum(-1),
-                     rkl=(q * (log_q - log_p)).sum(-1), entropy_q=-(q * log_q).sum(-1),
-                     entropy_p=-(p * log_p).sum(-1), precision=(q * log_p).sum(-1),
-                     recall=(p * log_q).sum(-1))
+        band = self.bands[label.cpu()]
+        self.counts += torch.bincount(band, minlength=len(BANDS))
+        for name, term in terms(log_q, log_p, label).items():
+            self.sums[name] += torch.bincount(band, term.cpu().double(), len(BANDS))
 
-        # the mass of each on the likeliest words of either
-        masses = dict(q=q, p=p)
-        for judge, judged_by in masses.items():
-            top = judged_by.topk(min(max(TOPS), q.shape[1])).indices
-            for name, judged in masses.items():
-                on_top = judged.gather(1, top)
-                for k in TOPS:
-                    terms[f"{name}_on_top_{k}_of_{judge}"] = on_top[:, :k].sum(-1)
-        self.terms.update({name: term.cpu().double().sum().item() for name, term in terms.items()})
-        self.n += len(label)
-
-        counted = torch.stack([torch.ones_like(ce_q), ce_q, ce_p]).cpu().double()
-        self.in_band.index_add_(1, self.bands[label.cpu()], counted)
-        confidence, guess = q.max(-1)
+        log_confidence, guess = log_q.max(-1)
+        confidence = log_confidence.exp()
         bin = (confidence * BINS).long().clamp_max(BINS - 1)
-        self.overconfidence.index_add_(0, bin.cpu(), (confidence - (guess == label).double()).cpu())
+        over = confidence - (guess == label).double()
+        self.overconfidence.index_add_(0, bin.cpu(), over.cpu())
 
     def figures(self):
-        """Return {name: mean}, with bands {name: ...} that have a word, and calibration_error."""
-        means = {name: total / self.n for name, total in self.terms.items()}
+        """Return {figure: mean}, the same in bands that have a word, and calibration_error."""
+        n = self.counts.sum().item()
+        means = {name: sums.sum().item() / n for name, sums in self.sums.items()}
         bands = {}
-        for name, (n, ce_q, ce_p) in zip(band_names(), self.in_band.T.tolist()):
-            if n:
-                bands[name] = dict(share=n / self.n, ce=ce_q / n, ce_teacher=ce_p / n,
-                                   gap=(ce_q - ce_p) / n)
-        error = self.overconfidence.abs().sum().item() / self.n
-        return dict(**means, bands=bands, calibration_error=error, positions=self.n)
+        for i, name in enumerate(band_names()):
+            if count := self.counts[i].item():
+                bands[name] = {"share": count / n} | {
+                    figure: sums[i].item() / count for figure, sums in self.sums.items()}
+        error = self.overconfidence.abs().sum().item() / n
+        return dict(**means, bands=bands, calibration_error=error, positions=int(n))
 
 
 @torch.no_grad()
@@ -121,7 +123,7 @@ def measure(student, teacher, text, truth=None):
     """Measure a student against a teacher: (figures, {kind: Curve}).
 
     student, teacher, truth: functions ids (B, T) -> log-probabilities (B, T, V). Without a teacher
-    (None) the figures are ALONE and bands; babytalk's truth adds a Curve.
+    (None) there are the figures of q alone; babytalk's truth adds a Curve.
     """
     forwards = dict(student=student, teacher=teacher, truth=truth)
     forwards = {kind: forward for kind, forward in forwards.items() if forward}
@@ -130,7 +132,7 @@ def measure(student, teacher, text, truth=None):
     for chunks in zip(*map(text.walk, forwards.values())):
         number, log_q, label = chunks[0]
         values = {kind: log_probs for kind, (_, log_probs, _) in zip(forwards, chunks)}
-        sums.add(log_q, values.get("teacher", log_q), label)
+        sums.add(log_q, values.get("teacher"), label)
         if teacher:
             log_p = values["teacher"]
             curves["teacher"].add(number, log_q, log_p, mass(log_p))
@@ -138,9 +140,4 @@ def measure(student, teacher, text, truth=None):
             inside = (values["truth"] > babytalk.Truth.FLOOR).float()
             curves["truth"].add(number, log_q, inside, mass(values["truth"]) * inside, log=True)
 
-    figures = sums.figures()
-    if not teacher:
-        bands = {name: dict(share=band["share"], ce=band["ce"])
-                 for name, band in figures["bands"].items()}
-        figures = {name: figures[name] for name in ALONE} | {"bands": bands}
-    return figures, curves
+    return sums.figures(), curves

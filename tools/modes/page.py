@@ -1,76 +1,176 @@
-"""Write a page about runs as one HTML file."""
-import html
+"""Write a page about runs, how they were trained and the results, as one HTML file."""
 import json
 import pathlib
 import re
+from html import escape
 
 import eval
-from onecoach import files, signatures
+from onecoach import files, run, signatures, tables
+from tools.modes import charts, words
 from tools.modes.browser import browser_data
-from tools.modes.examine import examine
-from tools.modes.pictures import NO_MATPLOTLIB, colours, draw, has_matplotlib
-from tools.modes.story import story_blocks, summary_blocks
+from tools.modes.examine import examine, short
 
 TEMPLATE = pathlib.Path(__file__).with_name("page.html")
-LONG = 12  # rows: a longer table is folded
+LONG = 12             # rows: a longer table is folded
+CONTINUATIONS = 2     # of each prompt
+PROMPTS = "", "the little", "once upon a time", "do you want"
+BABYTALK_PROMPTS = "", "the dog", "what", "tom", "please"
+
+WHY = ("A student q that is too small to copy its teacher p must choose its errors. Forward KL, "
+       "KL(p||q), charges it for what it leaves out, so it covers; reverse KL, KL(q||p), charges "
+       "it for what it says and the teacher would not, so it seeks. Both are compared at equal "
+       "entropy, because a lower sampling temperature makes any student more precise.")
 
 
-def as_html(blocks, colours):
-    """Return blocks as HTML, pictures if matplotlib is there."""
-    return "\n".join(block_html(kind, content, colours) for kind, content in blocks)
+# ---------------------------------------------------------------- pieces of HTML
+
+def paragraph(text):
+    return f"<p>{escape(text)}</p>"
 
 
-def block_html(kind, content, colours):
-    if kind == "table":
-        return table_html(content)
-    if kind == "picture" and has_matplotlib():
-        return (f'<figure class="picture">{draw(content, colours)}<figcaption>'
-                f"{html.escape(content.caption)}</figcaption></figure>")
-    if kind == "picture":
-        return f'<p class="faint">{html.escape(NO_MATPLOTLIB)}</p>'
-    text = html.escape(content)
-    if kind == "text":
-        return f'<pre tabindex="0">{text}</pre>'
-    if kind == "heading":
-        return f'<h2 id="{anchor(content)}">{text}</h2>'
-    return f"<p>{text}</p>"
-
-
-def table_html(rows):
+def table(rows):
+    """Return rows of texts, the head first, as a table; a long one is folded."""
     head, *body = rows
-    cells = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
-    lines = "".join(f"<tr>{''.join(map(cell_html, row))}</tr>\n" for row in body)
-    table = f'<div class="scroll" tabindex="0"><table><tr>{cells}</tr>\n{lines}</table></div>'
+    cells = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
+    lines = "".join(f"<tr>{''.join(map(cell, row))}</tr>\n" for row in body)
+    text = f'<div class="scroll" tabindex="0"><table><tr>{cells}</tr>\n{lines}</table></div>'
     if len(body) <= LONG:
-        return table
-    return f"<details><summary>a table of {len(body)} rows</summary>{table}</details>"
+        return text
+    return f"<details><summary>a table of {len(body)} rows</summary>{text}</details>"
 
 
-def cell_html(text):
+def cell(text):
     """Return a table's cell; a sentence keeps some width, or it would be a column of words."""
     kind = ' class="sentence"' if len(text) > 40 else ""
-    return f"<td{kind}>{html.escape(text)}</td>"
+    return f"<td{kind}>{escape(text)}</td>"
 
 
-def anchor(heading):
-    return re.sub(r"\W+", "-", heading.lower()).strip("-")
+def figure(name, caption):
+    """Return the place of charts that the page's script draws."""
+    return (f'<figure data-charts="{name}"><figcaption>{escape(caption)}</figcaption></figure>')
+
+
+# ---------------------------------------------------------------- training and results
+
+def readers(students):
+    """Return {label: folder} of the teachers' and students' runs, each once."""
+    folders = {folder.resolve(): folder for student in students
+               for folder in (*map(student.folder.with_name, student.config.teacher_runs),
+                              student.folder)}.values()
+    return {short(folder, folders): folder for folder in folders}
+
+
+def final_table(students):
+    evals = [(label, files.read_json_or_empty(folder / "eval.json"))
+             for label, folder in readers(students).items()]
+    return f'<pre tabindex="0">{escape(tables.final_table(evals))}</pre>'
+
+
+def trained_rows(students):
+    rows = [["run", "teacher", "loss", "parameters", "steps", "best at", "on", "commit"]]
+    for student in students:
+        folder, model, _, config = student.subject
+        notes = files.read_json(folder / "config.json")
+        log = files.read_metrics(folder / "metrics.jsonl")
+        best = files.best_line(log) or {"step": "-"}
+        loss = config.divergence if config.teachers else "cross-entropy"
+        rows.append([str(folder), ", ".join(config.teachers) or "none", loss,
+                     f"{model.num_params():,}", str(max((l["step"] for l in log), default="-")),
+                     str(best["step"]), f"{config.device}, {notes.get('_dtype')}",
+                     str(notes.get("_commit") or "-")[:10]])
+    return rows
+
+
+def training_caption(students):
+    """Return a caption, with a warning if a schedule of alpha makes the loss fall."""
+    for student in students:
+        alpha = student.config.alpha
+        if student.config.teachers and not isinstance(alpha, float):
+            return (f"training; alpha = {alpha} makes the loss of {student.label} go from "
+                    "cross-entropy to the divergence, which is a smaller number, so its fall is no "
+                    "progress by itself: look at the validation")
+    return "training"
+
+
+def continuation_rows(students):
+    """Return prompts and how teachers and students continue them, each with the same seed."""
+    runs = {label: run.load(folder) for label, folder in readers(students).items()}
+    rows = [["prompt", *runs]]
+    is_babytalk = students[0].config.corpus == "babytalk"
+    for prompt in BABYTALK_PROMPTS if is_babytalk else PROMPTS:
+        row = [prompt or "(a line begins)"]
+        for model, tokenizer, _ in runs.values():
+            texts = eval.samples(model, tokenizer, prompt, CONTINUATIONS, 24, seed=1,
+                                 stop=tokenizer.newline_id)
+            row.append(" / ".join(text.strip() for text in texts))
+        rows.append(row)
+    return rows
+
+
+def verdict_rows(students):
+    return [["run", "signature", "found", "figures"],
+            *([student.label, verdict["name"], "yes" if verdict["found"] else "no",
+               verdict["said"]]
+              for student in students for verdict in student.result["verdicts"])]
+
+
+def comparison_rows(students):
+    """Return the comparisons of each run with the runs before it."""
+    labels = {str(student.folder): student.label for student in students}
+    return [["run", "beside", "difference"],
+            *([student.label, labels[other], line] for student in students
+              for other, against in student.result["against"].items()
+              for line in words.comparison_words(against))]
+
+
+# ---------------------------------------------------------------- the page
+
+def story(students, drawn):
+    """Return {heading: pieces of HTML}. drawn: {name: charts}; a name without any has no figure."""
+    curves, training, compared = [], [], []
+    if drawn["curves"]:
+        curves = [figure("curves", "precision against recall as the sampling temperature goes from "
+                         "0.5 (left, above) to 1.5; the dots are temperature 1")]
+    if drawn["training"]:
+        training = [figure("training", training_caption(students))]
+    if len(rows := comparison_rows(students)) > 1:
+        compared = [paragraph("Differences, the run's figure minus the other's, at equal entropy. "
+                              "Intervals are 95% over texts, not over runs."), table(rows)]
+    return {
+        "Is it more than sharpening?": [*curves, *compared],
+        "Results": [final_table(students)],
+        "Failure signatures": [
+            paragraph("Rules with stated thresholds (signatures.py), to be argued with."),
+            table(verdict_rows(students))],
+        "The same prompts": [table(continuation_rows(students))],
+        "Distributions": [table(words.figure_rows(students))],
+        "Loss and validation": training,
+        "What was trained": [
+            table(trained_rows(students)),
+            paragraph("To train a run again: python distill.py RUN/config.json --resume=no")]}
 
 
 def page(students):
     """Return the page as text."""
-    blocks = story_blocks(students)
-    chosen = colours(students)
-    contents = "\n".join(f'<a href="#{anchor(content)}">{html.escape(content)}</a>'
-                         for kind, content in blocks if kind == "heading")
-    data = json.dumps(browser_data(students, chosen), ensure_ascii=False, separators=(",", ":"))
+    drawn = dict(curves=charts.curve_charts(students),
+                 training=charts.training_charts(students))
+    data = browser_data(students) | dict(charts=drawn, colours=charts.colours(students))
+    contents, report = "", ""
+    for heading, pieces in story(students, drawn).items():
+        if pieces:
+            anchor = re.sub(r"\W+", "-", heading.lower()).strip("-")
+            contents += f'<a href="#{anchor}">{escape(heading)}</a>\n'
+            report += "\n".join([f'<h2 id="{anchor}">{escape(heading)}</h2>', *pieces, ""])
+
     title = "Does it seek modes? " + ", ".join(student.label for student in students)
-    filled = {"TITLE": html.escape(title),
-              "SUMMARY": as_html(summary_blocks(students), chosen),
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    filled = {"TITLE": escape(title),
+              "SUMMARY": paragraph(words.plain_verdict(students)) + paragraph(WHY),
               "CONTENTS": contents,
-              "REPORT": as_html(blocks, chosen),
-              "DATA": data.replace("<", "\\u003c")}  # a text must not end the script
-    text = TEMPLATE.read_text(encoding="utf-8")
-    return re.sub(r"<!--([A-Z]+)-->", lambda match: filled[match[1]], text)
+              "REPORT": report,
+              "DATA": text.replace("<", "\\u003c")}  # a text must not end the script
+    template = TEMPLATE.read_text(encoding="utf-8")
+    return re.sub(r"<!--([A-Z]+)-->", lambda match: filled[match[1]], template)
 
 
 def write_report(folders):

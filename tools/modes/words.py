@@ -1,6 +1,6 @@
 """Words and rows of a table about Students: their figures and comparisons."""
 from onecoach.tables import as_text, look_up
-from tools.modes.measure import TOPS
+from tools.modes.curves import LEAVES, SAYS
 
 FIGURES = [  # title, path in modes.json, form
     ("CE, nats per token", "figures.ce", "{:.4f}"),
@@ -10,8 +10,8 @@ FIGURES = [  # title, path in modes.json, form
     ("entropy of the teacher", "figures.entropy_p", "{:.4f}"),
     ("precision E_q[log p]", "figures.precision", "{:.4f}"),
     ("recall E_p[log q]", "figures.recall", "{:.4f}"),
-    *[(f"q on the teacher's top {k}", f"figures.q_on_top_{k}_of_p", "{:.4f}") for k in TOPS],
-    *[(f"the teacher on q's top {k}", f"figures.p_on_top_{k}_of_q", "{:.4f}") for k in TOPS],
+    ("q on the teacher's first word", "figures.q_on_top_1_of_p", "{:.4f}"),
+    ("the teacher on its first word", "figures.p_on_top_1_of_p", "{:.4f}"),
     ("calibration error (ECE)", "figures.calibration_error", "{:.4f}"),
     ("written: log p per token", "written.log_p", "{:.4f}"),
     ("written: in the language", "written.right", "{:.1%}"),
@@ -22,10 +22,6 @@ FIGURES = [  # title, path in modes.json, form
     ("written: never ends", "written.never_ends", "{:.1%}"),
 ]
 
-# signs of the differences in precision and recall at equal entropy, by curves.compare -> words
-SAYS = {1: "says less that is wrong", 0: "says as much that is wrong",
-        -1: "says more that is wrong"}
-LEAVES = {1: "leaves less out", 0: "leaves as much out", -1: "leaves more out"}
 ANSWERS = {(1, -1): "Yes", (-1, 1): "No, it covers",
            (0, 0): "No, any difference is sharpness, which a lower temperature gives to anybody"}
 
@@ -43,7 +39,7 @@ def plain_verdict(students):
                 "student trained with forward KL.")
     against = last.result["against"][str(others[-1].folder)]
     result = against.get("truth") or against.get("teacher")
-    if not result or result["temperature"] is None:
+    if not result or not result["signs"]:
         return (f"Nobody can say: at no temperature are {last.label} and {others[-1].label} "
                 "equally varied.")
     precision, recall = result["signs"]
