@@ -71,7 +71,7 @@ def test_the_page_is_well_formed_small_and_asks_nobody(written):
 
 def test_numbers_in_the_page_are_the_models(written, demo_runs):
     data = data_of(written)
-    assert [m["name"] for m in data["models"]] == ["teacher llama_demo", *NAMES]
+    assert data["models"] == ["teacher llama_demo", *NAMES]
     assert data["colours"] == dict(zip(NAMES, ("alone", "forward", "reverse")))
     assert len(data["contexts"]) == 4
     for name in ("llama_demo", "rkl_demo"):
@@ -193,7 +193,7 @@ def test_a_run_without_a_teacher_has_a_page_on_real_text(text_runs, monkeypatch)
     config = read_config(text_runs / "llama_demo/config.json")
     assert not config.teachers
     path = page.write_report([text_runs / "llama_demo"])
-    assert [model["name"] for model in data_of(path)["models"]] == ["llama_demo"]
+    assert data_of(path)["models"] == ["llama_demo"] and data_of(path)["teacher"] == ""
     result = files.read_json(text_runs / "llama_demo/modes.json")
     assert result["curves"] == {} and "fkl" not in result["figures"]
 

@@ -42,10 +42,8 @@ def main(argv):
     parser.add_argument("runs", metavar="RUN", nargs="+", type=run_folder, help="run folders")
     folders = parser.parse_args(argv).runs
     # here, so that --help does not wait for torch
-    import eval
     from tools.modes.examine import examine
-    with eval.full_precision():
-        show(examine(folders))
+    show(examine(folders))
 
 
 if __name__ == "__main__":

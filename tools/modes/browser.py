@@ -84,22 +84,19 @@ def histogram(logits):
 
 @torch.no_grad()
 def browser_data(students):
-    """Return the data of the page's script: models, vocabulary, contexts, and a note.
+    """Return the data of the page's script: models, the teacher's name, vocabulary, contexts, note.
 
     The models are the last run's teacher, and all runs with the same tokenizer.
     """
     lead = students[-1]
     tokenizer = lead.subject.tokenizer
-    models = []
     readers = {}
+    teacher = ""
     if lead.teacher_forward:
-        name = f"teacher {lead.result['teacher']}"
-        models.append(dict(name=name, role="teacher"))
-        readers[name] = lead.teacher_forward
-    for student in students:
-        if student.subject.tokenizer.hash == tokenizer.hash:
-            models.append(dict(name=student.label, role="student"))
-            readers[student.label] = student.forward
+        teacher = f"teacher {lead.result['teacher']}"
+        readers[teacher] = lead.teacher_forward
+    readers |= {student.label: student.forward for student in students
+                if student.subject.tokenizer.hash == tokenizer.hash}
 
     truth = babytalk.Truth(tokenizer) if lead.config.corpus == "babytalk" else None
     contexts = [context_data(ids, readers, tokenizer, truth) for ids in choose_contexts(lead)]
@@ -113,7 +110,8 @@ def browser_data(students):
         note = (f"Of {V:,} words the {TOP} likeliest of each model are here, and how the logits of "
                 "the others are spread, so that the bars are right at every temperature; in KL and "
                 "entropy the others count as one word, so both are lower bounds.")
-    return dict(models=models, vocabulary=vocabulary, contexts=contexts, note=note)
+    return dict(models=[*readers], teacher=teacher, vocabulary=vocabulary, contexts=contexts,
+                note=note)
 
 
 def context_data(ids, readers, tokenizer, truth):

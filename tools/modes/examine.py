@@ -12,8 +12,7 @@ from onecoach.config import UserError
 from onecoach.scoring import longest_input
 from tools.modes import writing
 from tools.modes.curves import compare
-from tools.modes.measure import (Text, frequency_bands, measure, next_word,
-                                 true_next_word)
+from tools.modes.measure import Text, frequency_bands, measure, next_word, true_next_word
 
 LINES = 1000          # of babytalk, drawn from the truth
 POSITIONS = 16_000    # of real text
@@ -39,7 +38,8 @@ class Student:
 def load_all(folders):
     """Return [(Subject, Subject with the teachers to compare it with, or None)] of run folders.
 
-    Raises UserError for a folder that is given twice, or cannot be written to at the end.
+    A run without teachers is compared with those of the first run that has some. Raises UserError
+    for a folder that is given twice, or cannot be written to at the end, and for different texts.
     """
     subjects = {}
     for folder in folders:
@@ -47,31 +47,23 @@ def load_all(folders):
         files.check_writable(subject.folder)
         if subjects.setdefault(subject.folder.resolve(), subject) is not subject:
             raise UserError(f"{folder} is given twice")
-    return [(subject, find_coached(subject, [*subjects.values()])) for subject in subjects.values()]
+    subjects = subjects.values()
+    first = next((subject for subject in subjects if subject.config.teachers), None)
+    pairs = [(subject, subject if subject.config.teachers else first) for subject in subjects]
+    for subject, coached in pairs:
+        if coached:
+            check_same_text(subject, coached)
+    return pairs
 
 
-def find_coached(subject, subjects):
-    """Return the Subject with the teachers that `subject` is compared with.
-
-    That is itself, or the first coached run; None if no run is coached. Raises UserError if it has
-    another tokenizer or text.
-    """
-    if subject.config.teachers:
-        return subject
-    chosen = next((other for other in subjects if other.config.teachers), None)
-    if chosen:
-        check_same_text(subject, chosen, "so its distance from that one's teacher says nothing; "
-                                         "name a run that was distilled on the same text")
-    return chosen
-
-
-def check_same_text(one, other, remedy):
+def check_same_text(one, other):
     """Raise UserError if two runs have different tokenizers, or were trained on different text."""
     if one.tokenizer.hash != other.tokenizer.hash:
         raise UserError(f"{one.folder} and {other.folder} have different tokenizers, so their "
                         "distributions cannot be compared")
     if run.other_text(one.folder, other.folder):
-        raise UserError(f"{one.folder} was trained on other text than {other.folder}, {remedy}")
+        raise UserError(f"{one.folder} was trained on other text than {other.folder}; compare runs "
+                        "of one text, with the teachers that taught them")
 
 
 def choose_text(subject):
@@ -98,32 +90,27 @@ def choose_text(subject):
     return Text(sequences, frequency_bands(counts), next(model.parameters()).device)
 
 
-def load_coach(coached, device):
+def load_coach(coached, truth, device):
     """Return (names, function ids -> log p, [Subject]) of a run's teachers; truth has no Subject.
 
-    Raises UserError for a teacher that is not the one that taught the run.
+    If no run is coached, the truth is the teacher, if there is one, for it knows all. Raises
+    UserError for a teacher that is not the one that taught the run.
     """
-    folder = coached.folder
-    config = coached.config
-    if config.teachers == ["truth"]:
-        return "truth", true_next_word(babytalk.Truth(coached.tokenizer)), []
-
-    changed = run.changed_needs(folder)
+    if not coached or coached.config.teachers == ["truth"]:
+        return "truth" if truth else "", truth, []
+    changed = run.changed_needs(coached.folder)
     coaches = []
-    for name in config.teachers:
-        if name == "truth":
-            raise UserError(f"{folder}: the truth in an ensemble is not measured here")
-        path = folder.with_name(name)
+    for name in coached.config.teachers:
+        path = coached.folder.with_name(name)
         if name in changed:
-            raise UserError(f"{path} was trained again after {folder}, which had another teacher "
-                            "of this name; put that back, or train the student again with "
+            raise UserError(f"{path} was trained again after {coached.folder}, which had another "
+                            "teacher of this name; put that back, or train the student again with "
                             "--resume=no")
         coach = eval.Subject(path, *run.load(path, device))
-        check_same_text(coach, coached, "which it is said to have taught; put the teacher back "
-                                        "that did")
+        check_same_text(coach, coached)
         coaches.append(coach)
-    forward = next_word([coach.model for coach in coaches], config.ensemble)
-    return " and ".join(config.teachers), forward, coaches
+    forward = next_word([coach.model for coach in coaches], coached.config.ensemble)
+    return " and ".join(coached.config.teachers), forward, coaches
 
 
 # ---------------------------------------------------------------- one run, and all of them
@@ -131,14 +118,8 @@ def load_coach(coached, device):
 def examine_one(subject, coached, text, label):
     """Measure one run against the teachers of the run `coached`, and return a Student."""
     folder, model, tokenizer, config = subject
-    truth = None
-    if config.corpus == "babytalk":
-        truth = true_next_word(babytalk.Truth(tokenizer))
-    name, teacher, coaches = "", None, []
-    if coached:
-        name, teacher, coaches = load_coach(coached, text.device)
-    elif truth:  # nobody here has a teacher, but this one knows all
-        name, teacher = "truth", truth
+    truth = true_next_word(tokenizer) if config.corpus == "babytalk" else None
+    name, teacher, coaches = load_coach(coached, truth, text.device)
     forward = next_word([model])
     figures, curves = measure(forward, teacher, text, truth)
 
@@ -159,6 +140,7 @@ def examine_one(subject, coached, text, label):
     return Student(subject, label, forward, teacher, text, curves, result)
 
 
+@eval.full_precision()
 def examine(folders):
     """Measure the runs in folders, compare them, write modes.json of each; return [Student]."""
     pairs = load_all(folders)

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 import babytalk
 import losses
 from onecoach.scoring import positions
-from tools.modes import writing
 from tools.modes.curves import Curve, mass
 
 BINS = 15             # of confidence, for the calibration error
-BANDS = 10, 100, 1000, 10_000, math.inf  # ranks of word frequency
+BATCH_TOKENS = 2048   # of a forward pass that keeps all logits
+BANDS = {"rank 1 to 10": 10, "rank 11 to 100": 100, "rank 101 to 1,000": 1000,
+         "rank 1,001 to 10,000": 10_000, "beyond 10,000": math.inf}  # of word frequency
 
 
 @dataclasses.dataclass
@@ -25,8 +26,8 @@ class Text:
 
     def walk(self, forward):
         """Yield scoring.positions of a function ids (B, T) -> (B, T, d), over all of the text."""
-        return positions(forward, self.sequences, [1] * len(self.sequences),
-                         writing.BATCH_TOKENS, self.device)
+        return positions(forward, self.sequences, [1] * len(self.sequences), BATCH_TOKENS,
+                         self.device)
 
 
 def next_word(models, ensemble="logits"):
@@ -43,22 +44,16 @@ def next_word(models, ensemble="logits"):
     return forward
 
 
-def true_next_word(truth):
-    """Return the function ids (B, T) -> log p* (B, T, V) of a babytalk.Truth."""
+def true_next_word(tokenizer):
+    """Return the function ids (B, T) -> log p* (B, T, V) of babytalk's truth."""
+    truth = babytalk.Truth(tokenizer)
     return lambda ids: truth.logits(ids)[0]
 
 
 def frequency_bands(counts):
-    """Return (V,) the band in BANDS of each token, by the rank of the count; counts: (V,)."""
-    rank = torch.empty(len(counts), dtype=torch.long)
-    rank[torch.as_tensor(counts).argsort(descending=True, stable=True)] = torch.arange(len(counts))
-    return torch.bucketize(rank, torch.tensor(BANDS[:-1]), right=True)
-
-
-def band_names():
-    starts = [1, *(edge + 1 for edge in BANDS[:-1])]
-    return [f"rank {a:,} to {b:,}" if b < math.inf else f"beyond {a - 1:,}"
-            for a, b in zip(starts, BANDS)]
+    """Return (V,) the number of the band of each token, by the rank of the count; counts: (V,)."""
+    rank = torch.as_tensor(counts).argsort(descending=True, stable=True).argsort()
+    return torch.bucketize(rank, torch.tensor([*BANDS.values()][:-1]), right=True)
 
 
 def terms(log_q, log_p, label):
@@ -110,7 +105,7 @@ class Sums:
         n = self.counts.sum().item()
         means = {name: sums.sum().item() / n for name, sums in self.sums.items()}
         bands = {}
-        for i, name in enumerate(band_names()):
+        for i, name in enumerate(BANDS):
             if count := self.counts[i].item():
                 bands[name] = {"share": count / n} | {
                     figure: sums[i].item() / count for figure, sums in self.sums.items()}

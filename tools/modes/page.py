@@ -28,15 +28,17 @@ def paragraph(text):
     return f"<p>{escape(text)}</p>"
 
 
-def table(rows):
-    """Return rows of texts, the head first, as a table; a long one is folded."""
+def table(rows, note=""):
+    """Return rows of texts, the head first, as a table below a note; a long one is folded."""
     head, *body = rows
+    if not body:
+        return ""
     cells = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
     lines = "".join(f"<tr>{''.join(map(cell, row))}</tr>\n" for row in body)
     text = f'<div class="scroll" tabindex="0"><table><tr>{cells}</tr>\n{lines}</table></div>'
-    if len(body) <= LONG:
-        return text
-    return f"<details><summary>a table of {len(body)} rows</summary>{text}</details>"
+    if len(body) > LONG:
+        text = f"<details><summary>a table of {len(body)} rows</summary>{text}</details>"
+    return (paragraph(note) if note else "") + text
 
 
 def cell(text):
@@ -45,9 +47,10 @@ def cell(text):
     return f"<td{kind}>{escape(text)}</td>"
 
 
-def figure(name, caption):
-    """Return the place of charts that the page's script draws."""
-    return (f'<figure data-charts="{name}"><figcaption>{escape(caption)}</figcaption></figure>')
+def figure(name, drawn, caption):
+    """Return the place of charts that the page's script draws, if there are some of this name."""
+    text = f'<figure data-charts="{name}"><figcaption>{escape(caption)}</figcaption></figure>'
+    return text if drawn[name] else ""
 
 
 # ---------------------------------------------------------------- training and results
@@ -79,17 +82,6 @@ def trained_rows(students):
                      str(best["step"]), f"{config.device}, {notes.get('_dtype')}",
                      str(notes.get("_commit") or "-")[:10]])
     return rows
-
-
-def training_caption(students):
-    """Return a caption, with a warning if a schedule of alpha makes the loss fall."""
-    for student in students:
-        alpha = student.config.alpha
-        if student.config.teachers and not isinstance(alpha, float):
-            return (f"training; alpha = {alpha} makes the loss of {student.label} go from "
-                    "cross-entropy to the divergence, which is a smaller number, so its fall is no "
-                    "progress by itself: look at the validation")
-    return "training"
 
 
 def continuation_rows(students):
@@ -126,28 +118,26 @@ def comparison_rows(students):
 # ---------------------------------------------------------------- the page
 
 def story(students, drawn):
-    """Return {heading: pieces of HTML}. drawn: {name: charts}; a name without any has no figure."""
-    curves, training, compared = [], [], []
-    if drawn["curves"]:
-        curves = [figure("curves", "precision against recall as the sampling temperature goes from "
-                         "0.5 (left, above) to 1.5; the dots are temperature 1")]
-    if drawn["training"]:
-        training = [figure("training", training_caption(students))]
-    if len(rows := comparison_rows(students)) > 1:
-        compared = [paragraph("Differences, the run's figure minus the other's, at equal entropy. "
-                              "Intervals are 95% over texts, not over runs."), table(rows)]
+    """Return {heading: HTML}, an empty text for nothing to tell. drawn: {name: charts}."""
     return {
-        "Is it more than sharpening?": [*curves, *compared],
-        "Results": [final_table(students)],
-        "Failure signatures": [
-            paragraph("Rules with stated thresholds (signatures.py), to be argued with."),
-            table(verdict_rows(students))],
-        "The same prompts": [table(continuation_rows(students))],
-        "Distributions": [table(words.figure_rows(students))],
-        "Loss and validation": training,
-        "What was trained": [
-            table(trained_rows(students)),
-            paragraph("To train a run again: python distill.py RUN/config.json --resume=no")]}
+        "Is it more than sharpening?": figure(
+            "curves", drawn, "precision against recall as the sampling temperature goes from 0.5 "
+            "(left, above) to 1.5; the dots are temperature 1") + table(
+            comparison_rows(students), "Differences, the run's figure minus the other's, at equal "
+            "entropy. Intervals are 95% over texts, not over runs."),
+        "Results": final_table(students),
+        "Failure signatures": table(
+            verdict_rows(students),
+            "Rules with stated thresholds (signatures.py), to be argued with."),
+        "The same prompts": table(continuation_rows(students)),
+        "Distributions": table(words.figure_rows(students)),
+        "Loss and validation": figure(
+            "training", drawn, "With a schedule of alpha the loss goes from cross-entropy to the "
+            "divergence, a smaller number, so its fall is no progress by itself: look at the "
+            "validation."),
+        "What was trained": table(
+            trained_rows(students),
+            "To train a run again: python distill.py RUN/config.json --resume=no")}
 
 
 def page(students):
@@ -156,11 +146,11 @@ def page(students):
                  training=charts.training_charts(students))
     data = browser_data(students) | dict(charts=drawn, colours=charts.colours(students))
     contents, report = "", ""
-    for heading, pieces in story(students, drawn).items():
-        if pieces:
+    for heading, text in story(students, drawn).items():
+        if text:
             anchor = re.sub(r"\W+", "-", heading.lower()).strip("-")
-            contents += f'<a href="#{anchor}">{escape(heading)}</a>\n'
-            report += "\n".join([f'<h2 id="{anchor}">{escape(heading)}</h2>', *pieces, ""])
+            contents += f'<a href="#{anchor}">{heading}</a>\n'
+            report += f'<h2 id="{anchor}">{heading}</h2>\n{text}\n'
 
     title = "Does it seek modes? " + ", ".join(student.label for student in students)
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
@@ -173,13 +163,12 @@ def page(students):
     return re.sub(r"<!--([A-Z]+)-->", lambda match: filled[match[1]], template)
 
 
+@eval.full_precision()
 def write_report(folders):
     """Measure the runs in folders, write a page into the last one, and return the path."""
-    with eval.full_precision():
-        students = examine(folders)
-        text = page(students)
+    students = examine(folders)
     path = students[-1].folder / "report.html"
-    files.write_text(path, text)
+    files.write_text(path, page(students))
     return path
 
 

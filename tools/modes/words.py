@@ -29,11 +29,10 @@ ANSWERS = {(1, -1): "Yes", (-1, 1): "No, it covers",
 def plain_verdict(students):
     """Answer in one sentence whether the last student seeks modes, as the page's title asks.
 
-    It is compared with the last distilled run before it, else with the last run before it.
+    It is compared with the run before it.
     """
-    *before, last = students
-    others = [other for other in before if str(other.folder) in last.result["against"]]
-    others = [other for other in others if other.config.teachers] or others
+    *_, last = students
+    others = [other for other in students if str(other.folder) in last.result["against"]]
     if not others:
         return (f"Of {last.label} alone nobody can say: name another run too, such as the same "
                 "student trained with forward KL.")

@@ -8,11 +8,10 @@ from torch.nn.utils.rnn import pad_sequence
 import babytalk
 import eval
 from onecoach import signatures
-from onecoach.scoring import positions
+from tools.modes.measure import Text
 
 WRITTEN = 500         # texts that each model writes
 DIVERSITY = 2000      # n-grams among which the distinct are counted: their share falls with length
-BATCH_TOKENS = 2048   # of a forward pass that keeps all logits
 
 
 def write(subject):
@@ -49,7 +48,7 @@ def figures(texts, subject, teacher, longest):
     if teacher:
         device = next(model.parameters()).device
         sequences = [[tokenizer.bos_id, *tokens[:longest]] for tokens in ids]
-        scored = positions(teacher, sequences, [1] * len(ids), BATCH_TOKENS, device)
+        scored = Text(sequences, None, device).walk(teacher)
         log_p = torch.cat([log_p.gather(1, label[:, None]) for _, log_p, label in scored])
         found["log_p"] = log_p.double().mean().item()
     if config.corpus == "babytalk":
