@@ -120,7 +120,7 @@ def test_a_student_that_is_the_truth_has_no_mass_outside(text, truth):
 
 
 def test_dialects_are_told_apart():
-    assert writing.share_of_dialect_a(["please feed a dog\n", "nonsense\n"]) == 1
+    assert writing.share_of_dialect_a(["please feed a dog\n", "nonsense\n"]) == pytest.approx(1)
     assert writing.share_of_dialect_a(["feed a dog please\n"]) == 0
     assert writing.share_of_dialect_a(["tom sleeps\n"]) == pytest.approx(0.6)
     assert math.isnan(writing.share_of_dialect_a(["nonsense\n"]))

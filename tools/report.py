@@ -14,8 +14,9 @@ def main(argv):
     parser.add_argument("runs", metavar="RUN", nargs="+", type=run_folder, help="run folders")
     folders = parser.parse_args(argv).runs
     # here, so that --help does not wait for torch
-    from tools.modes.page import show, write_report
-    show(write_report(folders))
+    from tools.modes.page import write_report
+    path = write_report(folders)
+    print(f"the page: {path} ({path.stat().st_size / 1e6:.2f} MB)")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,15 @@ def colours(students):
     return chosen
 
 
+def all_charts(students):
+    """Return {name in page.html: charts}, without those that have no line."""
+    return {name: [chart for chart in charts if chart["lines"]]
+            for name, charts in (("curves", curve_charts(students)),
+                                 ("training", training_charts(students)))}
+
+
 def training_charts(students):
-    """Return charts of the loss and of validations over the steps."""
-    charts = []
+    """Yield charts of the loss and of validations over the steps."""
     for title, key in (("training loss", "loss"), ("validation CE", "val_ce"),
                        ("validation KL(q‖p)", "val_rkl")):
         lines = {}
@@ -36,14 +42,13 @@ def training_charts(students):
                       if isinstance(line.get(key), float)]
             if key != "loss":
                 points = points[1:]  # random weights would flatten all that follows
-            lines[student.label] = points
-        charts.append(chart(title, "step", "nats per token", lines))
-    return [*filter(None, charts)]
+            if points:
+                lines[student.label] = points
+        yield dict(title=title, x="step", y="nats per token", lines=lines, dot=None)
 
 
 def curve_charts(students):
-    """Return charts of precision against recall, with dots at temperature 1."""
-    charts = []
+    """Yield charts of precision against recall, with dots at temperature 1."""
     for kind, x, y in (("teacher", "recall E_p[log q]", "precision E_q[log p]"),
                        ("truth", "recall E_p*[log q]", "precision: log of mass inside")):
         lines = {}
@@ -51,15 +56,4 @@ def curve_charts(students):
             if kind in student.curves:
                 _, precision, recall = student.curves[kind].means().T.tolist()
                 lines[student.label] = [*zip(recall, precision)]
-        charts.append(chart(f"against the {kind}", x, y, lines, dot=AT_1))
-    return [*filter(None, charts)]
-
-
-def chart(title, x, y, lines, dot=None):
-    """Return a chart for the page's script, or None if it has no line.
-
-    lines: {label: [(x, y)]}; dot: the number of the point that gets one.
-    """
-    lines = {label: [[a, round(b, 5)] for a, b in points]
-             for label, points in lines.items() if points}
-    return dict(title=title, x=x, y=y, lines=lines, dot=dot) if lines else None
+        yield dict(title=f"against the {kind}", x=x, y=y, lines=lines, dot=AT_1)

@@ -9,14 +9,12 @@ import eval
 from data import prepare
 from onecoach import files, run, signatures
 from onecoach.config import UserError
-from onecoach.scoring import longest_input
 from tools.modes import writing
 from tools.modes.curves import compare
 from tools.modes.measure import Text, frequency_bands, measure, next_word, true_next_word
 
 LINES = 1000          # of babytalk, drawn from the truth
 POSITIONS = 16_000    # of real text
-LONGEST = 10_000      # tokens of a written text: more than any has
 
 
 @dataclasses.dataclass
@@ -123,7 +121,7 @@ def examine_one(subject, coached, text, label):
     forward = next_word([model])
     figures, curves = measure(forward, teacher, text, truth)
 
-    longest = min(LONGEST, *(longest_input(reader.model) for reader in (subject, *coaches)))
+    longest = (coached or subject).config.longest  # a GPT-2 reads no more
     written = writing.figures(writing.write(subject), subject, teacher, longest)
     log = files.read_metrics(folder / "metrics.jsonl")
     verdicts = []
@@ -155,11 +153,10 @@ def examine(folders):
         label = short(subject.folder, folders)
         students.append(examine_one(subject, coached, texts[key], label))
     for other, one in itertools.combinations(students, 2):  # the later one with the earlier
-        if not comparable(one, other):
-            continue
-        one.result["against"][str(other.folder)] = {
-            kind: compare(curve, other.curves[kind], kind)
-            for kind, curve in one.curves.items() if kind in other.curves}
+        if comparable(one, other):
+            one.result["against"][str(other.folder)] = {
+                kind: compare(curve, other.curves[kind], kind)
+                for kind, curve in one.curves.items() if kind in other.curves}
     for student in students:
         files.write_json(student.folder / "modes.json", student.result)
         # the last table shows the verdicts

@@ -1,5 +1,5 @@
 """Texts that a model writes freely: do they vary and end, do teacher and model find them likely?"""
-import collections
+import math
 
 import numpy as np
 import torch
@@ -39,8 +39,8 @@ def diversity(texts, newline):
 def figures(texts, subject, teacher, longest):
     """Return figures of texts that a student wrote: their `diversity` and how likely they are.
 
-    log_p: the mean per token under the teacher, if there is one, of the first `longest` tokens: a
-    GPT-2 reads no more. On babytalk: right, the share in the language, and dialect_a.
+    log_p: the mean per token under the teacher, if there is one, of the first `longest` tokens. On
+    babytalk: right, the share in the language, and dialect_a.
     """
     _, model, tokenizer, config = subject
     ids = [*map(tokenizer.encode, texts)]
@@ -60,13 +60,8 @@ def figures(texts, subject, teacher, longest):
 
 def share_of_dialect_a(lines):
     """Return the mean of p*(dialect A | line) over lines of the language; nan if there are none."""
-    shares = []
-    for line in lines:
-        _, state = babytalk.LANGUAGE.read(line.removesuffix("\n").split(" "))
-        ends = collections.Counter()
-        for (dialect, (top, *_)), weight in state.derivations if state else ():
-            if top == "\n":
-                ends[dialect] += weight
-        if ends:
-            shares.append(ends["A"] / ends.total())
+    only_a = babytalk.Language(babytalk.LANGUAGE.rules)
+    only_a.start = only_a.state({("A", ("S", "\n")): babytalk.DIALECTS["A"]})
+    shares = [math.exp(babytalk.log_prob(line, only_a) - babytalk.log_prob(line))
+              for line in lines if babytalk.contains(line)]
     return float(np.mean(shares)) if shares else np.nan
