@@ -9,7 +9,7 @@ import babytalk
 import distill
 import eval
 from onecoach import config, files, run
-from runs import TINY, refused, trained
+from runs import TINY, trained
 
 torch.set_num_threads(1)  # in models as small as these a second thread only waits
 
@@ -199,13 +199,3 @@ def first(tiny):
     """A trained student to start from."""
     tiny("coach")
     tiny("first")
-
-
-@pytest.mark.usefixtures("real_evaluation")
-@pytest.mark.parametrize("keys, words", [
-    (dict(arch="gpt2"), ["longest line has 20 tokens", "block_size = 16"]),
-    (dict(vocab_size=300), ["one token per word", "vocab_size = 0"])])
-def test_what_the_truth_cannot_be_asked_of_is_refused_before_it_is_trained(tiny, keys, words):
-    refused(tiny("some", **keys), *words)
-    refused(tiny("kid", teachers=["truth"], baseline="some", **keys), *words)
-    assert not tiny("some").folder.parent.exists()

@@ -7,12 +7,11 @@ import torch
 
 import distill
 import losses
+import runs
 from onecoach import files
 from onecoach.config import UserError, parse_args
 
-TINY = dict(dtype="float32", corpus="babytalk", sentences=300, mark="line", n_layer=1, n_head=2,
-            d_model=16, d_ff=32, block_size=16, batch_size=4, max_steps=2, val_tokens=64,
-            eval_tokens=0)
+TINY = {**runs.TINY, "max_steps": 2, "eval_tokens": 0}
 
 
 @pytest.fixture

@@ -160,11 +160,6 @@ def test_show_prints_a_config_that_reads_as_the_same(file, capsys):
     assert (read.name, read.lr, read.seed) == ("some", 1e-3, 3) and read.tau == "linear(0: 2, 1: 1)"
 
 
-def test_nothing_in_a_config_is_executed(file, tmp_path):
-    refused([file(f"lr = open({str(tmp_path / 'made')!r}, 'w')")], "must be a literal")
-    assert not (tmp_path / "made").exists()
-
-
 def test_bad_command_lines(file):
     path = file("lr = 1e-3")
     refused([], "expected one CONFIG, got 0")
@@ -305,20 +300,6 @@ def test_every_shipped_config_is_read_and_says_how_to_launch_it():
             assert made.name == other and not made.teachers
 
 
-@pytest.mark.parametrize("name", ["rkl_demo", "rkl_10m"])
-def test_the_first_configs_that_one_reads_show_everything(name):
-    assert "base" not in config.read_assignments(ROOT / "configs" / f"{name}.py")
-
-
-def test_help_names_every_key_and_shows_a_whole_progressive_config():
-    text = config.help_text("usage")
-    assert all(f"\n  {name}" in text for name in config.KEYS)
-    assert max(map(len, text.split("\n"))) <= 100
-    example = text.partition("A whole progressive config")[2]
-    for key in ("base", "block_size", "order", "tau", "on_policy", "rollout_mix"):
-        assert f"\n  {key} = " in example, key
-
-
 # ---------------------------------------------------------------- before torch is imported
 
 @pytest.fixture
@@ -333,20 +314,11 @@ def with_torch(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("script", ["distill.py", "teacher.py"])
-def test_help_and_refusals_do_not_wait_for_torch(with_torch, script):
-    no_torch = "raise ImportError"
-    helped = with_torch([ROOT / script, "--help"], no_torch)
-    assert helped.returncode == 0 and "rollout_loss" in helped.stdout and not helped.stderr
-    refused = with_torch([ROOT / script, f"{ROOT}/configs/rkl_demo.py", "--lrr=1"], no_torch)
-    assert refused.returncode == 2
-    assert refused.stderr == "error: unknown key 'lrr'; did you mean 'lr'?\n"
-
-
 @pytest.mark.parametrize("command, wrong", [
+    ("distill.py", [f"{ROOT}/configs/rkl_demo.py", "--lrr=1"]), ("teacher.py", ["--lr"]),
     ("eval.py", ["run", "--lrr=1"]), ("tools.modes", []), ("tools.report", []),
     ("tools.hf", ["send", "a", "b"]), ("tools.bench", ["nothing"])])
-def test_nor_do_those_of_other_commands(with_torch, command, wrong):
+def test_help_and_refusals_do_not_wait_for_torch(with_torch, command, wrong):
     script = ["-m", command] if command.startswith("tools") else [ROOT / command]
     helped = with_torch([*script, "--help"], "raise ImportError")
     assert helped.returncode == 0 and not helped.stderr, helped.stderr

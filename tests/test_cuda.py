@@ -16,9 +16,8 @@ from onecoach import files, run, stored
 from onecoach.run import load
 from tools.modes import page
 
-pytestmark = pytest.mark.usefixtures("evaluated")
-
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+pytestmark = [pytest.mark.usefixtures("evaluated"),
+              pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 GPU = dict(device="cuda", dtype="float32")
 ON_ROLLOUTS = dict(on_policy="stages(0: 0, 0.4: 1)", rollout_mix=0.2,
                    rollout_loss="single_step", length_norm=True)

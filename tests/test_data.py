@@ -12,17 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-import babytalk
 import data
 from bpe import BYTE_ID, Tokenizer, pre_tokens
-from data import (
-    Batches,
-    TokenFile,
-    count_words,
-    load_tokenizer,
-    prepare,
-    validation_blocks,
-)
+from data import Batches, TokenFile, count_words, prepare, validation_blocks
 from onecoach import corpora, tokens
 from onecoach.config import UserError
 from onecoach.corpora import ALWAYS, CLEAN, clean, read_blocks
@@ -190,12 +182,10 @@ def test_marks(texts, make_config, mark):
     marked = (ids == 1).sum()
     lines = (ids == newline).sum()
     assert starts[ids == 1].all()
-    if mark == "none":
-        assert marked == 2
-    if mark == "line":
-        assert marked == lines
     if mark == "half":
         assert abs(marked - lines / 2) < 4 * np.sqrt(lines / 4)
+    else:
+        assert marked == {"none": 2, "line": lines}[mark]
 
 
 def test_words_are_counted_as_the_pattern_splits_them(tmp_path, monkeypatch):
@@ -211,18 +201,6 @@ def test_words_are_counted_as_the_pattern_splits_them(tmp_path, monkeypatch):
         file.write_bytes(text.encode())
         expected = collections.Counter(pre_tokens(text) + ["é", "zebra"])
         assert count_words({"": file}, ["é", "zebra"]) == expected, i
-
-
-def test_words_of_real_text_are_counted_likewise(babylm):
-    files = sorted((babylm / "data/babylm_10m/dev").glob("[cs]*.dev"))
-    text = "".join(file.read_bytes().decode() for file in files)
-    assert count_words({file.name: file for file in files}) == collections.Counter(pre_tokens(text))
-
-
-def test_babytalk_words_are_single_tokens(make_config):
-    p = prepare(make_config(corpus="babytalk", sentences=300))
-    assert all(len(p.tokenizer.encode(form)) == 1 for form in babytalk.forms())
-    assert p.train.tokens.shape != p.dev.tokens.shape
 
 
 def test_prepare_twice_does_nothing_twice(texts, make_config):
@@ -349,17 +327,14 @@ def test_of_a_folder_only_the_training_text_trains(splits, make_config, names):
 
 
 def test_a_folder_whose_names_say_less(splits):
-    def names(split):
-        return [path.name for _, path in corpora.resolve(str(splits), "none", split)]
-
     (splits / "more.txt").write_text("more\n")
-    (splits / "childes.train").unlink()
-    assert names("train") == ["more.txt"]
-    assert names("dev") == ["childes.dev"]
-    (splits / "childes.dev").unlink()
-    assert names("dev") == ["more.txt"]
-    (splits / "more.txt").unlink()
-    assert names("train") == names("dev") == ["childes.test"]
+    for gone, train, dev in (("childes.train", "more.txt", "childes.dev"),
+                             ("childes.dev", "more.txt", "more.txt"),
+                             ("more.txt", "childes.test", "childes.test")):
+        (splits / gone).unlink()
+        names = [path.name for split in ("train", "dev")
+                 for _, path in corpora.resolve(str(splits), "none", split)]
+        assert names == [train, dev]
 
 
 def test_the_home_folder_is_found(splits, monkeypatch):
@@ -412,27 +387,22 @@ def test_lines_of_the_training_text_can_be_left_out(splits, make_config, mark):
 def test_what_is_written_is_the_same_on_windows(texts, make_config, tmp_path, monkeypatch):
     """There a file opened for text writes "\\r\\n" and cp1252, unless it is told not to."""
     def prepared(where):
-        keys = dict(vocab_size=265, data_dir=str(tmp_path / where))
-        babytalk_folder = prepare(make_config(corpus="babytalk", sentences=300, **keys)).folder
-        return tree(babytalk_folder), tree(prepare(make_config(corpus=str(texts), **keys)).folder)
+        folder = prepare(make_config(corpus=str(texts), vocab_size=265,
+                                     data_dir=str(tmp_path / where))).folder
+        return {name: content for name, (_, content) in tree(folder).items()}
 
     here = prepared("here")
     real_open = open
 
-    def windows_open(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None,
-                     *args, **kwargs):
+    def windows_open(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, *rest):
         if "b" not in mode:
             encoding = encoding or "cp1252"
-            if "r" not in mode and newline is None:
-                newline = "\r\n"
-        return real_open(file, mode, buffering, encoding, errors, newline, *args, **kwargs)
+            newline = "\r\n" if newline is None and "r" not in mode else newline
+        return real_open(file, mode, buffering, encoding, errors, newline, *rest)
 
     monkeypatch.setattr("builtins.open", windows_open)
     monkeypatch.setattr("io.open", windows_open)  # pathlib's
-    there = prepared("there")
-    for a, b in zip(here, there):
-        assert {name: content for name, (_, content) in a.items()} == {
-            name: content for name, (_, content) in b.items()}
+    assert prepared("there") == here
 
 
 def test_two_that_prepare_the_same_at_once(texts, make_config, monkeypatch):
@@ -478,12 +448,6 @@ def test_a_corpus_too_short_for_a_tail_says_so(tmp_path, make_config):
     (tmp_path / "t.txt").write_text("a b c\n" * 20)
     config = make_config(corpus=str(tmp_path / "t.txt"), vocab_size=260)
     one_line(prepare, config, match="last 2%.*--dev")
-
-
-def test_bad_tokenizer_files(tmp_path):
-    one_line(load_tokenizer, tmp_path, match=r"^tokenizer .*tokenizer\.json: No such file")
-    (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe")
-    one_line(load_tokenizer, tmp_path, match=r"^tokenizer .*tokenizer\.json: damaged")
 
 
 def test_bad_token_files(texts, make_config, tmp_path):

@@ -122,36 +122,15 @@ def test_score_does_not_depend_on_batches_order_or_chunks(tokenizer, monkeypatch
     assert max(seen) == 3  # logits never exist for more rows than that
 
 
-def test_next_tokens_sum_to_one(tokenizer):
-    lm, prefix = small_lm(tokenizer), [1, *tokenizer.encode("the cat")]
-    V = tokenizer.vocab_size
-    sums = scoring.sum_log_probs(lm, [[*prefix, i] for i in range(V)], [len(prefix)] * V)
-    assert sums.exp().sum().item() == about(1)
-
-
-def test_chain_rule_where_the_boundary_is_one_of_tokens(tokenizer):
-    lm, a, b = small_lm(tokenizer).double(), "the cat\n", "sees the dog"
-    assert tokenizer.encode(a) + tokenizer.encode(b) == tokenizer.encode(a + b)
-    whole, first, then = eval.score(lm, tokenizer, ["", "", a], [a + b, a, b]).tolist()
-    assert whole == about(first + then) and then < -1
-
-
 def test_a_token_that_straddles_the_boundary_counts(tokenizer):
-    text = "the cat"
+    text = "the cät"
     lm, ids = small_lm(tokenizer).double(), tokenizer.encode(text)
     ends = np.cumsum(tokenizer.token_bytes[ids]).tolist()
     assert any(b - a > 1 for a, b in zip([0] + ends, ends))  # a cut below is inside a token
     for cut in range(len(text) + 1):
-        inside = sum(end <= cut for end in ends)
+        inside = sum(end <= len(text[:cut].encode()) for end in ends)
         expected = plain_sum(lm, [1, *ids], 1 + inside)
         assert eval.score(lm, tokenizer, [text[:cut]], [text[cut:]]).item() == about(expected)
-
-
-def test_score_beyond_one_byte_a_character():
-    tokenizer = tokenizer_of("é ü", 0)
-    score = eval.score(uniform(tokenizer), tokenizer, ["é"], [" ü"]).item()
-    tokens = len(tokenizer.encode(" ü"))
-    assert score == pytest.approx(-tokens * math.log(tokenizer.vocab_size), rel=1e-6)
 
 
 def test_a_log_file_gets_lines_after_a_minute(monkeypatch, capsys):
@@ -215,15 +194,6 @@ def pairs(*rows):
             for good, bad, uid, field in rows]
 
 
-def test_a_uniform_model_ties_everything(tokenizer):
-    rows = pairs(("the cat", "the dog", "noun", "syntax"), ("xyz", "zyx", "order", "semantics"))
-    for row in rows:
-        good, bad = (tokenizer.encode(row[key]) for key in suite.SENTENCES)
-        assert len(good) == len(bad)
-    result = minimal_pairs(uniform(tokenizer), tokenizer, suite.pairs(rows))
-    assert (result["accuracy"], result["ties"], result["official_2025"]) == (0.5, 1.0, 1.0)
-
-
 def by_first_token(tokenizer, order):
     """A model that prefers first tokens in the given order, 1 nat apart; the rest is all one."""
     z = torch.full((tokenizer.vocab_size,), -20.0)
@@ -268,11 +238,11 @@ def test_wilson():
 def test_reading_pairs(tmp_path, tokenizer):
     (tmp_path / "turns.jsonl").write_text('{"sentence_good": "a:\\nb", "sentence_bad": "b"}\n\n')
     (tmp_path / "named.jsonl").write_text(
-        '{"sentence_good": "a", "sentence_bad": "b", "UID": "u", "field": "f"}\r\n')
+        '{"sentence_good": "a", "sentence_bad": "b", "UID": "u", "field": "syntax_semantics"}\r\n')
     items = suite.read_folder(tmp_path, suite.pair)
     assert [(item.group, item.say(0)) for item in items] == [("u", "a"), ("turns", "a:\nb")]
     result = minimal_pairs(uniform(tokenizer), tokenizer, items)
-    assert set(result["groups"]) == {"u", "turns"} and set(result["fields"]) == {"f"}
+    assert set(result["groups"]) == {"u", "turns"} and set(result["fields"]) == {"syntax/semantics"}
     assert result["groups"]["turns"]["accuracy"] == 0
 
 
@@ -497,9 +467,6 @@ def test_final_table_lines_up_and_leaves_out_what_nobody_measured():
     assert lines[2].split()[-3:] == ["0.0234", "-", "-"]
     assert lines[3].split()[-3:] == ["88.1%", "70.0%", "-"]
     assert lines[4].split()[-3:] == ["2.5000", "-", "-"]
-
-
-def test_without_an_evaluation_the_final_table_is_empty():
     assert tables.final_table([]) == ""
 
 
@@ -518,12 +485,12 @@ def test_three_runs_fit_into_a_terminal():
 
 
 @pytest.fixture
-def make_run(make_config):
+def make_run(make_config, data_dir):
     """A run's folder as the loop leaves it, with random weights."""
     def make(**keys):
-        config = make_config(**{**dict(name="some", corpus="babytalk", mark="line", sentences=300,
-                                       n_layer=1, n_head=2, d_model=16, d_ff=16, block_size=32,
-                                       vocab_size=0), **keys})
+        sizes = dict(n_layer=1, n_head=2, d_model=16, d_ff=16, block_size=32, vocab_size=0)
+        text = dict(corpus="babytalk", mark="line", sentences=300, data_dir=str(data_dir))
+        config = make_config(**{"name": "some", **sizes, **text, **keys})
         folder = random_run(config, data.prepare(config).tokenizer,
                             checkpoints=("best.pt", "ckpt.pt"))
         lines = [{"step": 0, "val_ce": 5.5}, {"step": 1, "loss": 2}, {"step": 1, "val_ce": 6.5},
@@ -531,15 +498,6 @@ def make_run(make_config):
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return folder
     return make
-
-
-def test_the_weights_a_run_begins_with_are_not_its_best(babytalk_run):
-    assert eval.validated(babytalk_run, "best") == 6.5  # not step 0's 5.5
-    assert eval.validated(babytalk_run, "last") == 7.5
-    (babytalk_run / "metrics.jsonl").write_text('{"step": 0, "val_ce": 5.5}\n')
-    assert eval.validated(babytalk_run, "best") is None
-    assert eval.validated(babytalk_run, "last") == 5.5
-    assert eval.validated(babytalk_run.parent, "last") is None
 
 
 @pytest.fixture
@@ -667,20 +625,17 @@ def test_other_text_is_encoded_line_by_line_as_training_text_is(make_config, tmp
     assert texts["other"].tolist() == ids and texts["other"].dtype == np.int64
 
 
-def test_a_gpt2_shorter_than_the_longest_line_is_refused_in_one_line(make_run):
+def test_a_gpt2_shorter_than_the_longest_line_is_refused(make_run, make_config, words):
     short = make_run(name="short", arch="gpt2", block_size=19)
-    with pytest.raises(UserError) as e:
+    with pytest.raises(UserError, match="longest line has 20 tokens.*block_size = 19"):
         eval.evaluate(short, ["babytalk"])
-    assert str(e.value) == ("babytalk's longest line has 20 tokens, more than this GPT-2's "
-                            "block_size = 19 can hold; choose a larger one")
     fits = make_run(name="fits", arch="gpt2", block_size=20)
-    assert eval.evaluate(fits, ["babytalk"], limit=2000)["babytalk --limit=2000"]["lines"] == 2000
+    assert eval.evaluate(fits, ["babytalk"], limit=200)["babytalk --limit=200"]["lines"] == 200
     llama = make_run(name="llama", block_size=8)  # its positions go on
     assert eval.evaluate(llama, ["babytalk"], limit=20)["babytalk --limit=20"]["lines"] == 20
 
-
-def test_training_can_ask_before_it_begins(make_config, words):
-    config = make_config(name="some", arch="gpt2", block_size=19)
+    # training asks before it begins
+    config = make_config(name="some", arch="gpt2", block_size="stages(0: 9, 0.5: 18)")
     with pytest.raises(UserError, match="longest line"):
         babytalk.check_babytalk(config, words)
     config = make_config(name="some", arch="gpt2", block_size="stages(0: 10, 0.5: 20)")
@@ -828,20 +783,6 @@ def test_a_run_may_be_the_folder_one_is_in(babytalk_run, monkeypatch, capsys):
     assert eval.read_args(["../some/"])["run"] == pathlib.Path("../some")
 
 
-def test_damaged_eval_json_is_named(babytalk_run):
-    (babytalk_run / "eval.json").write_text("{")
-    with pytest.raises(UserError, match="eval.json: damaged"):
-        eval.evaluate(babytalk_run, ["sample"])
-
-
-def test_help_names_every_task_and_option(capsys):
-    with pytest.raises(SystemExit):
-        eval.main(["--help"])
-    shown = capsys.readouterr().out
-    assert all(task in shown.split("options:")[0] for task in eval.TASKS)
-    assert all(option in shown for option in ("--data", "--limit", "--top_p"))
-
-
 # ---------------------------------------------------------------- checkpoints by words
 
 def test_curve_tells_every_checkpoint_by_words_in_their_order(babytalk_run, capsys):
@@ -870,9 +811,3 @@ def test_curve_tells_every_checkpoint_by_words_in_their_order(babytalk_run, caps
 def test_curve_of_a_run_without_checkpoints_says_how_to_keep_some(babytalk_run):
     with pytest.raises(UserError, match="--checkpoints=babylm"):
         eval.evaluate(babytalk_run, ["curve"])
-
-
-def test_a_short_evaluation_leaves_a_log_file_alone(capsys):
-    with scoring.progress_bar(total=1, unit="text") as bar:
-        bar.update()
-    assert capsys.readouterr().err == ""

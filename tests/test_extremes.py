@@ -5,12 +5,12 @@ import pytest
 import torch
 
 import distill
+import runs
 from onecoach import config, run
 from onecoach.config import UserError
 
-TINY = dict(sentences=300, n_layer=1, n_head=2, d_model=16, d_ff=32, block_size=16, batch_size=4,
-            max_steps=20, warmup=2, val_tokens=64, eval_tokens=0, log_every=5, val_every=1000,
-            mark="line", dtype="float32")
+TINY = {**runs.TINY, "max_steps": 20, "warmup": 2, "eval_tokens": 0, "log_every": 5,
+        "val_every": 1000, "lr": 1e-3}
 STUDENT = dict(TINY, teachers=["coach"], alpha=0.5, divergence="rkl")
 # keys that mean something only together with others
 WITH = {
@@ -28,7 +28,7 @@ CASES += [(name, float(field.metadata["high"])) for name, field in config.KEYS.i
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def trained(tmp_path_factory):
     """A folder with the configs and runs of a coach and of a first student."""
     folder = tmp_path_factory.mktemp("extremes")
     for name in ("coach", "first"):
@@ -38,25 +38,24 @@ def runs(tmp_path_factory):
 
 
 def places(folder):
-    return [("out_dir", str(folder / "out")), ("data_dir", str(folder / "data")),
-            ("device", "cpu")]
+    return [("out_dir", str(folder / "out")), ("data_dir", str(folder / "data"))]
 
 
 @pytest.mark.parametrize("name, value", CASES, ids=str)
-def test_ten_steps_or_a_line(name, value, runs, monkeypatch):
+def test_ten_steps_or_a_line(name, value, trained, monkeypatch):
     """Accepted means that it trains: no step is skipped, and the weights stay finite."""
     goes_on = run.Run.goes_on
     monkeypatch.setattr(run.Run, "goes_on", lambda self: self.step < 10 and goes_on(self))
-    student = runs / "student.py"
+    student = trained / "student.py"
     student.write_text("")
     keys = {**STUDENT, **WITH.get(name, {}), name: value, "resume": "no"}
     try:
-        settings = config.read_config(student, [*keys.items(), *places(runs)])
+        settings = config.read_config(student, [*keys.items(), *places(trained)])
         distill.train(settings)
     except UserError as e:
         assert "\n" not in str(e)
         return
-    folder = runs / "out/student"
+    folder = trained / "out/student"
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     assert not any(line.get("skipped") for line in lines)
     path = folder / "ckpt.pt"

@@ -33,12 +33,11 @@ import babytalk
 import data
 import distill
 import eval
+import runs
 from onecoach import config, corpora, exam, files, run, suite
 from onecoach.config import UserError
 
-TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line",
-            n_layer=1, n_head=2, d_model=16, d_ff=32, block_size=16, batch_size=4, max_steps=12,
-            lr=1e-2, val_tokens=64, log_every=1, val_every=1, dropout=0.1)
+TINY = {**runs.TINY, "max_steps": 12, "val_every": 1, "dropout": 0.1}
 # run -> the configs that it needs and its own; "kid" is the run, the others are trained on the way
 KINDS = {
     "teacher": {"kid": {}},

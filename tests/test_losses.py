@@ -24,8 +24,7 @@ from losses import DIVERGENCES, LOG_FLOOR, distillation_loss, head, parse, plain
 N, V, D, DT = 23, 37, 8, 12
 NAMES = [name + end for name, f in DIVERGENCES.items()
          for end in (("", "(0.3)") if len(inspect.signature(f).parameters) > 2 else ("",))]
-# The slope of D's gradient at p = q, 1 where nothing stands here: as tau grows, tau^2 D comes to
-# curvature x |z_q - z_p|^2 / 2V.
+# As tau grows, tau^2 D comes to curvature x |z_q - z_p|^2 / 2V; 1 for all that are not named.
 CURVATURE = {"jsd": 0.25, "jsd(0.3)": 0.21, "skew_fkl": 0.81, "skew_fkl(0.3)": 0.49,
              "skew_rkl": 0.81, "skew_rkl(0.3)": 0.49, "tvd": 0.0}
 SMOOTH = [name for name in NAMES if CURVATURE.get(name, 1.0)]  # tvd has a kink there, and no slope
@@ -110,18 +109,6 @@ def value_and_gradients(f, h, W):
     return loss.detach(), a.grad, b.grad
 
 
-def both(settings, chunk=None, dtype=torch.float64, **k):
-    h, W, h_ps, W_ps, labels = inputs(dtype, **k)
-    ours = value_and_gradients(
-        lambda h, W: distillation_loss(h, W, heads(h_ps, W_ps), labels, chunk=chunk, **settings),
-        h, W)
-    wide = lambda x: [t.double() for t in x] if isinstance(x, list) else x.double()
-    theirs = value_and_gradients(
-        lambda h, W: materialised(h, W, wide(h_ps), wide(W_ps), labels, **settings),
-        wide(h), wide(W))
-    return zip(ours, theirs)
-
-
 # ---------------------------------------------------------------- the formula
 
 def test_every_divergence_has_an_oracle():
@@ -189,8 +176,14 @@ def test_a_formula_that_is_changed_changes_training_or_is_named(monkeypatch, nam
 
 @pytest.mark.parametrize("divergence", NAMES)
 def test_fp32_equals_fp64(divergence):
-    for ours, theirs in both(dict(divergence=divergence, tau=2.0, alpha=0.5), 7, torch.float32):
-        assert (ours - theirs).norm() < 2e-5 * theirs.norm()
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        h, W, h_ps, W_ps, labels = inputs(dtype)
+        found.append(value_and_gradients(lambda h, W: distillation_loss(
+            h, W, heads(h_ps, W_ps), labels, divergence=divergence, tau=2.0, alpha=0.5, chunk=7),
+            h, W))
+    for low, exact in zip(*found):
+        assert (low - exact).norm() < 2e-5 * exact.norm()
 
 
 # akl holds its shares fixed
@@ -203,39 +196,18 @@ def test_gradient_by_finite_differences(divergence):
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9, 1.0])
-def test_jsd_is_gkds_and_ligers(beta):
-    """The published code of both.
-
-    TRL's generalized_jsd_loss, Liger's LigerFusedLinearJSDFunction.distillation_loss_fn.
-    """
-    z_q, z_p = (torch.randn(6, V, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
-                for i in (0, 1))
-
-    def gkd(log_q, log_p):
-        if beta == 0:
-            return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
-        if beta == 1:
-            return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)
+def test_jsd_is_gkds(beta):
+    """TRL's generalized_jsd_loss, as published (Liger's is the same sum, by torch.lerp)."""
+    log_q, log_p = two(1.0)
+    kl = lambda log_a, log_b: F.kl_div(log_a, log_b, reduction="none", log_target=True).sum(-1)
+    if beta in (0, 1):
+        expected = kl(log_p, log_q) if beta else kl(log_q, log_p)
+    else:
         b = torch.tensor(beta, dtype=log_q.dtype)
         mixture = torch.logsumexp(
             torch.stack([log_q + torch.log1p(-b), log_p + torch.log(b)]), dim=0)
-        kl_teacher = F.kl_div(mixture, log_p, reduction="none", log_target=True)
-        kl_student = F.kl_div(mixture, log_q, reduction="none", log_target=True)
-        return (b * kl_teacher + (1 - b) * kl_student).sum(-1)
-
-    def liger(log_q, log_p):
-        if beta in (0, 1):
-            return gkd(log_q, log_p)
-        log_mean = torch.logsumexp(
-            torch.stack([log_q + math.log(1 - beta), log_p + math.log(beta)], dim=0), dim=0)
-        student_kl = F.kl_div(log_mean, log_q, reduction="none", log_target=True)
-        teacher_kl = F.kl_div(log_mean, log_p, reduction="none", log_target=True)
-        return (torch.lerp(student_kl, teacher_kl, beta)).sum(-1)
-
-    log_q, log_p = z_q.log_softmax(-1), z_p.log_softmax(-1)
-    ours = parse(f"jsd({beta})")(log_q, log_p)
-    assert (ours - gkd(log_q, log_p)).abs().max() < 1e-12
-    assert (ours - liger(log_q, log_p)).abs().max() < 1e-12
+        expected = b * kl(mixture, log_p) + (1 - b) * kl(mixture, log_q)
+    assert (parse(f"jsd({beta})")(log_q, log_p) - expected).abs().max() < 1e-12
 
 
 # ---------------------------------------------------------------- what is known of the divergences
@@ -299,35 +271,6 @@ def test_high_temperature_is_a_squared_distance_of_logits(divergence):
     assert errors[1] < 0.02 and errors[1] < errors[0] / 5  # of order 1 / tau
 
 
-@pytest.mark.parametrize("mix", [1.0, 0.6])
-@pytest.mark.parametrize("divergence", SMOOTH)
-def test_curvature_is_the_slope_of_the_gradient(divergence, mix):
-    """The gradient at student logits a small step e v from the teacher's.
-
-    It is mix x curvature x e diag(p) (v - p.v) / N.
-    """
-    if divergence == "fkl" and mix < 1:
-        return
-
-    _, log_p = two(1.0)
-    v = torch.randn(6, V, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    eye = torch.eye(V).double()
-    labels = torch.zeros(6).long()
-
-    def gradient(e):
-        h = (log_p + e * v).requires_grad_()
-        distillation_loss(h, eye, said(log_p), labels, divergence=divergence, mix=mix).backward()
-        return h.grad
-
-    p = log_p.exp()
-    expected = p * (v - (p * v).sum(-1, keepdim=True)) / 6
-    e = 1e-4
-    measured = (gradient(e) - gradient(-e)) / (2 * e)
-    slope = (measured * expected).sum() / expected.square().sum()
-    assert abs(slope / (mix * CURVATURE.get(divergence, 1.0)) - 1) < 1e-3
-    assert (measured - slope * expected).norm() < 1e-3 * measured.norm()
-
-
 # ---------------------------------------------------------------- mixed targets and ensembles
 
 @pytest.mark.parametrize("mix", [0.2, 0.9])
@@ -374,9 +317,7 @@ def test_a_mixed_target_bounds_the_log_ratio():
 
 
 @pytest.mark.parametrize("ensemble", ["logits", "probs"])
-def test_ensembles(ensemble):
-    for ours, theirs in both(dict(tau=2.0, alpha=0.5, ensemble=ensemble), 6, teachers=3):
-        assert (ours - theirs).abs().max() < 1e-12
+def test_a_teacher_twice_is_the_teacher(ensemble):
     h, W, h_ps, W_ps, labels = inputs()
     same = distillation_loss(h, W, heads(h_ps, W_ps) * 2, labels, ensemble=ensemble)
     assert abs(same - distillation_loss(h, W, heads(h_ps, W_ps), labels)) < 1e-12
@@ -567,35 +508,6 @@ def test_where_a_student_is_sure_bf16_does_not_cancel_its_gradient(mode, monkeyp
         assert (a - b).norm() < 1e-2 * b.norm()
 
 
-def test_no_full_logits_are_alive():
-    """The largest tensor made on the way is a chunk of logits, not (N, V)."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-    sizes = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            sizes.extend(t.numel() for t in torch.utils._pytree.tree_leaves(out)
-                         if isinstance(t, torch.Tensor))
-            return out
-
-    n, v = 512, 1000
-    h = torch.randn(n, D).requires_grad_()
-    W = torch.randn(v, D).requires_grad_()
-    with Watch():
-        loss = distillation_loss(h, W, [head(torch.randn(n, DT), torch.randn(v, DT))],
-                                 torch.zeros(n, dtype=torch.long), chunk=64)
-        loss.backward()
-    assert 64 * v in sizes and max(sizes) < 2 * 64 * v
-
-
-def test_chunks_follow_from_the_sizes_alone():
-    # memory is flat when N doubles
-    assert losses.chunk_size(4096, 16000) == losses.chunk_size(8192, 16000) == 256
-    assert losses.chunk_size(1, 10**9) == 16 and losses.chunk_size(32768, 50257) == 512
-    assert losses.chunk_size(4096, 16000, "cuda") == 2096  # two chunks
-
-
 class Operators(TorchDispatchMode):
     """Collects [(name, elements of the result)] of what a GPU would launch."""
 
@@ -605,11 +517,29 @@ class Operators(TorchDispatchMode):
 
     def __torch_dispatch__(self, f, types, args=(), kwargs=None):
         out = f(*args, **(kwargs or {}))
-        name = f.overloadpacket.__name__
-        allocates = name in ("empty", "empty_like", "new_empty", "empty_strided", "_unsafe_view")
-        if not f.is_view and not allocates and isinstance(out, torch.Tensor):
-            self.launched.append((name, out.numel()))
+        if not f.is_view and isinstance(out, torch.Tensor):
+            self.launched.append((f.overloadpacket.__name__, out.numel()))
         return out
+
+
+def test_no_full_logits_are_alive():
+    """The largest tensor made on the way is a chunk of logits, not (N, V)."""
+    n, v = 512, 1000
+    h = torch.randn(n, D).requires_grad_()
+    W = torch.randn(v, D).requires_grad_()
+    with Operators() as mode:
+        loss = distillation_loss(h, W, [head(torch.randn(n, DT), torch.randn(v, DT))],
+                                 torch.zeros(n, dtype=torch.long), chunk=64)
+        loss.backward()
+    sizes = [size for _, size in mode.launched]
+    assert 64 * v in sizes and max(sizes) < 2 * 64 * v
+
+
+def test_chunks_follow_from_the_sizes_alone():
+    # memory is flat when N doubles
+    assert losses.chunk_size(4096, 16000) == losses.chunk_size(8192, 16000) == 256
+    assert losses.chunk_size(1, 10**9) == 16 and losses.chunk_size(32768, 50257) == 512
+    assert losses.chunk_size(4096, 16000, "cuda") == 2096  # two chunks
 
 
 @pytest.mark.parametrize("dtype, per_chunk, in_all", [
@@ -626,7 +556,8 @@ def test_a_chunk_is_few_launches(dtype, per_chunk, in_all):
         with Operators() as mode, torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             distillation_loss(h, W, [losses.head(h_p, W_p)], labels, divergence="rkl", tau=2.0,
                               alpha=0.5, chunk=chunk).backward()
-        return mode.launched
+        allocate = ("empty", "empty_like", "new_empty", "empty_strided", "_unsafe_view")
+        return [(name, size) for name, size in mode.launched if name not in allocate]
     launched(512)  # the first call checks the closed gradient
     two, four = launched(256), launched(128)
     assert len(four) - len(two) <= 2 * per_chunk and len(two) <= in_all
@@ -652,13 +583,6 @@ def test_compiled_equals_eager(settings, monkeypatch):
         results.append(value_and_gradients(f, h, W))
     for a, b in zip(*results):
         assert (a - b).norm() < 1e-5 * b.norm()
-
-
-def test_the_path_is_chosen_by_size_and_by_what_is_there(monkeypatch):
-    monkeypatch.setattr(losses, "can_compile", lambda kind: kind == "cpu")
-    assert losses.path("cpu", 4096, 16000) == "compiled"
-    assert losses.path("cpu", 1024, 400) == "eager"
-    assert losses.path("mps", 4096, 16000) == "eager"
 
 
 def test_without_a_compiler_it_runs_eagerly(monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from model import LM, KVCache, ModelConfig, RMSNorm, attend, sample
+from tools.hf.weights import to_theirs
 
 LLAMA = ModelConfig(arch="llama", vocab_size=61, n_layer=3, n_head=4, d_model=32, d_ff=48,
                     block_size=24)
@@ -25,65 +26,27 @@ def random_lm(config, seed=0):
     return lm
 
 
-def as_llama(lm):
-    from transformers import LlamaConfig, LlamaForCausalLM
+def as_transformers(lm):
+    """transformers' model of the same sizes and weights."""
+    import transformers
     c = lm.config
-    theirs = LlamaForCausalLM(LlamaConfig(
-        vocab_size=c.vocab_size, hidden_size=c.d_model, num_hidden_layers=c.n_layer,
-        intermediate_size=c.d_ff, num_attention_heads=c.n_head,
-        max_position_embeddings=c.block_size, tie_word_embeddings=c.tie)).eval()
-
-    w = lm.state_dict()
-    s = {}
-    s["model.embed_tokens.weight"] = w["embed.weight"]
-    s["lm_head.weight"] = w["head.weight"]
-    s["model.norm.weight"] = w["norm.weight"]
-    for i in range(c.n_layer):
-        a = f"blocks.{i}."
-        b = f"model.layers.{i}."
-        for name, part in zip("qkv", w[a + "attn.qkv.weight"].chunk(3)):
-            s[b + f"self_attn.{name}_proj.weight"] = part
-        gate, up = w[a + "mlp.gate_up.weight"].chunk(2)
-        s[b + "mlp.gate_proj.weight"] = gate
-        s[b + "mlp.up_proj.weight"] = up
-        for ours, name in (("attn.proj", "self_attn.o_proj"), ("mlp.proj", "mlp.down_proj"),
-                           ("norm1", "input_layernorm"), ("norm2", "post_attention_layernorm")):
-            s[b + name + ".weight"] = w[a + ours + ".weight"]
-
-    theirs.load_state_dict(s)
-    return theirs
+    if c.arch == "llama":
+        theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+            vocab_size=c.vocab_size, hidden_size=c.d_model, num_hidden_layers=c.n_layer,
+            intermediate_size=c.d_ff, num_attention_heads=c.n_head,
+            max_position_embeddings=c.block_size))
+    else:
+        theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(
+            vocab_size=c.vocab_size, n_embd=c.d_model, n_layer=c.n_layer, n_head=c.n_head,
+            n_inner=c.d_ff, n_positions=c.block_size))
+    theirs.load_state_dict(to_theirs(lm.state_dict(), c), strict=c.arch == "llama")  # tied there
+    return theirs.eval()
 
 
-def as_gpt2(lm):
-    from transformers import GPT2Config, GPT2LMHeadModel
-    c = lm.config
-    theirs = GPT2LMHeadModel(GPT2Config(
-        vocab_size=c.vocab_size, n_embd=c.d_model, n_layer=c.n_layer, n_head=c.n_head,
-        n_inner=c.d_ff, n_positions=c.block_size)).eval()
-
-    w = lm.state_dict()
-    s = {}
-    s["transformer.wte.weight"] = s["lm_head.weight"] = w["embed.weight"]
-    s["transformer.wpe.weight"] = w["positions.weight"]
-    for kind in ("weight", "bias"):
-        s[f"transformer.ln_f.{kind}"] = w[f"norm.{kind}"]
-        for i in range(c.n_layer):
-            for ours, name in (("attn.qkv", "attn.c_attn"), ("attn.proj", "attn.c_proj"),
-                               ("mlp.up", "mlp.c_fc"), ("mlp.proj", "mlp.c_proj"),
-                               ("norm1", "ln_1"), ("norm2", "ln_2")):
-                value = w[f"blocks.{i}.{ours}.{kind}"]
-                # Conv1D keeps (in, out)
-                s[f"transformer.h.{i}.{name}.{kind}"] = value.T if value.dim() == 2 else value
-
-    theirs.load_state_dict(s)
-    return theirs
-
-
-@pytest.mark.parametrize("config,convert", [(LLAMA, as_llama), (GPT2, as_gpt2)],
-                         ids=["llama", "gpt2"])
-def test_logits_are_transformers(config, convert):
+@pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
+def test_logits_are_transformers(config):
     lm = random_lm(config)
-    theirs = convert(lm)
+    theirs = as_transformers(lm)
     ids = torch.randint(0, 61, (3, 24), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         ours = lm.logits(lm(ids))

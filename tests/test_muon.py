@@ -6,7 +6,7 @@ import distill
 from model import LM, ModelConfig
 from onecoach import files, needs, run
 from onecoach.config import UserError
-from runs import lines, same, spoiled, trained, weights, without_speed
+from runs import lines, same, spoiled, trained, weights
 
 pytestmark = pytest.mark.usefixtures("evaluated")
 
@@ -91,27 +91,6 @@ def test_it_learns(tiny):
     folder = trained(tiny("some", **MUON, max_steps=30))
     losses_seen = [line["loss"] for line in lines(folder, "loss")]
     assert losses_seen[-1] < losses_seen[0] - 0.5
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_run_that_broke_off_goes_on_to_the_same_bits(tiny, tmp_path, losses, dtype):
-    keys = dict(MUON, max_steps=10, val_every=3, dtype=dtype)
-    whole = trained(tiny("some", **keys))
-    settings = tiny("some", **keys, out_dir=str(tmp_path / "again"))
-
-    def fail(call, W, loss):
-        if call == 7:
-            raise RuntimeError("the power went off")
-        return loss
-    losses(fail)
-    with pytest.raises(RuntimeError, match="power"):
-        distill.train(settings)
-    distill.train(settings)
-    broken = settings.folder
-    assert without_speed(lines(broken)) == without_speed(lines(whole))
-    for key in ("model", "optimizer", "scaler"):
-        a, b = (files.load_checkpoint(folder / "ckpt.pt")[key] for folder in (broken, whole))
-        assert same(a, b), key
 
 
 def test_a_step_that_is_not_finite_is_left_out_of_a_run(tiny, losses, states):

@@ -242,7 +242,6 @@ def test_a_teacher_is_looked_for_beside_the_users_own_config(tiny, tmp_path):
 
 # ---------------------------------------------------------------- what a user can get wrong
 
-@pytest.mark.parametrize("main", [distill.main, teacher.main])
 @pytest.mark.parametrize("argument, words", [
     ("--learning=1", ["unknown key 'learning'"]),
     ("--corpus=nowhere/at/all", ["nowhere/at/all", "no text there"]),
@@ -255,7 +254,7 @@ def test_a_teacher_is_looked_for_beside_the_users_own_config(tiny, tmp_path):
     ("--device=mps", ["device = 'mps'", "--device=auto"]),
 ])
 def test_wrong_commands_are_one_line_and_leave_nothing(
-        tiny, command, tmp_path, monkeypatch, main, argument, words):
+        tiny, command, tmp_path, monkeypatch, argument, words):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "latin.txt").write_bytes(b"fine\ncaf\xe9\n" * 100)
@@ -263,7 +262,7 @@ def test_wrong_commands_are_one_line_and_leave_nothing(
     for name in ("EMPTY", "LATIN"):
         argument = argument.replace(name, str(tmp_path / f"{name.lower()}.txt"))
 
-    code, _, err = command(main, tmp_path / "configs/some.py", argument,
+    code, _, err = command(distill.main, tmp_path / "configs/some.py", argument,
                            f"--data_dir={tmp_path / 'data'}")
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
     assert all(word in err for word in words), err
@@ -302,6 +301,16 @@ def test_what_can_be_known_is_refused_before_a_teacher_is_trained(
     tiny("other", **keys.pop("of_other", {}))
     refused(tiny("kid", **keys), *words)
     assert not calls and not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("real_evaluation")
+@pytest.mark.parametrize("keys, words", [
+    (dict(arch="gpt2"), ["longest line has 20 tokens", "block_size = 16"]),
+    (dict(vocab_size=300), ["one token per word", "vocab_size = 0"])])
+def test_so_is_what_the_truth_cannot_be_asked_of(tiny, keys, words):
+    refused(tiny("some", **keys), *words)
+    refused(tiny("kid", teachers=["truth"], baseline="some", **keys), *words)
+    assert not tiny("some").folder.parent.exists()
 
 
 def test_so_is_a_development_text_of_less_than_a_block(tiny, losses, tmp_path):

@@ -14,10 +14,11 @@ import time
 import pytest
 import torch
 
+import runs
+
 ROOT = pathlib.Path(__file__).parents[1]
-TINY = dict(device="cpu", dtype="float32", corpus="babytalk", sentences=300, mark="line",
-            n_layer=1, n_head=2, d_model=16, d_ff=32, block_size=16, batch_size=12, max_steps=20,
-            lr=1e-3, val_tokens=640, log_every=5)
+TINY = {**runs.TINY, "batch_size": 12, "max_steps": 20, "lr": 1e-3, "val_tokens": 640,
+        "log_every": 5}
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,8 @@ from bpe import Tokenizer
 from losses import can_compile
 from onecoach import config, files, run
 from onecoach.config import UserError
-from runs import (
-    SPOILED_LATE,
-    STEPS,
-    broken_at,
-    lines,
-    refused,
-    same,
-    spoiled,
-    trained,
-    weights,
-    without_speed,
-)
+from runs import ROLLOUTS, SPOILED_LATE, STEPS, broken_at, lines, refused, same, spoiled, trained
+from runs import weights, without_speed
 
 pytestmark = pytest.mark.usefixtures("evaluated")
 
@@ -65,6 +55,30 @@ def test_a_run_that_broke_off_goes_on_to_the_same_bits(
     assert torch.load(whole / "best.pt")["step"] <= 12
     assert same(files.load_checkpoint(broken / "ckpt.pt")["optimizer"],
                 files.load_checkpoint(whole / "ckpt.pt")["optimizer"])
+
+
+ON_POLICY = dict(ROLLOUTS, rollout_loss="single_step")
+EVERY = dict(ON_POLICY, on_policy=1.0, rollout_every=4)
+
+
+@pytest.mark.parametrize("keys", [
+    ON_POLICY, dict(ON_POLICY, teachers=["truth"]), dict(ON_POLICY, teachers=["coach", "other"]),
+    dict(EVERY, rollout_loss="token"), dict(EVERY, rollout_loss="reinforce"),
+    dict(optimizer="muon"), dict(optimizer="muon", dtype="float16"),
+    dict(teachers=["coach"], order="length", random_offset=False)], ids=str)
+def test_every_kind_of_run_goes_on_to_the_same_bits(tiny, first, monkeypatch, keys):
+    tiny("other", arch="gpt2")
+    keys = {**keys, "dropout": 0.1, "max_steps": 10, "val_every": 3}
+    whole = trained(tiny("whole", **keys))
+    settings = tiny("parts", **keys)
+    broken_at(monkeypatch, settings, 6)
+    kept = files.load_checkpoint(settings.folder / "ckpt.pt")["kept"]
+    assert len(kept.get("rollouts", ())) == (2 if "rollout_every" in keys else 0)
+
+    parts = trained(settings)
+    assert without_speed(lines(parts)) == without_speed(lines(whole))
+    a, b = (files.load_checkpoint(folder / "ckpt.pt") for folder in (parts, whole))
+    assert all(same(a[key], b[key]) for key in ("model", "optimizer", "scaler"))
 
 
 def test_a_signal_in_the_last_validation_ends_the_command_too(tiny, tmp_path, command, monkeypatch):
@@ -203,15 +217,6 @@ def test_a_log_on_a_full_disk_saves_the_run_first(tiny, monkeypatch):
     folder = settings.folder
     assert files.load_checkpoint(folder / "ckpt.pt")["step"] == 8  # by itself it saves every third
     assert same(weights(trained(settings)), weights(whole))
-
-
-def test_a_teacher_of_shorter_blocks_is_named(tiny, capsys):
-    tiny("coach", block_size=8)
-    said = "teacher coach was trained on blocks of 8 tokens, and teaches blocks of 16"
-    trained(tiny("kid", teachers=["coach"], max_steps=1))
-    assert capsys.readouterr().out.count(said) == 1
-    trained(tiny("other", teachers=["coach"], max_steps=1, block_size=8))
-    assert said not in capsys.readouterr().out
 
 
 def test_a_run_from_before_a_key_had_its_default(tiny, unfinished):
@@ -373,13 +378,16 @@ def test_garbage_in_the_metrics_is_left_out(tiny, unfinished):
     assert [m["step"] for m in lines(trained(tiny("some")))] == [0, 1, 2, 3, 4, 5, 5]
 
 
-def test_a_broken_off_evaluation_is_done_again(tiny, evaluated):
+def test_a_broken_off_evaluation_is_done_again(tiny, evaluated, losses):
     folder = trained(tiny("some"))
+    calls = losses()
     files.write_json(folder / "eval.json", {"babytalk": {}})  # and sample was to come
     distill.train(tiny("some"))
     files.write_json(folder / "eval.json", {"babytalk": {}, "sample": {}, "babytalk --limit=9": {}})
     distill.train(tiny("some"))
-    assert evaluated == ["some", "some"]
+    (folder / "eval.json").unlink()
+    distill.train(tiny("some"))
+    assert evaluated == ["some"] * 3 and not calls and (folder / "eval.json").exists()
 
 
 @pytest.mark.parametrize("role", ["teachers", "init"])

@@ -6,7 +6,7 @@ import distill
 import rollouts
 from onecoach import files
 from onecoach.config import UserError
-from runs import ROLLOUTS, lines, same, trained, weights, without_speed
+from runs import ROLLOUTS, lines, trained
 
 pytestmark = pytest.mark.usefixtures("evaluated")
 
@@ -49,29 +49,6 @@ def test_the_log_shows_how_far_the_student_has_gone_on(tiny, first):
     assert [line["rollout_age"] for line in seen] == [0, 1, 2, 3, 0, 1, 2, 3]
     drift = [abs(line["rollout_drift"]) for line in seen]
     assert max(drift[0], drift[4]) < 1e-4 < min(drift[2:4] + drift[6:])
-
-
-@pytest.mark.parametrize("rollout_loss", ["token", "reinforce"])
-def test_a_run_that_broke_off_between_them_goes_on_to_the_same_bits(
-        tiny, first, monkeypatch, rollout_loss):
-    keys = dict(KEYS, rollout_loss=rollout_loss, on_policy=1.0, rollout_every=4, dropout=0.1,
-                val_every=3)
-    whole = trained(tiny("whole", **keys))
-    settings = tiny("parts", **keys)
-    save = files.save_checkpoint
-
-    def interrupt(path, state):
-        save(path, state)
-        if path.name == "ckpt.pt" and path.parent.name == "parts" and state["step"] == 6:
-            assert len(state["kept"]["rollouts"]) == 2
-            raise RuntimeError("the power went off")
-    monkeypatch.setattr(files, "save_checkpoint", interrupt)
-    with pytest.raises(RuntimeError, match="power"):
-        distill.train(settings)
-    monkeypatch.setattr(files, "save_checkpoint", save)
-    parts = trained(settings)
-    assert same(weights(parts), weights(whole))
-    assert without_speed(lines(parts)) == without_speed(lines(whole))
 
 
 def test_damaged_rollouts_in_a_checkpoint_are_one_line(tiny, first):

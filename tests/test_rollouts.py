@@ -442,25 +442,6 @@ def test_repetition_is_measured():
     assert signatures.repeated(masked) < signatures.repeated(circling)
 
 
-def test_failures_are_named_with_what_to_change():
-    good = dict(entropy_q=2.0, entropy_p=2.1, rollout_repeated=0.1, rollout_weight=1.2)
-    assert not list(signatures.failures(good)) and not list(signatures.failures({"ce": 1.0}))
-    for bad, words in ((dict(entropy_q=0.3), ("entropy collapse", "alpha")),
-                       (dict(rollout_repeated=0.9), ("repetition", "rollout_mix")),
-                       (dict(rollout_weight=50.0), ("exploding weights", "lower rollout_mix"))):
-        message, = signatures.failures({**good, "rollout_kl": 0.1, **bad})
-        assert all(word in message for word in words)
-
-
-def test_what_helps_depends_on_what_is_done():
-    without, = signatures.failures(dict(entropy_q=0.3, entropy_p=2.1))
-    assert "alpha" in without and "rollout_mix" not in without
-    older, = signatures.failures(dict(rollout_kl=0.1, rollout_weight=50.0, rollout_age=1.5))
-    assert "lower rollout_every, lr or rollout_mix" in older and "1 / (1" not in older
-    stale, = signatures.failures(dict(rollout_kl=0.1, rollout_age=1.5, rollout_drift=0.02))
-    assert "0.020 nats per token" in stale and "lower rollout_every or lr" in stale
-
-
 def test_plain_reinforce_asks_no_teacher_again():
     """What the teachers said of the sampled tokens stands in the rollout."""
     torch.manual_seed(0)

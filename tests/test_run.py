@@ -17,9 +17,7 @@ import data
 import onecoach
 from onecoach import config, files, run
 from onecoach.config import UserError
-
-TINY = dict(corpus="babytalk", sentences=300, n_layer=1, n_head=2, d_model=16, d_ff=32,
-            block_size=16)
+from runs import TINY
 
 
 def one_line(function, *args, words):
@@ -60,27 +58,6 @@ def test_an_error_while_writing_leaves_the_old_file_whole(tmp_path, error):
     with files.replacing(path) as f:
         f.write(b"new")
     assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["ckpt.pt"]
-
-
-def test_what_cannot_be_saved_leaves_the_old_checkpoint(tmp_path):
-    path = tmp_path / "ckpt.pt"
-    files.save_checkpoint(path, {"model": {"w": torch.ones(2)}})
-    with pytest.raises(Exception, match="pickle"):
-        files.save_checkpoint(path, {"model": {"w": torch.zeros(2)}, "no": lambda: 0})
-    assert files.load_checkpoint(path)["model"]["w"].tolist() == [1, 1]
-    assert os.listdir(tmp_path) == ["ckpt.pt"]
-
-
-def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-    files.write_text(tmp_path / "a.txt", "old")
-    with monkeypatch.context() as m:
-        m.setattr(os, "fsync", full)
-        one_line(files.write_text, tmp_path / "a.txt", "new", words=["a.txt", "No space left"])
-    one_line(files.write_json, tmp_path / "nowhere/a.json", {},
-             words=["nowhere/a.json", "No such file"])
-    assert (tmp_path / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
 
 
 def add_many(path, name):
@@ -352,13 +329,6 @@ def test_auto_dtype_asks_the_processor(make_config, monkeypatch, avx, amx):
     assert run.choose_dtype(make_config(dtype="float16"), torch.device("cpu")) == "float16"
     with run.autocast(expected, torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == run.DTYPES[expected]
-
-
-def test_random_state_is_kept():
-    state = run.random_states(torch.device("cpu"))
-    drawn = torch.rand(3)
-    run.set_random_state(state)
-    assert torch.equal(torch.rand(3), drawn) and not torch.equal(torch.rand(3), drawn)
 
 
 def test_a_full_disk_under_a_checkpoint_or_the_metrics_is_one_line(folder, monkeypatch):

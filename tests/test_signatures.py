@@ -141,17 +141,6 @@ def test_what_is_judged_anew_replaces_what_was_kept(tmp_path):
                      "paradigms lost": True} and len(kept) == 3
 
 
-def test_the_last_table_says_them_in_words():
-    """What is found with its figures, what is not by its name; of a run without any, nothing."""
-    found = signatures.of_run([dict(step=1, val_ce=3.0), dict(step=2, val_ce=3.2)],
-                              {"filler_gap": 0.9})
-    shown = tables.final_table([("student s", {"val_ce": 3.0, "verdicts": found}),
-                              ("teacher t", {"val_ce": 2.5})])
-    assert shown.split("\n")[-2:] == [
-        "student s: INSTABILITY OR COLLAPSE: val_ce 3.200 at the end, 3.000 at step 1",
-        "student s: no sign of overfitting; paradigms lost"]
-
-
 def test_nothing_is_said_of_what_is_not_there():
     assert signatures.of_run([], {}) == []
     for results in ({}, {"babytalk": {"precision": 0.5}}, {"babytalk": [1]}):

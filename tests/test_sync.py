@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import distill
 import rollouts
+import runs
 from onecoach import run
 from onecoach.tokens import to_device
 
@@ -23,9 +24,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 TO_HOST = ("cpu", "numpy", "tolist", "__array__")
 
-TINY = dict(dtype="float32", corpus="babytalk", sentences=300, mark="line", n_layer=1, n_head=2,
-            d_model=16, d_ff=32, block_size=16, batch_size=4, lr=1e-2, max_steps=6, log_every=100,
-            val_every=100, val_tokens=64, eval_tokens=0)
+TINY = {**runs.TINY, "max_steps": 6, "log_every": 100, "val_every": 100, "eval_tokens": 0}
 ROLLOUTS = dict(init="coach", on_policy=1.0, rollout_mix=0.2, prompt_len=4)
 
 
