@@ -1,4 +1,6 @@
 """Helpers for tests that train tiny runs; the fixtures are in conftest.py."""
+import collections
+import contextlib
 import json
 import math
 
@@ -7,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import distill
+from bpe import Tokenizer, pre_tokens, train_bpe
 from model import LM, ModelConfig
 from onecoach import files, run
 from onecoach.config import UserError
@@ -77,10 +80,21 @@ def same(a, b):
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-def refused(config, *words):
-    with pytest.raises(UserError) as e:
-        distill.train(config)
+@contextlib.contextmanager
+def refusal(*words, error=UserError):
+    """The block is refused in one line that has all the words."""
+    with pytest.raises(error) as e:
+        yield
     assert "\n" not in str(e.value) and all(word in str(e.value) for word in words), str(e.value)
+
+
+def refused(config, *words):
+    with refusal(*words):
+        distill.train(config)
+
+
+def tokenizer_of(text, vocab_size=0):
+    return Tokenizer(train_bpe(collections.Counter(pre_tokens(text)), vocab_size))
 
 
 @torch.no_grad()

@@ -12,8 +12,9 @@ import torch
 
 import babytalk
 from babytalk import DIALECTS, GRAMMAR, LANGUAGE
-from bpe import Tokenizer, pre_tokens, train_bpe
+from bpe import Tokenizer, train_bpe
 from onecoach.config import UserError
+from runs import tokenizer_of
 
 # Every rule of the grammar but those named here, and one word of each class: few enough sentences
 # to write them all down. The words and determiners have two offices each: who, that, them.
@@ -66,28 +67,20 @@ def truth_of_cut(cut):
             for line, its in cut[1].items()}
 
 
-Node = collections.namedtuple("Node", "symbol start end kids")
-
-
 def parses(table, words):
-    """[(probability, tree)] of every derivation of these words, by the span of each symbol.
-
-    It takes any size of grammar.
-    """
+    """The probabilities of all derivations of these words, whatever the size of the grammar."""
     @functools.cache
     def of(symbol, start):
         if symbol not in table:
-            there = words[start:start + 1] == [symbol]
-            return [(1.0, Node(symbol, start, start + 1, ()))] if there else []
-        trees = []
+            return [(1.0, start + 1)] if words[start:start + 1] == [symbol] else []
+        found = []
         for p, body in table[symbol]:
-            partial = [(p, start, ())]
+            partial = [(p, start)]
             for part in body:
-                partial = [(p * q, kid.end, kids + (kid,))
-                           for p, at, kids in partial for q, kid in of(part, at)]
-            trees += [(p, Node(symbol, start, at, kids)) for p, at, kids in partial]
-        return trees
-    return [(p, tree) for p, tree in of("S", 0) if tree.end == len(words)]
+                partial = [(p * q, end) for p, at in partial for q, end in of(part, at)]
+            found += partial
+        return found
+    return [p for p, end in of("S", 0) if end == len(words)]
 
 
 def parses_by_dialect(line):
@@ -97,10 +90,6 @@ def parses_by_dialect(line):
 @pytest.fixture(scope="module")
 def lines():
     return babytalk.sample(20_000, 7)
-
-
-def tokenizer_of(text):
-    return Tokenizer(train_bpe(collections.Counter(pre_tokens(text))))
 
 
 @pytest.fixture(scope="module")
@@ -250,11 +239,11 @@ def test_one_derivation_a_dialect(cut):
 def test_probabilities_and_derivations_in_the_whole_grammar(lines):
     shared = 0
     for line in lines[:200]:
-        trees = parses_by_dialect(line)
-        assert max(map(len, trees.values())) == 1, line
+        found = parses_by_dialect(line)
+        assert max(map(len, found.values())) == 1, line
         assert line.endswith("\n") and babytalk.contains(line)
-        shared += all(trees.values())
-        p = sum(DIALECTS[dialect] * p for dialect, its in trees.items() for p, _ in its)
+        shared += all(found.values())
+        p = sum(DIALECTS[dialect] * p for dialect, ps in found.items() for p in ps)
         assert babytalk.log_prob(line) == pytest.approx(math.log(p), abs=1e-9)
     assert 20 < shared < 180
 
@@ -463,88 +452,51 @@ def test_a_change_that_leaves_a_sentence_of_the_language_is_no_pair(monkeypatch)
     assert {len(row["sentence_good"].split()) for row in rows} == {3}
 
 
-def path(tree, i):
-    """Nodes from the top to word i."""
-    nodes = [tree]
-    while nodes[-1].kids:
-        nodes.append(next(kid for kid in nodes[-1].kids if kid.start <= i < kid.end))
-    return nodes
+CLASSES = collections.defaultdict(set)  # word -> the classes that it is in, without their numbers
+for TABLE in LANGUAGE.rules.values():
+    for SYMBOL, OPTIONS in TABLE.items():
+        for _, (FIRST, *REST) in OPTIONS:
+            if not REST and FIRST not in TABLE:
+                CLASSES[FIRST].add(SYMBOL.split("[")[0])
+VERBS = {"VI", "VT", "VD", "BE", "THINK"}
 
 
-def plain(symbol):
-    """A symbol without its number or gender."""
-    return symbol.split("[")[0]
+def is_a(word, *classes):
+    return not CLASSES[word].isdisjoint(classes)
 
 
-def symbols(tree, i):
-    return [plain(node.symbol) for node in path(tree, i)[:-1]]
-
-
-def from_head_to_verb(tree, i):
-    """Symbols of the words between the head of a subject and its verb, word i.
-
-    None if word i is no such verb.
-    """
-    for node in reversed(path(tree, i)):
-        before = [kid for kid in node.kids if kid.end <= i]
-        if not before:
-            continue
-        subjects = [kid for kid in before
-                    if plain(kid.symbol) in ("SUBJ", "TO0", "NP0", "NP", "NAME")]
-        if not subjects:
-            return None
-        heads = [k for k in range(subjects[0].start, i) if symbols(tree, k)[-1] in ("N", "NAME")]
-        if not heads:
-            return None
-        return [symbols(tree, k)[-1] for k in range(heads[0] + 1, i)]
-    return None
-
-
-def first_between(tree, i):
-    """The first of those symbols, "" where there is none."""
-    return (from_head_to_verb(tree, i) or [""])[0]
-
-
-def verb_of_the_question(tree, i):
-    return symbols(tree, i)[-1] in ("VI", "VT", "VD") and "RC" not in symbols(tree, i)
-
-
-def noun_after_determiner(tree, i):
-    return symbols(tree, i)[-1] == "N" and symbols(tree, i - 1)[-1] == "DET"
-
-
-WHAT_DIFFERS = {  # UID -> of the good sentence's tree and the first word that differs
-    "subject_verb_agreement": lambda tree, i: from_head_to_verb(tree, i) == [],
-    "agreement_across_phrase": lambda tree, i: first_between(tree, i) == "PREP",
-    "agreement_across_clause": lambda tree, i: first_between(tree, i) == "REL",
-    "determiner_noun_agreement": noun_after_determiner,
-    "reflexive_gender": lambda tree, i: symbols(tree, i)[-1] == "SELF",
-    "reflexive_number": lambda tree, i: symbols(tree, i) == ["S", "REFLEXIVE"],
-    "pronoun_case": lambda tree, i: symbols(tree, i)[-1] in ("HE", "HIM", "SUBJ"),
-    "question_verb_form": verb_of_the_question,
-    "negation_verb_form": lambda tree, i: ("NEGATION" in symbols(tree, i)
-                                           and verb_of_the_question(tree, i)),
-    "npi_licensing": lambda tree, i: symbols(tree, i) == ["S", "NPI"] and i == 0,
-    "filler_gap": lambda tree, i: tree.kids[0].symbol == "WH" and i == tree.end,
-    "transitivity": lambda tree, i: symbols(tree, i)[-2] == "OBJ" and i == tree.end - 1,
+# UID -> whether the first word that differs stands where it should: of it and the words before it
+WHAT_DIFFERS = {
+    "subject_verb_agreement": lambda word, before: (
+        is_a(word, *VERBS) and is_a(before[-1], "N", "NAME", "HE", "SUBJ")),
+    "agreement_across_phrase": lambda word, before: (
+        is_a(word, *VERBS) and is_a(before[-1], "N") and any(is_a(w, "PREP") for w in before)),
+    "agreement_across_clause": lambda word, before: (
+        is_a(word, *VERBS) and any(is_a(w, "REL") for w in before)),
+    "determiner_noun_agreement": lambda word, before: is_a(word, "N") and is_a(before[-1], "DET"),
+    "reflexive_gender": lambda word, before: word in ("himself", "herself"),
+    "reflexive_number": lambda word, before: word in ("itself", "themselves"),
+    "pronoun_case": lambda word, before: is_a(word, "HE", "HIM", "SUBJ"),
+    "question_verb_form": lambda word, before: (
+        is_a(word, *VERBS) and (is_a(before[0], "DO", "WHAT", "WHERE") or before[0] == "can")),
+    "negation_verb_form": lambda word, before: is_a(word, *VERBS) and "not" in before,
+    "npi_licensing": lambda word, before: word == "no" and not before,
+    "filler_gap": lambda word, before: is_a(before[0], "WHAT", "WHERE") and not word,
+    "transitivity": lambda word, before: is_a(before[-1], "VT") and word,
 }
 
 
 @pytest.mark.parametrize("uid", babytalk.PAIRS)
 def test_pairs_differ_in_what_their_paradigm_is_about(uid, many_pairs):
-    """The change is a word, or two at the end, and stands where the paradigm's name says.
-
-    In every reading.
-    """
+    """The change is a word, or two at the end, and stands where the paradigm's name says."""
     for row in [row for row in many_pairs if row["UID"] == uid][:100]:
         good, bad = row["sentence_good"].split(), row["sentence_bad"].split()
         differ = [k for k, (a, b) in enumerate(zip(good, bad)) if a != b]
         i = differ[0] if differ else min(len(good), len(bad))
         assert len(bad) - len(good) == {"filler_gap": 2, "transitivity": -1}.get(uid, 0)
         assert good[i + 1:] == bad[i + 1:] or uid == "filler_gap"
-        for trees in parses_by_dialect(row["sentence_good"]).values():
-            for _, tree in trees:
-                assert WHAT_DIFFERS[uid](tree, i), row
+        before = [word for word in good[:i] if word != "never"]
+        assert WHAT_DIFFERS[uid]("".join(good[i:i + 1]), before), row
 
 
 # ---------------------------------------------------------------- tokens

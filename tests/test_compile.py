@@ -9,7 +9,7 @@ import distill
 import losses
 import runs
 from onecoach import files
-from onecoach.config import UserError, parse_args
+from runs import refused
 
 TINY = {**runs.TINY, "max_steps": 2, "eval_tokens": 0}
 
@@ -44,21 +44,13 @@ def traced(monkeypatch):
     torch._dynamo.reset()
 
 
-def test_compile_without_a_compiler_is_refused_with_the_remedy(make_config, no_compiler):
-    config = make_config(compile=True, **TINY)
-    with pytest.raises(UserError) as e:
-        distill.train(config)
-    assert "C++ compiler" in str(e.value) and "--compile=False" in str(e.value)
-    assert "\n" not in str(e.value)
-    assert not (config.folder / "ckpt.pt").exists()
-
-
-def test_a_needed_run_that_asks_for_it_is_refused_before_any_is_trained(make_config, no_compiler):
+@pytest.mark.parametrize("keys", [{}, dict(teachers=["some"])])
+def test_compile_without_a_compiler_is_refused_before_anything_is_trained(make_config, no_compiler,
+                                                                         keys):
     make_config(**TINY)  # makes some.py, the teacher's file
-    config = make_config(name="kid", teachers=["some"], compile=True, **TINY)
-    with pytest.raises(UserError, match="compiler"):
-        distill.train(config)
-    assert not (config.folder.with_name("some") / "ckpt.pt").exists()
+    config = make_config(**{**TINY, "name": "kid", "compile": True, **keys})
+    refused(config, "C++ compiler", "--compile=False")
+    assert not list(config.folder.parent.glob("*/ckpt.pt"))
 
 
 def test_a_compiled_run_goes_on_uncompiled(make_config, monkeypatch):
@@ -75,30 +67,14 @@ def test_a_compiled_run_goes_on_uncompiled(make_config, monkeypatch):
 
 # ---------------------------------------------------------------- the key's own choice
 
-@pytest.mark.parametrize("key, device, steps, expected", [
-    ("auto", "cuda", 2000, True), ("auto", "cuda", 1999, False), ("auto", "cpu", 10**6, False),
-    (True, "cpu", 1, True), (False, "cuda", 10**6, False)])
-def test_auto_compiles_long_runs_on_a_gpu(key, device, steps, expected, monkeypatch):
-    monkeypatch.setattr(losses, "can_compile", lambda kind: True)
+@pytest.mark.parametrize("key, device, steps, compiler, expected", [
+    ("auto", "cuda", 2000, True, True), ("auto", "cuda", 1999, True, False),
+    ("auto", "cpu", 10**6, True, False), ("auto", "cuda", 10**6, False, False),
+    (True, "cpu", 1, True, True), (False, "cuda", 10**6, True, False)])
+def test_auto_compiles_long_runs_on_a_gpu(key, device, steps, compiler, expected, monkeypatch):
+    monkeypatch.setattr(losses, "can_compile", lambda kind: compiler)
     config = types.SimpleNamespace(compile=key)
     assert distill.should_compile(config, torch.device(device), steps) is expected
-
-
-def test_auto_needs_a_compiler_that_works(monkeypatch):
-    monkeypatch.setattr(losses, "can_compile", lambda kind: False)
-    config = types.SimpleNamespace(compile="auto")
-    assert not distill.should_compile(config, torch.device("cuda"), 10**6)
-
-
-@pytest.mark.parametrize("text, value", [("True", True), ("False", False), ("auto", "auto")])
-def test_the_key_on_the_command_line_and_in_a_file(text, value, tmp_path):
-    path = tmp_path / "some.py"
-    path.write_text(f"compile = {value!r}\n")
-    assert parse_args([str(path)]).compile == value
-    path.write_text("")
-    assert parse_args([str(path), f"--compile={text}"]).compile == value
-    with pytest.raises(UserError, match="compile = 'yes': must be True or False or 'auto'"):
-        parse_args([str(path), "--compile=yes"])
 
 
 # ---------------------------------------------------------------- shapes

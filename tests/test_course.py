@@ -20,14 +20,6 @@ SMALL = dict(sentences=300, max_steps=4, n_layer=1, n_head=2, d_model=8, d_ff=16
              dtype="float32")
 
 
-def test_seven_exercises_of_two_commands():
-    assert [len(commands) for commands in COMMANDS] == [2] * 7
-    for exercise in EXERCISES:
-        for part in ("**Look at**", "**Expect**", "**Harder**"):
-            assert part in exercise
-        assert re.search(r"\*(to be )?measured\*", exercise)
-
-
 def test_configs_and_tests_that_are_named_are_there():
     for path in re.findall(r"(?:configs|tests)/\w+\.py", TEXT):
         assert (ROOT / path).exists()

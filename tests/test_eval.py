@@ -1,5 +1,4 @@
 """Evaluation: the score against plain sums, babytalk's truth against itself, a user's mistakes."""
-import collections
 import io
 import itertools
 import json
@@ -16,21 +15,17 @@ import torch
 import babytalk
 import data
 import eval
-from bpe import Tokenizer, pre_tokens, train_bpe
+from bpe import Tokenizer
 from model import LM
 from onecoach import files, run, scoring, suite, tables
 from onecoach.config import UserError, run_main
 from onecoach.exam import answer
 from onecoach.imported import ImportedTokenizer, marked
-from runs import random_run, small_lm
+from runs import random_run, refusal, small_lm, tokenizer_of
 
 TEXT = "the cat sees the dog near the house\nwho sees the little dog\nthe dogs see a cat\n" * 4
 SENTENCES = ["the cat sees the dog", "a dog", "who sees the little cat near a house\nthe dog", "x",
              "", "the cat sees the dog"]
-
-
-def tokenizer_of(text, vocab_size=0):
-    return Tokenizer(train_bpe(collections.Counter(pre_tokens(text)), vocab_size))
 
 
 @pytest.fixture(scope="module")
@@ -164,9 +159,8 @@ def test_score_follows_autocast(tokenizer):
 def test_gpt2_refuses_what_is_longer_than_its_block_and_llama_scores_it(tokenizer):
     text = "x " * 20
     ids = tokenizer.encode(text)
-    with pytest.raises(UserError, match="longer than this GPT-2's block_size 16") as e:
+    with refusal("longer than this GPT-2's block_size 16", str(len(ids))):
         eval.score_sentences(small_lm(tokenizer, "gpt2"), tokenizer, ["a dog", text])
-    assert str(len(ids)) in str(e.value)
     lm = small_lm(tokenizer).double()
     expected = plain_sum(lm, [1, *ids], 1)
     assert eval.score_sentences(lm, tokenizer, [text]).item() == about(expected, 1e-4)
@@ -577,11 +571,8 @@ def moved_run(make_run, tmp_path, monkeypatch):
 
 
 def test_a_moved_run_is_told_to_name_its_text_and_can(moved_run, monkeypatch):
-    with pytest.raises(UserError) as e:
+    with refusal("text.train", "config.json", "where it was trained", "--dev=PATH"):
         eval.evaluate(moved_run, ["ppl"])
-    for word in ("text.train", "config.json", "where it was trained", "--dev=PATH"):
-        assert word in str(e.value)
-    assert "\n" not in str(e.value)
 
     other = "the little dog sees a house\n" * 30
     with open("other.txt", "w") as f:

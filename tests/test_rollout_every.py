@@ -61,10 +61,3 @@ def test_damaged_rollouts_in_a_checkpoint_are_one_line(tiny, first):
     files.save_checkpoint(folder / "ckpt.pt", state)
     with pytest.raises(UserError, match="rollouts in it are damaged"):
         distill.train(settings)
-
-
-def test_stages_of_blocks_are_refused(tiny, first):
-    with pytest.raises(UserError, match="rollout_every = 4.*block_size"):
-        tiny("some", **KEYS, rollout_every=4, block_size="stages(0: 8, 0.5: 16)")
-    with pytest.raises(UserError, match="rollout_every is about rollouts"):
-        tiny("some", rollout_every=4)

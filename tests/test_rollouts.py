@@ -8,6 +8,7 @@ import types
 
 import pytest
 import torch
+from test_losses import said
 
 import babytalk
 import losses
@@ -15,6 +16,7 @@ import rollouts
 from distill import Teacher
 from model import LM, ModelConfig
 from onecoach import signatures
+from runs import log_probs
 from rollouts import Rollout, policy_coefficients, sequence_loss
 
 V, T = 4, 4
@@ -42,11 +44,6 @@ def true_gradient(z_q, z_p):
     log_q = logs(z).sum(1)
     (log_q.exp() * (log_q - logs(z_p).sum(1))).sum().backward()
     return z.grad
-
-
-def said(z_p):
-    """A teacher that says these logits (..., V)."""
-    return [lambda rows: z_p.reshape(-1, z_p.shape[-1])[rows]]
 
 
 def drawn(log_q, log_p, log_s, valid=None):
@@ -328,11 +325,6 @@ def small(seed, arch="llama", vocab=11, block=12):
     for w in lm.parameters():
         w.data += 0.3 * torch.randn_like(w)
     return lm
-
-
-@torch.no_grad()
-def log_probs(lm, ids):
-    return lm.logits(lm(ids)).log_softmax(-1)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
