@@ -145,24 +145,16 @@ def test_a_model_and_its_sharpened_copy_are_one_curve(tokenizer, text, truth):
     assert plain[0][1] > plain[1][1] + 0.01
 
 
-def test_the_same_model_is_no_difference(text, truth):
-    covering = with_noise(truth, 0.1)
-    assert compared(covering, covering, text, truth)["said"].startswith("no difference")
-
-
-def test_mode_seeking_is_called_so(text, truth):
-    seeking = without_the_rare(truth, 0.02)
-    covering = with_noise(truth, 0.02)
-    found = compared(seeking, covering, text, truth)
-    assert found["signs"] == [1, -1] and found["said"].startswith("mode-seeking beyond")
-    assert found["precision"]["mean"] > 0 > found["recall"]["mean"]
-    low, high = found["precision"]["interval"]
-    assert low < found["precision"]["mean"] < high
-
-
-def test_a_worse_student_lies_under(tokenizer, text, truth):
-    found = compared(with_noise(truth, 0.2), with_noise(truth, 0.02), text, truth)
-    assert found["signs"][0] == -1 and "lies under" in found["said"]
+@pytest.mark.parametrize("one, other, signs, said", [
+    ((with_noise, 0.1), (with_noise, 0.1), [0, 0], "no difference"),
+    ((without_the_rare, 0.02), (with_noise, 0.02), [1, -1], "mode-seeking beyond"),
+    ((with_noise, 0.2), (with_noise, 0.02), [-1, -1], "its curve lies under")])
+def test_effects_at_equal_entropy_are_called_by_name(text, truth, one, other, signs, said):
+    found = compared(*(change(truth, share) for change, share in (one, other)), text, truth)
+    assert found["signs"] == signs and found["said"].startswith(said)
+    for axis in ("precision", "recall"):
+        low, high = found[axis]["interval"]
+        assert low <= found[axis]["mean"] <= high
 
 
 def test_entropies_that_do_not_meet(tokenizer, text, truth):

@@ -53,7 +53,6 @@ def curve_charts(students):
                        ("truth", "recall E_p*[log q]", "precision: log of mass inside")):
         lines = {}
         for student in students:
-            if kind in student.curves:
-                _, precision, recall = student.curves[kind].means().T.tolist()
-                lines[student.label] = [*zip(recall, precision)]
+            if curve := student.result["curves"].get(kind):
+                lines[student.label] = [*zip(curve["recall"], curve["precision"])]
         yield dict(title=f"against the {kind}", x=x, y=y, lines=lines, dot=AT_1)

@@ -19,7 +19,7 @@ POSITIONS = 16_000    # of real text
 
 @dataclasses.dataclass
 class Student:
-    """A run that was measured: a dict for modes.json, and more for comparisons and pictures."""
+    """A run that was measured: a dict for modes.json, and more for comparisons and the page."""
     subject: eval.Subject
     label: str                 # the name, or the path, which tells it from the others
     forward: object            # ids -> log q
