@@ -5,7 +5,6 @@ import math
 import shutil
 import types
 
-import numpy as np
 import pytest
 import torch
 
@@ -271,7 +270,7 @@ def test_texts_of_as_many_blocks_are_not_the_same_text(tokenizer):
     def student(sequences):
         return types.SimpleNamespace(subject=types.SimpleNamespace(tokenizer=tokenizer),
                                      text=measure.Text(sequences, None, None))
-    one, same, other = (student([np.array(ids)]) for ids in ([1, 5, 6], [1, 5, 6], [1, 6, 5]))
+    one, same, other = (student([ids]) for ids in ([1, 5, 6], [1, 5, 6], [1, 6, 5]))
     assert examine.comparable(one, same) and not examine.comparable(one, other)
 
 

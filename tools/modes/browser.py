@@ -3,7 +3,6 @@ import collections
 import functools
 import math
 
-import numpy as np
 import torch
 
 import babytalk
@@ -35,15 +34,12 @@ def contexts_of_rivals(student):
     newline = student.subject.tokenizer.newline_id
     forward = student.teacher_forward or student.forward
     for ids in student.text.sequences[::8]:
-        p = forward(torch.as_tensor(ids[:-1])[None].long())[0].exp()
-        lines = np.flatnonzero(np.asarray(ids) == newline) + 1
-        for t, (first, second) in enumerate(p.topk(2).values.tolist()):
-            if t < 8:
-                continue
-            # a whole line up to t, of 8 tokens at least
-            start = max(lines[lines <= t - 7], default=0)
+        top = forward(torch.tensor([ids[:-1]]))[0].exp().topk(2).values.tolist()
+        lines = [0, *(t + 1 for t, token in enumerate(ids) if token == newline)]
+        for t, (first, second) in enumerate(top[8:], 8):
+            start = max(line for line in lines if line <= t - 7)  # 8 tokens at least
             has_favourite = first > 0.1
-            yield (has_favourite, second / first), ids[t], tuple(ids[start:t + 1])
+            yield (has_favourite, second / first), ids[t], ids[start:t + 1]
 
 
 def contexts_of_dialect(student):
@@ -55,7 +51,7 @@ def contexts_of_dialect(student):
         words = student.subject.tokenizer.decode(ids[1:-1]).split(" ")
         for t in range(len(words)):
             information = round(dialect_information(babytalk.LANGUAGE.read(words[:t])[1]), 3)
-            yield information, information, tuple(int(i) for i in ids[:t + 1])
+            yield information, information, ids[:t + 1]
 
 
 @functools.cache

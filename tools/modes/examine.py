@@ -73,7 +73,7 @@ def choose_text(subject):
     _, model, tokenizer, config = subject
     if config.corpus == "babytalk":
         lines = babytalk.sample(LINES, "modes")
-        sequences = [np.array([tokenizer.bos_id, *tokenizer.encode(line)]) for line in lines]
+        sequences = [[tokenizer.bos_id, *tokenizer.encode(line)] for line in lines]
         tokens = tokenizer.encode("".join(babytalk.sample(20_000, "modes, bands")))
     else:
         sequences = []
@@ -82,7 +82,8 @@ def choose_text(subject):
         for ids in texts.values():
             blocks = eval.in_blocks(ids, T)
             n = min(len(blocks), max(1, POSITIONS // len(texts) // T))
-            sequences += [blocks[i] for i in np.linspace(0, len(blocks) - 1, n).astype(int)]
+            chosen = np.linspace(0, len(blocks) - 1, n).astype(int)
+            sequences += [blocks[i].tolist() for i in chosen]
         tokens = prepare(config).train.tokens
     counts = np.bincount(tokens, minlength=tokenizer.vocab_size)
     return Text(sequences, frequency_bands(counts), next(model.parameters()).device)
@@ -173,4 +174,4 @@ def short(folder, folders):
 def comparable(a, b):
     """Did two runs read the same words, so that one's curve can be laid over the other's?"""
     return (a.subject.tokenizer.hash == b.subject.tokenizer.hash
-            and [*map(tuple, a.text.sequences)] == [*map(tuple, b.text.sequences)])
+            and a.text.sequences == b.text.sequences)
