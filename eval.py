@@ -12,9 +12,8 @@
                        in the training text too ("unseen"); or of --dev=PATH;
                        --limit: tokens per domain
     blimp, supplement, ewok, entity_tracking, comps, global_piqa_parallel, global_piqa_nonparallel,
-    wug_adj, wug_past, reading
-                       the challenge's tasks (docs/babylm.md); global_piqa and wug stand for two
-                       each, suite for the tasks of 2026;
+    reading            the challenge's tasks (docs/babylm.md); global_piqa stands for two, suite for
+                       all of them;
                        --limit: items per paradigm or group; reading is always whole
     choice             DIR/choice/*.jsonl: a prefix, options, the right one (MMLU's form)
     babytalk           against the embedded corpus's known truth;       --limit: lines

@@ -14,8 +14,9 @@ Answers = collections.namedtuple("Answers", "result share said")
 def answer(name, items, model, tokenizer, seed=0):
     """Return a model's Answers to the Items of a task of the suite."""
     task = suite.TASKS[name]
-    do = {"choose": answer_choices, "rank": answer_ranks, "reading": answer_reading}[task.kind]
-    return do(task, items, model, tokenizer, seed)
+    if not task.item_of:
+        return answer_reading(items, model, tokenizer)
+    return answer_choices(task, items, model, tokenizer, seed)
 
 
 def answer_choices(task, items, model, tokenizer, seed):
@@ -47,15 +48,7 @@ def answer_choices(task, items, model, tokenizer, seed):
     return Answers(result | {"cut": cut}, share, said)
 
 
-def answer_ranks(task, items, model, tokenizer, seed):
-    scores, _, cut = candidate_scores(model, tokenizer, [item.candidates for item in items])
-    # ranks are of the odds, which keep their order where a probability rounds to 0 or 1
-    odds = np.array([row[0] - np.logaddexp.reduce(row[1:]) for row in scores])
-    result = suite.correlation(odds, np.array([item.ratio for item in items]))
-    return Answers(result | {"cut": cut}, None, {})  # the wugs are no part of a submission
-
-
-def answer_reading(task, items, model, tokenizer, seed):
+def answer_reading(items, model, tokenizer):
     known = [i for i, item in enumerate(items) if len(item.candidates) == 2]
     lists = [[item.candidates[0]] for item in items] + [[items[i].candidates[1]] for i in known]
     sums, _, cut = candidate_scores(model, tokenizer, lists)

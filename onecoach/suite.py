@@ -34,7 +34,6 @@ class Item:
     id: str = None              # a prediction's key; None: the group
     says_prefix: bool = False   # does a prediction repeat the prefix?
     candidates_2025: list = None  # compared until 2025; None: the same
-    ratio: float = None         # share of the people asked that took the first
     columns: dict = None        # reading: times and covariates of the word
 
     def say(self, i):
@@ -174,14 +173,6 @@ def choice(row):
     options = row.texts("options")
     return Item(row.stem, [(prefix, option) for option in options],
                 row.number("right", len(options)))
-
-
-def wug(row):
-    """Read two sentences with a tab between, and the share of people that took the first."""
-    sentences = row.text("sentences").split("\t")
-    if len(sentences) < 2 or not all(s.strip() for s in sentences):
-        raise row.wrong("sentences are not two texts with a tab between")
-    return Item(row.stem, [("", s) for s in sentences], ratio=float(row.number("ratio")))
 
 
 # ---------------------------------------------------------------- reading times
@@ -368,23 +359,6 @@ def accuracies(items, share, over="groups", share_2025=None):
                 fields={field: mean(values) for field, values in fields.items()}, groups=groups)
 
 
-def ranks(x):
-    """Return ranks from 1; equal values get their mean rank."""
-    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-
-
-def correlation(ours, people):
-    """Return Spearman's rho, 95% interval by Fisher's z, variance 1.06 / (n - 3) (Fieller 1957)."""
-    n = len(ours)
-    a, b = ranks(ours), ranks(people)
-    if n < 4 or a.std() == 0 or b.std() == 0:
-        raise UserError(f"wug: no rank correlation of {n} rows, or of figures that are all alike")
-    rho = float(np.corrcoef(a, b)[0, 1])
-    return dict(rho=rho, interval=fisher(rho, Z * math.sqrt(1.06 / (n - 3))), chance=0.0, n=n,
-                at_chance=abs(rho) <= Z / math.sqrt(n - 1))
-
-
 # ---------------------------------------------------------------- two runs on the same items
 
 def mcnemar(b, c):
@@ -442,11 +416,10 @@ def predictions(items, choices):
 
 @dataclasses.dataclass
 class Task:
-    """kind: choose, rank (with people's ratios) or reading. per: the divisor of a sum."""
+    """item_of is None for reading, whose items are words. per: the divisor of a sum."""
     title: str
     folder: str
     item_of: object = None      # Row -> Item, or None for a row that is not scored
-    kind: str = "choose"
     per: str = "sum"            # sum | token | byte (and sum)
     over: str = "groups"
     key: str = ""               # in a predictions file, if it is among WANTED
@@ -467,13 +440,10 @@ TASKS = {
     "global_piqa_nonparallel": Task("Global PIQA, nonparallel", "global_piqa_nonparallel",
                                     global_piqa(2), per="token", key="global_piqa_nonparallel",
                                     size=100),
-    "wug_adj": Task("wug adjectives", "wug_adj_nominalization", wug, "rank", size=200),
-    "wug_past": Task("wug past tenses", "wug_past_tense", wug, "rank", size=50),
-    "reading": Task("reading", "reading", kind="reading", key="reading", size=1726),
+    "reading": Task("reading", "reading", key="reading", size=1726),
     "choice": Task("choice", "choice", choice, per="byte"),
 }
 ALIASES = {"global_piqa": ("global_piqa_parallel", "global_piqa_nonparallel"),
-           "wug": ("wug_adj", "wug_past"),
            "suite": ("blimp", "supplement", "ewok", "entity_tracking", "comps",
                      "global_piqa_parallel", "global_piqa_nonparallel", "reading")}
 # the keys of a submission of 2026 (strict, strict-small), and the program that makes each
@@ -485,7 +455,7 @@ def read(name, data, limit=0):
     """Return a task's Items in a folder, at most `limit` per group; reading is always whole."""
     task = TASKS[name]
     folder = pathlib.Path(data, task.folder)
-    if task.kind == "reading":
+    if not task.item_of:
         return read_words(folder / "reading_data.csv")
     return first_of_each(read_folder(folder, task.item_of), limit)
 

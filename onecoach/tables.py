@@ -32,9 +32,7 @@ def as_text(cell, form=""):
 def task_lines(name):
     """Return a task's lines in a table: (title, path of the figure in the result, form)."""
     task = suite.TASKS[name]
-    if task.kind == "rank":
-        return [(f"{task.title}, Spearman's rho", "rho", "{:.3f}")]
-    if task.kind == "reading":
+    if not task.item_of:  # reading
         return [(f"{task.title}, {part.replace('_', ' ')}, share of R2 left", f"{part}.r2",
                  "{:.2%}") for part in ("eye_tracking", "self_paced")]
     lines = [(task.title, "accuracy", "{:.1%}")]

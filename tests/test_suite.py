@@ -74,11 +74,9 @@ def test_candidates_of_global_piqa():
         suite.global_piqa(2)(row(**values))
 
 
-def test_candidates_of_choice_and_wug():
+def test_candidates_of_choice():
     item = suite.choice(row(prefix="", options=["yes", "no", "both"], right=2))
     assert item.candidates == [("", "yes"), ("", "no"), ("", "both")] and item.right == 2
-    item = suite.wug(row(sentences="wicked\twickedness", ratio=1))
-    assert item.candidates == [("", "wicked"), ("", "wickedness")] and item.ratio == 1.0
 
 
 @pytest.mark.parametrize("name, content, words", [
@@ -92,8 +90,6 @@ def test_candidates_of_choice_and_wug():
     ("ewok", dict(Domain="d", Context1="a", Context2="b", Target1="c"), "Target2 is missing"),
     ("entity_tracking", dict(input_prefix="a", options=["b", "c"], numops="2"), "line 2: numops"),
     ("entity_tracking", dict(input_prefix="a", options=["b", "nothing"], numops=2), "none of its"),
-    ("wug_adj", dict(sentences="one", ratio=0.5), "line 2: sentences are not two texts with a tab"),
-    ("wug_past", dict(sentences="one\ttwo", ratio=math.nan), "line 2: ratio"),
     ("blimp", b'{"sentence_good": "a", "sentence_bad": "b"}\n{"sentence_good": "a"}',
      "line 2: sentence_bad is missing"),
     ("blimp", b'{"sentence_good": 3, "sentence_bad": "b"}', "line 1: sentence_good is missing, or"),
@@ -147,16 +143,6 @@ def test_what_is_at_chance_is_marked(k, right, marked):
     share = np.arange(100) < right
     figures = suite.accuracies([item(k=k)] * 100, share)
     assert figures["chance"] == about(1 / k) and figures["at_chance"] is marked
-
-
-def test_rank_correlation_by_hand():
-    assert suite.ranks(np.array([3, 1, 3, 2])).tolist() == [3.5, 1, 3.5, 2]
-    # sum d^2 = 4: 1 - 6 * 4 / (5 * 24)
-    figures = suite.correlation(np.array([1, 2, 3, 4, 5.0]), np.array([2, 1, 4, 3, 5.0]))
-    assert figures["rho"] == about(0.8) and figures["interval"][0] < 0.8 < figures["interval"][1]
-    assert figures["at_chance"]
-    with pytest.raises(UserError, match="all alike"):
-        suite.correlation(np.ones(9), np.arange(9))
 
 
 def test_partial_r2_is_the_squared_partial_correlation():
@@ -242,13 +228,6 @@ def test_ewok_by_the_rule_of_2026_and_of_2025(tokenizer):
     assert answers.result["accuracy"] == 0.5  # " b" after either context is as likely
     assert answers.result["official_2025"] == 0  # " a" is likelier than " b"
     assert answers.said["d"]["predictions"][0]["pred"] in ("ba b", "aa b")
-
-
-def test_wug_correlates_with_people(tokenizer):
-    items = [suite.Item("wug_adj_nominalization", [("", "b" * i), ("", "bb")], ratio=-float(i))
-             for i in range(1, 7)]
-    answers = answer("wug_adj", items, Counts(tokenizer), tokenizer)
-    assert answers.result["rho"] == about(1)
 
 
 COLUMNS = [*suite.EYES, suite.SELF_PACED, *suite.COVARIATES, "prev_length", "item", "word",
@@ -351,15 +330,6 @@ def test_one_command_gives_table_comparison_and_predictions(two_runs, exam, tmp_
     assert "a submission of 2026 also holds blimp_supplement (eval.py), ewok (eval.py), gl" in shown
     assert "fast_eval_results (the organisers' code), aoa (the organisers' code)" in shown
     assert "glue (tools.glue)" not in shown  # it is there
-
-
-def test_the_wugs_are_of_2025_and_no_key_of_a_submission(two_runs, tmp_path):
-    rows = [dict(sentences=f"{'a' * i}\tb", ratio=i / 10) for i in range(1, 6)]
-    for name in ("wug_past_tense", "wug_adj_nominalization"):
-        write_rows(tmp_path / name, "rows", rows)
-    file = tmp_path / "p.json"
-    eval.evaluate(two_runs[0], ["wug"], data=str(tmp_path), predictions=str(file))
-    assert files.read_json(file) == {}
 
 
 def test_a_set_of_ones_own_is_named_by_its_folder(two_runs, tmp_path, monkeypatch, capsys):
@@ -484,7 +454,7 @@ def test_all_rows_are_read_before_any_is_scored(two_runs, exam):
 def test_names_that_stand_for_several():
     assert eval.named_tasks(["global_piqa", "global_piqa_parallel", "ppl"]) == [
         "global_piqa_parallel", "global_piqa_nonparallel", "ppl"]
-    assert "reading" in eval.named_tasks(["suite"]) and "wug_adj" not in eval.named_tasks(["suite"])
+    assert "reading" in eval.named_tasks(["suite"])
     with pytest.raises(UserError, match="unknown task 'blimb'.*entity_tracking.*mean 'blimp'"):
         eval.named_tasks(["blimb"])
 
