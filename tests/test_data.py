@@ -454,22 +454,20 @@ def test_bad_token_files(texts, make_config, tmp_path):
     p = prepare(make_config(corpus=str(texts), vocab_size=300))
     good, about = ((p.folder / f"train{ending}").read_bytes() for ending in (".bin", ".json"))
     file = tmp_path / "t.bin"
-
-    def refused(content, match, *args, about=about):
+    for content, said, match in (
+            (good[:-2], about, "damaged, [0-9]+ bytes of"),
+            (good + b"xx", about, "damaged, [0-9]+ bytes of"),
+            (b"", about, "not a token file"),
+            (good, b"", "damaged"), (good, about[:-1], "damaged"),
+            (good, about.replace(b'"uint16"', b'"object"'), "damaged")):
         file.write_bytes(content)
-        file.with_suffix(".json").write_bytes(about)
-        one_line(TokenFile, file, *args, match=match)
+        file.with_suffix(".json").write_bytes(said)
+        one_line(TokenFile, file, match=match)
 
-    refused(good[:-2], "damaged, [0-9]+ bytes of")
-    refused(good + b"xx", "damaged, [0-9]+ bytes of")
-    refused(b"", "not a token file")
-    refused(good, "damaged", about=b"")
-    refused(good, "damaged", about=about[:-1])
-    refused(good, "damaged", about=about.replace(b'"uint16"', b'"object"'))
-    refused(good, "made with tokenizer .*, not abc", "abc")
+    file.write_bytes(good)
     file.with_suffix(".json").write_bytes(about)
+    one_line(TokenFile, file, "abc", match="made with tokenizer .*, not abc")
     assert TokenFile(file, p.tokenizer.hash).count == p.train.count
-    one_line(TokenFile, tmp_path / "none.bin", match="No such file")
     file.unlink()
     one_line(TokenFile, file, match="No such file")
 

@@ -297,10 +297,12 @@ def test_weight_decay_shrinks_matrices_only(tiny, arch):
 
 # ---------------------------------------------------------------- steps that are not finite
 
-@pytest.mark.parametrize("what", ["loss", "gradient", "both"])
-def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(tiny, losses, states, what):
+@pytest.mark.parametrize("what, optimizer", [
+    ("loss", "adamw"), ("gradient", "adamw"), ("both", "adamw"), ("gradient", "muon")])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
+        tiny, losses, states, what, optimizer):
     losses(spoiled({3}, what))
-    folder = trained(tiny("some", max_steps=6))
+    folder = trained(tiny("some", max_steps=6, optimizer=optimizer))
     before, at, after = (states["some", step] for step in (3, 4, 5))
     # of the optimizer moments and their count; the learning rate beside them goes on
     for key in ("model", "optimizer"):

@@ -98,13 +98,13 @@ def test_init_is_where_the_weights_start(tiny, capsys):
     assert not folder.with_name("third").exists()
 
 
-@pytest.mark.parametrize("role", ["teacher", "init", "baseline"])
-@pytest.mark.parametrize("keys, words", [
-    (dict(seed=1), ["seed = 1 there, 0 here"]),
-    (dict(mark="none"), ["mark = 'none' there, 'line' here"]),
-    (dict(sentences=400), ["its text is another (corpus = 'babytalk' there"]),
-    (dict(sentences=400, seed=2), ["its text is another", "seed = 2 there"]),
-    (dict(vocab_size=300), ["its tokenizer is another"]),
+@pytest.mark.parametrize("role, keys, words", [
+    ("teacher", dict(seed=1), ["seed = 1 there, 0 here"]),
+    ("init", dict(mark="none"), ["mark = 'none' there, 'line' here"]),
+    ("baseline", dict(sentences=400), ["its text is another (corpus = 'babytalk' there"]),
+    ("teacher", dict(sentences=400, seed=2), ["its text is another", "seed = 2 there"]),
+    ("init", dict(vocab_size=300), ["its tokenizer is another"]),
+    ("baseline", dict(vocab_size=300), ["its tokenizer is another"]),
 ])
 def test_a_run_found_that_does_not_agree_is_refused(tiny, role, keys, words, evaluated):
     folder = trained(tiny("found", **keys))

@@ -10,7 +10,7 @@ import distill
 import eval
 from bpe import Tokenizer
 from losses import can_compile
-from onecoach import config, files, run
+from onecoach import files, run
 from onecoach.config import UserError
 from runs import ROLLOUTS, SPOILED_LATE, STEPS, broken_at, lines, refused, same, spoiled, trained
 from runs import weights, without_speed
@@ -324,15 +324,9 @@ def test_two_damaged_checkpoints_are_one_line_and_nothing_is_deleted(tiny, monke
 
 def test_the_line_after_a_checkpoint_is_the_one_that_would_have_been(
         tiny, tmp_path, monkeypatch, losses):
-    losses(spoiled({5}, "both"))
+    losses(spoiled({5, 9 + 5}, "both"))  # the sixth step of either run
     keys = {**STEPS, "dtype": "float16"}
     whole = trained(tiny("some", **keys))
-
-    monkeypatch.undo()
-    monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
-    monkeypatch.setattr(eval, "evaluate",
-                        lambda folder, **_: files.write_json(folder / "eval.json", {}))
-    losses(spoiled({5}, "both"))
     settings = tiny("some", **keys, out_dir=str(tmp_path / "again"))
     folder = broken_at(monkeypatch, settings, 6)  # two steps after a line, one of them skipped
     # it began at 2^16
@@ -343,7 +337,7 @@ def test_the_line_after_a_checkpoint_is_the_one_that_would_have_been(
     assert same(weights(folder), weights(whole))
 
 
-@pytest.mark.parametrize("damage", [
+DAMAGES = [
     lambda s: s.pop("optimizer"), lambda s: s.update(model={"embed.weight": torch.zeros(2, 2)}),
     lambda s: s.update(step="3"), lambda s: s.update(step=0), lambda s: s.update(steps=None),
     lambda s: s.update(step=99), lambda s: s.update(minutes=[1]),
@@ -359,15 +353,20 @@ def test_the_line_after_a_checkpoint_is_the_one_that_would_have_been(
     # the scale of float16's gradients
     lambda s: s.pop("scaler"), lambda s: s.update(scaler="1"), lambda s: s.update(scaler={}),
     lambda s: s["scaler"].update(scale="1"), lambda s: s["scaler"].pop("_growth_tracker"),
-])
-def test_a_checkpoint_of_wrong_contents_is_one_line(tiny, unfinished, damage):
+]
+
+
+def test_a_checkpoint_of_wrong_contents_is_one_line(tiny, unfinished):
     folder = unfinished(dtype="float16")
-    state = files.load_checkpoint(folder / "ckpt.pt")
-    damage(state)
-    files.save_checkpoint(folder / "ckpt.pt", state)
-    (folder / "ckpt.prev.pt").unlink()
-    refused(tiny("some", dtype="float16"), "ckpt.pt")
-    assert (folder / "ckpt.pt").exists()
+    path = folder / "ckpt.pt"
+    whole = path.read_bytes()
+    for damage in DAMAGES:
+        path.write_bytes(whole)
+        state = files.load_checkpoint(path)
+        damage(state)
+        files.save_checkpoint(path, state)
+        (folder / "ckpt.prev.pt").unlink(missing_ok=True)
+        refused(tiny("some", dtype="float16"), "ckpt.pt")
 
 
 def test_garbage_in_the_metrics_is_left_out(tiny, unfinished):
