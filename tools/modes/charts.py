@@ -1,4 +1,4 @@
-"""A page's charts as data for its script, and the colour of each run."""
+"""A page's charts as data for the script, and the colour of each run."""
 import itertools
 
 from onecoach import files
@@ -22,13 +22,6 @@ def colours(students):
             colour = next(others)
         chosen[student.label] = colour
     return chosen
-
-
-def all_charts(students):
-    """Return {name in page.html: charts}, without those that have no line."""
-    return {name: [chart for chart in charts if chart["lines"]]
-            for name, charts in (("curves", curve_charts(students)),
-                                 ("training", training_charts(students)))}
 
 
 def training_charts(students):

@@ -96,8 +96,9 @@ def page(students):
     """Return the page as text: page.html with the runs' figures."""
     evals = [(label, files.read_json_or_empty(folder / "eval.json"))
              for label, folder in readers(students).items()]
-    data = browser_data(students) | dict(colours=charts.colours(students),
-                                         charts=charts.all_charts(students))
+    drawn = dict(curves=[*charts.curve_charts(students)],
+                 training=[*charts.training_charts(students)])
+    data = browser_data(students) | dict(colours=charts.colours(students), charts=drawn)
     data = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     filled = {"TITLE": escape("Does it seek modes? " + ", ".join(s.label for s in students)),
               "ANSWER": escape(words.plain_verdict(students)),
