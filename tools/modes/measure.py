@@ -77,13 +77,10 @@ def terms(log_q, log_p, label):
 
 
 class Sums:
-    """`terms` added up chunk by chunk, in bands of word frequency; `figures` at the end.
-
-    bands: (V,) from frequency_bands, on the CPU.
-    """
+    """`terms` added up chunk by chunk, in bands of word frequency; `figures` at the end."""
 
     def __init__(self, bands):
-        self.bands = bands
+        self.bands = bands  # (V,) from frequency_bands, on the CPU
         self.sums = collections.Counter()  # figure -> (BANDS,) float64
         self.counts = torch.zeros(len(BANDS), dtype=torch.float64)
         self.overconfidence = torch.zeros(BINS, dtype=torch.float64)  # confidence minus hits

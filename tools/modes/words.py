@@ -27,11 +27,8 @@ ANSWERS = {(1, -1): "Yes", (-1, 1): "No, it covers",
 
 
 def plain_verdict(students):
-    """Answer in one sentence whether the last student seeks modes, as the page's title asks.
-
-    It is compared with the run before it.
-    """
-    *_, last = students
+    """Answer the page's title, "Does it seek modes?", for the last run beside the one before it."""
+    last = students[-1]
     others = [other for other in students if str(other.folder) in last.result["against"]]
     if not others:
         return (f"Of {last.label} alone nobody can say: name another run too, such as the same "
