@@ -24,12 +24,6 @@ from losses import DIVERGENCES, LOG_FLOOR, distillation_loss, head, parse, plain
 N, V, D, DT = 23, 37, 8, 12
 NAMES = [name + end for name, f in DIVERGENCES.items()
          for end in (("", "(0.3)") if len(inspect.signature(f).parameters) > 2 else ("",))]
-# As tau grows, tau^2 D comes to curvature x |z_q - z_p|^2 / 2V; 1 for all that are not named.
-CURVATURE = {"jsd": 0.25, "jsd(0.3)": 0.21, "skew_fkl": 0.81, "skew_fkl(0.3)": 0.49,
-             "skew_rkl": 0.81, "skew_rkl(0.3)": 0.49, "tvd": 0.0}
-SMOOTH = [name for name in NAMES if CURVATURE.get(name, 1.0)]  # tvd has a kink there, and no slope
-
-
 def kl(a, b):
     return (a * (a / b).log()).sum()
 
@@ -218,18 +212,14 @@ def two(scale=2.0, seed=0, rows=6):
             for _ in range(2)]
 
 
-def test_limits_of_jsd_and_of_the_skews():
+def test_ends_of_jsd_sym_and_the_skews():
     log_q, log_p = two(1.0)
     D = lambda name: parse(name)(log_q, log_p)
-    for b in (1e-4, 1e-6):
-        close = lambda a, c: ((a - c).abs() < 100 * b * c).all()  # the error is of order b
-        assert close(D(f"jsd({b})") / b, D("fkl")) and close(D(f"jsd({1 - b})") / b, D("rkl"))
-        assert close(D(f"skew_fkl({b})"), D("fkl")) and close(D(f"skew_rkl({b})"), D("rkl"))
     for l in (0, 1):
         assert torch.equal(D(f"jsd({l})"), D("rkl" if l else "fkl"))
+        assert torch.equal(D(f"sym({l})"), D("fkl" if l else "rkl"))
         assert torch.equal(D(f"skew_fkl({l})"), D("fkl") * (1 - l))
         assert torch.equal(D(f"skew_rkl({l})"), D("rkl") * (1 - l))
-    assert torch.equal(D("sym(1)"), D("fkl")) and torch.equal(D("sym(0)"), D("rkl"))
 
 
 @pytest.mark.parametrize("divergence", NAMES)
@@ -256,19 +246,6 @@ def test_a_shift_of_logits_changes_nothing(divergence):
     assert abs(loss - shifted) < 1e-11
     # logits are as good as states and head
     assert abs(loss - distillation_loss(h, W, heads(h_ps, W_ps), labels, **settings)) < 1e-11
-
-
-@pytest.mark.parametrize("divergence", SMOOTH)
-def test_high_temperature_is_a_squared_distance_of_logits(divergence):
-    h, W, h_ps, W_ps, labels = inputs()
-    valid = labels != -100
-    gap = (h @ W.T - h_ps[0] @ W_ps[0].T)[valid]
-    gap = gap - gap.mean(-1, keepdim=True)
-    limit = CURVATURE.get(divergence, 1.0) * gap.square().sum(-1).mean() / (2 * V)
-    loss = lambda tau: distillation_loss(h, W, heads(h_ps, W_ps), labels, divergence=divergence,
-                                         tau=tau)
-    errors = [abs(loss(tau) / limit - 1) for tau in (100.0, 1000.0)]
-    assert errors[1] < 0.02 and errors[1] < errors[0] / 5  # of order 1 / tau
 
 
 # ---------------------------------------------------------------- mixed targets and ensembles

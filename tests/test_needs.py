@@ -291,10 +291,15 @@ def test_an_unfinished_teacher_without_a_config_is_said_to_be_one(tiny, unfinish
     (dict(init="other", of_other=dict(n_head=4)), ["of kid: n_head = 4 there, 2 here; set these"]),
     (dict(init="other", of_other=dict(arch="gpt2")), ["arch = 'gpt2' there, 'llama' here; set"]),
     (dict(batch_size=10**4), ["fewer than one batch of 10000 x 16"]),
+    (dict(corpus="train.txt", dev="dev.txt", vocab_size=300),
+     ["the development text has", "one block of 16"]),
     (dict(teacher_cache=10**5, random_offset=False), ["vocabulary", "allowed are 0 to"]),
 ])
 def test_what_can_be_known_is_refused_before_a_teacher_is_trained(
-        tiny, losses, tmp_path, keys, words):
+        tiny, losses, tmp_path, monkeypatch, keys, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.txt").write_text("".join(f"the cat sees {i} dogs.\n" for i in range(3000)))
+    (tmp_path / "dev.txt").write_text("the cat sees 3 dogs.\n")
     calls = losses()
     tiny("coach")
     keys = {"teachers": ["coach"], **keys}
@@ -311,16 +316,6 @@ def test_so_is_what_the_truth_cannot_be_asked_of(tiny, keys, words):
     refused(tiny("some", **keys), *words)
     refused(tiny("kid", teachers=["truth"], baseline="some", **keys), *words)
     assert not tiny("some").folder.parent.exists()
-
-
-def test_so_is_a_development_text_of_less_than_a_block(tiny, losses, tmp_path):
-    (tmp_path / "train.txt").write_text("".join(f"the cat sees {i} dogs.\n" for i in range(3000)))
-    (tmp_path / "dev.txt").write_text("the cat sees 3 dogs.\n")
-    calls = losses()
-    tiny("coach")
-    refused(tiny("kid", teachers=["coach"], corpus=str(tmp_path / "train.txt"), vocab_size=300,
-                 dev=str(tmp_path / "dev.txt")), "the development text has", "one block of 16")
-    assert not calls
 
 
 def test_a_finished_teacher_or_init_too_is_looked_at_before_another_is_trained(tiny, losses):

@@ -1,24 +1,16 @@
 """reduction means one thing: on corpus text, on rollouts, and in each form of rollout_loss."""
 import pytest
 import torch
-from test_rollouts import ROWS, SEQUENCES, T, drawn, estimate, logs, mean_and_variance, table
+from test_rollouts import ROWS, SEQUENCES, T, drawn, estimate, logs, mean_and_variance, small
+from test_rollouts import table
 
 import losses
 import rollouts
 from distill import Teacher
-from model import LM, ModelConfig
 from onecoach.config import Config
 from rollouts import policy_coefficients, positions
 
 V, B, BLOCK, PROMPT = 11, 4, 12, 5
-
-
-def small(seed):
-    torch.manual_seed(seed)
-    lm = LM(ModelConfig(vocab_size=V, n_layer=1, n_head=2, d_model=8, d_ff=8, block_size=BLOCK))
-    for w in lm.parameters():
-        w.data += 0.3 * torch.randn_like(w)
-    return lm.double()
 
 
 def gradient(lm, loss):
@@ -28,8 +20,8 @@ def gradient(lm, loss):
 @pytest.fixture(scope="module")
 def written():
     """A student, its teacher, and a rollout of the last BLOCK - PROMPT + 1 tokens of each row."""
-    student = small(0)
-    teacher = Teacher(small(1))
+    student, other = (small(seed, vocab=V, block=BLOCK).double() for seed in (0, 1))
+    teacher = Teacher(other)
     x = torch.randint(3, V, (B, BLOCK), generator=torch.Generator().manual_seed(0))
     uniforms = torch.rand(B, BLOCK + 1 - PROMPT, generator=torch.Generator().manual_seed(1))
     return student, teacher, rollouts.sample(student, [teacher], x, uniforms)
