@@ -2,9 +2,9 @@
 
 Damaged files are one line.
 
-    python -m pytest tests/test_faults.py          a few of each
-    python tests/test_faults.py 200                200 kills a kind of run, and a table
-    python tests/test_faults.py --cases=100000     that many damaged files a reader
+    python -m pytest tests/test_faults.py                 a few of each
+    KILLS=200 CASES=100000 python -m pytest tests/test_faults.py
+                                   as many kills per kind of run, and damaged files per reader
 """
 import json
 import multiprocessing
@@ -155,10 +155,7 @@ def one_line(text):
 # ---------------------------------------------------------------- killed at any moment
 
 def kill_and_go_on(root, kind, kills, rng):
-    """Run a kind of run to the end, then again with SIGKILLs at random moments.
-
-    Returns {name: number} of what was seen.
-    """
+    """Run a kind of run to the end, then again with that many SIGKILLs at random moments."""
     whole, broken = root / "whole", root / "broken"
     prepared(whole, kind)
     prepared(broken, kind)
@@ -169,14 +166,12 @@ def kill_and_go_on(root, kind, kills, rng):
     duration = time.monotonic() - started
     whole_left = left(whole)
 
-    seen = dict(kills=0, in_writes=0, fallbacks=0, runs=0)
-    while seen["kills"] < kills:
+    while kills > 0:
         kid = broken / "out/kid"
         before = 0
         if kid.exists() and run.is_finished(kid):  # begin again
             assert_same(left(broken), whole_left)
             shutil.rmtree(broken / "out")
-            seen["runs"] += 1
         elif kid.exists():
             before = (files.last_checkpoint(kid)[0] or {"step": 0})["step"]
 
@@ -192,32 +187,26 @@ def kill_and_go_on(root, kind, kills, rng):
         else:
             time.sleep(rng.uniform(0, duration))
 
-        alive = job.process.is_alive()
-        if alive:
+        if job.process.is_alive():
             job.signal(signal.SIGKILL)
         code, out = job.end()
         assert code in (0, -signal.SIGKILL), out
-        seen["kills"] += code != 0
-
         if code:
-            state, path = files.last_checkpoint(kid)
+            kills -= 1
+            state, _ = files.last_checkpoint(kid)
             logged = files.read_json_lines(kid / "metrics.jsonl") if kid.exists() else []
             step = state["step"] if state else 0
-            seen["in_writes"] += any(kid.glob(".ckpt.pt.*.tmp"))
-            seen["fallbacks"] += bool(path) and path.name == "ckpt.prev.pt"
             val = [m["step"] for m in logged if "val_ce" in m]
             assert step >= before, "a checkpoint was lost"
             assert not state or step >= max(val, default=0) - 1, "a checkpoint was lost"
 
     assert Job(broken).end()[0] == 0
     assert_same(left(broken), whole_left)
-    return {**seen, "runs": seen["runs"] + 1}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, kind):
-    seen = kill_and_go_on(tmp_path, kind, 3, random.Random(kind))
-    assert seen["kills"] == 3
+    kill_and_go_on(tmp_path, kind, int(os.environ.get("KILLS", 3)), random.Random(kind))
 
 
 def dies_before_best(root):
@@ -530,23 +519,23 @@ def small(tmp_path_factory):
 def read_damaged(file, read, cases):
     """Read `cases` damaged forms of file: success or a UserError of one line, within seconds.
 
-    Returns (refused, read).
+    Returns how many were tried: hypothesis may find no more.
     """
     whole = file.read_bytes()
     others = {p: p.read_bytes() for p in file.parent.iterdir() if p != file and p.is_file()}
-    seen = [0, 0]
+    tried = 0
 
     @hypothesis.settings(max_examples=cases, deadline=20_000, database=None, derandomize=True,
                          suppress_health_check=list(hypothesis.HealthCheck))
     @hypothesis.given(damaged(whole))
     def check(content):
+        nonlocal tried
+        tried += 1
         file.write_bytes(content)
         try:
             read()
-            seen[1] += 1
         except UserError as e:
             assert "\n" not in str(e)
-            seen[0] += 1
         finally:
             for path, was in others.items():
                 if not path.exists() or path.read_bytes() != was:
@@ -555,37 +544,10 @@ def read_damaged(file, read, cases):
         check()
     finally:
         file.write_bytes(whole)
-    return seen
+    return tried
 
 
 @pytest.mark.parametrize("what", READERS)
 def test_a_damaged_file_is_read_or_refused_with_one_line(small, what, capsys):
-    assert sum(read_damaged(*small[what], 60)) >= 30
-
-
-# ---------------------------------------------------------------- the large numbers
-
-def main(argv):
-    cases = [int(a.partition("=")[2]) for a in argv if a.startswith("--cases=")]
-    with tempfile.TemporaryDirectory() as root:
-        root = pathlib.Path(root)
-        if cases:
-            found = readers(root)
-            out = sys.stdout
-            for what in READERS:
-                sys.stdout = open(os.devnull, "w")
-                refused, fine = read_damaged(*found[what], cases[0])
-                sys.stdout = out
-                print(f"{what:16} {refused + fine:7} damaged files: {refused:7} refused with one "
-                      f"line, {fine:7} read", flush=True)
-
-        for kind in KINDS if argv and not cases else ():
-            started = time.monotonic()
-            seen = kill_and_go_on(root / kind, kind, int(argv[0]), random.Random(kind))
-            print(f"{kind:10}", ", ".join(f"{name} {n}" for name, n in seen.items()),
-                  "checkpoints lost 0, bits that differ 0",
-                  f"{time.monotonic() - started:.0f} s", sep=", ", flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    cases = int(os.environ.get("CASES", 60))
+    assert read_damaged(*small[what], cases) >= cases / 2

@@ -2,7 +2,6 @@
 
 The same run as one process, and what becomes of a killed one.
 """
-import json
 import os
 import pathlib
 import shutil
@@ -65,11 +64,8 @@ def launch(*args, **options):
 
 
 def found(folder, name):
-    state = torch.load(folder / "out" / name / "ckpt.pt", weights_only=True)
-    text = (folder / "out" / name / "metrics.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
-    return state["model"], [{k: v for k, v in line.items() if k != "tokens_per_s"}
-                            for line in lines]
+    folder = folder / "out" / name
+    return runs.weights(folder), runs.without_speed(runs.lines(folder))
 
 
 @pytest.mark.parametrize("ranks, options, near", [
