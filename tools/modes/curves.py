@@ -106,7 +106,7 @@ def compare(one, other, kind):
         mean, low, high = ratio_interval(gap, one.tokens)
         differences[axis] = dict(mean=mean, interval=[low, high])
         counts = abs(mean) > small and (low > 0) == (high > 0)
-        signs.append(int(np.sign(mean)) if counts else 0)
+        signs.append(int(counts * np.sign(mean)))
     said = in_words(*signs)
     if signs == [0, 0] and abs(temperature - 1) < 0.03:
         said = "no difference: one curve, and equally sharp"

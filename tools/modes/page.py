@@ -63,8 +63,10 @@ def continuation_rows(students):
     """Return prompts and how teachers and students continue them, each with the same seed."""
     runs = {label: run.load(folder) for label, folder in readers(students).items()}
     rows = [["prompt", *runs]]
-    is_babytalk = students[0].config.corpus == "babytalk"
-    for prompt in BABYTALK_PROMPTS if is_babytalk else PROMPTS:
+    prompts = PROMPTS
+    if students[0].config.corpus == "babytalk":
+        prompts = BABYTALK_PROMPTS
+    for prompt in prompts:
         row = [prompt or "(a line begins)"]
         for model, tokenizer, _ in runs.values():
             texts = eval.samples(model, tokenizer, prompt, CONTINUATIONS, 24, seed=1,
