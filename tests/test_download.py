@@ -172,13 +172,9 @@ def test_the_token_goes_to_hugging_face_alone(server, tmp_path, monkeypatch):
 
     assert asked("my.txt") == [None]  # this is not Hugging Face
     monkeypatch.setattr(corpora, "HF", server.base)
-    secret = "Bearer secret"
-    assert asked("my.txt") == [secret]
-    assert asked("moved/my.txt") == [secret] * 2
-    assert asked("twice/my.txt") == [secret] * 3
-    assert asked("away/my.txt") == [secret, None]
-    assert asked("back/my.txt") == [secret, None, None]
-    assert asked("there/my.txt") == [secret, None, None]
+    for path, to_us, to_others in (("my", 1, 0), ("moved/my", 2, 0), ("twice/my", 3, 0),
+                                   ("away/my", 1, 1), ("back/my", 1, 2), ("there/my", 1, 2)):
+        assert asked(f"{path}.txt") == ["Bearer secret"] * to_us + [None] * to_others, path
     monkeypatch.delenv("HF_TOKEN")
     assert asked("moved/my.txt") == [None] * 2
 

@@ -133,9 +133,7 @@ def left(root):
         for name in ("best.pt", "ckpt.pt"):
             state = files.load_checkpoint(folder / name)
             found |= {(folder.name, name, k): v for k, v in state["model"].items()}
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-        found[folder.name, "metrics"] = [
-            {k: v for k, v in json.loads(m).items() if k != "tokens_per_s"} for m in lines]
+        found[folder.name, "metrics"] = runs.without_speed(runs.lines(folder))
     return found
 
 

@@ -358,19 +358,6 @@ def test_what_a_rollout_says_of_itself_is_true(share, ensemble):
     assert torch.equal((cdf <= uniforms[..., None]).sum(-1), out.y[:, 3:])
 
 
-def test_tokens_are_drawn_from_the_mixture():
-    lm = small(0)
-    coach = small(1)
-    n = 20_000
-    uniforms = torch.rand(n, 2, generator=torch.Generator().manual_seed(0))
-    out = rollouts.sample(lm, [Teacher(coach)], torch.full((n, 3), 5), uniforms, 0.4)
-    lm.eval()
-    q, p = (log_probs(m, torch.full((1, 2), 5))[0, 1].exp() for m in (lm, coach.eval()))
-    s = 0.4 * p + 0.6 * q
-    share = torch.bincount(out.y[:, 1], minlength=11) / n
-    assert ((share - s).abs() < 4 * (s * (1 - s) / n).sqrt() + 1e-9).all()
-
-
 def test_rollouts_do_not_depend_on_how_a_batch_is_cut():
     lm = small(0)
     coach = Teacher(small(1))
