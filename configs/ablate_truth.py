@@ -50,6 +50,7 @@ variants = {
     # a predecessor as the coach, three generations; four predecessors
     "self48": {"base": "rkl_demo", "teachers": ["alone48"], "d_model": 48, "d_ff": 128,
                "weight_decay": 0.3, "ladder": "student"},
+    "self48_demo": {"base": "rkl_scarce_demo", "teachers": ["alone48"]},
     "self48_second": {"base": "rkl_demo", "teachers": ["self48"], "d_model": 48, "d_ff": 128,
                       "settings": "self48"},
     "self48_third": {"base": "rkl_demo", "teachers": ["self48_second"], "d_model": 48,
