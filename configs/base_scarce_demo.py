@@ -1,5 +1,5 @@
-# A student alone where text is scarcest: 1,000 sentences, eleven parameters per token of text. This,
-# with much dropout and weight decay, is the best of results/truth without a teacher.
+# A student alone where text is scarcest: 1,000 sentences, eleven parameters per token of text. Much
+# dropout and weight decay make it the best of results/truth without a teacher.
 #     python teacher.py configs/base_scarce_demo.py
 
 base = "base_demo"
