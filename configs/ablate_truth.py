@@ -64,6 +64,14 @@ variants = {
     "four48": {"base": "rkl_demo", "teachers": ["alone48", "alone48_b", "alone48_c", "alone48_d"],
                "ensemble": "probs", "d_model": 48, "d_ff": 128, "settings": "self48"},
 
+    # all at the settings of rkl_scarce_demo, runs of a minute: other coaches, more generations
+    "self48_demo_second": {"base": "rkl_scarce_demo", "teachers": ["self48_demo"]},
+    "self48_demo_third": {"base": "rkl_scarce_demo", "teachers": ["self48_demo_second"]},
+    "four48_demo": {"base": "rkl_scarce_demo", "ensemble": "probs",
+                    "teachers": ["alone48", "alone48_b", "alone48_c", "alone48_d"]},
+    "fkl_self48_demo": {"base": "rkl_scarce_demo", "teachers": ["alone48"], "divergence": "fkl"},
+    "rkl48_demo": {"base": "rkl_scarce_demo", "teachers": ["llama64"]},
+
     # students of d 24: 37,000 parameters
     "alone24": {"base": "base_demo", "dropout": 0.2, "weight_decay": 1.0, "ladder": "alone"},
     "rkl24": {"base": "rkl_demo", "teachers": ["llama64"], "weight_decay": 0.3,
