@@ -77,7 +77,7 @@ def take_step(student, teachers, optimizer, x, y, rollout, now, run):
     because loss or norm are not finite, and the sums of loss and figures over the whole batch.
     """
     # a micro-batch's loss is a share of the whole step's, so gradients add up
-    y = teachers.labels(x, y)  # -100 if a teacher knows nothing
+    y = teachers.labels(x, y)  # -100 at positions unknown to a teacher
     counts = rollouts.positions(y, now)  # a number, or (T,) for the step-wise loss
     sums = collections.Counter()
     for x_i, y_i, rollout_i in rollouts.micro_batches(x, y, rollout, now):

@@ -344,15 +344,8 @@ def distillation_loss(h: torch.Tensor, W: torch.Tensor, teachers: list, labels: 
     valid = labels != ignore_index
     ce_weight = d_weight = valid.to(torch.promote_types(h.dtype, torch.float32))
 
-    # n, the positions of the whole step, divides the sum once, at the very end; all stays on
-    # the device, so that a GPU is never waited for
-    own_counts = d_weight.sum(0) if reduction == "step" else d_weight.sum()
-    if counts is None:
-        counts = own_counts
-    counts = torch.as_tensor(counts, dtype=d_weight.dtype, device=h.device)
-    if counts.shape != own_counts.shape:
-        raise ValueError(f"counts has shape {tuple(counts.shape)}; allowed: a number, or (T,) for "
-                         "reduction 'step'")
+    # n, the positions of the whole step, divides the sum once, at the very end
+    counts = step_counts(counts, d_weight, reduction)
     n = counts.sum().clamp_min(1)
 
     # the weights of a position in the sum: alpha's share, temperature and reduction are in them
@@ -375,6 +368,19 @@ def distillation_loss(h: torch.Tensor, W: torch.Tensor, teachers: list, labels: 
     if reduction == "step":
         stats["per_step"] = terms["divergence"].view(-1, steps).sum(0) / counts.clamp_min(1)
     return loss, stats
+
+
+def step_counts(counts, valid, reduction):
+    """The valid positions of the whole step, by default those of this call: 0-d; (T,) for "step".
+
+    valid: 1 at a valid position, 0 at others. All stays on the device: a GPU is never waited for.
+    """
+    own = valid.sum(0) if reduction == "step" else valid.sum()
+    counts = own if counts is None else torch.as_tensor(counts, dtype=own.dtype, device=own.device)
+    if counts.shape != own.shape:
+        raise ValueError(f"counts has shape {tuple(counts.shape)}; allowed: a number, or (T,) for "
+                         "reduction 'step'")
+    return counts
 
 
 def position_weights(reduction, counts, step_weights=None, T=None):

@@ -68,7 +68,7 @@ def sample(student, teachers, x, uniforms, rollout_mix=0.0, ensemble="logits", m
         log_p = log_p.clamp_min_(losses.LOG_FLOOR)
 
         # inverse transform sampling: the first token at which the cumulative mass of s is over u
-        share = rollout_mix * known[:, None]  # the student alone if a teacher knows nothing
+        share = rollout_mix * known[:, None]  # the student alone after an unknown prefix
         q, p = losses.exp(log_q), losses.exp(log_p)
         cdf = q.lerp_(p, share).cumsum(-1)
         new = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True)  # (B, 1)

@@ -1,6 +1,6 @@
 """Every result in README and docs/results.md is checked against the rows in results/.
 
-In a sentence a comment behind the number names its source: 0.047 ± 0.019<!--demo/base-rkl:CE-->
+In a sentence a comment behind the number names its source: 0.047±0.019<!--demo/base-rkl:CE-->
 
     TABLE/VARIANT:FIGURE      mean over seeds; after ± half of its 95% interval
     TABLE/ONE-OTHER:FIGURE    the same of the differences, paired by seed
@@ -12,7 +12,7 @@ TABLE may be omitted after a source with the same, FIGURE if it is the first of 
 `:size` alone are about the variants of the source before. FIGURE is the beginning of a title in the
 plan, without spaces, or one of COSTS; *100 makes it percent. Before a table,
 <!--TABLE | ROW ... | COLUMN ...--> gives each cell the source that its row and column make
-together, and `.` none; a cell's own comment goes first. In a cell "a; b ± c" a is the first seed's.
+together, and `.` none; a cell's own comment goes first. In a cell "a; b±c" a is the first seed's.
 Code, addresses and sizes need no source, nor do integers outside of a table's cells.
 """
 import functools

@@ -1,4 +1,4 @@
-"""Make the paper's run and the tables of the GPU on one card, in calls of a few minutes.
+"""Make the paper's run and the tables on one GPU, in calls of a few minutes.
 
     python -m tools.gpu OUT [--minutes=9] [--dry]
 

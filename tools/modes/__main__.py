@@ -1,4 +1,4 @@
-"""Does a student seek modes? Its distributions are compared with the teacher and other students.
+"""Does a student seek modes? Compare its distributions with the teacher's and other students'.
 
     python -m tools.modes RUN [RUN ...]
 
